@@ -1,0 +1,157 @@
+"""apa_mmdet.ops: the functions against 60-digit arithmetic, the textbook formula and finite differences."""
+import numpy as np
+import pytest
+import torch
+from recorded import load
+
+from apa_mmdet import ops
+from apa_mmdet.ops import reference
+
+FUNCTIONS = ['apa', 'aglu', 'neg_log_apa']
+
+
+def parameters(lambda_=0.4, kappa=1.2, shape=(1, ), dtype=torch.float32):
+    return (torch.full(shape, lambda_, dtype=dtype, requires_grad=True),
+            torch.full(shape, kappa, dtype=dtype, requires_grad=True))
+
+
+def value_and_gradients(function, z, *params):
+    z = z.clone().requires_grad_()
+    out = function(z, *params)
+    weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
+    return out.detach(), *torch.autograd.grad((out * weights).sum(), (z, *params))
+
+
+@pytest.mark.parametrize('dtype, tolerance', [(torch.float32, 1e-6), (torch.float64, 1e-12)])
+@pytest.mark.parametrize('name', ['apa', 'aglu'])
+def test_every_column_of_the_truth(name, dtype, tolerance):
+    truth = load('apa_truth.npz')
+    rows = {column: truth['rows'][:, i] for i, column in enumerate(truth['columns'])}
+    z, lambda_, kappa = (torch.tensor(rows[c], dtype=dtype, requires_grad=True) for c in ('z', 'lam', 'kappa'))
+    # one row a channel: a parameter each
+    out = getattr(ops, name)(z[None], lambda_, kappa)[0]
+    grads = torch.autograd.grad(out.sum(), (z, lambda_, kappa))
+    for column, got in zip((name, f'd{name}_dz', f'd{name}_dlam', f'd{name}_dkappa'), (out, *grads)):
+        error = np.abs(got.detach().double().numpy() - rows[column]) / np.maximum(1, np.abs(rows[column]))
+        assert error.max() <= tolerance, f'{column}: {error.max():.1e} at row {error.argmax()}'
+
+
+@pytest.mark.parametrize('name', FUNCTIONS)
+@pytest.mark.parametrize('shape', [(), (0, ), (1, ), (7, ), (3, 5), (2, 3, 5, 7), (0, 3, 4, 4), (2, 3, 200, 301)])
+def test_agrees_with_the_reference_on_any_shape(name, shape):
+    z = torch.randn(shape, dtype=torch.float64) * 3
+    params = parameters(shape=(), dtype=torch.float64)
+    for got, want in zip(
+            value_and_gradients(getattr(ops, name), z, *params),
+            value_and_gradients(getattr(reference, name), z, *params)):
+        assert got.shape == want.shape
+        torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize('name', FUNCTIONS)
+@pytest.mark.parametrize('layout', ['contiguous', 'channels_last', 'transposed', 'strided', 'expanded'])
+@pytest.mark.parametrize('per_channel', [False, True])
+@pytest.mark.parametrize('size', [(3, 6, 5, 4), (5, 6, 61, 103)])  # one block; several
+def test_agrees_with_the_reference_in_any_memory_order(name, layout, per_channel, size):
+    z = torch.randn(size, dtype=torch.float64)
+    z = {
+        'contiguous': lambda: z,
+        'channels_last': lambda: z.to(memory_format=torch.channels_last),
+        'transposed': lambda: z.transpose(2, 3),
+        'strided': lambda: torch.cat([z, z], 3)[..., ::2],
+        'expanded': lambda: z[..., :1].expand(size),
+    }[layout]()
+    channels = (6, ) if per_channel else (1, )
+    lambda_ = torch.linspace(.1, 1., channels[0], dtype=torch.float64, requires_grad=True)
+    kappa = torch.linspace(-1., 2., channels[0], dtype=torch.float64, requires_grad=True)
+
+    def want_of(z):
+        return getattr(reference, name)(z, lambda_.view(-1, 1, 1), kappa.view(-1, 1, 1))
+
+    leaf = z.detach().requires_grad_()  # keeps its strides
+    got = getattr(ops, name)(leaf, lambda_, kappa)
+    want = want_of(leaf)
+    torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
+    weights = torch.randn_like(want)
+    for a, b in zip(*(torch.autograd.grad((o * weights).sum(), (leaf, lambda_, kappa)) for o in (got, want))):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+    # the same gradient in another memory order
+    other_order = weights.transpose(0, 1).contiguous().transpose(0, 1)
+    again = torch.autograd.grad(getattr(ops, name)(leaf, lambda_, kappa), (leaf, lambda_, kappa), other_order)
+    for a, b in zip(again, torch.autograd.grad((want_of(leaf) * weights).sum(), (leaf, lambda_, kappa))):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize('name', FUNCTIONS)
+@pytest.mark.parametrize('lambda_, kappa', [(0.3, 1.1), (1., -0.5), (1e-3, 0.7)])
+@pytest.mark.parametrize('shape', [(1, ), (4, )])
+def test_gradcheck(name, lambda_, kappa, shape):
+    z = torch.randn(3, 4, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(getattr(ops, name), (z, *parameters(lambda_, kappa, shape, torch.float64)))
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize('name', ['apa', 'aglu'])
+@pytest.mark.parametrize('lambda_', [1e-4, 1e-2, 1., 20.])
+@pytest.mark.parametrize('kappa', [-10., -1., -1e-3, 0., 1e-3, 1., 10.])
+def test_finite_for_every_finite_input(dtype, name, lambda_, kappa):
+    top = torch.finfo(dtype).max
+    z = torch.tensor([0., 1e-7, 1., 8., 11., 60., 88., 104., 1e3, 6e4, min(top, 1e15), top]).to(dtype)
+    z = torch.cat([z, -z])
+    out, *grads = value_and_gradients(getattr(ops, name), z, *parameters(lambda_, kappa))
+    assert out.dtype == dtype and grads[0].dtype == dtype and grads[1].dtype == torch.float32
+    for name, tensor in zip(('value', 'dz', 'dlambda', 'dkappa'), (out, *grads)):
+        assert tensor.isfinite().all(), f'{name} {tensor}'
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('name', ['apa', 'aglu'])
+def test_half_precision_is_the_rounded_exact_value(dtype, name):
+    z = (torch.randn(1000) * 4).to(dtype)
+    out = value_and_gradients(getattr(ops, name), z, *parameters())[0]
+    exact = getattr(reference, name)(z.double(), torch.tensor(.4).double(), torch.tensor(1.2).double())
+    assert torch.equal(out, exact.to(dtype))
+
+
+def test_special_cases():
+    z, one = torch.linspace(-6, 6, 101), torch.ones(1)
+    torch.testing.assert_close(ops.apa(z, one, one), torch.sigmoid(z))
+    torch.testing.assert_close(ops.aglu(z, one, one), torch.nn.functional.silu(z))
+    gumbel = torch.exp(-torch.exp(-z))
+    torch.testing.assert_close(ops.apa(z, one * 0, one), gumbel, rtol=0, atol=1e-4)  # λ at its floor
+    torch.testing.assert_close(ops.aglu(z, one, one * 1e4), z.relu())
+
+
+def test_lambda_below_the_floor_counts_as_the_floor_and_has_no_gradient():
+    z = torch.randn(20)
+    below, at = torch.tensor([-3.], requires_grad=True), torch.tensor([1e-4])
+    out = ops.aglu(z, below, torch.ones(1))
+    assert torch.equal(out, ops.aglu(z, at, torch.ones(1)))
+    out.sum().backward()
+    assert below.grad.item() == 0
+
+
+def test_saves_only_its_input_and_two_scalars():
+    kept = []
+    z, params = torch.randn(2, 3, 40, 50, requires_grad=True), parameters()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        ops.aglu(z, *params)
+    large = [t for t in kept if t.numel() > 1]
+    assert [t.data_ptr() for t in large] == [z.data_ptr()]
+
+
+@pytest.mark.parametrize('name', FUNCTIONS)
+def test_under_autocast_the_dtype_stays(name):
+    z, params = torch.randn(4, 4, dtype=torch.bfloat16, requires_grad=True), parameters()
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        out = getattr(ops, name)(z, *params)
+    out.float().sum().backward()
+    assert out.dtype == z.grad.dtype == torch.bfloat16
+    assert params[0].grad.dtype == params[1].grad.dtype == torch.float32
+
+
+def test_wrong_channel_count_says_which_parameter_and_what_fits():
+    with pytest.raises(ValueError, match=r'lambda_ holds \(3,\) values, .* has 5 channels'):
+        ops.apa(torch.zeros(2, 5, 4, 4), torch.ones(3), torch.ones(1))
+    with pytest.raises(ValueError, match=r'kappa holds \(2,\) values, .* has 1 channels'):
+        ops.aglu(torch.zeros(8), torch.ones(1), torch.ones(2))
