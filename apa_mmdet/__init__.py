@@ -1,0 +1,18 @@
+"""Adaptive Parametric Activation for MMDetection 3.x.
+
+Importing it registers everything in MMDetection's registries. Where MMDetection is not installed,
+``apa_mmdet.ops`` works by itself, on torch alone.
+"""
+from importlib.util import find_spec
+
+from .version import __version__
+
+if find_spec('mmdet') is not None:
+    from . import compat
+
+    compat.check_host_versions()
+    compat.mend()
+
+    from . import models  # noqa: F401  (registers; only once the host is checked and mended)
+
+__all__ = ['__version__']

@@ -1,0 +1,141 @@
+"""The mends: that each mends what is broken, and nothing else."""
+import importlib.metadata
+import os
+import pickle
+import subprocess
+import sys
+
+import lvis.eval
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+
+from apa_mmdet import compat
+
+
+class RunsCode:
+    """A pickle that runs a command when loaded."""
+
+    def __init__(self, witness):
+        self.witness = witness
+
+    def __reduce__(self):
+        return os.system, (f'touch {self.witness}', )
+
+
+class LooksUp:
+    """A pickle that fetches an attribute through getattr, as MMEngine's checkpoints do."""
+
+    def __init__(self, owner, name):
+        self.owner, self.name = owner, name
+
+    def __reduce__(self):
+        return getattr, (self.owner, self.name)
+
+
+def saved(value, path):
+    torch.save(value, path)
+    return path
+
+
+def test_what_mmengine_writes_loads_weights_only(tmp_path):
+    buffer = HistoryBuffer([1., 2., 4.], [1, 1, 2])
+    checkpoint = dict(
+        state_dict=dict(weight=torch.ones(2)),
+        message_hub=dict(log_scalars={'train/loss': buffer}, runtime_info=dict(lr=np.float64(.5), n=np.int64(3), a=np.eye(2))),
+        meta=dict(seed=1, time='now', dataset_meta=dict(CLASSES=('a', 'b'))))
+    path = saved(checkpoint, tmp_path / 'c.pth')
+    loaded = torch.load(path, weights_only=True)
+    history = loaded['message_hub']['log_scalars']['train/loss']
+    assert history.mean() == buffer.mean() == 7 / 4 and history.statistics('max') == 4
+    info = loaded['message_hub']['runtime_info']
+    assert (info['lr'], info['n']) == (.5, 3) and np.array_equal(info['a'], np.eye(2))
+
+
+def test_a_checkpoint_that_runs_code_is_refused(tmp_path):
+    witness = tmp_path / 'ran'
+    path = saved(dict(state_dict=RunsCode(witness)), tmp_path / 'c.pth')
+    with pytest.raises(pickle.UnpicklingError, match='posix.system|os.system'):
+        torch.load(path)
+    assert not witness.exists()
+
+
+@pytest.mark.parametrize('owner, name', [(HistoryBuffer, '__init__'), (HistoryBuffer, '__class__'), (np.ndarray, 'tofile'),
+                                         (dict, 'fromkeys')])
+def test_a_checkpoint_may_not_look_up_other_attributes(tmp_path, owner, name):
+    path = saved(LooksUp(owner, name), tmp_path / 'c.pth')
+    with pytest.raises((pickle.UnpicklingError, TypeError), match='may not look up|Unsupported'):
+        torch.load(path)
+
+
+def test_the_real_getattr_and_eval_are_not_allow_listed():
+    allowed = [entry[0] if isinstance(entry, tuple) else entry for entry in torch.serialization.get_safe_globals()]
+    assert getattr not in allowed and eval not in allowed and exec not in allowed
+
+
+def test_user_defined_statistics_load(tmp_path):
+    @HistoryBuffer.register_statistics
+    def twice_the_last(self):
+        return 2 * self.current()
+
+    try:
+        assert compat.history_buffer_method(HistoryBuffer, 'twice_the_last') is twice_the_last
+    finally:
+        del HistoryBuffer._statistics_methods['twice_the_last']
+
+
+def test_lvis_has_np_float_and_numpy_is_left_alone():
+    assert lvis.eval.np.float is float
+    assert lvis.eval.np.cumsum is np.cumsum and lvis.eval.np.ndarray is np.ndarray
+    assert not hasattr(np, 'float')
+
+
+def test_lvis_without_the_fault_is_not_patched(monkeypatch):
+    monkeypatch.setattr(lvis.eval, 'np', np)
+    monkeypatch.setattr(compat.inspect, 'getsource', lambda module: 'x = np.float64(0)')
+    compat.restore_np_float_for_lvis()
+    assert lvis.eval.np is np
+
+
+def test_older_torch_is_not_patched(monkeypatch):
+    monkeypatch.setattr(torch, '__version__', '2.5.1+cpu')
+    monkeypatch.setattr(torch.serialization, 'add_safe_globals', lambda _: pytest.fail('patched'))
+    compat.allow_mmengine_checkpoints()
+
+
+@pytest.mark.parametrize('package, version, line', [
+    ('torch', '1.13.1+cu117', r'apa_mmdet needs torch>=2.1, but torch 1.13.1\+cu117 is installed'),
+    ('mmcv', '2.2.0', 'apa_mmdet needs mmcv>=2.0.0,<2.2.0, but mmcv 2.2.0 is installed'),
+    ('mmdet', '2.28.2', 'apa_mmdet needs mmdet>=3.3.0,<4.0, but mmdet 2.28.2 is installed'),
+    ('mmengine', None, 'apa_mmdet needs mmengine>=0.10.0,<1.0, which is not installed'),
+])
+def test_host_outside_the_supported_versions(package, version, line):
+    def installed(name):
+        if name == package and version is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version if name == package else importlib.metadata.version(name)
+
+    with pytest.raises(ImportError, match=line):
+        compat.check_host_versions(installed)
+
+
+def test_ops_work_without_mmdetection():
+    """In a process where no package but torch can be found."""
+    script = '''
+import sys
+from importlib.abc import MetaPathFinder
+class Hidden(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in ('mmdet', 'mmcv', 'mmengine', 'lvis', 'pycocotools', 'cv2'):
+            raise ModuleNotFoundError(name, name=name)
+import importlib.util
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name == 'mmdet' else found(name, package)
+sys.meta_path.insert(0, Hidden())
+import torch
+from apa_mmdet.ops import aglu
+print(aglu(torch.zeros(3), torch.ones(1), torch.ones(1)).tolist())
+'''
+    run = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True)
+    assert run.stdout.strip() == '[0.0, 0.0, 0.0]', run.stderr
