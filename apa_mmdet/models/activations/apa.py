@@ -1,0 +1,35 @@
+from typing import Optional, Tuple
+
+from mmengine.registry import MODELS
+from torch import Tensor
+
+from ... import ops
+from .base import APAParameters
+
+
+@MODELS.register_module()
+class APA(APAParameters):
+    r"""Adaptive Parametric Activation: the gate of an attention layer, with values in [0, 1].
+
+    .. math:: \mathrm{APA}(z) = (\lambda e^{-\kappa z} + 1)^{-1/\lambda}
+
+    λ = 1 is the sigmoid of κz, λ → 0 the Gumbel link, κ → ∞ the step. Source: Alexandridis et al.,
+    *Adaptive Parametric Activation*, ECCV 2024, arXiv:2407.08567, section 3.1. As a gate λ starts in
+    U(0, 1) and κ in U(−1, 0). Arguments as :class:`~apa_mmdet.models.activations.base.APAParameters`;
+    shapes and dtypes as :func:`apa_mmdet.ops.apa`.
+
+    Example:
+        >>> import torch
+        >>> APA(lambda_init=(1, 1), kappa_init=(1, 1))(torch.tensor([2.])).item()  # sigmoid(2)
+        0.8807...
+    """
+
+    def __init__(self,
+                 num_features: Optional[int] = 1,
+                 lambda_init: Tuple[float, float] = (0., 1.),
+                 kappa_init: Tuple[float, float] = (-1., 0.),
+                 inplace: bool = False) -> None:
+        super().__init__(num_features, lambda_init, kappa_init, inplace)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return ops.apa(z, self.lambda_, self.kappa)

@@ -1,0 +1,91 @@
+"""What every learnable activation shares: how a site builds one, and how parameters are drawn.
+
+Activations are registered in MMEngine's registry, mmdet's parent: mmdet finds them there by the same name, and so does
+mmcv's ConvModule where no default scope is set.
+"""
+import inspect
+from typing import Optional, Tuple
+
+import torch
+from mmdet.registry import MODELS
+from torch import Tensor, nn
+
+from ...ops import LAMBDA_FLOOR
+
+
+def build_activation(cfg: dict, num_features: int) -> nn.Module:
+    """Build a fresh activation for one site.
+
+    ``num_features`` is handed on where the recipe asks for it with ``num_features=None``, or where the
+    activation cannot do without. Any registered activation will do, learnable or not.
+
+    Args:
+        cfg: recipe, e.g. ``dict(type='AGLU')`` or ``dict(type='AGLU', num_features=None)``.
+        num_features: channel count of the site.
+    """
+    cfg = dict(cfg)
+    kind = MODELS.get(cfg['type']) if isinstance(cfg['type'], str) else cfg['type']
+    if kind is None:
+        raise KeyError(f'activation {cfg["type"]!r} is not registered')
+    parameter = inspect.signature(kind).parameters.get('num_features')
+    if parameter is not None and cfg.get('num_features', parameter.default) in (None, inspect.Parameter.empty):
+        cfg['num_features'] = num_features
+    if 'inplace' in inspect.signature(kind).parameters:
+        cfg.setdefault('inplace', True)
+    return MODELS.build(cfg)
+
+
+class APAParameters(nn.Module):
+    """λ and κ of one site, drawn uniformly; the formula is the subclass's.
+
+    Args:
+        num_features: 1 for scalars, the channel count (dimension 1 of the input) for one pair per
+            channel, None for the channel count of the site (see :func:`build_activation`).
+        lambda_init: lowest and highest value that λ is drawn from; at least 1e-4 at the top.
+        kappa_init: the same for κ; any sign.
+        inplace: accepted for ConvModule, which passes it. The input is needed in the backward, so the
+            computation is never in place.
+
+    Raises:
+        ValueError: if a range is reversed, λ's lies below the floor of 1e-4, or ``num_features`` < 1.
+    """
+
+    def __init__(self,
+                 num_features: Optional[int] = 1,
+                 lambda_init: Tuple[float, float] = (0., 1.),
+                 kappa_init: Tuple[float, float] = (1., 1.3),
+                 inplace: bool = False) -> None:
+        super().__init__()
+        name = type(self).__name__
+        if num_features is None:
+            raise ValueError(f'{name}(num_features=None) stands for the channel count of the site; '
+                             'outside a backbone that fills it in, give the number')
+        if num_features < 1:
+            raise ValueError(f'{name}: num_features must be at least 1, got {num_features}')
+        self.num_features = num_features
+        self.lambda_init = _range(f'{name}: lambda_init', lambda_init)
+        self.kappa_init = _range(f'{name}: kappa_init', kappa_init)
+        if self.lambda_init[0] < 0 or self.lambda_init[1] < LAMBDA_FLOOR:
+            raise ValueError(f'{name}: lambda_init {self.lambda_init} lies below the floor of λ, {LAMBDA_FLOOR:g}')
+        self.lambda_ = nn.Parameter(torch.empty(num_features))
+        self.kappa = nn.Parameter(torch.empty(num_features))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw λ and κ anew; λ not below its floor, where it would have no gradient."""
+        low, high = self.lambda_init
+        nn.init.uniform_(self.lambda_, max(low, LAMBDA_FLOOR), high)
+        nn.init.uniform_(self.kappa, *self.kappa_init)
+
+    def forward(self, z: Tensor) -> Tensor:
+        raise TypeError(f'{type(self).__name__} holds parameters alone; use APA or AGLU')
+
+    def extra_repr(self) -> str:
+        return f'num_features={self.num_features}, lambda_init={self.lambda_init}, kappa_init={self.kappa_init}'
+
+
+def _range(name: str, bounds: Tuple[float, float]) -> Tuple[float, float]:
+    low, high = bounds
+    if not low <= high:
+        raise ValueError(f'{name} must be (lowest, highest), got the reversed range {tuple(bounds)}')
+    return low, high

@@ -1,0 +1,3 @@
+from .se_resnet import SEResNet
+
+__all__ = ['SEResNet']

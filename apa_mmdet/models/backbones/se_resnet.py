@@ -1,0 +1,187 @@
+"""SE-ResNet with a slot for every activation.
+
+A *site* is a place in the network that has an activation: ``stem``; in each block ``conv1`` and ``conv2``
+(after the first and second convolution; a BasicBlock has no ``conv2`` site) and ``out`` (after the sum).
+Every site holds a module of its own, ``act_<site>``.
+"""
+from pathlib import Path
+from typing import Dict, Optional, Tuple, Union
+
+import torch.utils.checkpoint as cp
+from mmdet.models.backbones.resnet import BasicBlock, Bottleneck, ResNet
+from mmdet.models.layers import ResLayer
+from mmdet.registry import MODELS
+from torch import Tensor, nn
+
+from ..activations import build_activation
+from ..layers import SELayer
+
+SITES = ('stem', 'conv1', 'conv2', 'out')
+
+
+class SEBlock:
+    """What the two residual blocks share; mixed into mmdet's, whose convolutions and norms it keeps."""
+
+    sites = ('conv1', 'conv2', 'out')
+
+    def _add_slots(self, act_cfg: Dict[str, dict], se_cfg: Optional[dict]) -> None:
+        del self.relu  # mmdet's blocks share one activation over their sites
+        channels = self.conv1.out_channels
+        for site in self.sites:
+            width = channels * self.expansion if site == 'out' else channels
+            self.add_module(f'act_{site}', build_activation(act_cfg[site], width))
+        self.se = nn.Identity() if se_cfg is None else SELayer(channels * self.expansion, **se_cfg)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.with_cp and x.requires_grad:
+            out = cp.checkpoint(self._residual_sum, x, use_reentrant=False)
+        else:
+            out = self._residual_sum(x)
+        return self.act_out(out)
+
+    def _residual_sum(self, x: Tensor) -> Tensor:
+        identity = x if self.downsample is None else self.downsample(x)
+        return self.se(self._branch(x)) + identity
+
+
+class SEBasicBlock(SEBlock, BasicBlock):
+    """BasicBlock of ResNet-18/34 with an activation per site and SE after the second norm."""
+
+    sites = ('conv1', 'out')
+    last_norm = 'norm2'
+
+    def __init__(self, *args, act_cfg: Dict[str, dict], se_cfg: Optional[dict], **kwargs) -> None:
+        BasicBlock.__init__(self, *args, **kwargs)
+        self._add_slots(act_cfg, se_cfg)
+
+    def _branch(self, x: Tensor) -> Tensor:
+        out = self.act_conv1(self.norm1(self.conv1(x)))
+        return self.norm2(self.conv2(out))
+
+
+class SEBottleneck(SEBlock, Bottleneck):
+    """Bottleneck of ResNet-50 and deeper with an activation per site and SE after the third norm."""
+
+    last_norm = 'norm3'
+
+    def __init__(self, *args, act_cfg: Dict[str, dict], se_cfg: Optional[dict], **kwargs) -> None:
+        Bottleneck.__init__(self, *args, **kwargs)
+        self._add_slots(act_cfg, se_cfg)
+
+    def _plugins(self, x: Tensor, position: str) -> Tensor:
+        return self.forward_plugin(x, getattr(self, f'{position}_plugin_names')) if self.with_plugins else x
+
+    def _branch(self, x: Tensor) -> Tensor:
+        out = self._plugins(self.act_conv1(self.norm1(self.conv1(x))), 'after_conv1')
+        out = self._plugins(self.act_conv2(self.norm2(self.conv2(out))), 'after_conv2')
+        return self._plugins(self.norm3(self.conv3(out)), 'after_conv3')
+
+
+@MODELS.register_module()
+class SEResNet(ResNet):
+    """ResNet-v1.5 with squeeze and excitation in every block and a slot for every activation.
+
+    ``SEResNet(depth)`` alone is the APA network of Alexandridis et al. (ECCV 2024, arXiv:2407.08567):
+    AGLU activations and an APA gate in the attention. Its baseline is ``act_cfg=dict(type='ReLU'),
+    se_cfg=dict(norm_cfg=None, gate_cfg=dict(type='Sigmoid'), dropout=0.)``.
+
+    Args:
+        depth: 18, 34 (basic blocks), 50, 101 or 152 (bottlenecks).
+        act_cfg: one recipe for all sites, or one per site: ``dict(stem=…, conv1=…, conv2=…, out=…)``,
+            where sites left out get AGLU. Every site builds a module of its own; one that needs the
+            channel count gets it.
+        se_cfg: arguments of :class:`~apa_mmdet.models.layers.SELayer`, whose defaults are the APA
+            attention. None for no attention.
+        kwargs: everything that mmdet's ``ResNet`` takes. ``frozen_stages >= 0`` freezes the stem's
+            activation with the stem, so that nothing below the first trained stage is differentiated.
+
+    Shape: (N, 3, H, W) → one (N, C_i, H/s_i, W/s_i) per ``out_indices``.
+
+    Raises:
+        ValueError: for an unknown depth or site.
+        FileNotFoundError: in ``init_weights``, if the pretrained weights that ``init_cfg`` names are missing.
+    """
+
+    arch_settings = {
+        18: (SEBasicBlock, (2, 2, 2, 2)),
+        34: (SEBasicBlock, (3, 4, 6, 3)),
+        50: (SEBottleneck, (3, 4, 6, 3)),
+        101: (SEBottleneck, (3, 4, 23, 3)),
+        152: (SEBottleneck, (3, 8, 36, 3)),
+    }
+
+    def __init__(self,
+                 depth: int,
+                 act_cfg: dict = dict(type='AGLU'),
+                 se_cfg: Optional[dict] = dict(),
+                 **kwargs) -> None:
+        if depth not in self.arch_settings:
+            raise ValueError(f'{type(self).__name__}: unknown depth {depth}, choose from {list(self.arch_settings)}')
+        self.act_cfg = per_site(act_cfg)
+        self.se_cfg = se_cfg
+        self.default_init = kwargs.get('init_cfg') is None and kwargs.get('pretrained') is None
+        super().__init__(depth, **kwargs)
+
+    def make_res_layer(self, **kwargs) -> ResLayer:
+        if self.default_init and self.zero_init_residual:  # mmdet's ResNet does it for its own two blocks alone
+            kwargs['init_cfg'] = dict(type='Constant', val=0, override=dict(name=kwargs['block'].last_norm))
+        return super().make_res_layer(act_cfg=self.act_cfg, se_cfg=self.se_cfg, **kwargs)
+
+    def _make_stem_layer(self, in_channels: int, stem_channels: int) -> None:
+        super()._make_stem_layer(in_channels, stem_channels)
+        if self.deep_stem:
+            for i, layer in enumerate(self.stem):
+                if isinstance(layer, nn.ReLU):
+                    self.stem[i] = build_activation(self.act_cfg['stem'], self.stem[i - 2].out_channels)
+        else:
+            del self.relu
+            self.act_stem = build_activation(self.act_cfg['stem'], stem_channels)
+
+    def _freeze_stages(self) -> None:
+        super()._freeze_stages()
+        if self.frozen_stages >= 0 and not self.deep_stem:
+            self.act_stem.eval()
+            self.act_stem.requires_grad_(False)
+
+    def _stem(self, x: Tensor) -> Tensor:
+        x = self.stem(x) if self.deep_stem else self.act_stem(self.norm1(self.conv1(x)))
+        return self.maxpool(x)
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+        x = self._stem(x)
+        outs = []
+        for i, name in enumerate(self.res_layers):
+            x = getattr(self, name)(x)
+            if i in self.out_indices:
+                outs.append(x)
+        return tuple(outs)
+
+    def train(self, mode: bool = True) -> 'SEResNet':
+        super().train(mode)
+        return self  # mmdet's returns None, so that net.eval() could not be chained
+
+    def init_weights(self) -> None:
+        init_cfg = self.init_cfg if isinstance(self.init_cfg, dict) else {}
+        if init_cfg.get('type') == 'Pretrained':
+            require_weights(init_cfg['checkpoint'])
+        super().init_weights()
+
+
+def per_site(act_cfg: dict) -> Dict[str, dict]:
+    """One recipe for each of :data:`SITES`."""
+    if 'type' in act_cfg:
+        return dict.fromkeys(SITES, act_cfg)
+    unknown = set(act_cfg) - set(SITES)
+    if unknown:
+        raise ValueError(f'act_cfg: unknown site {sorted(unknown)[0]!r}, choose from {list(SITES)}, '
+                         'or give one recipe with a `type`')
+    return {site: act_cfg.get(site, dict(type='AGLU')) for site in SITES}
+
+
+def require_weights(path: Union[str, Path]) -> None:
+    """Say what to do about pretrained weights that are not there; addresses with a scheme are left to MMEngine."""
+    if '://' not in str(path) and not Path(path).is_file():
+        raise FileNotFoundError(
+            f'pretrained weights {str(path)!r} not found: put the ImageNet weights of this backbone there, name '
+            'others with --cfg-options model.backbone.init_cfg.checkpoint=…, or train from random weights with '
+            '--cfg-options model.backbone.init_cfg=None')

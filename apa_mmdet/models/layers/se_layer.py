@@ -1,0 +1,49 @@
+from typing import Optional
+
+from mmcv.cnn import build_norm_layer
+from mmdet.registry import MODELS
+from torch import Tensor, nn
+
+from ..activations import build_activation
+
+
+@MODELS.register_module()
+class SELayer(nn.Module):
+    """Squeeze and excitation with a slot for each of its choices.
+
+    Global average pool → norm → Linear(C → C/ratio) → act → Linear(C/ratio → C) → dropout → gate → multiply.
+
+    Sources: Hu et al., *Squeeze-and-Excitation Networks*, CVPR 2018; norm, dropout and the APA gate:
+    Alexandridis et al., ECCV 2024, arXiv:2407.08567. The defaults are the latter's; the classic layer is
+    ``norm_cfg=None, gate_cfg=dict(type='Sigmoid'), dropout=0.``. Unlike mmdet's ``SELayer`` (its own
+    activations, 1x1 convolutions with bias) the linear maps have no bias, as in the published weights.
+
+    Args:
+        channels: C of the input and output, shape (N, C, H, W).
+        ratio: C/ratio is the width between the two linear maps (at least 1).
+        norm_cfg: norm over the C pooled values, e.g. ``dict(type='LN')``; None for none.
+        act_cfg: activation between the linear maps.
+        gate_cfg: maps the C excitations to gates.
+        dropout: probability that an excitation is dropped before the gate, in training.
+    """
+
+    def __init__(self,
+                 channels: int,
+                 ratio: int = 16,
+                 norm_cfg: Optional[dict] = dict(type='LN'),
+                 act_cfg: dict = dict(type='ReLU'),
+                 gate_cfg: dict = dict(type='APA'),
+                 dropout: float = 0.1) -> None:
+        super().__init__()
+        width = max(1, channels // ratio)
+        self.norm = build_norm_layer(norm_cfg, channels)[1] if norm_cfg else nn.Identity()
+        self.fc1 = nn.Linear(channels, width, bias=False)
+        self.act = build_activation(act_cfg, width)
+        self.fc2 = nn.Linear(width, channels, bias=False)
+        self.dropout = nn.Dropout(dropout)
+        self.gate = build_activation(gate_cfg, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        squeezed = self.norm(x.mean((2, 3)))
+        excitation = self.fc2(self.act(self.fc1(squeezed)))
+        return x * self.gate(self.dropout(excitation))[:, :, None, None]

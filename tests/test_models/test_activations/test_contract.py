@@ -1,0 +1,88 @@
+"""What every registered activation promises; a new one adds its row to ``ACTIVATIONS``."""
+import copy
+import pickle
+
+import pytest
+import torch
+from mmcv.cnn import ConvModule
+from mmengine.registry import MODELS
+
+from apa_mmdet.models.activations import build_activation
+
+CHANNELS = 6
+ACTIVATIONS = {
+    'APA': dict(type='APA'),
+    'APA per channel': dict(type='APA', num_features=None),
+    'AGLU': dict(type='AGLU'),
+    'AGLU per channel': dict(type='AGLU', num_features=None),
+}
+every_activation = pytest.mark.parametrize('cfg', ACTIVATIONS.values(), ids=ACTIVATIONS.keys())
+
+
+@every_activation
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('shape', [(2, CHANNELS, 5, 3), (0, CHANNELS, 4, 4), (3, CHANNELS)])
+def test_keeps_shape_and_dtype_and_gives_every_parameter_a_gradient(cfg, dtype, shape):
+    act = build_activation(cfg, CHANNELS)
+    z = torch.randn(shape).to(dtype).requires_grad_()
+    before = z.detach().clone()
+    out = act(z)
+    out.float().sum().backward()
+    assert out.shape == z.shape and out.dtype == z.grad.dtype == dtype
+    assert torch.equal(z, before), 'the input was overwritten'
+    for parameter in act.parameters():
+        assert parameter.dtype == torch.float32
+        assert (parameter.grad != 0).any() == bool(z.numel())
+
+
+@every_activation
+def test_gradcheck(cfg):
+    act = build_activation(cfg, CHANNELS).double()
+    names = [name for name, _ in act.named_parameters()]
+    z = torch.randn(2, CHANNELS, 3, 2, dtype=torch.float64, requires_grad=True)
+
+    def function(z, *parameters):
+        return torch.func.functional_call(act, dict(zip(names, parameters)), z)
+
+    assert torch.autograd.gradcheck(function, (z, *act.parameters()))
+
+
+@every_activation
+def test_state_dict_copy_and_pickle_keep_the_function(cfg):
+    act, other = build_activation(cfg, CHANNELS), build_activation(cfg, CHANNELS)
+    z = torch.randn(2, CHANNELS, 4, 4)
+    assert not torch.equal(act(z), other(z)), 'two sites drew the same parameters'
+    other.load_state_dict(act.state_dict())
+    for same in (other, copy.deepcopy(act), pickle.loads(pickle.dumps(act))):
+        assert torch.equal(same(z), act(z))
+
+
+@every_activation
+def test_fits_mmcv_conv_module(cfg):
+    cfg = dict(cfg, num_features=CHANNELS) if 'num_features' in cfg else cfg
+    block = ConvModule(3, CHANNELS, 3, norm_cfg=dict(type='BN'), act_cfg=cfg)
+    block(torch.randn(2, 3, 8, 8)).sum().backward()
+    assert all(p.grad is not None for p in block.parameters())
+
+
+@every_activation
+def test_under_autocast_parameters_stay_in_float32_and_the_dtype_of_the_conv_is_kept(cfg):
+    cfg = dict(cfg, num_features=CHANNELS) if 'num_features' in cfg else cfg
+    block = ConvModule(3, CHANNELS, 3, norm_cfg=None, act_cfg=cfg)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        out = block(torch.randn(2, 3, 8, 8))
+    out.float().sum().backward()
+    assert out.dtype == torch.bfloat16
+    assert all(p.grad.dtype == torch.float32 for p in block.activate.parameters())
+
+
+@every_activation
+def test_moves_to_another_device_whole(cfg):
+    act = build_activation(cfg, CHANNELS).to('meta')
+    assert all(t.device.type == 'meta' for t in act.state_dict().values())
+
+
+def test_every_activation_of_the_package_is_listed():
+    registered = {name for name, module in MODELS.module_dict.items()
+                  if module.__module__.startswith('apa_mmdet.models.activations')}
+    assert registered == {cfg['type'] for cfg in ACTIVATIONS.values()}

@@ -1,0 +1,200 @@
+"""SEResNet against the figures of the published network, and everything mmdet's ResNet can do."""
+import pytest
+import torch
+from mmdet.registry import MODELS
+from recorded import image, load, value
+from torch import nn
+
+from apa_mmdet.models.activations import AGLU, APA
+from apa_mmdet.models.backbones import SEResNet
+from apa_mmdet.models.layers import SELayer
+
+BASELINE = dict(act_cfg=dict(type='ReLU'), se_cfg=dict(norm_cfg=None, gate_cfg=dict(type='Sigmoid'), dropout=0.))
+
+
+def published_name(key):
+    """Our name of a parameter → the name in the published weights."""
+    for ours, theirs in (('act_stem.', 'relu.'), ('act_conv1.', 'unirect1.'), ('act_conv2.', 'unirect2.'),
+                         ('act_out.', 'unirect3.'), ('se.fc1.', 'se.excitation.0.'), ('se.fc2.', 'se.excitation.2.'),
+                         ('se.gate.', 'se.uniact.')):
+        key = key.replace(ours, theirs)
+    return key[:-len('lambda_')] + 'lambda_param' if key.endswith('lambda_') else key.replace('.kappa', '.kappa_param')
+
+
+@pytest.mark.parametrize('name, depth, kwargs', [('se_resnet50', 50, {}), ('se_resnet101', 101, {}),
+                                                 ('se_resnet50_relu_sigmoid', 50, BASELINE)])
+def test_features_and_gradients_of_the_published_network(name, depth, kwargs):
+    recorded = load(f'{name}.npz')
+    net = SEResNet(depth, **kwargs).eval()
+    net.load_state_dict({key: torch.from_numpy(value(published_name(key), tuple(tensor.shape)))
+                         for key, tensor in net.state_dict().items()})
+    x = torch.from_numpy(image((2, 3, 64, 96))).requires_grad_()
+    features = net(x)
+    for i, feature in enumerate(features):
+        sampled = feature[:, :, ::4, ::4] if i < 2 else feature
+        want = torch.from_numpy(recorded[f'feat{i}'])
+        torch.testing.assert_close(sampled, want, rtol=1e-4, atol=1e-4 * want.abs().max().item())
+    if 'grad_input' not in recorded:
+        return
+    weights = recorded_weights(features)
+    sum((f * w).mean() for f, w in zip(features, weights)).backward()
+    want = torch.from_numpy(recorded['grad_input'])
+    torch.testing.assert_close(x.grad, want, rtol=1e-3, atol=1e-4 * want.abs().max().item())
+    sums = {published_name(k): p.grad.double().sum().item() for k, p in net.named_parameters()}
+    scale = abs(recorded['param_grads']).max()
+    for key, want in zip(recorded['param_grad_names'], recorded['param_grads']):
+        assert sums[str(key)] == pytest.approx(want, rel=2e-3, abs=1e-5 * scale), key
+
+
+def recorded_weights(features):
+    import numpy as np
+    return [torch.from_numpy(np.random.default_rng([77, i, 0]).normal(0, 1, f.shape).astype(np.float32))
+            for i, f in enumerate(features)]
+
+
+CONFIGS = {'AGLU and APA': {}, 'ReLU and sigmoid': BASELINE, 'no attention': dict(se_cfg=None),
+           'per channel': dict(act_cfg=dict(type='AGLU', num_features=None))}
+
+
+@pytest.mark.parametrize('depth', [18, 34, 50, 101, 152])
+@pytest.mark.parametrize('kwargs', CONFIGS.values(), ids=CONFIGS.keys())
+def test_every_depth_has_the_shapes_of_mmdets_resnet(depth, kwargs):
+    with torch.device('meta'):
+        ours, theirs = SEResNet(depth, **kwargs), MODELS.build(dict(type='mmdet.ResNet', depth=depth))
+    x = torch.empty(2, 3, 64, 96, device='meta')
+    assert [f.shape for f in ours(x)] == [f.shape for f in theirs(x)]
+    # everything that is not activation or attention has mmdet's name and shape, so its checkpoints load
+    slots = ('.se.', 'act_')
+    shapes = {k: v.shape for k, v in ours.state_dict().items() if not any(s in k for s in slots)}
+    assert shapes == {k: v.shape for k, v in theirs.state_dict().items()}
+
+
+def test_without_attention_and_with_relu_it_is_mmdets_resnet():
+    ours, theirs = SEResNet(50, act_cfg=dict(type='ReLU'), se_cfg=None), MODELS.build(dict(type='mmdet.ResNet', depth=50))
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(1, 3, 64, 64)
+    theirs.eval()
+    for a, b in zip(ours.eval()(x), theirs(x)):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize('depth, sites', [(18, ('conv1', 'out')), (50, ('conv1', 'conv2', 'out'))])
+def test_every_site_has_a_module_of_its_own(depth, sites):
+    net = SEResNet(depth)
+    found = [name for name, module in net.named_modules() if isinstance(module, AGLU)]
+    blocks = [f'layer{s + 1}.{b}' for s, n in enumerate(net.stage_blocks) for b in range(n)]
+    assert sorted(found) == sorted(['act_stem', *(f'{b}.act_{s}' for b in blocks for s in sites)])
+    assert len({id(m) for m in net.modules() if isinstance(m, AGLU)}) == len(found)
+    assert sum(isinstance(m, APA) for m in net.modules()) == len(blocks)
+    assert not [name for name, m in net.named_modules() if isinstance(m, nn.ReLU) and '.se.' not in name]
+
+
+def test_one_recipe_per_site():
+    net = SEResNet(50, act_cfg=dict(stem=dict(type='ReLU'), conv2=dict(type='AGLU', num_features=None)))
+    block = net.layer2[0]
+    assert isinstance(net.act_stem, nn.ReLU)
+    assert block.act_conv1.num_features == block.act_out.num_features == 1
+    assert block.act_conv2.num_features == 128
+
+
+def test_frozen_stages_freeze_the_stem_with_its_activation():
+    net = SEResNet(18, frozen_stages=1).train()
+    frozen = {n for n, p in net.named_parameters() if not p.requires_grad}
+    assert {'act_stem.lambda_', 'act_stem.kappa', 'layer1.0.act_out.kappa', 'layer1.0.se.gate.lambda_'} <= frozen
+    assert not [n for n in frozen if n.startswith(('layer2', 'layer3', 'layer4'))]
+    assert not net.layer1.training and net.layer2.training
+    below = net.layer1(net._stem(torch.randn(1, 3, 32, 32)))
+    assert not below.requires_grad, 'the frozen part keeps a graph'
+    assert not [n for n, p in SEResNet(18, frozen_stages=-1).named_parameters() if not p.requires_grad]
+
+
+def test_norm_eval():
+    assert not any(m.training for m in SEResNet(18).train().modules() if isinstance(m, nn.BatchNorm2d))
+    assert all(m.training for m in SEResNet(18, norm_eval=False).train().modules() if isinstance(m, nn.BatchNorm2d))
+
+
+@pytest.mark.parametrize('depth', [18, 50])
+def test_checkpointing_gives_the_same_gradients(depth):
+    torch.manual_seed(0)
+    plain = SEResNet(depth, se_cfg=dict(dropout=0.)).train()
+    checkpointed = SEResNet(depth, se_cfg=dict(dropout=0.), with_cp=True).train()
+    checkpointed.load_state_dict(plain.state_dict())
+    x = torch.randn(1, 3, 64, 64, requires_grad=True)
+    grads = [torch.autograd.grad(sum(f.square().mean() for f in net(x)), net.parameters()) for net in (plain, checkpointed)]
+    for a, b in zip(*grads):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize('kwargs', [
+    dict(deep_stem=True), dict(avg_down=True), dict(style='caffe'), dict(in_channels=1), dict(base_channels=32),
+    dict(num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(1, )), dict(strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4)),
+    dict(norm_cfg=dict(type='GN', num_groups=8)), dict(dcn=dict(type='DCNv2', deform_groups=1), stage_with_dcn=(False, True, True, True)),
+    dict(plugins=[dict(cfg=dict(type='ContextBlock', ratio=1 / 16), stages=(False, True, True, True), position='after_conv3'),
+                  dict(cfg=dict(type='NonLocal2d'), position='after_conv2')]),
+], ids=lambda kwargs: next(iter(kwargs)))
+def test_what_mmdets_resnet_can_do(kwargs):
+    net = SEResNet(50, **kwargs).train()
+    x = torch.randn(1, kwargs.get('in_channels', 3), 64, 64)
+    out = net(x)
+    sum(f.float().mean() for f in out).backward()
+    without = [n for n, p in net.named_parameters() if p.grad is None]
+    assert not without, without
+    theirs = MODELS.build(dict(type='mmdet.ResNet', depth=50, **kwargs))
+    assert [f.shape for f in theirs(x)] == [f.shape for f in out]
+
+
+def test_deep_stem_has_the_stems_activation_three_times():
+    net = SEResNet(50, deep_stem=True, frozen_stages=0, act_cfg=dict(type='AGLU', num_features=None))
+    acts = [m for m in net.stem if isinstance(m, AGLU)]
+    assert [a.num_features for a in acts] == [32, 32, 64]
+    assert not any(p.requires_grad for a in acts for p in a.parameters())
+    assert not any(isinstance(m, nn.ReLU) for m in net.stem)
+
+
+@pytest.mark.parametrize('depth, last', [(18, 'norm2'), (50, 'norm3')])
+@pytest.mark.parametrize('zero_init_residual', [True, False])
+def test_residual_branches_start_at_zero(depth, last, zero_init_residual):
+    net = SEResNet(depth, zero_init_residual=zero_init_residual)
+    net.init_weights()
+    for stage in net.res_layers:
+        for block in getattr(net, stage):
+            assert (getattr(block, last).weight == (0 if zero_init_residual else 1)).all()
+            assert (block.norm1.weight == 1).all()
+
+
+def test_pretrained_weights_load_and_survive_init(tmp_path):
+    source = SEResNet(18)
+    torch.save(dict(state_dict=source.state_dict()), tmp_path / 'weights.pth')
+    net = SEResNet(18, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'weights.pth')))
+    net.init_weights()
+    for (name, a), b in zip(net.state_dict().items(), source.state_dict().values()):
+        assert torch.equal(a, b), name
+
+
+def test_missing_pretrained_weights_say_how_to_do_without():
+    net = SEResNet(18, init_cfg=dict(type='Pretrained', checkpoint='pretrained/nowhere.pth'))
+    with pytest.raises(FileNotFoundError, match=r"'pretrained/nowhere.pth' not found: .*init_cfg=None"):
+        net.init_weights()
+
+
+@pytest.mark.parametrize('arguments, line', [
+    (dict(depth=51), r'SEResNet: unknown depth 51, choose from \[18, 34, 50, 101, 152\]'),
+    (dict(depth=50, act_cfg=dict(conv3=dict(type='ReLU'))), r"act_cfg: unknown site 'conv3', choose from \['stem', 'conv1'"),
+])
+def test_bad_arguments_get_one_clear_line(arguments, line):
+    with pytest.raises(ValueError, match=line):
+        SEResNet(**arguments)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16])
+def test_mixed_precision(dtype):
+    net = SEResNet(18).train()
+    with torch.autocast('cpu', dtype=dtype):
+        features = net(torch.randn(2, 3, 64, 64))
+    sum(f.float().mean() for f in features).backward()
+    assert all(f.dtype == dtype for f in features)
+    assert all(p.grad.isfinite().all() and p.grad.dtype == torch.float32 for p in net.parameters())
+
+
+def test_attention_is_our_layer():
+    assert sum(isinstance(m, SELayer) for m in SEResNet(34).modules()) == 16
