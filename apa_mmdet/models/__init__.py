@@ -1,0 +1,1 @@
+from . import activations, backbones, layers, losses, roi_heads  # noqa: F401  (registers)

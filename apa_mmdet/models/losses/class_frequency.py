@@ -1,0 +1,131 @@
+"""Image frequency of each class: the fraction of the annotated images that show it."""
+import json
+import os
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import List, Optional, Sequence, Union
+
+from mmengine.logging import MMLogger
+
+CACHE_SUFFIX = '.class_frequency.json'
+
+
+def load_class_frequency(path: Union[str, os.PathLike]) -> List[float]:
+    """Read class frequencies, ordered by category id, from one of three kinds of JSON file.
+
+    1. A list of frequencies, in order of the labels.
+    2. ``{"n_images_annotated": n, "categories": [{"id": …, "image_count": …}, …]}``, as
+       ``configs/_base_/datasets/lvis_v1_class_frequency.json``.
+    3. An annotation file of LVIS (``images``, ``annotations``, ``categories`` with ``image_count``), or of COCO, whose
+       categories have no ``image_count``: the images are counted. The annotated images are those with at least one
+       annotation, in LVIS v1 train 99,388 of 100,170.
+
+    frequency = image_count / annotated images. Of the third kind, which may take a gigabyte, the result is kept beside
+    the file as ``<stem>.class_frequency.json``, itself of the second kind, and used again as long as size and
+    modification time of the source are the same. A folder that cannot be written costs a line in the log.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no JSON or lacks what is needed; the line names the file and what is missing.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f'{path}: no such file of class frequencies, which DropLoss needs for training (not for '
+                                'inference); give the path of the training annotations, or of a JSON list of the '
+                                'image frequencies')
+    cached = _read_cache(path)
+    if cached is not None:
+        return _frequencies(cached, path)
+    content = _read_json(path)
+    if isinstance(content, list):
+        return check_frequencies(content, str(path))
+    if isinstance(content, dict) and 'n_images_annotated' not in content:
+        content = _count_images(content, path)
+        _write_cache(content, path)
+    return _frequencies(content, path)
+
+
+def check_frequencies(frequencies: Sequence[float], origin: str) -> List[float]:
+    """Hand back a list of floats; ValueError unless each is a number in [0, 1]. ``origin`` names them in the error."""
+    for index, value in enumerate(frequencies):
+        if isinstance(value, (bool, str)) or not hasattr(value, '__float__') or not 0 <= value <= 1:
+            raise ValueError(f'{origin}: class frequencies are fractions of the images, in [0, 1]; '
+                             f'number {index} is {value!r}')
+    return [float(value) for value in frequencies]
+
+
+def _frequencies(content: dict, path: Path) -> List[float]:
+    """Frequencies of the second kind of file."""
+    if not isinstance(content, dict):
+        raise ValueError(f'{path}: expected a JSON list of frequencies or an object, got {type(content).__name__}')
+    n_images = content['n_images_annotated']
+    if not isinstance(n_images, (int, float)) or not n_images > 0:
+        raise ValueError(f'{path}: n_images_annotated must be a positive number, got {n_images!r}')
+    categories = sorted(_categories(content, path), key=lambda category: category['id'])
+    return check_frequencies([category['image_count'] / n_images for category in categories], str(path))
+
+
+def _categories(content: dict, path: Path, needed: Sequence[str] = ('id', 'image_count')) -> List[dict]:
+    categories = content.get('categories')
+    if not isinstance(categories, list) or not categories:
+        raise ValueError(f'{path}: "categories" is missing or empty, so there are no class frequencies in it')
+    for category in categories:
+        missing = [key for key in needed if key not in category]
+        if missing:
+            raise ValueError(f'{path}: a category lacks "{missing[0]}": {category}')
+    return categories
+
+
+def _count_images(content: dict, path: Path) -> dict:
+    """The second kind of file out of the third."""
+    if not isinstance(content.get('annotations'), list) or not content['annotations']:
+        raise ValueError(f'{path}: neither "n_images_annotated" nor "annotations" to count the annotated images from')
+    pairs = {(annotation['category_id'], annotation['image_id']) for annotation in content['annotations']}
+    seen = Counter(category for category, _ in pairs)
+    counts = [dict(id=c['id'], image_count=c.get('image_count', seen[c['id']]))
+              for c in _categories(content, path, needed=['id'])]
+    return dict(n_images_annotated=len({image for _, image in pairs}), categories=counts)
+
+
+def _read_json(path: Path) -> Union[dict, list]:
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f'{path}: not a JSON file ({error})') from None
+
+
+def _cache_of(path: Path) -> Path:
+    return path.with_name(path.stem + CACHE_SUFFIX)
+
+
+def _state(path: Path) -> dict:
+    stat = path.stat()
+    return dict(source=path.name, source_size=stat.st_size, source_mtime_ns=stat.st_mtime_ns)
+
+
+def _read_cache(path: Path) -> Optional[dict]:
+    """The kept counts, None if there are none, they are of another state of the source, or cannot be read."""
+    try:
+        cached = json.loads(_cache_of(path).read_bytes())
+        fresh = 'n_images_annotated' in cached and all(cached[key] == value for key, value in _state(path).items())
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return cached if fresh else None
+
+
+def _write_cache(content: dict, path: Path) -> None:
+    """Keep the counts beside the source, at once or not at all: several processes may do so together."""
+    cache = _cache_of(path)
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile('w', dir=cache.parent, prefix=cache.name, delete=False) as file:
+            temporary = file.name
+            json.dump(dict(_state(path), **content), file)
+        os.chmod(temporary, 0o644)  # the data may be shared, and a temporary file is its owner's alone
+        os.replace(temporary, cache)
+    except OSError as error:
+        if temporary is not None and os.path.exists(temporary):
+            os.remove(temporary)
+        MMLogger.get_current_instance().warning(
+            f'class frequencies of {path} are counted anew in each run: {cache} cannot be written ({error})')

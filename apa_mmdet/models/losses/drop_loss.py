@@ -1,0 +1,174 @@
+"""DropLoss over a link.
+
+Letters: N RoIs in the batch, R the foreground RoIs among them, C classes. Labels 0 … C − 1 are classes, label C is
+background; there is no background channel. x logits, p = link(x), t one-hot targets (all zero for background).
+"""
+from typing import Dict, Optional, Sequence, Union
+
+import torch
+from mmdet.models.losses import accuracy
+from mmdet.models.losses.utils import weight_reduce_loss
+from mmdet.registry import MODELS
+from torch import Tensor, nn
+
+from .class_frequency import check_frequencies, load_class_frequency
+from .links import build_link
+
+REDUCTIONS = ('none', 'mean', 'sum')
+
+
+@MODELS.register_module()
+class DropLoss(nn.Module):
+    """Binary cross entropy over C classes that spares rare classes most of the negatives.
+
+        loss = Σᵢ Σ_c w_ic · BCE(p_ic, t_ic) / N,      BCE(p, t) = −t·log p − (1 − t)·log(1 − p)
+
+    w_ic = 1, except where c is a dropped class (image frequency < ``frequency_threshold``) and t_ic = 0: there
+    w_ic = 0 for a foreground RoI, and for a background RoI with probability 1 − r, drawn for each (i, c), where r is
+    the fraction of the foreground RoIs whose own class is a dropped one. Without a foreground RoI nothing is dropped.
+
+    Sources: Hsieh et al., *DropLoss for Long-Tail Instance Segmentation*, AAAI 2021, arXiv:2104.06402; with the Gumbel
+    link it is the classification loss of *Gumbel Optimized Loss*, ECCV 2022, arXiv:2207.10936.
+
+    Memory matters at V3Det's 13,204 classes. For 512 RoIs there, besides the float32 logits: the forward peaks at 1.25
+    times their size (sigmoid, Gumbel) or 1.7 times (APA); 0.25 times, a mask, is kept for backward.
+
+    Args:
+        num_classes: C.
+        link: ``sigmoid``, ``gumbel``, ``apa``, or ``dict(type='apa', lambda_init=0.5, kappa_init=1.0)``.
+        class_frequency: for each class the fraction of the annotated images that show it, in order of the labels; or
+            the path of a file that :func:`load_class_frequency` reads. A path is opened at the first loss, so that
+            inference does without the file. None serves inference alone.
+        frequency_threshold: classes strictly below it are dropped.
+        reduction: ``mean`` (over N or ``avg_factor``), ``sum``, or ``none`` for the sums over the classes, (N,).
+        loss_weight: factor of the loss.
+
+    Raises:
+        ValueError: if the frequencies are not C fractions, or ``link`` or ``reduction`` is unknown.
+
+    Example:
+        >>> loss = DropLoss(2, link='sigmoid', class_frequency=[0.5, 0.001])
+        >>> loss(torch.zeros(1, 2), torch.tensor([0]))      # log 2: the second class is spared
+        tensor(0.6931)
+    """
+
+    custom_cls_channels = True
+    custom_activation = True
+    custom_accuracy = True
+
+    def __init__(self,
+                 num_classes: int,
+                 link: Union[str, dict] = 'gumbel',
+                 class_frequency: Union[Sequence[float], str, None] = None,
+                 frequency_threshold: float = 0.0011,
+                 reduction: str = 'mean',
+                 loss_weight: float = 1.0) -> None:
+        super().__init__()
+        if reduction not in REDUCTIONS:
+            raise ValueError(f'DropLoss: reduction must be one of {", ".join(REDUCTIONS)}, got {reduction!r}')
+        self.num_classes = num_classes
+        self.link = build_link(link)
+        self.class_frequency = class_frequency
+        self.frequency_threshold = frequency_threshold
+        self.reduction = reduction
+        self.loss_weight = loss_weight
+        # not persistent: a checkpoint must load whatever the training set was
+        self.register_buffer('dropped', None, persistent=False)
+        self.register_buffer('dropped_classes', None, persistent=False)
+        if class_frequency is not None and not _is_path(class_frequency):
+            self._choose_dropped(class_frequency, 'class_frequency', torch.device('cpu'))
+
+    def get_cls_channels(self, num_classes: int) -> int:
+        """Width of the classifier: C. Raises ValueError if the head counts other classes than the loss."""
+        if num_classes != self.num_classes:
+            raise ValueError(f'DropLoss has num_classes={self.num_classes}, but its head num_classes={num_classes}')
+        return num_classes
+
+    def get_activation(self, cls_score: Tensor) -> Tensor:
+        """Scores at test time, (N, C + 1): p, and a zero for background, which no class competes with."""
+        p = self.link(cls_score)
+        return torch.cat([p, p.new_zeros(*p.shape[:-1], 1)], dim=-1)
+
+    @torch.no_grad()
+    def get_accuracy(self, cls_score: Tensor, labels: Tensor) -> Dict[str, Tensor]:
+        """``acc_classes``: percentage of the foreground RoIs whose highest p is their class; 0 without any."""
+        foreground = labels < self.num_classes
+        return dict(acc_classes=accuracy(self.link(cls_score[foreground]), labels[foreground]))
+
+    def forward(self,
+                cls_score: Tensor,
+                labels: Tensor,
+                label_weights: Optional[Tensor] = None,
+                avg_factor: Optional[float] = None,
+                reduction_override: Optional[str] = None) -> Tensor:
+        """The loss.
+
+        Args:
+            cls_score: logits, (N, C), of any floating dtype; the loss is float32.
+            labels: (N,), integers in [0, C].
+            label_weights: (N,), a weight for each RoI.
+            avg_factor: divides the sum instead of N; with ``mean`` only (mmdet refuses it with ``sum``).
+            reduction_override: takes the place of ``reduction``.
+
+        Raises:
+            ValueError: on a wrong shape, a label outside [0, C], an unknown reduction, or without frequencies.
+            FileNotFoundError: if the file of class frequencies is missing.
+        """
+        reduction = self.reduction if reduction_override is None else reduction_override
+        self._check(cls_score, labels, reduction)
+        if self.dropped is None:
+            self._read_frequencies(cls_score.device)
+        loss = self._sum_over_classes(cls_score, labels)
+        if len(loss) == 0 and reduction == 'mean':
+            reduction, avg_factor = 'sum', None
+        weights = None if label_weights is None else label_weights.to(loss.dtype)
+        return self.loss_weight * weight_reduce_loss(loss, weights, reduction, avg_factor)
+
+    def _sum_over_classes(self, cls_score: Tensor, labels: Tensor) -> Tensor:
+        """Σ_c w_ic · BCE(p_ic, t_ic), (N,)."""
+        foreground = labels < self.num_classes
+        own = labels.clamp(max=self.num_classes - 1)[:, None]
+        skipped = self._skipped_negatives(cls_score, foreground, own)
+        negatives = self.link.neg_log_complement(cls_score).masked_fill_(skipped, 0).sum(1)
+        positive = self.link.neg_log(cls_score.gather(1, own)).squeeze(1)
+        return negatives + torch.where(foreground, positive, torch.zeros_like(positive))
+
+    def _skipped_negatives(self, cls_score: Tensor, foreground: Tensor, own: Tensor) -> Tensor:
+        """(N, C) mask: the term of t = 0 is dropped, or the class is the RoI's own."""
+        rare = foreground & self.dropped[own.squeeze(1)]
+        fraction = rare.sum() / foreground.sum().clamp(min=1)
+        fraction = fraction.masked_fill(~foreground.any(), 1)  # without a foreground RoI nothing is dropped
+        drawn = torch.rand(len(own), len(self.dropped_classes), device=cls_score.device) >= fraction
+        skipped = torch.zeros_like(cls_score, dtype=torch.bool)
+        skipped.index_copy_(1, self.dropped_classes, drawn.logical_or_(foreground[:, None]))
+        return skipped.scatter_(1, own, foreground[:, None] | skipped.gather(1, own))
+
+    def _check(self, cls_score: Tensor, labels: Tensor, reduction: str) -> None:
+        if reduction not in REDUCTIONS:
+            raise ValueError(f'DropLoss: reduction must be one of {", ".join(REDUCTIONS)}, got {reduction!r}')
+        if cls_score.dim() != 2 or cls_score.size(1) != self.num_classes or labels.shape != cls_score.shape[:1]:
+            raise ValueError(f'DropLoss expects logits (N, {self.num_classes}) and labels (N,), '
+                             f'got {tuple(cls_score.shape)} and {tuple(labels.shape)}')
+        outside = (labels < 0) | (labels > self.num_classes)
+        if outside.any():
+            raise ValueError(f'DropLoss: labels must lie in [0, {self.num_classes}] ({self.num_classes} is background), '
+                             f'got {labels[outside][0].item()}')
+
+    def _read_frequencies(self, device: torch.device) -> None:
+        if self.class_frequency is None:
+            raise ValueError('DropLoss computes no loss without class_frequency: '
+                             'give a list of image frequencies, or the path of a file with them')
+        self._choose_dropped(load_class_frequency(self.class_frequency), str(self.class_frequency), device)
+
+    def _choose_dropped(self, frequencies: Sequence[float], origin: str, device: torch.device) -> None:
+        frequencies = check_frequencies(frequencies, origin)
+        if len(frequencies) != self.num_classes:
+            raise ValueError(f'DropLoss has num_classes={self.num_classes}, but {origin} holds '
+                             f'{len(frequencies)} frequencies')
+        rare = [frequency < self.frequency_threshold for frequency in frequencies]
+        self.dropped = torch.tensor(rare, device=device)
+        self.dropped_classes = self.dropped.nonzero().squeeze(1)
+
+
+def _is_path(class_frequency) -> bool:
+    return isinstance(class_frequency, str) or hasattr(class_frequency, '__fspath__')

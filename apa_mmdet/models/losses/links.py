@@ -1,0 +1,205 @@
+"""Links: how a logit x becomes the probability p of one class, and the two logarithms that a binary cross entropy needs.
+
+Each link has ``forward(x)`` → p, ``neg_log(x)`` → −log p and ``neg_log_complement(x)`` → −log(1 − p), for x of any
+shape. Half precisions are computed in float32; the result is float32 (float64 for float64), as a loss should be.
+
+With y = −log p, the complement is −log(1 − p) = −log(−expm1(−y)), whose slope −1/expm1(y) is written by hand: autograd
+would save three tensors of the size of the logits and round the small slopes to zero.
+"""
+import math
+from typing import Dict, Tuple, Type, Union
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from apa_mmdet.ops import LAMBDA_FLOOR, apa, neg_log_apa
+
+LOGIT_BOUND = 10.  # exp(10) = 22026: beyond it one negative RoI would outweigh a whole batch
+BLOCK = 1 << 19  # elements at a time in the APA link: 512 x 13,204 logits peak at 1.7 times their size (4.5 at 1 << 22)
+
+
+class SigmoidLink(nn.Module):
+    """p = σ(x), −log p = softplus(−x), −log(1 − p) = softplus(x). The logits are not clamped.
+
+    Example:
+        >>> SigmoidLink().neg_log_complement(torch.zeros(1))      # log 2
+        tensor([0.6931])
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _wide(x).sigmoid()
+
+    def neg_log(self, x: Tensor) -> Tensor:
+        return F.softplus(-_wide(x))
+
+    def neg_log_complement(self, x: Tensor) -> Tensor:
+        return F.softplus(_wide(x))
+
+
+class GumbelLink(nn.Module):
+    """p = exp(−exp(−x)), −log p = exp(−x), −log(1 − p) = −log(−expm1(−exp(−x))).
+
+    The logarithms clamp x to [−10, 10], with no gradient outside. p does not, so that scores above it still differ.
+
+    Source: Alexandridis et al., *Long-tailed Instance Segmentation using Gumbel Optimized Loss*, ECCV 2022,
+    arXiv:2207.10936.
+
+    Example:
+        >>> link = GumbelLink()
+        >>> link(torch.zeros(1)), link.neg_log(torch.zeros(1))      # 1/e and 1
+        (tensor([0.3679]), tensor([1.]))
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        # below −10 p is 0 even in float64, and its slope would become 0 · inf
+        return _wide(x).clamp(min=-LOGIT_BOUND).neg().exp().neg().exp()
+
+    def neg_log(self, x: Tensor) -> Tensor:
+        return _bounded(x).neg().exp()
+
+    def neg_log_complement(self, x: Tensor) -> Tensor:
+        return _GumbelComplement.apply(x)
+
+
+class APALink(nn.Module):
+    """Learnable link: p = APA(x; λ, κ) = (λ·exp(−κx) + 1)^(−1/λ), −log p = log1p(λ·exp(−κx))/λ.
+
+    λ = κ = 1, the start, is the sigmoid; λ → 0 is the Gumbel link. Because of that limit, in which −log p is
+    exponential in x, the logarithms clamp x to [−10, 10] as they do there, with no gradient outside.
+
+    Source: Alexandridis et al., *Adaptive Parametric Activation*, ECCV 2024, arXiv:2407.08567.
+
+    Args:
+        lambda_init: start of λ, at least 1e-4 (the floor of λ, below which it has no gradient).
+        kappa_init: start of κ; any sign.
+
+    Raises:
+        ValueError: if ``lambda_init`` lies below the floor.
+
+    Example:
+        >>> APALink(lambda_init=0.5)(torch.zeros(1)).detach()      # 1.5 to the power −2
+        tensor([0.4444])
+    """
+
+    def __init__(self, lambda_init: float = 1., kappa_init: float = 1.) -> None:
+        super().__init__()
+        if not lambda_init >= LAMBDA_FLOOR:
+            raise ValueError(f'APALink: lambda_init must be at least {LAMBDA_FLOOR:g}, got {lambda_init}')
+        self.lambda_ = nn.Parameter(torch.full((1, ), float(lambda_init)))
+        self.kappa = nn.Parameter(torch.full((1, ), float(kappa_init)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return apa(_wide(x), self.lambda_, self.kappa)
+
+    def neg_log(self, x: Tensor) -> Tensor:
+        return neg_log_apa(_bounded(x), self.lambda_, self.kappa)
+
+    def neg_log_complement(self, x: Tensor) -> Tensor:
+        return _APAComplement.apply(x, self.lambda_, self.kappa)
+
+
+LINKS: Dict[str, Type[nn.Module]] = dict(sigmoid=SigmoidLink, gumbel=GumbelLink, apa=APALink)
+
+
+def build_link(link: Union[str, dict]) -> nn.Module:
+    """Build a link from its name, or from ``dict(type=name, ...)`` with the arguments of its class.
+
+    Raises:
+        ValueError: if the name is not one of ``LINKS``.
+
+    Example:
+        >>> build_link(dict(type='apa', lambda_init=0.5)).lambda_.item()
+        0.5
+    """
+    arguments = dict(type=link) if isinstance(link, str) else dict(link) if isinstance(link, dict) else {}
+    name = arguments.pop('type', None)
+    if not isinstance(name, str) or name not in LINKS:
+        raise ValueError(f'unknown link {link!r}: known links are {", ".join(sorted(LINKS))}')
+    return LINKS[name](**arguments)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _bounded(x: Tensor) -> Tensor:
+    return _wide(x).clamp(-LOGIT_BOUND, LOGIT_BOUND)
+
+
+class _GumbelComplement(Function):
+    """−log(1 − exp(−exp(−x))): one new tensor, and only x is kept for backward."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        y = _bounded(x).neg_().exp_()
+        return y.neg_().expm1_().neg_().log_().neg_()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> Tensor:
+        x, = ctx.saved_tensors
+        y = _bounded(x).neg_().exp_()
+        # y/expm1(y) is the slope; expm1 overflows to inf where the slope is zero
+        slope = y.div_(torch.expm1(y)).mul_(grad)
+        return slope.masked_fill_(x.abs() > LOGIT_BOUND, 0).to(x.dtype)
+
+
+class _NegLogComplement(Function):
+    """−log(−expm1(−y)) of y = −log p > 0, with slope −1/expm1(y)."""
+
+    @staticmethod
+    def forward(ctx, y: Tensor) -> Tensor:
+        ctx.save_for_backward(y)
+        return y.neg().expm1_().neg_().log_().neg_()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> Tensor:
+        y, = ctx.saved_tensors
+        return grad / torch.expm1(y).neg_()
+
+
+def _apa_complement(x: Tensor, lambda_: Tensor, kappa: Tensor) -> Tensor:
+    """−log(1 − APA(x; λ, κ)) through autograd.
+
+    Where p rounds to 1, i.e. max(λ, 1)·exp(−κx) is below the dtype's rounding, y = exp(−κx) vanishes and 1/y
+    overflows. There −log(1 − p) = −log y = κx to the last digit, and is computed as that.
+    """
+    x = _bounded(x)
+    scaled = kappa.to(x.dtype) * x
+    saturated = scaled > lambda_.detach().clamp(min=1).log().to(x.dtype) - math.log(torch.finfo(x.dtype).eps)
+    y = neg_log_apa(x, lambda_, kappa).masked_fill(saturated, 1)
+    return torch.where(saturated, scaled, _NegLogComplement.apply(y))
+
+
+class _APAComplement(Function):
+    """:func:`_apa_complement` in blocks, which are computed again in backward: x, λ and κ alone are kept."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, lambda_: Tensor, kappa: Tensor) -> Tensor:
+        ctx.save_for_backward(x, lambda_, kappa)
+        out = torch.empty(x.shape, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
+        for part, x_part in zip(out.view(-1).split(BLOCK), x.reshape(-1).split(BLOCK)):
+            part.copy_(_apa_complement(x_part, lambda_, kappa))
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+        x, lambda_, kappa = (t.detach().requires_grad_() for t in ctx.saved_tensors)
+        to_x = torch.empty_like(x, memory_format=torch.contiguous_format, requires_grad=False)
+        to_lambda, to_kappa = torch.zeros_like(lambda_, requires_grad=False), torch.zeros_like(kappa, requires_grad=False)
+        blocks = zip(*(t.reshape(-1).split(BLOCK) for t in (to_x, x.detach(), grad)))
+        for to_x_part, x_part, grad_part in blocks:
+            with torch.enable_grad():
+                x_part = x_part.detach().requires_grad_()
+                value = _apa_complement(x_part, lambda_, kappa)
+            parts = torch.autograd.grad(value, (x_part, lambda_, kappa), grad_part)
+            to_x_part.copy_(parts[0])
+            to_lambda += parts[1]
+            to_kappa += parts[2]
+        return to_x, to_lambda, to_kappa
