@@ -1,0 +1,293 @@
+"""Draws the scenes of the tiny LVIS-like data set: textured grounds, coloured shapes, occlusion.
+
+An object is a shape (``SHAPES``) with an appearance (``APPEARANCES``: a surface and a colour family).
+Masks are drawn ``SUPERSAMPLE`` times finer than the picture, so that edges are soft, polygons are exact to
+about an eighth of a pixel, and the ground truth is what is seen after occlusion.
+
+Coordinates: pixel ``i`` covers ``[i, i + 1)``, as in COCO's polygons. Colours are BGR, as in OpenCV.
+"""
+import colorsys
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+SUPERSAMPLE = 4
+SIZE_RANGE = (0.12, 0.5)  # longer side of an object / shorter side of the picture, drawn log-uniformly
+MIN_EXTENT = 16  # pixels; under it stripes and dots melt into one colour
+MIN_VISIBLE = 0.45  # of an object's area; less, and star and gear can no longer be told apart
+MIN_SEEN = 90  # square pixels; what a small object shows at least (small thin ones are hardly ever occluded)
+RIM = 9  # fine pixels; twice the width of the dark rim of an object
+MIN_PIECE = 4  # square pixels; smaller crumbs of an occluded object are left out of its polygons
+
+
+class SceneObject(NamedTuple):
+    """What is seen of one object: ``polygons`` [(N, 2) float arrays, in pixels], and its share that is seen."""
+
+    polygons: list
+    visible: float
+
+
+# ---------------------------------------------------------------- shapes: contours within the unit circle
+
+
+def _arc(start, stop, n=40, radius=1.0, centre=0.0):
+    angle = np.radians(np.linspace(start, stop, n))
+    return np.stack([centre + radius * np.cos(angle), radius * np.sin(angle)], 1)
+
+
+def _spikes(n, inner, foot, top):
+    """``n`` spikes between the radii ``inner`` and 1; ``foot`` and ``top`` are their widths, 1 leaves no gap."""
+    radius = np.array([inner, 1, 1, inner])
+    angle = (2 * np.arange(n)[:, None] + np.array([-foot, -top, top, foot])) * np.pi / n
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], -1).reshape(-1, 2)
+
+
+def _heart():
+    t = np.linspace(0, 2 * np.pi, 60, endpoint=False)
+    y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
+    return np.stack([16 * np.sin(t)**3, -y], 1) / 16
+
+
+def _points(*flat):
+    return np.array(flat, float).reshape(-1, 2)
+
+
+# A second contour is a hole. No two shapes are the same under rotation, a shear of 0.15 and an aspect of 1.15:
+# the diamond is therefore half as wide as it is long (or it would be a square on its corner).
+SHAPES = dict(
+    arrow=[_points(-1, -.24, 0, -.24, 0, -.7, 1, 0, 0, .7, 0, .24, -1, .24)],
+    bolt=[_points(0, -1, -.7, .25, -.14, .25, -.4, 1, .7, -.3, .14, -.3, .6, -1)],
+    crescent=[np.concatenate([_arc(50, 310), _arc(-75.3, -284.7, radius=.792, centre=.442)])],
+    cross=[_points(-.3, -1, .3, -1, .3, -.3, 1, -.3, 1, .3, .3, .3, .3, 1, -.3, 1, -.3, .3, -1, .3, -1, -.3, -.3, -.3)],
+    diamond=[_points(-1, 0, 0, -.48, 1, 0, 0, .48)],
+    disk=[_arc(0, 351)],
+    gear=[_spikes(8, .7, .56, .38)],
+    heart=[_heart()],
+    ring=[_arc(0, 351), _arc(0, 351, radius=.55)],
+    square=[_points(-.7, -.7, .7, -.7, .7, .7, -.7, .7)],
+    star=[_spikes(5, .42, 1, 0)],
+    triangle=[_arc(0, 240, 3)],
+)
+
+# ---------------------------------------------------------------- appearances: a surface on a colour family
+
+# name: (hue in degrees, hue jitter, value range, (saturation, value) of the second colour).
+# The hues lie 50 degrees or more apart, so moderate hue jitter in training leaves them distinct.
+APPEARANCES = {
+    'checkered_yellow': (52, 5, (.88, 1.), (.6, .22)),
+    'dotted_blue': (222, 8, (.7, .95), (.12, 1.)),
+    'plain_green': (125, 10, (.55, .85), None),
+    'striped_red': (358, 6, (.75, .95), (.06, 1.)),
+}
+
+
+def _surface(name, u, v, pixels, rng):
+    """How much of the second colour shows at ``(u, v)``; ``pixels`` per unit sets how soft the edges are."""
+    phase = rng.uniform(0, 2 * np.pi, 2)
+    if name.startswith('striped'):
+        wave = np.sin(2 * np.pi * v / .5 + phase[0]) - .1
+    elif name.startswith('dotted'):
+        wave = np.cos(2 * np.pi * u / .56 + phase[0]) + np.cos(2 * np.pi * v / .56 + phase[1]) - .75
+    elif name.startswith('checkered'):
+        wave = np.sin(2 * np.pi * u / .72 + phase[0]) * np.sin(2 * np.pi * v / .72 + phase[1]) * 1.5
+    else:
+        return np.zeros_like(u)
+    return np.clip(.5 + wave * max(1., pixels / 14), 0, 1)
+
+
+def _bgr(hue, saturation, value):
+    return 255 * np.array(colorsys.hsv_to_rgb(hue % 360 / 360, saturation, value)[::-1], np.float32)
+
+
+def _paint(appearance, shape_hw, inverse, pixels, rng):
+    """The colours (h, w, 3) of an object's box; ``inverse`` (2, 2) leads from pixels, centred, to object units."""
+    h, w = shape_hw
+    y, x = np.mgrid[:h, :w] + .5
+    xy = np.stack([x - w / 2, y - h / 2], -1) @ inverse.T
+    hue, jitter, values, second = APPEARANCES[appearance]
+    first = _bgr(hue + rng.uniform(-jitter, jitter), rng.uniform(.8, 1), rng.uniform(*values))
+    other = first if second is None else _bgr(hue, *second)
+    share = _surface(appearance, xy[..., 0], xy[..., 1], pixels, rng)[..., None]
+    direction = rng.uniform(0, 2 * np.pi)
+    light = xy[..., :1] * np.cos(direction) + xy[..., 1:] * np.sin(direction)
+    return (first * (1 - share) + other * share) * (rng.uniform(.92, 1.06) + rng.uniform(.05, .18) * light)
+
+
+# ---------------------------------------------------------------- grounds
+
+
+def _noise(rng, h, w, cells):
+    grid = rng.random((cells + 1, cells + 1), np.float32)
+    return np.clip(cv2.resize(grid, (w, h), interpolation=cv2.INTER_CUBIC), 0, 1)
+
+
+def _octaves(rng, h, w, first=2, levels=5):
+    parts = [_noise(rng, h, w, first * 2**k) * .65**k for k in range(levels)]
+    total = np.sum(parts, 0)
+    return (total - total.min()) / (np.ptp(total) + 1e-6)
+
+
+def _along(rng, h, w):
+    """A ramp from 0 to 1 over the picture, in a random direction."""
+    y, x = np.mgrid[:h, :w].astype(np.float32)
+    angle = rng.uniform(0, 2 * np.pi)
+    ramp = x / w * np.cos(angle) + y / h * np.sin(angle)
+    return (ramp - ramp.min()) / np.ptp(ramp)
+
+
+def _gradient(rng, h, w):
+    return .75 * _along(rng, h, w) + .25 * _octaves(rng, h, w, 8, 3)
+
+
+def _bands(rng, h, w):
+    warp = rng.uniform(0, .3) * _noise(rng, h, w, 3)
+    return .5 + .4 * np.sin(2 * np.pi * rng.uniform(4, 14) * (_along(rng, h, w) + warp))
+
+
+def _blotches(rng, h, w):
+    return 1 / (1 + np.exp(-rng.uniform(10, 30) * (_octaves(rng, h, w, int(rng.integers(3, 9)), 3) - .5)))
+
+
+def draw_ground(rng, w, h):
+    """A textured ground (h, w, 3) of two dull colours: objects are saturated, so no ground looks like one."""
+    kind = (_gradient, _octaves, _bands, _blotches)[rng.integers(4)]
+    mix = (.85 * kind(rng, h, w) + .15 * _octaves(rng, h, w, 16, 3))[..., None].astype(np.float32)
+    hue, value = rng.uniform(0, 360), rng.uniform(.25, .75)
+    first = _bgr(hue, rng.uniform(0, .28), value)
+    step = rng.uniform(.1, .28) * (1 if value < .5 else -1)
+    second = _bgr(hue + rng.uniform(-90, 90), rng.uniform(0, .28), value + step)
+    return first * (1 - mix) + second * mix
+
+
+# ---------------------------------------------------------------- scenes
+
+
+def _transform(shape, extent, rng):
+    """Turned, sheared, stretched contours whose longer side is ``extent`` pixels, centred on 0; and their matrix."""
+    angle, shear = rng.uniform(0, 2 * np.pi), rng.uniform(-.15, .15)
+    stretch = np.exp(rng.uniform(-1, 1) * np.log(1.15) / 2)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    matrix = turn @ np.array([[1, shear], [0, 1]]) @ np.diag([stretch, 1 / stretch])
+    outline = SHAPES[shape][0] @ matrix.T
+    low, high = outline.min(0), outline.max(0)
+    scale = extent / (high - low).max()
+    return [scale * (c @ matrix.T - (low + high) / 2) for c in SHAPES[shape]], scale * matrix
+
+
+def _fill(contours, centre, w, h):
+    """The fine mask of an object, cut out: its offset ``(x0, y0)`` in whole pixels and the mask (bool)."""
+    points = np.concatenate(contours) + centre
+    x0, y0 = np.floor(np.maximum(points.min(0), 0)).astype(int)
+    x1, y1 = np.ceil(np.minimum(points.max(0), (w, h))).astype(int)
+    mask = np.zeros(((y1 - y0) * SUPERSAMPLE, (x1 - x0) * SUPERSAMPLE), np.uint8)
+    fine = [np.round((c + centre - (x0, y0)) * SUPERSAMPLE - .5).astype(np.int32) for c in contours]
+    cv2.fillPoly(mask, fine, 1)
+    return (x0, y0), mask.astype(bool)
+
+
+class _Canvas:
+    """Which object is seen where (``owner``, on the fine grid; -1 is the ground), and how much of each is left."""
+
+    def __init__(self, w, h):
+        self.w, self.h = w, h
+        self.owner = np.full((h * SUPERSAMPLE, w * SUPERSAMPLE), -1, np.int8)
+        self.full, self.seen, self.centres = np.zeros(0), np.zeros(0), []
+
+    def window(self, corner, mask):
+        x, y = corner[0] * SUPERSAMPLE, corner[1] * SUPERSAMPLE
+        return self.owner[y:y + mask.shape[0], x:x + mask.shape[1]]
+
+    def place(self, contours, extent, rng):
+        """Lays an object on top where it hides none too much; returns (corner, mask, centre), None if it cannot."""
+        area = sum(cv2.contourArea(c.astype(np.float32)) * (-1)**k for k, c in enumerate(contours))
+        area *= SUPERSAMPLE**2
+        margin = .42 * extent  # up to a twelfth of an object may leave the picture on each side
+        for _ in range(12):
+            if self.centres and rng.random() < .2:  # sought neighbourhood: chance alone seldom occludes
+                centre = self.centres[rng.integers(len(self.centres))] + rng.normal(0, .7 * extent, 2)
+                centre = np.clip(centre, margin, (self.w - margin, self.h - margin))
+            else:
+                centre = rng.uniform(margin, (self.w - margin, self.h - margin))
+            corner, mask = _fill(contours, centre, self.w, self.h)
+            hidden = np.bincount(self.window(corner, mask)[mask] + 1, minlength=len(self.full) + 1)[1:]
+            seen = np.append(self.seen - hidden, mask.sum())
+            full = np.append(self.full, area)
+            # .9 because the border may cut some off a small object, too
+            if (seen >= np.maximum(MIN_VISIBLE * full, np.minimum(.9 * full, MIN_SEEN * SUPERSAMPLE**2))).all():
+                self.window(corner, mask)[mask] = len(self.full)
+                self.full, self.seen = full, seen
+                self.centres.append(centre)
+                return corner, mask, centre
+        return None
+
+
+def _polygons(mask, origin=(0, 0)):
+    """Polygons, in pixels, of a fine mask. Polygons know no holes: a part with one is cut in two through it."""
+    contours, tree = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    holes = [] if tree is None else [c for c, t in zip(contours, tree[0]) if t[3] >= 0]
+    if holes:
+        column = int(holes[0][:, 0, 0].mean().round())
+        left = _polygons(mask[:, :column + 1], origin)  # both halves keep the column: no gap between them
+        return left + _polygons(mask[:, column:], (origin[0] + column, origin[1]))
+    found = []
+    for contour in contours:
+        contour = cv2.approxPolyDP(contour, .3 * SUPERSAMPLE, True)[:, 0]
+        polygon = (contour + np.array(origin) + .5) / SUPERSAMPLE
+        if len(polygon) >= 3 and cv2.contourArea(polygon.astype(np.float32)) >= MIN_PIECE:
+            found.append(polygon)
+    return found
+
+
+def _lay(picture, objects, shrink, rng):
+    """Paints all ``objects`` on ``picture``, in order; returns the canvas, or None if one found no place."""
+    h, w = picture.shape[:2]
+    canvas, side = _Canvas(w, h), min(w, h)
+    low = max(MIN_EXTENT, SIZE_RANGE[0] * side)
+    for shape, appearance in objects:
+        extent = max(low, shrink * np.exp(rng.uniform(np.log(low), np.log(max(low, SIZE_RANGE[1] * side)))))
+        contours, matrix = _transform(shape, extent, rng)
+        placed = canvas.place(contours, extent, rng)
+        if placed is None:
+            return None
+        (x, y), mask, centre = placed
+        alpha = cv2.resize(mask.astype(np.float32), None, fx=1 / SUPERSAMPLE, fy=1 / SUPERSAMPLE,
+                           interpolation=cv2.INTER_AREA)[..., None]
+        colours = _paint(appearance, alpha.shape[:2], np.linalg.inv(matrix), np.sqrt(abs(np.linalg.det(matrix))), rng)
+        # a darker rim parts objects of one colour that overlap
+        fine = cv2.blur(mask.astype(np.float32), (RIM, RIM), borderType=cv2.BORDER_CONSTANT)
+        rim = cv2.resize(fine, alpha.shape[1::-1], interpolation=cv2.INTER_AREA)[..., None]
+        colours = colours * np.clip(2.2 * rim - 1.2, .35, 1)
+        window = picture[y:y + alpha.shape[0], x:x + alpha.shape[1]]
+        window += alpha * (colours - window)
+    return canvas
+
+
+def draw_scene(objects, size, rng):
+    """Draws one scene.
+
+    Args:
+        objects: (shape, appearance) pairs, from the back to the front: keys of ``SHAPES`` and ``APPEARANCES``.
+        size: (width, height) in pixels, each 64 or more.
+        rng: numpy ``Generator``; the scene depends on nothing else.
+
+    Returns:
+        The picture, (height, width, 3) uint8 BGR, and one ``SceneObject`` for each of ``objects``.
+        Each keeps at least ``MIN_VISIBLE`` of its area, counting what occlusion and the border take.
+    """
+    w, h = size
+    ground = draw_ground(rng, w, h)
+    for attempt in range(200):
+        picture = ground.copy()
+        canvas = _lay(picture, objects, .95**attempt, rng)  # a crowded scene gets smaller objects
+        if canvas is None:
+            continue
+        seen = []
+        for k, full in enumerate(canvas.full):
+            seen.append(SceneObject(_polygons(canvas.owner == k), float(canvas.seen[k] / full)))
+        if all(s.polygons for s in seen):
+            break
+    else:
+        raise RuntimeError(f'{len(objects)} objects find no place in {w}x{h} pixels')
+    picture = picture * rng.uniform(.85, 1.12) + rng.normal(0, rng.uniform(1.5, 5), (h, w, 3))
+    return np.clip(picture.round(), 0, 255).astype(np.uint8), seen

@@ -1,0 +1,63 @@
+#!/usr/bin/env python
+"""Draws a small long-tailed data set in LVIS v1's format: 48 classes of coloured shapes, in seconds.
+
+    tools/make_tiny_lvis.py [OUT] [--train 800] [--val 200] [--size 160] [--seed 0] [--force]
+"""
+import argparse
+import sys
+
+from apa_mmdet.datasets.tiny_lvis import make_tiny_lvis
+
+
+def _at_least(low):
+
+    def number(text):
+        if not text.isdecimal() or int(text) < low:
+            raise argparse.ArgumentTypeError(f'{text!r} is not a whole number of {low} or more')
+        return int(text)
+
+    return number
+
+
+def _size(text):
+    parts = text.lower().split('x')
+    if len(parts) > 2 or not all(p.isdecimal() and int(p) >= 64 for p in parts):
+        raise argparse.ArgumentTypeError(f'{text!r} is not a side, or WIDTHxHEIGHT, of 64 pixels or more')
+    return int(parts[0]), int(parts[-1])
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('out', nargs='?', default='data/tiny_lvis', help='folder (default: %(default)s)')
+    parser.add_argument('--train', type=_at_least(1), default=800, help='training images (default: %(default)s)')
+    parser.add_argument('--val', type=_at_least(1), default=200, help='validation images (default: %(default)s)')
+    parser.add_argument('--size', type=_size, default='160', help='side, or WxH, in pixels (default: %(default)s)')
+    parser.add_argument('--seed', type=_at_least(0), default=0, help='same seed, same bytes (default: %(default)s)')
+    parser.add_argument('--force', action='store_true',
+                        help='write even if OUT holds something else; only images of an earlier set are removed')
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    try:
+        done = make_tiny_lvis(args.out, args.train, args.val, args.size, args.seed, force=args.force)
+    except OSError as error:
+        print(f'make_tiny_lvis: {error}', file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print('\ninterrupted: the same command starts again', file=sys.stderr)
+        return 130
+    if not done['made']:
+        print(f'{args.out} already holds this data set; nothing to do')
+        return 0
+    images, instances, classes = done['images'], done['instances'], done['classes']
+    print(f'images     {images["train"]} train, {images["val"]} val\n'
+          f'instances  {instances["train"]} train, {instances["val"]} val\n'
+          f'classes    {classes["r"]} rare, {classes["c"]} common, {classes["f"]} frequent\n'
+          f'folder     {args.out}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
