@@ -60,7 +60,7 @@ compile() {
   trap 'rm -rf "$work"' EXIT
   trap 'exit 130' INT TERM
   command -v g++ >/dev/null || { echo 'no g++ found: install a C++17 compiler (Debian, Ubuntu: the package g++)' | tee -a "$log" >&2; exit 1; }
-  echo "               building mmcv $version from source ($build): 5 to 8 minutes on 2 idle cores, once for this user"
+  echo "               building mmcv $version from source ($build): 3 to 8 minutes on 2 idle cores, once for this user"
   "$python" -m pip --disable-pip-version-check download --no-deps --no-build-isolation --no-binary mmcv -d "$work" "$pin" >>"$log" 2>&1
   tar -xf "$work"/mmcv-*.tar.gz -C "$work"
   export MMCV_SOURCE=$work/mmcv-$version CXX=$work/g++ PATH="$venv/bin:$PATH"
@@ -73,7 +73,10 @@ compile() {
     grep --line-buffered -oE '^\[[0-9]+/[0-9]+\]' | while read -r done; do printf '\r               compiling %s ' "$done"; done
   echo
   mkdir -p "$cache"
-  mv "$work"/dist/mmcv-*.whl "$cache/"
+  wheel=$(basename "$work"/dist/mmcv-*.whl)
+  cp "$work/dist/$wheel" "$cache/$wheel.$$"  # the cache may be on another disk: whole, or not there
+  mv "$cache/$wheel.$$" "$cache/$wheel"
+  echo "               built in $SECONDS s, kept in $cache"
 }
 
 if installed; then exit; fi

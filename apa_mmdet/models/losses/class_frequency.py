@@ -31,8 +31,8 @@ def load_class_frequency(path: Union[str, os.PathLike]) -> List[float]:
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f'{path}: no such file of class frequencies, which DropLoss needs for training (not for '
-                                'inference); give the path of the training annotations, or of a JSON list of the '
+        raise FileNotFoundError(f'{path}: no such file of class frequencies, which DropLoss needs for training (not '
+                                'for inference); give the path of the training annotations, or of a JSON list of the '
                                 'image frequencies')
     cached = _read_cache(path)
     if cached is not None:

@@ -151,8 +151,8 @@ class DropLoss(nn.Module):
                              f'got {tuple(cls_score.shape)} and {tuple(labels.shape)}')
         outside = (labels < 0) | (labels > self.num_classes)
         if outside.any():
-            raise ValueError(f'DropLoss: labels must lie in [0, {self.num_classes}] ({self.num_classes} is background), '
-                             f'got {labels[outside][0].item()}')
+            raise ValueError(f'DropLoss: labels must lie in [0, {self.num_classes}] ({self.num_classes} is '
+                             f'background), got {labels[outside][0].item()}')
 
     def _read_frequencies(self, device: torch.device) -> None:
         if self.class_frequency is None:

@@ -1,4 +1,4 @@
-"""Links: how a logit x becomes the probability p of one class, and the two logarithms that a binary cross entropy needs.
+"""Links: how a logit x becomes the probability p of one class, and the two logarithms of a binary cross entropy.
 
 Each link has ``forward(x)`` → p, ``neg_log(x)`` → −log p and ``neg_log_complement(x)`` → −log(1 − p), for x of any
 shape. Half precisions are computed in float32; the result is float32 (float64 for float64), as a loss should be.
@@ -192,7 +192,7 @@ class _APAComplement(Function):
     def backward(ctx, grad: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
         x, lambda_, kappa = (t.detach().requires_grad_() for t in ctx.saved_tensors)
         to_x = torch.empty_like(x, memory_format=torch.contiguous_format, requires_grad=False)
-        to_lambda, to_kappa = torch.zeros_like(lambda_, requires_grad=False), torch.zeros_like(kappa, requires_grad=False)
+        to_lambda, to_kappa = (torch.zeros_like(parameter, requires_grad=False) for parameter in (lambda_, kappa))
         blocks = zip(*(t.reshape(-1).split(BLOCK) for t in (to_x, x.detach(), grad)))
         for to_x_part, x_part, grad_part in blocks:
             with torch.enable_grad():

@@ -3,13 +3,13 @@
 Letters: N maps, C channels in G groups, H x W pixels, s scale, k kernel size.
 
 The operator is a sum over k² shifted copies of the features, each weighted by one channel of the masks. It is computed
-as one small matrix product for each row of a map: the k input rows around it, flattened to (C, k·(W + k − 1)), a view of
-the padded map, times a banded matrix (k·(W + k − 1), s·W·s) that holds the masks, make the s output rows. Maps are
+as one small matrix product for each row of a map: the k input rows around it, flattened to (C, k·(W + k − 1)), a view
+of the padded map, times a banded matrix (k·(W + k − 1), s·W·s) that holds the masks, make the s output rows. Maps are
 stacked below one another, so that one batched product serves many. The band wastes (W + k − 1)/k of the arithmetic, and
 wins by far. Forward + backward, the better of two, of 256 x 256 x 14 x 14, k = 5, s = 2 on one core of a shared 2-core
 Xeon (PyTorch 2.13 CPU, float32); of the peak, 0.45 GiB are the results and their gradients:
 
-    this                                0.8 s      @@ GiB
+    this                                0.8 s      0.7 GiB
     unfold + matmul, 4 maps at a time   5.3 s      0.6 GiB
     unfold + matmul, all at once        6.6 s      3.0 GiB
     loop over the 25 shifts              26 s      1.1 GiB
@@ -25,8 +25,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-STACK = 256  # rows at a time. With both cores shared each step waits 10 ms for the other thread: 3 s by 256, 35 s by 16
-TILE = 16  # columns at a time, bounds the zeros in the band: 100 x 152 maps take 0.34 s; 0.49 s by 32, 1.3 s by 64
+STACK = 256  # rows at a time: a step may wait 10 ms for a thread on a shared core, in all 3 s by 256 rows, 35 s by 16
+TILE = 16  # columns at a time, bounds the zeros in the band: two 100 x 152 maps take 0.7 s, by 64 columns 1.1 s
 
 
 def carafe(features: Tensor, masks: Tensor, kernel_size: int, group_size: int, scale_factor: int) -> Tensor:

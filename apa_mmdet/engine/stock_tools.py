@@ -1,0 +1,56 @@
+"""Starts MMDetection's own command-line tools, which its package carries."""
+import os
+import runpy
+import sys
+from pathlib import Path
+from typing import Dict
+
+import mmdet
+
+# part of a missing path → what to do about it
+HINTS: Dict[str, str] = {
+    'tiny_lvis': 'make the data set with: python tools/make_tiny_lvis.py',
+    'lvis_v1': 'download LVIS v1 (annotations) and COCO 2017 (train2017 and val2017) and put them under '
+               'data/lvis_v1/{annotations,train2017,val2017}; to try things out without them, '
+               'python tools/make_tiny_lvis.py makes a small data set for configs/tiny_lvis',
+}
+
+
+def stock_tool(name: str) -> Path:
+    """Path of MMDetection's tool ``name``, e.g. ``train.py``.
+
+    Raises:
+        FileNotFoundError: if the installed mmdet does not carry it.
+    """
+    package = Path(mmdet.__file__).parent
+    for folder in (package / '.mim' / 'tools', package.parent / 'tools'):  # installed; a source tree
+        if (folder / name).is_file():
+            return folder / name
+    raise FileNotFoundError(f'mmdet {mmdet.__version__} in {package} does not carry tools/{name}')
+
+
+def run(name: str) -> None:
+    """Run MMDetection's Python tool ``name`` with this process's arguments.
+
+    A missing file ends it with one line that says what is missing and what to do, instead of a traceback.
+    """
+    # the tool finds its config relative to the working directory, and imports apa_mmdet through the config
+    try:
+        runpy.run_path(str(stock_tool(name)), run_name='__main__')
+    except FileNotFoundError as error:
+        sys.exit(explain(error))
+
+
+def explain(error: FileNotFoundError) -> str:
+    """One line for a missing file: what is missing and, where it is known, what to do about it.
+
+    Example:
+        >>> explain(FileNotFoundError(2, 'No such file or directory', 'data/tiny_lvis/annotations/a.json'))
+        'missing: data/tiny_lvis/annotations/a.json; make the data set with: python tools/make_tiny_lvis.py'
+    """
+    if error.filename is None:  # raised with a sentence of its own, or handed on by a worker process
+        message = str(error).strip().splitlines()[-1].removeprefix('FileNotFoundError: ')
+    else:
+        message = f'missing: {os.fspath(error.filename)}'
+    hint = next((hint for part, hint in HINTS.items() if part in message), None)
+    return f'{message}; {hint}' if hint else message

@@ -1,0 +1,140 @@
+"""Every config parses and builds; the recipes are the published ones; baselines differ where they should and nowhere else."""
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+from apa_mmdet.datasets.tiny_lvis import CATEGORIES
+from apa_mmdet.models.activations import AGLU, APA
+from apa_mmdet.models.losses import DropLoss
+from apa_mmdet.models.roi_heads import LearnableNormedConv2d
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / 'configs').glob('[!_]*/*.py'))
+FLAGSHIP = 'configs/lvis/mask_rcnn_se_r50_apa.py'
+TINY = 'configs/tiny_lvis/mask_rcnn_se_r18_apa.py'
+
+
+def load(name):
+    return Config.fromfile(ROOT / name)
+
+
+def build(cfg):
+    init_default_scope('mmdet')
+    return MODELS.build(cfg.model)
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_parses_builds_and_finds_itself_after_a_dump(name, tmp_path):
+    cfg = load(name)
+    assert cfg.custom_imports.imports == ['apa_mmdet'], 'the stock tools would not find the modules'
+    build(cfg)
+    cfg.dump(tmp_path / 'dumped.py')
+    assert Config.fromfile(tmp_path / 'dumped.py').model == cfg.model
+
+
+def differences(a, b, path=''):
+    """Dotted names of what two configs do not share."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return sorted(d for key in {*a, *b} for d in differences(a.get(key), b.get(key), f'{path}.{key}' if path else key))
+    return [] if a == b else [path]
+
+
+def test_the_flagship_is_the_published_recipe():
+    cfg = load(FLAGSHIP)
+    assert [s.oversample_thr for s in [cfg.train_dataloader.dataset]] == [1e-3]
+    assert cfg.train_dataloader.dataset.type == 'ClassBalancedDataset' and cfg.train_dataloader.batch_size == 2
+    assert cfg.train_dataloader.dataset.dataset.type == 'LVISV1Dataset' and cfg.auto_scale_lr.base_batch_size == 16
+    optimizer = cfg.optim_wrapper.optimizer
+    assert (optimizer.type, optimizer.lr, optimizer.momentum, optimizer.weight_decay) == ('SGD', .02, .9, 1e-4)
+    warmup, steps = cfg.param_scheduler
+    assert (warmup.type, warmup.start_factor, warmup.end, warmup.by_epoch) == ('LinearLR', .001, 500, False)
+    assert (steps.type, steps.milestones, steps.gamma, cfg.train_cfg.max_epochs) == ('MultiStepLR', [16, 22], .1, 24)
+    resize = cfg.train_dataloader.dataset.dataset.pipeline[2]
+    assert resize.scales == [(1333, side) for side in range(640, 801, 32)]
+    test = cfg.model.test_cfg.rcnn
+    assert (test.score_thr, test.nms.iou_threshold, test.max_per_img, test.mask_thr_binary) == (1e-4, .3, 300, .4)
+    backbone = cfg.model.backbone
+    assert (backbone.type, backbone.depth, backbone.frozen_stages, backbone.norm_eval) == ('SEResNet', 50, 1, True)
+
+
+def test_the_flagship_model():
+    model = build(load(FLAGSHIP))
+    head, mask = model.roi_head.bbox_head, model.roi_head.mask_head
+    assert head.fc_cls.weight.shape == (1203, 1024) and isinstance(head.loss_cls, DropLoss)
+    assert isinstance(mask.conv_logits, LearnableNormedConv2d) and mask.conv_logits.weight.shape == (1203, 256, 1, 1)
+    assert {k: tuple(v.shape) for k, v in mask.upsample.state_dict().items() if k.endswith('weight')} == {
+        'channel_compressor.weight': (64, 256, 1, 1), 'content_encoder.weight': (100, 64, 3, 3)}
+    assert any(isinstance(m, AGLU) for m in model.modules()) and any(isinstance(m, APA) for m in model.modules())
+
+
+def test_the_flagships_initial_weights():
+    cfg = load(FLAGSHIP)
+    cfg.model.backbone.init_cfg = None
+    model = build(cfg)
+    model.init_weights()
+    head = model.roi_head.bbox_head
+    assert (head.fc_cls.weight == .001).all() and (head.fc_cls.bias == -2).all()
+    assert head.fc_reg.weight.std().item() == pytest.approx(.001, rel=.01)
+    for fc in head.shared_fcs:
+        bound = (6 / (fc.in_features + fc.out_features))**.5
+        assert fc.weight.abs().max().item() == pytest.approx(bound, rel=.01) and (fc.bias == 0).all()
+    assert model.roi_head.mask_head.conv_logits.temperature.item() == 4.5
+
+
+def test_class_frequencies_of_lvis_drop_815_classes():
+    loss = build(load(FLAGSHIP)).roi_head.bbox_head.loss_cls
+    loss(torch.zeros(1, 1203), torch.tensor([1203]))
+    assert loss.dropped.sum() == 815
+
+
+def test_no_decay_on_lambda_and_kappa():
+    from mmengine.optim import build_optim_wrapper
+    cfg = load(TINY)
+    model = build(cfg)
+    groups = build_optim_wrapper(model, cfg.optim_wrapper).param_groups
+    names = {id(p): n for n, p in model.named_parameters()}
+    undecayed = {names[id(p)] for g in groups if g['weight_decay'] == 0 for p in g['params']}
+    assert undecayed == {n for n in names.values() if n.endswith(('.lambda_', '.kappa'))}
+
+
+@pytest.mark.parametrize('leaf, base, changed', [
+    ('lvis/mask_rcnn_se_r101_apa.py', 'lvis/mask_rcnn_se_r50_apa.py',
+     ['backbone.depth', 'backbone.init_cfg', 'roi_head.mask_head.predictor_cfg', 'roi_head.mask_head.upsample_cfg']),
+    ('lvis/mask_rcnn_se_r50_relu_gol.py', 'lvis/mask_rcnn_se_r50_apa.py',
+     ['backbone.act_cfg', 'backbone.init_cfg', 'backbone.se_cfg']),
+    ('lvis/mask_rcnn_se_r50_relu_softmax.py', 'lvis/mask_rcnn_se_r50_relu_gol.py',
+     ['roi_head.bbox_head.init_cfg', 'roi_head.bbox_head.loss_cls']),
+    ('tiny_lvis/mask_rcnn_se_r18_relu_softmax.py', 'tiny_lvis/mask_rcnn_se_r18_apa.py',
+     ['backbone.act_cfg', 'backbone.se_cfg', 'roi_head.bbox_head.init_cfg', 'roi_head.bbox_head.loss_cls']),
+])
+def test_a_leaf_is_its_difference(leaf, base, changed):
+    leaf, base = load(f'configs/{leaf}'), load(f'configs/{base}')
+    found = {'.'.join(d.split('.')[:3 if d.startswith('roi_head') else 2]) for d in differences(leaf.model, base.model)}
+    assert sorted(found) == changed
+    leaf.pop('model'), base.pop('model')
+    assert differences(leaf._cfg_dict, base._cfg_dict) == []
+
+
+def test_the_baseline_has_nothing_adaptive():
+    for name in ('relu_gol', 'relu_softmax'):
+        model = build(load(f'configs/lvis/mask_rcnn_se_r50_{name}.py'))
+        assert not [n for n, _ in model.named_parameters() if n.endswith(('.lambda_', '.kappa'))]
+    assert model.roi_head.bbox_head.fc_cls.out_features == 1204
+
+
+def test_the_tiny_config_names_the_classes_that_are_drawn():
+    assert tuple(load(TINY).metainfo.classes) == CATEGORIES
+
+
+def test_the_class_frequency_file_is_in_the_order_of_the_labels():
+    from mmdet.datasets import LVISV1Dataset
+    content = json.loads((ROOT / 'configs/_base_/datasets/lvis_v1_class_frequency.json').read_text())
+    names = [c['name'] for c in content['categories']]
+    other = [pair for pair in zip(names, LVISV1Dataset.METAINFO['classes'], strict=True) if pair[0] != pair[1]]
+    assert other == [('speaker_(stero_equipment)', 'speaker_(stereo_equipment)')]  # LVIS's slip, mended by mmdet
+    assert [c['id'] for c in content['categories']] == list(range(1, 1204))

@@ -1,0 +1,53 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from apa_mmdet.engine import stock_tools
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize('name', ['train.py', 'test.py', 'dist_train.sh', 'dist_test.sh', 'slurm_train.sh'])
+def test_mmdet_carries_the_tool_and_ours_starts_it(name):
+    assert stock_tools.stock_tool(name).is_file()
+    assert name in (ROOT / 'tools' / name).read_text()
+
+
+def test_a_tool_that_mmdet_does_not_carry():
+    with pytest.raises(FileNotFoundError, match='does not carry tools/fly.py'):
+        stock_tools.stock_tool('fly.py')
+
+
+def test_every_option_is_the_stock_tools(tmp_path):
+    ours = subprocess.run([sys.executable, ROOT / 'tools/train.py', '--help'], capture_output=True, text=True)
+    theirs = subprocess.run([sys.executable, stock_tools.stock_tool('train.py'), '--help'], capture_output=True, text=True)
+    assert '--auto-scale-lr' in ours.stdout and ours.stdout == theirs.stdout
+
+
+@pytest.mark.parametrize('error, line', [
+    (FileNotFoundError(2, 'No such file', 'data/lvis_v1/annotations/lvis_v1_train.json'),
+     'missing: data/lvis_v1/annotations/lvis_v1_train.json; download LVIS v1'),
+    (FileNotFoundError('Caught FileNotFoundError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n'
+                       "  File x\nFileNotFoundError: [Errno 2] No such file or directory: 'data/tiny_lvis/train2017/1.jpg'\n"),
+     "[Errno 2] No such file or directory: 'data/tiny_lvis/train2017/1.jpg'; make the data set with"),
+    (FileNotFoundError('pretrained weights are not there'), 'pretrained weights are not there'),
+    (FileNotFoundError(2, 'No such file', 'somewhere.json'), 'missing: somewhere.json'),
+])
+def test_a_missing_file_gets_one_line(error, line):
+    explained = stock_tools.explain(error)
+    assert explained.startswith(line) and '\n' not in explained
+
+
+@pytest.mark.parametrize('config, options, line', [
+    ('configs/lvis/mask_rcnn_se_r50_apa.py', [], 'missing: data/lvis_v1/annotations/lvis_v1_train.json; download LVIS v1'),
+    ('configs/tiny_lvis/mask_rcnn_se_r18_apa.py', [],
+     'missing: data/tiny_lvis/annotations/lvis_v1_train.json; make the data set with: python tools/make_tiny_lvis.py'),
+])
+def test_training_without_data_ends_with_one_line(config, options, line, tmp_path):
+    run = subprocess.run([sys.executable, ROOT / 'tools/train.py', ROOT / config, *options], capture_output=True, text=True,
+                         cwd=tmp_path)
+    assert run.returncode == 1
+    assert run.stderr.strip().splitlines()[-1].startswith(line)
+    assert 'Traceback' not in run.stderr
