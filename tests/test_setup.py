@@ -1,0 +1,64 @@
+"""What set-up says when it cannot go on. (That it works is shown by these tests running.)"""
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from apa_mmdet import compat
+
+ROOT = Path(__file__).parents[1]
+
+
+def set_up(venv, **env):
+    return subprocess.run([ROOT / 'tools/setup_env.sh', venv], env=dict(os.environ, **env), capture_output=True, text=True)
+
+
+@pytest.fixture
+def old_python(tmp_path):
+    path = tmp_path / 'python3.8'
+    path.write_text('#!/bin/sh\n[ "$1" = -V ] && echo Python 3.8.1\nexit 1\n')
+    path.chmod(0o755)
+    return path
+
+
+def test_an_old_python_is_named_and_the_way_out_too(tmp_path, old_python):
+    run = set_up(tmp_path / 'venv', PYTHON=str(old_python))
+    assert run.returncode == 1
+    assert f'{old_python} is Python 3.8.1, but the pinned versions need Python 3.11: name one with PYTHON=' in run.stderr
+    assert 'run the same command again' in run.stderr
+
+
+def test_a_failed_install_names_the_step_and_shows_the_log(tmp_path):
+    run = set_up(tmp_path / 'venv', TORCH='torch==0.0.0 --no-index')
+    assert run.returncode == 1
+    assert 'set-up stopped while: installing torch==0.0.0 --no-index' in run.stderr
+    assert 'No matching distribution found for torch==0.0.0' in run.stderr
+    # and once it is mended, the environment that was begun is used
+    again = set_up(tmp_path / 'venv', TORCH='torch==0.0.0 --no-index')
+    assert 'creating the environment' in run.stdout and 'creating the environment' not in again.stdout
+
+
+def test_no_compiler_is_said_before_anything_is_fetched(tmp_path):
+    tools = tmp_path / 'bin'
+    tools.mkdir()
+    for tool in ('bash', 'dirname', 'grep', 'cat', 'mktemp', 'rm', 'tee', 'ls', 'env'):
+        (tools / tool).symlink_to(shutil.which(tool))
+    venv = tmp_path / 'venv/bin'
+    venv.mkdir(parents=True)
+    (venv / 'python').write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (venv / 'python').chmod(0o755)
+    run = subprocess.run([ROOT / 'tools/build_mmcv.sh', venv.parent], capture_output=True, text=True,
+                         env=dict(os.environ, PATH=str(tools), MMCV_CACHE=str(tmp_path / 'cache')))
+    assert run.returncode == 1 and 'no g++ found: install a C++17 compiler' in run.stderr
+
+
+def test_the_pins_lie_in_the_supported_ranges():
+    pins = dict(re.findall(r'^([\w-]+)==(\S+)$', (ROOT / 'requirements.txt').read_text(), re.M))
+    compat.check_host_versions(pins.__getitem__)
+    for package, (first, end) in compat.SUPPORTED.items():
+        wanted = f'{package}>={first}' + (f',<{end}' if end else '')
+        assert wanted in (ROOT / 'setup.py').read_text(), f'setup.py and compat.py differ on {package}'

@@ -1,0 +1,229 @@
+"""The tools as a user starts them: real processes, real data, real metrics."""
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from apa_mmdet.datasets.tiny_lvis import make_tiny_lvis
+from apa_mmdet.engine.stock_tools import stock_tool
+
+ROOT = Path(__file__).parents[1]
+TINY = ROOT / 'configs/tiny_lvis/mask_rcnn_se_r18_apa.py'
+BASELINE = ROOT / 'configs/tiny_lvis/mask_rcnn_se_r18_relu_softmax.py'
+FLAGSHIP = ROOT / 'configs/lvis/mask_rcnn_se_r50_apa.py'
+OWN = ROOT / 'configs/own_data/mask_rcnn_se_r18_apa.py'
+
+
+def start(*command, cwd, **env):
+    path = f'{Path(sys.executable).parent}:{os.environ["PATH"]}'  # as in the activated environment
+    env = dict(os.environ, PATH=path, OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore', **env)
+    run = subprocess.run([str(c) for c in command], cwd=cwd, env=env, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+    return run.stdout + run.stderr
+
+
+def python(*command, cwd, **env):
+    return start(sys.executable, *command, cwd=cwd, **env)
+
+
+@pytest.fixture(scope='module')
+def tiny(tmp_path_factory):
+    """A folder with a small data/tiny_lvis in it."""
+    folder = tmp_path_factory.mktemp('tiny')
+    make_tiny_lvis(folder / 'data/tiny_lvis', train=16, val=6, size=(96, 96), seed=0, progress=False)
+    return folder
+
+
+ONE_EPOCH = ['--cfg-options', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1', 'train_dataloader.dataset.oversample_thr=1e-5',
+             'model.test_cfg.rcnn.score_thr=1e-5', 'default_hooks.logger.interval=1']
+
+
+@pytest.fixture(scope='module')
+def trained(tiny):
+    """The work dir of one epoch of the tiny config, made by our tools/train.py."""
+    log = python(ROOT / 'tools/train.py', TINY, '--work-dir', 'work', *ONE_EPOCH, cwd=tiny)
+    assert 'lvis/segm_APr' in log
+    return tiny / 'work'
+
+
+def test_training_logs_the_losses_and_writes_a_checkpoint(trained):
+    lines = [json.loads(line) for line in next(trained.glob('*/vis_data/scalars.json')).read_text().splitlines()]
+    steps = [line for line in lines if 'loss' in line]
+    assert len(steps) == 2
+    assert {'loss_cls', 'loss_bbox', 'loss_mask', 'loss_rpn_cls', 'loss_rpn_bbox', 'acc_classes'} <= set(steps[0])
+    assert all(torch.tensor(step['loss']).isfinite() for step in steps)
+    checkpoint = torch.load(trained / 'epoch_1.pth', weights_only=True)
+    assert checkpoint['meta']['epoch'] == 1 and 'backbone.layer1.0.act_conv1.lambda_' in checkpoint['state_dict']
+
+
+@pytest.mark.parametrize('tool', [ROOT / 'tools/test.py', stock_tool('test.py')], ids=['ours', "mmdet's"])
+def test_testing_gives_the_training_runs_own_figures_and_a_report(tiny, trained, tool):
+    python(tool, TINY, trained / 'epoch_1.pth', '--work-dir', 'work', *ONE_EPOCH[:1], *ONE_EPOCH[4:5], cwd=tiny)
+    tested = json.loads(sorted(trained.glob('*/*.json'))[-1].read_text())
+    validated = json.loads(next(trained.glob('*/vis_data/scalars.json')).read_text().splitlines()[-1])
+    keys = [f'lvis/{kind}_{ap}' for kind in ('bbox', 'segm') for ap in ('AP', 'APr', 'APc', 'APf')]
+    assert [tested[k] for k in keys] == [validated[k] for k in keys]
+    said = python(ROOT / 'tools/report.py', 'work', '--images', '3', cwd=tiny)
+    assert re.search(r'\| *mask *\|', said) and 'work/predictions.png' in said
+    import cv2
+    picture = cv2.imread(str(trained / 'predictions.png'))
+    assert picture.shape[0] > 2 * 480 and picture.shape[1] > 4 * 480 and picture.std() > 20
+
+
+def test_training_resumes_where_it_stopped(tiny, trained):
+    options = [o.replace('max_epochs=1', 'max_epochs=2') for o in ONE_EPOCH]
+    shutil.copytree(trained, tiny / 'resumed')
+    (tiny / 'resumed/last_checkpoint').write_text(str(tiny / 'resumed/epoch_1.pth'))
+    log = python(ROOT / 'tools/train.py', TINY, '--work-dir', 'resumed', '--resume', *options, cwd=tiny)
+    assert 'resumed epoch: 1, iter: 2' in log
+    first = torch.load(trained / 'epoch_1.pth', weights_only=True)
+    second = torch.load(tiny / 'resumed/epoch_2.pth', weights_only=True)
+    assert second['meta']['iter'] == 4
+    assert {s['step'].item() for s in second['optimizer']['state'].values()} == {4.}
+    name = 'backbone.layer2.0.act_out.lambda_'
+    assert not torch.equal(first['state_dict'][name], second['state_dict'][name]), 'λ is not learnt'
+
+
+def test_mmdets_own_train_works_from_elsewhere_with_our_baseline(tiny):
+    log = python(stock_tool('train.py'), BASELINE, '--work-dir', 'elsewhere', *ONE_EPOCH, cwd=tiny)
+    assert 'lvis/bbox_APf' in log and 'acc: ' in log
+
+
+def test_bfloat16(tiny, monkeypatch):
+    """MMEngine's AmpOptimWrapper wants an accelerator, so the step is taken by hand."""
+    monkeypatch.chdir(tiny)
+    cfg = Config.fromfile(TINY)
+    cfg.work_dir = str(tiny / 'bfloat16')
+    cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
+    runner = Runner.from_cfg(cfg)
+    data = next(iter(runner.build_dataloader(cfg.train_dataloader)))
+    losses = {}
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        model = runner.model.train()
+        with torch.autocast('cpu', dtype=torch.bfloat16, enabled=enabled):
+            parsed, _ = model.parse_losses(model(**model.data_preprocessor(data, True), mode='loss'))
+        model.zero_grad()
+        parsed.backward()
+        losses[enabled] = parsed.item()
+        assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    assert losses[True] != losses[False] and losses[True] == pytest.approx(losses[False], rel=.05)
+
+
+def test_saved_and_loaded_the_outputs_are_the_same(tiny, trained):
+    from mmdet.apis import inference_detector, init_detector
+    image = str(next((tiny / 'data/tiny_lvis/val2017').iterdir()))
+    results = []
+    for _ in range(2):
+        model = init_detector(str(TINY), str(trained / 'epoch_1.pth'), device='cpu', cfg_options={
+            'model.test_cfg.rcnn.score_thr': 1e-5, 'model.roi_head.bbox_head.loss_cls.class_frequency': 'no/such/file.json'})
+        results.append(inference_detector(model, image).pred_instances)
+    assert len(results[0]) > 0
+    for key in ('bboxes', 'scores', 'labels', 'masks'):
+        assert torch.equal(torch.as_tensor(results[0][key]), torch.as_tensor(results[1][key]))
+
+
+def test_two_processes(tiny):
+    log = start('bash', ROOT / 'tools/dist_train.sh', TINY, '2', '--work-dir', 'two', *ONE_EPOCH, 'env_cfg.dist_cfg.backend=gloo',
+                'train_dataloader.batch_size=4', cwd=tiny)
+    assert 'lvis/segm_AP' in log and "'world_size': 2" in log or 'GPU number: 2' in log
+
+
+def test_a_missing_image_ends_with_one_line(tmp_path):
+    make_tiny_lvis(tmp_path / 'data/tiny_lvis', train=2, val=1, size=(96, 96), progress=False)
+    gone = tmp_path / 'data/tiny_lvis/train2017/000000000001.jpg'
+    gone.unlink()
+    run = subprocess.run([sys.executable, ROOT / 'tools/train.py', TINY, *ONE_EPOCH], cwd=tmp_path, capture_output=True, text=True)
+    last = run.stderr.strip().splitlines()[-1]
+    assert run.returncode == 1 and '000000000001.jpg' in last and 'make_tiny_lvis' in last
+
+
+def in_lvis_v1_form(tiny):
+    """The tiny pictures as LVIS v1: its folder and its 1,203 categories, the first 48 of which are drawn."""
+    names = json.loads((ROOT / 'configs/_base_/datasets/lvis_v1_class_frequency.json').read_text())['categories']
+    for split in ('train', 'val'):
+        content = json.loads((tiny / f'data/tiny_lvis/annotations/lvis_v1_{split}.json').read_text())
+        content['categories'] = [dict(c, synset=c['name'], synonyms=[c['name']], instance_count=1) for c in names]
+        folder = tiny / 'data/lvis_v1'
+        (folder / 'annotations').mkdir(parents=True, exist_ok=True)
+        (folder / f'annotations/lvis_v1_{split}.json').write_text(json.dumps(content))
+        if not (folder / f'{split}2017').exists():
+            (folder / f'{split}2017').symlink_to(tiny / f'data/tiny_lvis/{split}2017')
+
+
+def flagship_cfg(tiny, work_dir):
+    """The flagship itself: only where the data lie, the size of the pictures and the length of the run are changed."""
+    in_lvis_v1_form(tiny)
+    cfg = Config.fromfile(FLAGSHIP)
+    cfg.work_dir = str(work_dir)
+    cfg.model.backbone.init_cfg = None
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.update(num_workers=0, persistent_workers=False)
+        dataset = loader.dataset.get('dataset', loader.dataset)
+        dataset.data_root = str(tiny / 'data/lvis_v1')
+        dataset.indices = 4 if loader is cfg.train_dataloader else 2
+        for step in dataset.pipeline:
+            if step.type == 'RandomChoiceResize':
+                step.scales = [(256, 256), (320, 256)]
+            if step.type == 'Resize':
+                step.scale = (256, 256)
+    for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
+        evaluator.ann_file = str(tiny / 'data/lvis_v1/annotations/lvis_v1_val.json')
+    cfg.train_cfg.update(max_epochs=1, val_interval=1)
+    cfg.default_hooks.logger.interval = 1
+    return cfg
+
+
+def test_the_flagship_trains_two_steps_evaluates_and_loads_again(tiny, tmp_path):
+    cfg = flagship_cfg(tiny, tmp_path / 'work')
+    cfg.param_scheduler.pop(0)  # two steps of the warm-up would move λ by less than a float32
+    runner = Runner.from_cfg(cfg)
+    runner.model.init_weights()
+    before = {n: p.detach().clone() for n, p in runner.model.named_parameters()}
+    runner.train()
+    assert runner.iter == 2
+    scalars = runner.message_hub.log_scalars
+    for name in ('loss_cls', 'loss_bbox', 'loss_mask', 'acc_classes'):
+        assert len(scalars[f'train/{name}'].data[0]) == 2
+        assert torch.tensor(scalars[f'train/{name}'].data[0]).isfinite().all()
+    metrics = {k for k in scalars if k.startswith('val/lvis/')}
+    assert {'val/lvis/bbox_AP', 'val/lvis/segm_AP', 'val/lvis/segm_APr'} <= metrics
+    moved = {n for n, p in runner.model.named_parameters() if not torch.equal(p, before[n])}
+    for name in ('backbone.layer2.0.act_conv1.lambda_', 'backbone.layer4.2.se.gate.kappa', 'roi_head.bbox_head.fc_cls.bias',
+                 'roi_head.mask_head.upsample.content_encoder.weight', 'roi_head.mask_head.conv_logits.temperature'):
+        assert name in moved
+    assert not [n for n in moved if n.startswith(('backbone.conv1', 'backbone.bn1', 'backbone.act_stem', 'backbone.layer1'))]
+
+    again = Runner.from_cfg(dict(flagship_cfg(tiny, tmp_path / 'again'), load_from=str(tmp_path / 'work/epoch_1.pth'),
+                                 experiment_name='again'))
+    again.load_or_resume()
+    data = next(iter(again.build_dataloader(again.cfg.test_dataloader)))
+    with torch.no_grad():
+        a, b = (r.model.eval() and r.model.test_step(data)[0].pred_instances for r in (runner, again))
+    assert len(a) == 300 and torch.equal(a.scores, b.scores) and torch.equal(a.masks, b.masks)
+
+
+def test_own_data_in_coco_format(tiny):
+    """The pictures of the tiny set under the three names of the example."""
+    own = tiny / 'own'
+    own.mkdir()
+    content = json.loads((tiny / 'data/tiny_lvis/annotations/lvis_v1_train.json').read_text())
+    names = ('date', 'fig', 'hazelnut')
+    coco = dict(
+        images=[dict(id=i['id'], width=i['width'], height=i['height'], file_name=i['coco_url'].split('/')[-1])
+                for i in content['images']],
+        annotations=[dict(a, category_id=a['category_id'] % 3 + 1, iscrowd=0) for a in content['annotations']],
+        categories=[dict(id=i + 1, name=name) for i, name in enumerate(names)])
+    (own / 'trainval.json').write_text(json.dumps(coco))
+    (own / 'images').symlink_to(tiny / 'data/tiny_lvis/train2017')
+    log = python(ROOT / 'tools/train.py', OWN, '--work-dir', 'own_work', '--cfg-options', 'train_cfg.max_epochs=1',
+                 'train_cfg.val_interval=1', 'model.test_cfg.rcnn.score_thr=1e-5', cwd=tiny, DATA_ROOT=f'{own}/')
+    assert 'coco/segm_mAP' in log
