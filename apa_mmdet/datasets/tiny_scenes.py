@@ -15,7 +15,7 @@ import numpy as np
 SUPERSAMPLE = 4
 SIZE_RANGE = (0.12, 0.5)  # longer side of an object / shorter side of the picture, drawn log-uniformly
 MIN_EXTENT = 16  # pixels; under it stripes and dots melt into one colour
-MIN_VISIBLE = 0.45  # of an object's area; less, and star and gear can no longer be told apart
+MIN_VISIBLE = 0.45  # of an object's area; less, and square and cross can no longer be told apart
 MIN_SEEN = 90  # square pixels; what a small object shows at least (small thin ones are hardly ever occluded)
 RIM = 9  # fine pixels; twice the width of the dark rim of an object
 MIN_PIECE = 4  # square pixels; smaller crumbs of an occluded object are left out of its polygons
@@ -53,16 +53,11 @@ def _points(*flat):
     return np.array(flat, float).reshape(-1, 2)
 
 
-# A second contour is a hole. No two shapes are the same under rotation, a shear of 0.15 and an aspect of 1.15:
-# the diamond is therefore half as wide as it is long (or it would be a square on its corner).
+# A second contour is a hole. No two shapes are the same under rotation, a shear of 0.15 and an aspect of 1.15.
 SHAPES = dict(
-    arrow=[_points(-1, -.24, 0, -.24, 0, -.7, 1, 0, 0, .7, 0, .24, -1, .24)],
-    bolt=[_points(0, -1, -.7, .25, -.14, .25, -.4, 1, .7, -.3, .14, -.3, .6, -1)],
     crescent=[np.concatenate([_arc(50, 310), _arc(-75.3, -284.7, radius=.792, centre=.442)])],
     cross=[_points(-.3, -1, .3, -1, .3, -.3, 1, -.3, 1, .3, .3, .3, .3, 1, -.3, 1, -.3, .3, -1, .3, -1, -.3, -.3, -.3)],
-    diamond=[_points(-1, 0, 0, -.48, 1, 0, 0, .48)],
     disk=[_arc(0, 351)],
-    gear=[_spikes(8, .7, .56, .38)],
     heart=[_heart()],
     ring=[_arc(0, 351), _arc(0, 351, radius=.55)],
     square=[_points(-.7, -.7, .7, -.7, .7, .7, -.7, .7)],
@@ -73,11 +68,13 @@ SHAPES = dict(
 # ---------------------------------------------------------------- appearances: a surface on a colour family
 
 # name: (hue in degrees, hue jitter, value range, (saturation, value) of the second colour).
-# The hues lie 50 degrees or more apart, so moderate hue jitter in training leaves them distinct.
+# The hues lie 48 degrees or more apart, so moderate hue jitter in training leaves them distinct.
 APPEARANCES = {
     'checkered_yellow': (52, 5, (.88, 1.), (.6, .22)),
     'dotted_blue': (222, 8, (.7, .95), (.12, 1.)),
     'plain_green': (125, 10, (.55, .85), None),
+    'plain_purple': (290, 8, (.6, .9), None),
+    'striped_cyan': (174, 6, (.75, .95), (.3, .25)),
     'striped_red': (358, 6, (.75, .95), (.06, 1.)),
 }
 

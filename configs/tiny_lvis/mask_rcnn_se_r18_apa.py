@@ -39,9 +39,8 @@ data_root = 'data/tiny_lvis/'
 metainfo = dict(
     classes=sorted(
         f'{surface}_{shape}'
-        for surface in ('checkered_yellow', 'dotted_blue', 'plain_green', 'striped_red')
-        for shape in ('arrow', 'bolt', 'crescent', 'cross', 'diamond', 'disk', 'gear', 'heart', 'ring',
-                      'square', 'star', 'triangle')))
+        for surface in ('checkered_yellow', 'dotted_blue', 'plain_green', 'plain_purple', 'striped_cyan', 'striped_red')
+        for shape in ('crescent', 'cross', 'disk', 'heart', 'ring', 'square', 'star', 'triangle')))
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),

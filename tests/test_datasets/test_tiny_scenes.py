@@ -38,7 +38,7 @@ def test_a_ring_keeps_its_hole():
 def test_what_is_in_front_hides_what_is_behind_but_never_too_much():
     shares = []
     for seed in range(30):
-        _, seen = picture_of([('disk', 'dotted_blue'), ('square', 'plain_green'), ('gear', 'striped_red')] * 2,
+        _, seen = picture_of([('disk', 'dotted_blue'), ('square', 'plain_green'), ('cross', 'striped_red')] * 2,
                              (128, 128), seed)
         total = sum(decode([p.reshape(-1) for p in part.polygons], 128, 128).astype(int) for part in seen)
         assert (total > 1).mean() < 0.01  # but for seams, no pixel belongs to two
@@ -50,7 +50,7 @@ def test_what_is_in_front_hides_what_is_behind_but_never_too_much():
 @pytest.mark.parametrize('size', [(64, 64), (64, 200), (300, 150)])
 def test_crowded_scenes_find_room_at_any_size(size):
     for seed in range(5):
-        picture, seen = picture_of([('bolt', 'dotted_blue'), ('ring', 'plain_green'), ('star', 'striped_red')] * 2,
+        picture, seen = picture_of([('crescent', 'dotted_blue'), ('ring', 'plain_green'), ('star', 'striped_red')] * 2,
                                    size, seed)
         assert picture.shape == (size[1], size[0], 3) and picture.dtype == np.uint8
         assert len(seen) == 6

@@ -1,4 +1,4 @@
-"""apa_mmdet.ops: the functions against 60-digit arithmetic, the textbook formula and finite differences."""
+"""The functions of apa_mmdet.ops and their backend: 60-digit arithmetic, the textbook formula, finite differences."""
 import numpy as np
 import pytest
 import torch
