@@ -14,6 +14,7 @@ import numpy as np
 
 SUPERSAMPLE = 4
 SIZE_RANGE = (0.12, 0.5)  # longer side of an object / shorter side of the picture, drawn log-uniformly
+TILT = np.radians(20)  # a few hundred steps from random weights do not learn shapes under every rotation
 MIN_EXTENT = 16  # pixels; under it stripes and dots melt into one colour
 MIN_VISIBLE = 0.45  # of an object's area; less, and square and cross can no longer be told apart
 MIN_SEEN = 90  # square pixels; what a small object shows at least (small thin ones are hardly ever occluded)
@@ -53,7 +54,7 @@ def _points(*flat):
     return np.array(flat, float).reshape(-1, 2)
 
 
-# A second contour is a hole. No two shapes are the same under rotation, a shear of 0.15 and an aspect of 1.15.
+# A second contour is a hole. The vertical axis points down.
 SHAPES = dict(
     crescent=[np.concatenate([_arc(50, 310), _arc(-75.3, -284.7, radius=.792, centre=.442)])],
     cross=[_points(-.3, -1, .3, -1, .3, -.3, 1, -.3, 1, .3, .3, .3, .3, 1, -.3, 1, -.3, .3, -1, .3, -1, -.3, -.3, -.3)],
@@ -61,8 +62,8 @@ SHAPES = dict(
     heart=[_heart()],
     ring=[_arc(0, 351), _arc(0, 351, radius=.55)],
     square=[_points(-.7, -.7, .7, -.7, .7, .7, -.7, .7)],
-    star=[_spikes(5, .42, 1, 0)],
-    triangle=[_arc(0, 240, 3)],
+    star=[_spikes(5, .42, 1, 0)[:, ::-1] * [1, -1]],
+    triangle=[_arc(-90, 150, 3)],
 )
 
 # ---------------------------------------------------------------- appearances: a surface on a colour family
@@ -162,7 +163,7 @@ def draw_ground(rng, w, h):
 
 def _transform(shape, extent, rng):
     """Turned, sheared, stretched contours whose longer side is ``extent`` pixels, centred on 0; and their matrix."""
-    angle, shear = rng.uniform(0, 2 * np.pi), rng.uniform(-.15, .15)
+    angle, shear = rng.uniform(-TILT, TILT), rng.uniform(-.15, .15)
     stretch = np.exp(rng.uniform(-1, 1) * np.log(1.15) / 2)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     matrix = turn @ np.array([[1, shear], [0, 1]]) @ np.diag([stretch, 1 / stretch])
