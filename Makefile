@@ -5,7 +5,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 DEMO := mask_rcnn_se_r18_apa
 CONFIG := configs/tiny_lvis/$(DEMO).py
 
-.PHONY: help setup demo test test-slow clean
+.PHONY: help setup demo test test-slow clean force
 
 help:
 	@echo 'make demo       train, test and picture a long-tailed instance segmenter (a quarter of an hour on 2 cores)'
@@ -17,7 +17,7 @@ help:
 setup: $(VENV)/.ready
 
 # TORCH, PYTHON and MMCV_CACHE are for this script, which explains them
-$(VENV)/.ready: requirements.txt setup.py tools/setup_env.sh tools/build_mmcv.sh
+$(VENV)/.ready: requirements.txt setup.py tools/setup_env.sh tools/build_mmcv.sh $(if $(TORCH),force)
 	tools/setup_env.sh $(VENV)
 	@touch $@
 

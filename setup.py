@@ -24,7 +24,6 @@ setup(
         'mmdet>=3.3.0,<4.0',
         'lvis>=0.5.3',
         'numpy',
-        'opencv-python-headless',
         'pycocotools',
         'tqdm',
         'setuptools<81',  # mmengine and mmcv import pkg_resources

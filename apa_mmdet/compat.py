@@ -62,13 +62,13 @@ def allow_mmengine_checkpoints() -> None:
     from mmengine.logging import HistoryBuffer
     if _release(torch.__version__) < (2, 6):
         return
-    multiarray = np._core.multiarray if hasattr(np, '_core') else np.core.multiarray
-    numpy_names = ['numpy._core.multiarray', 'numpy.core.multiarray']  # NumPy 2 and 1 write different ones
+    scalar, reconstruct = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]
+    modules = 'numpy._core.multiarray', 'numpy.core.multiarray'  # NumPy 2 and 1 write different ones
     torch.serialization.add_safe_globals([
         HistoryBuffer, np.dtype, np.ndarray,
         *(type(np.dtype(kind)) for kind in ('?', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4', 'f8')),
-        *((getattr(multiarray, name), f'{module}.{name}')
-          for module in numpy_names for name in ('scalar', '_reconstruct')),
+        *((scalar, f'{module}.scalar') for module in modules),
+        *((reconstruct, f'{module}._reconstruct') for module in modules),
         (history_buffer_method, 'builtins.getattr'),
     ])
 

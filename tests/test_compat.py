@@ -74,13 +74,18 @@ def test_the_real_getattr_and_eval_are_not_allow_listed():
     assert getattr not in allowed and eval not in allowed and exec not in allowed
 
 
-def test_user_defined_statistics_load(tmp_path):
-    @HistoryBuffer.register_statistics
-    def twice_the_last(self):
-        return 2 * self.current()
+def twice_the_last(buffer):
+    return 2 * buffer.current()
 
+
+def test_a_users_own_statistic_is_named_and_can_be_allowed(tmp_path):
+    HistoryBuffer.register_statistics(twice_the_last)
     try:
-        assert compat.history_buffer_method(HistoryBuffer, 'twice_the_last') is twice_the_last
+        path = saved(dict(logs=HistoryBuffer([1., 3.], [1, 1])), tmp_path / 'c.pth')
+        with pytest.raises(pickle.UnpicklingError, match='twice_the_last'):
+            torch.load(path)
+        with torch.serialization.safe_globals([twice_the_last]):
+            assert torch.load(path)['logs'].statistics('twice_the_last') == 6
     finally:
         del HistoryBuffer._statistics_methods['twice_the_last']
 

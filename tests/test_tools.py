@@ -229,5 +229,5 @@ def test_own_data_in_coco_format(tiny):
     (own / 'trainval.json').write_text(json.dumps(coco))
     (own / 'images').symlink_to(tiny / 'data/tiny_lvis/train2017')
     log = python(ROOT / 'tools/train.py', OWN, '--work-dir', 'own_work', '--cfg-options', 'train_cfg.max_epochs=1',
-                 'train_cfg.val_interval=1', 'model.test_cfg.rcnn.score_thr=1e-5', cwd=tiny, DATA_ROOT=f'{own}/')
+                 'train_cfg.val_interval=1', 'model.test_cfg.rcnn.score_thr=1e-5', cwd=tiny, DATA_ROOT=str(own))
     assert 'coco/segm_mAP' in log

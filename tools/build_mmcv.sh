@@ -15,13 +15,16 @@ pin=$(grep '^mmcv==' "$root/requirements.txt")
 version=${pin#mmcv==}
 
 build=$("$python" - <<'PY'
-import shutil, sys, torch
+import os, platform, sys, torch
 from torch.utils.cpp_extension import CUDA_HOME
-cuda = torch.cuda.is_available() and CUDA_HOME and shutil.which('nvcc')
-if torch.cuda.is_available() and not cuda:
-    print('A GPU is there, but no nvcc: mmcv gets its CPU operators alone. '
-          'Install the CUDA toolkit and run set-up again for the CUDA ones.', file=sys.stderr)
-print(f'torch{torch.__version__}-cp{sys.version_info.major}{sys.version_info.minor}-{"cuda" if cuda else "cpu"}')
+kind = 'cpu'
+if torch.cuda.is_available():
+    if CUDA_HOME and os.path.exists(os.path.join(CUDA_HOME, 'bin', 'nvcc')):
+        kind = 'cuda-sm' + os.environ.get('TORCH_CUDA_ARCH_LIST', '%d.%d' % torch.cuda.get_device_capability()).replace(' ', '_')
+    else:
+        print('There is a GPU, but no nvcc: mmcv gets its CPU operators alone. Hide the GPU from the tools with '
+              'CUDA_VISIBLE_DEVICES=, or install the CUDA toolkit and run set-up again.', file=sys.stderr)
+print(f'torch{torch.__version__}-cp{sys.version_info.major}{sys.version_info.minor}-{platform.machine()}-{kind}')
 PY
 )
 cache=${MMCV_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/apa_mmdet}/mmcv-$version-$build

@@ -10,6 +10,6 @@ if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('work_dir', help='folder of a run that was trained and tested')
     parser.add_argument('--images', type=int, default=8, help='test images in the picture (default: %(default)s)')
-    parser.add_argument('--score-thr', type=float, default=0.3, help='lowest score drawn (default: %(default)s)')
+    parser.add_argument('--score-thr', type=float, default=0.5, help='lowest score drawn (default: %(default)s)')
     arguments = parser.parse_args()
     print(report(arguments.work_dir, arguments.images, arguments.score_thr))

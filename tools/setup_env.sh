@@ -36,15 +36,21 @@ make_venv() {
     { echo 'python cannot make environments: on Debian and Ubuntu install the package python3-venv' | tee -a "$log" >&2; exit 1; }
 }
 
+find_nvcc() { command -v nvcc || ls "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" 2>/dev/null; }
+
 install_torch() {
   local pin; pin=$(grep '^torch==' "$root/requirements.txt")
+  TORCH=${TORCH:-$(cat "$venv/.torch" 2>/dev/null || true)}  # the choice of an earlier set-up stands
   if [ -z "${TORCH:-}" ] && quietly "$venv/bin/python" -c "
 import torch; assert torch.__version__.split('+')[0] == '${pin#torch==}'"; then return; fi
   if [ -n "${TORCH:-}" ]; then
     say "installing $TORCH"
     # shellcheck disable=SC2086  # TORCH may carry pip options
     pip install -c "$venv/constraints.txt" $TORCH
-  elif ! command -v nvidia-smi >/dev/null; then
+    echo "$TORCH" >"$venv/.torch"
+  elif ! command -v nvidia-smi >/dev/null || ! find_nvcc >/dev/null; then
+    command -v nvidia-smi >/dev/null &&
+      echo "               There is a GPU, but no nvcc to build mmcv's CUDA operators: everything is set up for the CPU."
     say "installing $pin (its CPU build where the index has one)"
     pip install -c "$venv/constraints.txt" "$pin+cpu" || pip install -c "$venv/constraints.txt" "$pin"
   else

@@ -17,7 +17,7 @@ from terminaltables import AsciiTable
 SIDE = 480  # pixels; smaller pictures are enlarged to it, or names would not be legible
 
 
-def report(work_dir: str, images: int = 8, score_thr: float = 0.3) -> str:
+def report(work_dir: str, images: int = 8, score_thr: float = 0.5) -> str:
     """Draw ``predictions.png`` into ``work_dir`` and return the closing words of a run.
 
     Args:
@@ -26,27 +26,25 @@ def report(work_dir: str, images: int = 8, score_thr: float = 0.3) -> str:
         score_thr: lowest score of a prediction that is drawn.
 
     Raises:
-        FileNotFoundError: if the folder holds no config, checkpoint or test result.
+        FileNotFoundError: if the folder holds no test result.
     """
-    folder = Path(work_dir)
-    config = _one_of(folder.glob('*.py'), f'{folder}: no config; was the run trained with tools/train.py?')
-    checkpoint = _one_of(folder.glob('last_checkpoint'), f'{folder}: no last_checkpoint').read_text().strip()
-    metrics = last_test(folder)
-    picture = folder / 'predictions.png'
-    draw_predictions(Config.fromfile(config), checkpoint, picture, images, score_thr)
+    result = last_test(Path(work_dir))
+    cfg = Config.fromfile(result.parent / 'vis_data' / 'config.py')
+    picture = Path(work_dir) / 'predictions.png'
+    draw_predictions(cfg, cfg.load_from, picture, images, score_thr)
     return '\n'.join([
-        metric_table(metrics), f'checkpoint  {checkpoint}', f'picture     {picture}',
-        f'next        python tools/test.py {config} {checkpoint} --show-dir pictures',
-        '            (every test image, under the run\'s last time stamp), or train your own:',
-        '            python tools/train.py configs/lvis/mask_rcnn_se_r50_apa.py'
+        metric_table(json.loads(result.read_text())), f'checkpoint  {cfg.load_from}', f'picture     {picture}',
+        f'next        every test image: python tools/test.py CONFIG {cfg.load_from} --show-dir pictures',
+        '            your own pictures: configs/own_data; LVIS: configs/lvis; both in the README'
     ])
 
 
-def last_test(folder: Path) -> Dict[str, float]:
-    """The metrics that the latest ``tools/test.py`` of a work dir wrote."""
-    # test.py writes <time>/<time>.json, train.py writes <time>/vis_data/
+def last_test(folder: Path) -> Path:
+    """The metrics that the latest ``tools/test.py`` of a work dir wrote: ``<time>/<time>.json``."""
     results = sorted(p for p in folder.glob('*/*.json') if p.stem == p.parent.name)
-    return json.loads(_one_of(results, f'{folder}: no test result; run tools/test.py first').read_text())
+    if not results:
+        raise FileNotFoundError(f'{folder}: no test result; run tools/train.py, then tools/test.py, with this work dir')
+    return results[-1]
 
 
 def metric_table(metrics: Dict[str, float]) -> str:
@@ -112,11 +110,3 @@ def _grid(pairs: List[np.ndarray], columns: int = 2, gap: int = 12) -> np.ndarra
         top, left = i // columns * height + gap, i % columns * width + gap
         sheet[top:top + pair.shape[0], left:left + pair.shape[1]] = pair
     return sheet
-
-
-def _one_of(paths, otherwise: str) -> Path:
-    """The last of some paths, by name."""
-    found = sorted(paths)
-    if not found:
-        raise FileNotFoundError(otherwise)
-    return found[-1]

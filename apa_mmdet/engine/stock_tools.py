@@ -1,5 +1,6 @@
 """Starts MMDetection's own command-line tools, which its package carries."""
 import os
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -7,12 +8,13 @@ from typing import Dict
 
 import mmdet
 
-# part of a missing path → what to do about it
+# what a missing path looks like → what to do about it
 HINTS: Dict[str, str] = {
-    'tiny_lvis': 'make the data set with: python tools/make_tiny_lvis.py',
-    'lvis_v1': 'download LVIS v1 (annotations) and COCO 2017 (train2017 and val2017) and put them under '
+    r'tiny_lvis/(annotations|train2017|val2017)/': 'make the data set with: python tools/make_tiny_lvis.py',
+    r'lvis_v1/(annotations|train2017|val2017)/': 'download LVIS v1 (annotations) and COCO 2017 (train2017 and val2017) and put them under '
                'data/lvis_v1/{annotations,train2017,val2017}; to try things out without them, '
                'python tools/make_tiny_lvis.py makes a small data set for configs/tiny_lvis',
+    r'trainval.json$': 'say where your data lie with DATA_ROOT=path/to/data, and in the config what its files are called',
 }
 
 
@@ -49,8 +51,8 @@ def explain(error: FileNotFoundError) -> str:
         'missing: data/tiny_lvis/annotations/a.json; make the data set with: python tools/make_tiny_lvis.py'
     """
     if error.filename is None:  # raised with a sentence of its own, or handed on by a worker process
-        message = str(error).strip().splitlines()[-1].removeprefix('FileNotFoundError: ')
+        message = (str(error).strip() or 'a file is missing').splitlines()[-1].removeprefix('FileNotFoundError: ')
     else:
         message = f'missing: {os.fspath(error.filename)}'
-    hint = next((hint for part, hint in HINTS.items() if part in message), None)
+    hint = next((hint for pattern, hint in HINTS.items() if re.search(pattern, message)), None)
     return f'{message}; {hint}' if hint else message

@@ -1,10 +1,10 @@
 # Your own data in COCO's format: a folder with annotations in trainval.json and pictures in images/. From random
-# weights on a CPU:    DATA_ROOT=path/to/data/ python tools/train.py configs/own_data/mask_rcnn_se_r18_apa.py
+# weights on a CPU:    DATA_ROOT=path/to/data python tools/train.py configs/own_data/mask_rcnn_se_r18_apa.py
 # Change: classes, the file names below, and for more than a handful of pictures the schedule.
 _base_ = '../tiny_lvis/mask_rcnn_se_r18_apa.py'
 
-data_root = '{{$DATA_ROOT:data/own/}}'
-annotations = data_root + 'trainval.json'
+data_root = '{{$DATA_ROOT:data/own}}'
+annotations = data_root + '/trainval.json'
 classes = ('date', 'fig', 'hazelnut')
 
 model = dict(

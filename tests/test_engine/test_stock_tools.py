@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,11 +34,32 @@ def test_every_option_is_the_stock_tools(tmp_path):
                        "  File x\nFileNotFoundError: [Errno 2] No such file or directory: 'data/tiny_lvis/train2017/1.jpg'\n"),
      "[Errno 2] No such file or directory: 'data/tiny_lvis/train2017/1.jpg'; make the data set with"),
     (FileNotFoundError('pretrained weights are not there'), 'pretrained weights are not there'),
-    (FileNotFoundError(2, 'No such file', 'somewhere.json'), 'missing: somewhere.json'),
+    (FileNotFoundError(2, 'No such file', '/photos/trainval.json'), 'missing: /photos/trainval.json; say where your data lie'),
 ])
 def test_a_missing_file_gets_one_line(error, line):
     explained = stock_tools.explain(error)
     assert explained.startswith(line) and '\n' not in explained
+
+
+@pytest.mark.parametrize('error, line', [
+    (FileNotFoundError(2, 'No such file', 'somewhere.json'), 'missing: somewhere.json'),
+    (FileNotFoundError('file "configs/tiny_lvis/mask.py" does not exist'), 'file "configs/tiny_lvis/mask.py" does not exist'),
+    (FileNotFoundError(), 'a file is missing'),
+])
+def test_no_hint_where_none_fits(error, line):
+    assert stock_tools.explain(error) == line
+
+
+def test_the_slurm_script_starts_the_stock_one(tmp_path):
+    """With an srun that prints what it was asked to start."""
+    (tmp_path / 'srun').write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / 'srun').chmod(0o755)
+    path = f'{tmp_path}:{Path(sys.executable).parent}:{os.environ["PATH"]}'
+    run = subprocess.run(['bash', ROOT / 'tools/slurm_train.sh', 'part', 'job', 'config.py', 'work', '--resume'],
+                         capture_output=True, text=True, env=dict(os.environ, PATH=path, GPUS='16'))
+    assert run.returncode == 0, run.stderr
+    assert '-p part --job-name=job' in run.stdout and '--ntasks=16' in run.stdout
+    assert run.stdout.strip().endswith('tools/train.py config.py --work-dir=work --launcher=slurm --resume')
 
 
 @pytest.mark.parametrize('config, options, line', [

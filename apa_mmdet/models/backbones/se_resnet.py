@@ -5,18 +5,17 @@ A *site* is a place in the network that has an activation: ``stem``; in each blo
 Every site holds a module of its own, ``act_<site>``.
 """
 from pathlib import Path
-from typing import Dict, Optional, Tuple, Union
+from typing import Container, Dict, Optional, Sequence, Tuple
 
 import torch.utils.checkpoint as cp
 from mmdet.models.backbones.resnet import BasicBlock, Bottleneck, ResNet
 from mmdet.models.layers import ResLayer
 from mmdet.registry import MODELS
+from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from ..activations import build_activation
 from ..layers import SELayer
-
-SITES = ('stem', 'conv1', 'conv2', 'out')
 
 
 class SEBlock:
@@ -98,8 +97,9 @@ class SEResNet(ResNet):
     Shape: (N, 3, H, W) → one (N, C_i, H/s_i, W/s_i) per ``out_indices``.
 
     Raises:
-        ValueError: for an unknown depth or site.
-        FileNotFoundError: in ``init_weights``, if the pretrained weights that ``init_cfg`` names are missing.
+        ValueError: for an unknown depth or site; in ``init_weights``, if the file that ``init_cfg`` names
+            holds other weights.
+        FileNotFoundError: in ``init_weights``, if there is no such file.
     """
 
     arch_settings = {
@@ -117,7 +117,7 @@ class SEResNet(ResNet):
                  **kwargs) -> None:
         if depth not in self.arch_settings:
             raise ValueError(f'{type(self).__name__}: unknown depth {depth}, choose from {list(self.arch_settings)}')
-        self.act_cfg = per_site(act_cfg)
+        self.act_cfg = per_site(act_cfg, ('stem', *self.arch_settings[depth][0].sites))
         self.se_cfg = se_cfg
         self.default_init = kwargs.get('init_cfg') is None and kwargs.get('pretrained') is None
         super().__init__(depth, **kwargs)
@@ -161,27 +161,34 @@ class SEResNet(ResNet):
         return self  # mmdet's returns None, so that net.eval() could not be chained
 
     def init_weights(self) -> None:
-        init_cfg = self.init_cfg if isinstance(self.init_cfg, dict) else {}
-        if init_cfg.get('type') == 'Pretrained':
-            require_weights(init_cfg['checkpoint'])
+        if isinstance(self.init_cfg, dict) and self.init_cfg['type'] == 'Pretrained':
+            check_weights(self.init_cfg, self.state_dict())
         super().init_weights()
 
 
-def per_site(act_cfg: dict) -> Dict[str, dict]:
-    """One recipe for each of :data:`SITES`."""
+def per_site(act_cfg: dict, sites: Sequence[str]) -> Dict[str, dict]:
+    """One recipe for each of ``sites``."""
     if 'type' in act_cfg:
-        return dict.fromkeys(SITES, act_cfg)
-    unknown = set(act_cfg) - set(SITES)
+        return dict.fromkeys(sites, act_cfg)
+    unknown = sorted(set(act_cfg) - set(sites))
     if unknown:
-        raise ValueError(f'act_cfg: unknown site {sorted(unknown)[0]!r}, choose from {list(SITES)}, '
+        raise ValueError(f'act_cfg: unknown site {unknown[0]!r}, this depth has {list(sites)}; '
                          'or give one recipe with a `type`')
-    return {site: act_cfg.get(site, dict(type='AGLU')) for site in SITES}
+    return {site: act_cfg.get(site, dict(type='AGLU')) for site in sites}
 
 
-def require_weights(path: Union[str, Path]) -> None:
-    """Say what to do about pretrained weights that are not there; addresses with a scheme are left to MMEngine."""
-    if '://' not in str(path) and not Path(path).is_file():
+def check_weights(init_cfg: dict, own: Container[str]) -> None:
+    """Raise where MMEngine would go on with random weights: the file is not there, or no name in it is ours."""
+    path = str(init_cfg['checkpoint'])
+    if '://' not in path and not Path(path).expanduser().is_file():
         raise FileNotFoundError(
-            f'pretrained weights {str(path)!r} not found: put the ImageNet weights of this backbone there, name '
-            'others with --cfg-options model.backbone.init_cfg.checkpoint=…, or train from random weights with '
-            '--cfg-options model.backbone.init_cfg=None')
+            f'pretrained weights {path!r} not found: put ImageNet weights of this backbone there, name others with '
+            '--cfg-options model.backbone.init_cfg.checkpoint=…, or train all of it from random weights with '
+            '--cfg-options model.backbone.init_cfg=None model.backbone.frozen_stages=-1 model.backbone.norm_eval=False')
+    weights = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+    weights = weights.get('state_dict', weights)
+    prefix = init_cfg.get('prefix', '').rstrip('.')
+    names = [name.removeprefix(f'{prefix}.') for name in weights]
+    if not any(name in own for name in names):
+        raise ValueError(f'{path}: none of its {len(names)} entries ({", ".join(names[:3])} …) is a parameter of '
+                         f'this backbone ({", ".join(list(own)[:3])} …)')

@@ -12,7 +12,9 @@ CACHE_SUFFIX = '.class_frequency.json'
 
 
 def load_class_frequency(path: Union[str, os.PathLike]) -> List[float]:
-    """Read class frequencies, ordered by category id, from one of three kinds of JSON file.
+    """Read class frequencies, in the order of the file's categories, from one of three kinds of JSON file.
+
+    That order is the one in which mmdet's data sets number the labels.
 
     1. A list of frequencies, in order of the labels.
     2. ``{"n_images_annotated": n, "categories": [{"id": …, "image_count": …}, …]}``, as
@@ -62,8 +64,7 @@ def _frequencies(content: dict, path: Path) -> List[float]:
     n_images = content['n_images_annotated']
     if not isinstance(n_images, (int, float)) or not n_images > 0:
         raise ValueError(f'{path}: n_images_annotated must be a positive number, got {n_images!r}')
-    categories = sorted(_categories(content, path), key=lambda category: category['id'])
-    return check_frequencies([category['image_count'] / n_images for category in categories], str(path))
+    return check_frequencies([c['image_count'] / n_images for c in _categories(content, path)], str(path))
 
 
 def _categories(content: dict, path: Path, needed: Sequence[str] = ('id', 'image_count')) -> List[dict]:

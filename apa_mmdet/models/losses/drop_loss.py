@@ -73,10 +73,10 @@ class DropLoss(nn.Module):
         self.reduction = reduction
         self.loss_weight = loss_weight
         # not persistent: a checkpoint must load whatever the training set was
-        self.register_buffer('dropped', None, persistent=False)
-        self.register_buffer('dropped_classes', None, persistent=False)
+        self.register_buffer('dropped', torch.zeros(num_classes, dtype=torch.bool), persistent=False)
+        self.chosen = False  # whether `dropped` holds the dropped classes
         if class_frequency is not None and not _is_path(class_frequency):
-            self._choose_dropped(class_frequency, 'class_frequency', torch.device('cpu'))
+            self._choose_dropped(class_frequency, 'class_frequency')
 
     def get_cls_channels(self, num_classes: int) -> int:
         """Width of the classifier: C. Raises ValueError if the head counts other classes than the loss."""
@@ -116,8 +116,8 @@ class DropLoss(nn.Module):
         """
         reduction = self.reduction if reduction_override is None else reduction_override
         self._check(cls_score, labels, reduction)
-        if self.dropped is None:
-            self._read_frequencies(cls_score.device)
+        if not self.chosen:
+            self._read_frequencies()
         loss = self._sum_over_classes(cls_score, labels)
         if len(loss) == 0 and reduction == 'mean':
             reduction, avg_factor = 'sum', None
@@ -138,9 +138,8 @@ class DropLoss(nn.Module):
         rare = foreground & self.dropped[own.squeeze(1)]
         fraction = rare.sum() / foreground.sum().clamp(min=1)
         fraction = fraction.masked_fill(~foreground.any(), 1)  # without a foreground RoI nothing is dropped
-        drawn = torch.rand(len(own), len(self.dropped_classes), device=cls_score.device) >= fraction
-        skipped = torch.zeros_like(cls_score, dtype=torch.bool)
-        skipped.index_copy_(1, self.dropped_classes, drawn.logical_or_(foreground[:, None]))
+        skipped = torch.empty_like(cls_score, dtype=torch.bool).bernoulli_(1 - fraction)
+        skipped.logical_or_(foreground[:, None]).logical_and_(self.dropped)
         return skipped.scatter_(1, own, foreground[:, None] | skipped.gather(1, own))
 
     def _check(self, cls_score: Tensor, labels: Tensor, reduction: str) -> None:
@@ -154,20 +153,19 @@ class DropLoss(nn.Module):
             raise ValueError(f'DropLoss: labels must lie in [0, {self.num_classes}] ({self.num_classes} is '
                              f'background), got {labels[outside][0].item()}')
 
-    def _read_frequencies(self, device: torch.device) -> None:
+    def _read_frequencies(self) -> None:
         if self.class_frequency is None:
             raise ValueError('DropLoss computes no loss without class_frequency: '
                              'give a list of image frequencies, or the path of a file with them')
-        self._choose_dropped(load_class_frequency(self.class_frequency), str(self.class_frequency), device)
+        self._choose_dropped(load_class_frequency(self.class_frequency), str(self.class_frequency))
 
-    def _choose_dropped(self, frequencies: Sequence[float], origin: str, device: torch.device) -> None:
+    def _choose_dropped(self, frequencies: Sequence[float], origin: str) -> None:
         frequencies = check_frequencies(frequencies, origin)
         if len(frequencies) != self.num_classes:
             raise ValueError(f'DropLoss has num_classes={self.num_classes}, but {origin} holds '
                              f'{len(frequencies)} frequencies')
-        rare = [frequency < self.frequency_threshold for frequency in frequencies]
-        self.dropped = torch.tensor(rare, device=device)
-        self.dropped_classes = self.dropped.nonzero().squeeze(1)
+        self.dropped.copy_(torch.tensor([frequency < self.frequency_threshold for frequency in frequencies]))
+        self.chosen = True
 
 
 def _is_path(class_frequency) -> bool:

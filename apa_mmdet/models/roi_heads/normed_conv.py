@@ -36,5 +36,7 @@ class LearnableNormedConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight / (self.weight.norm(dim=1, keepdim=True) + self.eps)
         # τ² joins the divisor, one value a pixel, and so costs no pass over the channels
-        x = x * (self.temperature.square() / (x.norm(dim=1, keepdim=True) + self.eps))
-        return self._conv_forward(x, weight, self.bias)
+        # and is computed in float32: it leaves float16 where the input is nearly zero
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        wide = wide * (self.temperature.square() / (wide.norm(dim=1, keepdim=True) + self.eps))
+        return self._conv_forward(wide.to(x.dtype), weight, self.bias)

@@ -79,7 +79,9 @@ def test_under_autocast_parameters_stay_in_float32_and_the_dtype_of_the_conv_is_
 @every_activation
 def test_moves_to_another_device_whole(cfg):
     act = build_activation(cfg, CHANNELS).to('meta')
-    assert all(t.device.type == 'meta' for t in act.state_dict().values())
+    z = torch.randn(2, CHANNELS, 4, 4, device='meta', requires_grad=True)
+    act(z).sum().backward()
+    assert z.grad.device.type == 'meta' and all(p.grad.device.type == 'meta' for p in act.parameters())
 
 
 def test_every_activation_of_the_package_is_listed():

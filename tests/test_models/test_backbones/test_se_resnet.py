@@ -173,13 +173,29 @@ def test_pretrained_weights_load_and_survive_init(tmp_path):
 
 def test_missing_pretrained_weights_say_how_to_do_without():
     net = SEResNet(18, init_cfg=dict(type='Pretrained', checkpoint='pretrained/nowhere.pth'))
-    with pytest.raises(FileNotFoundError, match=r"'pretrained/nowhere.pth' not found: .*init_cfg=None"):
+    with pytest.raises(FileNotFoundError, match=r"'pretrained/nowhere.pth' not found: .*init_cfg=None .*frozen_stages=-1"):
         net.init_weights()
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    torch.save(dict(model={'conv1.weight': torch.zeros(64, 3, 7, 7)}), tmp_path / 'w.pth')
+    net = SEResNet(18, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'w.pth')))
+    with pytest.raises(ValueError, match=r'w.pth: none of its 1 entries \(model …\) is a parameter of this backbone \(conv1'):
+        net.init_weights()
+
+
+def test_weights_of_a_detector_load_by_prefix(tmp_path):
+    source = SEResNet(18)
+    torch.save(dict(state_dict={f'backbone.{k}': v for k, v in source.state_dict().items()}), tmp_path / 'w.pth')
+    net = SEResNet(18, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'w.pth'), prefix='backbone.'))
+    net.init_weights()
+    assert torch.equal(net.layer4[1].act_out.lambda_, source.layer4[1].act_out.lambda_)
 
 
 @pytest.mark.parametrize('arguments, line', [
     (dict(depth=51), r'SEResNet: unknown depth 51, choose from \[18, 34, 50, 101, 152\]'),
-    (dict(depth=50, act_cfg=dict(conv3=dict(type='ReLU'))), r"act_cfg: unknown site 'conv3', choose from \['stem', 'conv1'"),
+    (dict(depth=50, act_cfg=dict(conv3=dict(type='ReLU'))), r"act_cfg: unknown site 'conv3', this depth has \['stem', 'conv1', 'conv2', 'out'\]"),
+    (dict(depth=18, act_cfg=dict(conv2=dict(type='ReLU'))), r"act_cfg: unknown site 'conv2', this depth has \['stem', 'conv1', 'out'\]"),
 ])
 def test_bad_arguments_get_one_clear_line(arguments, line):
     with pytest.raises(ValueError, match=line):

@@ -11,7 +11,7 @@ from apa_mmdet.models.losses import load_class_frequency
 from apa_mmdet.models.losses import class_frequency as file_under_test
 
 SHIPPED = Path(__file__).parents[3] / 'configs/_base_/datasets/lvis_v1_class_frequency.json'
-WANT = [3 / 4, 1 / 4]  # categories 2 and 7; four of the five images are annotated
+WANT = [1 / 4, 3 / 4]  # categories 7 and 2, as mmdet numbers the labels; four of the five images are annotated
 
 
 def lvis(**changes):
@@ -36,7 +36,7 @@ def test_list(write):
     assert os.listdir(path.parent) == ['train.json']
 
 
-def test_counts_are_ordered_by_category_id(write):
+def test_counts_are_in_the_order_of_the_file(write):
     path = write(dict(n_images_annotated=4, categories=lvis()['categories']))
     assert load_class_frequency(path) == WANT
     assert os.listdir(path.parent) == ['train.json']
@@ -69,11 +69,11 @@ def test_counts_are_kept_until_the_source_changes(write, monkeypatch):
         assert load_class_frequency(path) == WANT
 
     write(lvis(annotations=lvis()['annotations'] + [dict(image_id=5, category_id=2)]))
-    assert load_class_frequency(path) == [3 / 5, 1 / 5]
+    assert load_class_frequency(path) == [1 / 5, 3 / 5]
     text = path.read_text().replace('"image_count": 3', '"image_count": 2')  # of the same size
     path.write_text(text)
     os.utime(path, ns=(0, 12345))
-    assert load_class_frequency(path) == [2 / 5, 1 / 5]
+    assert load_class_frequency(path) == [1 / 5, 2 / 5]
     assert sorted(os.listdir(path.parent)) == ['train.class_frequency.json', 'train.json']
 
 

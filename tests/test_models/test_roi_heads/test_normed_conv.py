@@ -57,6 +57,8 @@ def test_zero_pixels_and_empty_batches_are_finite():
     out.sum().backward()
     assert torch.equal(out, conv.bias.view(1, 3, 1, 1).expand_as(out)) and x.grad.isfinite().all()
     assert conv(torch.zeros(0, 4, 2, 2)).shape == (0, 3, 2, 2)
+    for value in (0., 1e-6, 1e-4, 1e4):
+        assert conv.half()(torch.full((1, 4, 2, 2), value, dtype=torch.float16)).isfinite().all()
 
 
 @pytest.mark.parametrize('class_agnostic, channels', [(False, 5), (True, 1)])
