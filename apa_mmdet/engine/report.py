@@ -74,7 +74,7 @@ def draw_predictions(cfg: Config, checkpoint: str, out: Path, images: int, score
     """Test images with ground truth (left) and predictions (right), two a row, written to ``out``."""
     model = init_detector(cfg, checkpoint, device='cuda' if torch.cuda.is_available() else 'cpu')
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
-    visualizer = VISUALIZERS.build(dict(type='DetLocalVisualizer', name='report'))
+    visualizer = VISUALIZERS.build(dict(type='DetLocalVisualizer', name='report', alpha=0.4))
     visualizer.dataset_meta = dataset.metainfo
     pairs = []
     for index in np.linspace(0, len(dataset) - 1, min(images, len(dataset))).round().astype(int):
