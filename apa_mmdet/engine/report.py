@@ -1,7 +1,7 @@
 """What came out of a run, for a person: a table and a picture."""
 import json
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict, List, Tuple
 
 import cv2
 import mmcv
@@ -12,6 +12,7 @@ from mmdet.registry import DATASETS, VISUALIZERS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
+from mmengine.device import get_device
 from terminaltables import AsciiTable
 
 SIDE = 480  # pixels; smaller pictures are enlarged to it, or names would not be legible
@@ -72,7 +73,7 @@ def _cell(value: float) -> str:
 
 def draw_predictions(cfg: Config, checkpoint: str, out: Path, images: int, score_thr: float) -> None:
     """Test images with ground truth (left) and predictions (right), two a row, written to ``out``."""
-    model = init_detector(cfg, checkpoint, device='cuda' if torch.cuda.is_available() else 'cpu')
+    model = init_detector(cfg, checkpoint, device=get_device())
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
     visualizer = VISUALIZERS.build(dict(type='DetLocalVisualizer', name='report', alpha=0.4))
     visualizer.dataset_meta = dataset.metainfo
@@ -90,16 +91,17 @@ def _draw(visualizer, sample: DetDataSample, score_thr: float) -> np.ndarray:
     factor = max(1., SIDE / max(image.shape[:2]))
     image = mmcv.imrescale(image, factor, interpolation='bicubic')
     for instances in (sample.gt_instances, sample.pred_instances):
-        masks = instances.masks
-        masks = masks.to_ndarray() if hasattr(masks, 'to_ndarray') else masks.numpy()
-        original = sample.ori_shape[::-1]
-        size = image.shape[1], image.shape[0]
-        resized = [cv2.resize(cv2.resize(m.astype(np.uint8), original, interpolation=cv2.INTER_NEAREST), size,
-                              interpolation=cv2.INTER_NEAREST) for m in masks]
         instances.bboxes = torch.as_tensor(getattr(instances.bboxes, 'tensor', instances.bboxes)) * factor
-        instances.masks = torch.from_numpy(np.array(resized, bool).reshape(-1, *image.shape[:2]))
+        if 'masks' in instances:
+            instances.masks = _resize(instances.masks, image.shape[:2])
     visualizer.add_datasample('', image, sample, pred_score_thr=score_thr)
     return visualizer.get_image()[..., ::-1]
+
+
+def _resize(masks, shape: Tuple[int, int]) -> torch.Tensor:
+    masks = masks.to_ndarray() if hasattr(masks, 'to_ndarray') else masks.numpy()  # ground truth; predictions
+    resized = [cv2.resize(mask.astype(np.uint8), shape[::-1], interpolation=cv2.INTER_NEAREST) for mask in masks]
+    return torch.from_numpy(np.array(resized, bool).reshape(-1, *shape))
 
 
 def _grid(pairs: List[np.ndarray], columns: int = 2, gap: int = 12) -> np.ndarray:
