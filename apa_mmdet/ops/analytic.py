@@ -38,22 +38,27 @@ def log_terms(z: Tensor, lambda_: Tensor, kappa: Tensor) -> Tuple[Tensor, Tensor
     return e, e * lambda_, a.sub_(STRAIGHT).clamp_(0, FARTHEST)
 
 
-def log_and_difference(w: Tensor, beyond: Tensor) -> Tuple[Tensor, Tensor]:
-    """L and L − w/(1 + w), of :func:`log_terms`, to the precision of their dtype."""
-    if w.dtype == torch.float32 and w.device.type == 'cpu':
-        # in float64 the plain difference keeps all the digits of float32, at 40% of the time of the series
-        wide = w.double()
-        log = wide.log1p()
-        difference = (log - wide.div_(wide + 1)).float()
-        return log.float().add_(beyond), difference.add_(beyond)
+def difference_by_series(w: Tensor, log1p_w: Tensor) -> Tensor:
+    """log1p(w) − w/(1 + w), to a relative 1e-6 in float32 and 1e-14 in float64."""
     s = w / (w + 2)
     square = s.square()
     series = square * SERIES[-1]
     for coefficient in SERIES[-2:0:-1]:
         series.add_(coefficient).mul_(square)
     series.add_(SERIES[0]).mul_(s).add_(s.add_(1).reciprocal_()).mul_(square).mul_(2)
+    return torch.where(w < SERIES_BELOW, series, log1p_w - w / (w + 1))
+
+
+def log_and_difference(w: Tensor, beyond: Tensor) -> Tuple[Tensor, Tensor]:
+    """L and L − w/(1 + w), of :func:`log_terms`."""
+    if w.dtype == torch.float32 and w.device.type == 'cpu':
+        # in float64 the plain difference keeps all the digits of float32, at 40% of the time of the series
+        wide = w.double()
+        log = wide.log1p()
+        difference = (log - wide.div_(wide + 1)).float()
+        return log.float().add_(beyond), difference.add_(beyond)
     log = w.log1p()
-    difference = torch.where(w < SERIES_BELOW, series, log - w / (w + 1))
+    difference = difference_by_series(w, log)
     return log.add_(beyond), difference.add_(beyond)
 
 

@@ -5,7 +5,7 @@ import torch
 from recorded import load
 
 from apa_mmdet import ops
-from apa_mmdet.ops import reference
+from apa_mmdet.ops import analytic, reference
 
 FUNCTIONS = ['apa', 'aglu', 'neg_log_apa']
 
@@ -34,6 +34,18 @@ def test_every_column_of_the_truth(name, dtype, tolerance):
     for column, got in zip((name, f'd{name}_dz', f'd{name}_dlam', f'd{name}_dkappa'), (out, *grads)):
         error = np.abs(got.detach().double().numpy() - rows[column]) / np.maximum(1, np.abs(rows[column]))
         assert error.max() <= tolerance, f'{column}: {error.max():.1e} at row {error.argmax()}'
+
+
+@pytest.mark.parametrize('dtype, tolerance', [(torch.float32, 1e-6), (torch.float64, 1e-14)])
+def test_the_series_and_the_difference_meet(dtype, tolerance):
+    """The accelerators' way to ∂/∂λ, which no CPU takes in float32, against 40 digits."""
+    import mpmath
+    w = torch.logspace(-10, 25, 701, dtype=torch.float64).to(dtype)
+    w = torch.cat([w, torch.linspace(.3, .7, 401, dtype=torch.float64).to(dtype)])
+    with mpmath.workdps(40):
+        want = [mpmath.log1p(x) - x / (1 + x) for x in map(mpmath.mpf, w.tolist())]
+        got = analytic.difference_by_series(w, w.log1p()).tolist()
+        assert max(abs(g / x - 1) for g, x in zip(got, want)) <= tolerance
 
 
 @pytest.mark.parametrize('name', FUNCTIONS)
