@@ -46,7 +46,7 @@ def differences(a, b, path=''):
 
 def test_the_flagship_is_the_published_recipe():
     cfg = load(FLAGSHIP)
-    assert [s.oversample_thr for s in [cfg.train_dataloader.dataset]] == [1e-3]
+    assert cfg.train_dataloader.dataset.oversample_thr == 1e-3
     assert cfg.train_dataloader.dataset.type == 'ClassBalancedDataset' and cfg.train_dataloader.batch_size == 2
     assert cfg.train_dataloader.dataset.dataset.type == 'LVISV1Dataset' and cfg.auto_scale_lr.base_batch_size == 16
     optimizer = cfg.optim_wrapper.optimizer

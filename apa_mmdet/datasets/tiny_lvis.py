@@ -108,11 +108,10 @@ def _split_number(split):
 
 
 def _image_record(split, image_id, plan, size):
-    name = f'{split}2017/{image_id:012d}.jpg'
     return dict(
         id=image_id, width=size[0], height=size[1], license=1, date_captured='2020-01-01 00:00:00',
         # mmdet's LVISV1Dataset finds the file by what follows the host
-        coco_url=f'http://images.cocodataset.org/{name}', flickr_url='',
+        coco_url=f'http://images.cocodataset.org/{_image_name(split, image_id)}', flickr_url='',
         neg_category_ids=[c + 1 for c in plan.negatives],
         not_exhaustive_category_ids=[] if plan.dropped is None else [plan.objects[plan.dropped] + 1])
 
@@ -169,8 +168,12 @@ def _write_json(path, content):
     path.write_text(json.dumps(content, separators=(',', ':')) + '\n')
 
 
+def _image_name(split, image_id):
+    return f'{split}2017/{image_id:012d}.jpg'
+
+
 def _image_path(out, split, image_id):
-    return out / f'{split}2017' / f'{image_id:012d}.jpg'
+    return out / _image_name(split, image_id)
 
 
 # ---------------------------------------------------------------- the folder

@@ -11,10 +11,12 @@ import mmdet
 # what a missing path looks like → what to do about it
 HINTS: Dict[str, str] = {
     r'tiny_lvis/(annotations|train2017|val2017)/': 'make the data set with: python tools/make_tiny_lvis.py',
-    r'lvis_v1/(annotations|train2017|val2017)/': 'download LVIS v1 (annotations) and COCO 2017 (train2017 and val2017) and put them under '
-               'data/lvis_v1/{annotations,train2017,val2017}; to try things out without them, '
-               'python tools/make_tiny_lvis.py makes a small data set for configs/tiny_lvis',
-    r'trainval.json$': 'say where your data lie with DATA_ROOT=path/to/data, and in the config what its files are called',
+    r'lvis_v1/(annotations|train2017|val2017)/':
+    'download LVIS v1 (annotations) and COCO 2017 (train2017 and val2017) and put them under '
+    'data/lvis_v1/{annotations,train2017,val2017}; to try things out without them, '
+    'python tools/make_tiny_lvis.py makes a small data set for configs/tiny_lvis',
+    r'trainval\.json$':
+    'say where your data lie with DATA_ROOT=path/to/data, and in the config what its files are called',
 }
 
 
