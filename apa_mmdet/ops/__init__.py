@@ -2,18 +2,33 @@
 
 Letters, here and in the backends: z input, λ (``lambda_``) and κ (``kappa``) the two parameters of
 Adaptive Parametric Activation (Alexandridis et al., ECCV 2024, arXiv:2407.08567).
+
+Every function also takes what stands before an activation in a residual network, and does it in the same pass
+over memory: z = ``z·scale + shift + residual·residual_scale``. Only the arguments are kept for backward.
 """
+from typing import Optional
+
 import torch
 from torch import Tensor
 
-from . import analytic
+from . import standard
+from .layout import Arguments, compute_dtype
+from .operator import Parametric, backends, use_backend
+from .recompute import attach_recipe, keep_recipe
 
 LAMBDA_FLOOR = 1e-4  # below it APA is the Gumbel link to four digits, and 1/λ costs the rest
 
-__all__ = ['LAMBDA_FLOOR', 'aglu', 'apa', 'neg_log_apa']
+__all__ = ['LAMBDA_FLOOR', 'aglu', 'apa', 'backends', 'keep_recipe', 'neg_log_apa', 'use_backend']
 
 
-def apa(z: Tensor, lambda_: Tensor, kappa: Tensor) -> Tensor:
+def apa(z: Tensor,
+        lambda_: Tensor,
+        kappa: Tensor,
+        scale: Optional[Tensor] = None,
+        shift: Optional[Tensor] = None,
+        residual: Optional[Tensor] = None,
+        residual_scale: Optional[Tensor] = None,
+        recompute: bool = False) -> Tensor:
     """Adaptive Parametric Activation, ``(λ·exp(−κz) + 1)^(−1/λ)``, a gate with values in [0, 1].
 
     λ = 1 is the sigmoid of κz; λ → 0 the Gumbel link ``exp(−exp(−κz))``; κ → ∞ the step at 0.
@@ -23,22 +38,35 @@ def apa(z: Tensor, lambda_: Tensor, kappa: Tensor) -> Tensor:
         lambda_: one value, or one per channel (dimension 1 of ``z``). Raised to 1e-4 where it is
             below; its gradient is zero there.
         kappa: as ``lambda_``; any sign.
+        scale, shift: both or neither, of shape (C,) or (N, C) for ``z`` of shape (N, C, …). The activation
+            is then that of ``z·scale + shift``, as after a batch norm in eval mode.
+        residual: of the shape of ``z``; added before the activation.
+        residual_scale: of shape (C,) or (N, C); multiplies ``residual``.
+        recompute: attach to the result what it takes to compute it again, for
+            :func:`~apa_mmdet.ops.keep_recipe`.
 
     Returns:
         A tensor of the shape and dtype of ``z``.
 
     Raises:
-        ValueError: if λ or κ has neither one value nor one per channel of ``z``.
+        ValueError: if a parameter has neither of its shapes, or only one of scale and shift is given.
 
     Example:
         >>> one = torch.ones(1)
         >>> apa(torch.tensor([0., 2.]), one, one)      # the sigmoid
         tensor([0.5000, 0.8808])
     """
-    return analytic.Parametric.apply('apa', z, *_parameters(z, lambda_, kappa))
+    return _call('apa', recompute, z, lambda_, kappa, scale, shift, residual, residual_scale)
 
 
-def aglu(z: Tensor, lambda_: Tensor, kappa: Tensor) -> Tensor:
+def aglu(z: Tensor,
+         lambda_: Tensor,
+         kappa: Tensor,
+         scale: Optional[Tensor] = None,
+         shift: Optional[Tensor] = None,
+         residual: Optional[Tensor] = None,
+         residual_scale: Optional[Tensor] = None,
+         recompute: bool = False) -> Tensor:
     """Adaptive generalised linear unit, ``z·APA(z; λ, κ)``. Arguments, result and errors as :func:`apa`.
 
     λ = κ = 1 is SiLU; κ → ∞ is ReLU.
@@ -48,7 +76,7 @@ def aglu(z: Tensor, lambda_: Tensor, kappa: Tensor) -> Tensor:
         >>> aglu(torch.tensor([0., 2.]), one, one)     # SiLU
         tensor([0.0000, 1.7616])
     """
-    return analytic.Parametric.apply('aglu', z, *_parameters(z, lambda_, kappa))
+    return _call('aglu', recompute, z, lambda_, kappa, scale, shift, residual, residual_scale)
 
 
 def neg_log_apa(z: Tensor, lambda_: Tensor, kappa: Tensor) -> Tensor:
@@ -58,19 +86,50 @@ def neg_log_apa(z: Tensor, lambda_: Tensor, kappa: Tensor) -> Tensor:
         >>> neg_log_apa(torch.zeros(1), torch.ones(1), torch.ones(1))      # log 2
         tensor([0.6931])
     """
-    return analytic.Parametric.apply('neg_log_apa', z, *_parameters(z, lambda_, kappa))
+    return _call('neg_log_apa', False, z, lambda_, kappa)
 
 
-def _parameters(z: Tensor, lambda_: Tensor, kappa: Tensor):
-    """λ (floored) and κ, shaped to broadcast against ``z``."""
-    return _along_channels('lambda_', lambda_.clamp(min=LAMBDA_FLOOR), z), _along_channels('kappa', kappa, z)
+def _call(formula: str, recompute: bool, z: Tensor, lambda_: Tensor, kappa: Tensor, scale: Optional[Tensor] = None,
+          shift: Optional[Tensor] = None, residual: Optional[Tensor] = None,
+          residual_scale: Optional[Tensor] = None) -> Tensor:
+    if (scale is None) != (shift is None):
+        raise ValueError('scale and shift go together: give both or neither')
+    if residual_scale is not None and residual is None:
+        raise ValueError('residual_scale is given without a residual')
+    if residual is not None and residual.shape != z.shape:
+        raise ValueError(f'residual has shape {tuple(residual.shape)}, but the input {tuple(z.shape)}')
+    args = Arguments(z, _activation_parameter('lambda_', lambda_.clamp(min=LAMBDA_FLOOR), z),
+                     _activation_parameter('kappa', kappa, z), _per_plane('scale', scale, z),
+                     _per_plane('shift', shift, z), residual, _per_plane('residual_scale', residual_scale, z))
+    if torch.onnx.is_in_onnx_export():
+        return standard.forward(formula, args)
+    if recompute and not is_compiling():
+        return attach_recipe(Parametric.apply(formula, *args), torch.ops.apa_mmdet.parametric, formula, *args)
+    return torch.ops.apa_mmdet.parametric(formula, *args)
 
 
-def _along_channels(name: str, parameter: Tensor, z: Tensor) -> Tensor:
+def is_compiling() -> bool:
+    """Whether torch.compile is tracing; it decides by itself what to compute again."""
+    if hasattr(torch.compiler, 'is_compiling'):
+        return torch.compiler.is_compiling()
+    return torch._dynamo.is_compiling()  # before torch 2.3
+
+
+def _activation_parameter(name: str, parameter: Tensor, z: Tensor) -> Tensor:
+    parameter = parameter.to(compute_dtype(z.dtype))
     if parameter.numel() == 1:
         return parameter.reshape(())
     channels = z.shape[1] if z.dim() > 1 else 1
     if parameter.shape != (channels, ):
         raise ValueError(f'{name} holds {tuple(parameter.shape)} values, but an input of shape {tuple(z.shape)} '
                          f'has {channels} channels: give one value, or one per channel (dimension 1)')
-    return parameter.reshape(channels, *[1] * (z.dim() - 2))
+    return parameter
+
+
+def _per_plane(name: str, parameter: Optional[Tensor], z: Tensor) -> Optional[Tensor]:
+    if parameter is None:
+        return None
+    if z.dim() < 2 or tuple(parameter.shape) not in ((z.shape[1], ), (1, z.shape[1]), tuple(z.shape[:2])):
+        raise ValueError(f'{name} has shape {tuple(parameter.shape)}; an input of shape {tuple(z.shape)} takes one '
+                         'value per channel, (C,), or one per image and channel, (N, C)')
+    return parameter.to(compute_dtype(z.dtype)).reshape(-1, z.shape[1])

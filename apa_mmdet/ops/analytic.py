@@ -20,8 +20,8 @@ from typing import Iterator, Tuple
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
+
+from .layout import Arguments, against, compute_dtype, empty_result, in_order_of
 
 STRAIGHT = 60.  # A above
 FARTHEST = 1e8  # beyond A; farther changes no result, but would become inf · 0
@@ -95,10 +95,6 @@ def _gradients(formula: str, grad: Tensor, z: Tensor, lambda_: Tensor, kappa: Te
     return to_z, difference.mul_(u).div_(lambda_.square()), to_kappa
 
 
-def _in_memory_order_of(out: Tensor, tensor: Tensor) -> Tensor:
-    return tensor if tensor.stride() == out.stride() else torch.empty_like(out).copy_(tensor)
-
-
 def _blocks(per_channel: bool, *tensors: Tensor) -> Iterator[Tuple[Tensor, ...]]:
     """Views that cover dense tensors of one shape and memory order, in step."""
     size, numel = len(tensors[0]) if tensors[0].dim() else 1, tensors[0].numel()
@@ -109,35 +105,59 @@ def _blocks(per_channel: bool, *tensors: Tensor) -> Iterator[Tuple[Tensor, ...]]
     return zip(*(t.as_strided((numel, ), (1, )).split(BLOCK) for t in tensors))
 
 
-class Parametric(Function):
-    """``formula``, one of ``apa``, ``aglu``, ``neg_log_apa``, of z with λ and κ that broadcast against it.
+def input_of(args: Arguments) -> Tensor:
+    """``x·scale + shift + residual·residual_scale``."""
+    z, dtype = args.x, compute_dtype(args.x.dtype)
+    if args.scale is not None:
+        z = z * against(z, args.scale) + against(z, args.shift)
+    if args.residual is not None:
+        residual = args.residual.to(dtype)
+        if args.residual_scale is not None:
+            residual = residual * against(z, args.residual_scale)
+        z = z + residual
+    return z
 
-    Computes in float32 (float64 for float64 input) and returns the dtype of ``z``.
-    """
 
-    @staticmethod
-    def forward(ctx, formula: str, z: Tensor, lambda_: Tensor, kappa: Tensor) -> Tensor:
-        ctx.formula = formula
-        ctx.save_for_backward(z, lambda_, kappa)
-        dtype = torch.promote_types(z.dtype, torch.float32)
-        lambda_, kappa = lambda_.to(dtype), kappa.to(dtype)
-        out = torch.empty_like(z)
-        for z_, out_ in _blocks(lambda_.dim() + kappa.dim() > 0, _in_memory_order_of(out, z), out):
-            out_.copy_(_value(formula, z_.to(dtype), lambda_, kappa))
-        return out
+def serves(x: Tensor) -> bool:
+    return True
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor):
-        z, lambda_, kappa = ctx.saved_tensors
-        dtype = torch.promote_types(z.dtype, torch.float32)
-        wide = lambda_.to(dtype), kappa.to(dtype)
-        grad_z = torch.empty_like(z)
-        grad_lambda, grad_kappa = (torch.zeros_like(parameter) for parameter in wide)
-        tensors = (_in_memory_order_of(grad_z, t) for t in (grad, z))
-        for grad_, z_, grad_z_ in _blocks(lambda_.dim() + kappa.dim() > 0, *tensors, grad_z):
-            to_z, to_lambda, to_kappa = _gradients(ctx.formula, grad_.to(dtype), z_.to(dtype), *wide)
-            grad_z_.copy_(to_z)
-            grad_lambda += to_lambda.sum_to_size(grad_lambda.shape)
-            grad_kappa += to_kappa.sum_to_size(grad_kappa.shape)
-        return None, grad_z, grad_lambda.to(lambda_.dtype), grad_kappa.to(kappa.dtype)
+
+def forward(formula: str, args: Arguments) -> Tensor:
+    """``formula``, one of :data:`~apa_mmdet.ops.layout.FORMULAS`. Computes in float32, float64 for float64."""
+    dtype = compute_dtype(args.x.dtype)
+    out = empty_result(args.x, args.per_channel)
+    lambda_, kappa = against(out, args.lambda_), against(out, args.kappa)
+    for z, out_ in _blocks(lambda_.dim() + kappa.dim() > 0, in_order_of(out, input_of(args)), out):
+        out_.copy_(_value(formula, z.to(dtype), lambda_, kappa))
+    return out
+
+
+def backward(formula: str, grad: Tensor, args: Arguments) -> Arguments:
+    """The gradients to ``args`` from ``grad``, the gradient to the value of :func:`forward`."""
+    x, dtype = args.x, compute_dtype(args.x.dtype)
+    z = input_of(args)
+    to_z = empty_result(z, args.per_channel)
+    lambda_, kappa = against(z, args.lambda_), against(z, args.kappa)
+    to_lambda, to_kappa = torch.zeros_like(lambda_), torch.zeros_like(kappa)
+    tensors = (in_order_of(to_z, t) for t in (grad, z))
+    for grad_, z_, to_z_ in _blocks(lambda_.dim() + kappa.dim() > 0, *tensors, to_z):
+        *to_block, = _gradients(formula, grad_.to(dtype), z_.to(dtype), lambda_, kappa)
+        to_z_.copy_(to_block[0])
+        to_lambda += to_block[1].sum_to_size(to_lambda.shape)
+        to_kappa += to_block[2].sum_to_size(to_kappa.shape)
+    gradients = Arguments(to_z, to_lambda.view_as(args.lambda_), to_kappa.view_as(args.kappa))
+    if args.residual is not None:
+        gradients = gradients._replace(residual=to_z.clone())  # an operator's results may not share memory
+    if args.residual_scale is not None:
+        gradients = gradients._replace(
+            residual=to_z * against(x, args.residual_scale),
+            residual_scale=_to_plane(to_z * args.residual, args.residual_scale))
+    if args.scale is not None:
+        gradients = gradients._replace(
+            x=to_z * against(x, args.scale), scale=_to_plane(to_z * x, args.scale), shift=_to_plane(to_z, args.shift))
+    residual = args.residual if args.residual is None else gradients.residual.to(args.residual.dtype)
+    return gradients._replace(x=gradients.x.to(x.dtype), residual=residual)
+
+
+def _to_plane(gradient: Tensor, parameter: Tensor) -> Tensor:
+    return gradient.sum_to_size(against(gradient, parameter).shape).view_as(parameter)

@@ -1,0 +1,211 @@
+/* APA, AGLU and -log APA on a CPU, float32: one pass forward, one backward, which keeps nothing but the input.
+ *
+ * Of every element z = x*scale + shift (+ residual*residual_scale); analytic.py derives the formulas. Compiled by
+ * cpu_kernels.py with the flags of this machine; every loop below is one that compilers turn into vector instructions.
+ *
+ * A tensor is `images` x `channels` x `positions` elements, either plane by plane (NCHW) or pixel by pixel
+ * (channels_last). scale, shift, residual_scale: one float per image and channel, image_step (0: shared by the
+ * images) floats apart. lambda, kappa: one per channel.
+ * Sums over positions are made per piece of a fixed size, so they do not depend on the number of threads.
+ */
+#include <stddef.h>
+#include <stdint.h>
+
+enum { APA, AGLU, NEG_LOG_APA };
+enum { SCALE, SHIFT, RESIDUAL_SCALE, LAMBDA, KAPPA, SUMS };
+
+#define STRAIGHT 60.f   /* as in analytic.py */
+#define FARTHEST 1e8f
+#define LARGEST 1e15f
+
+typedef struct { const float *scale, *shift, *residual_scale; int64_t image_step; const float *lambda, *kappa; } Parameters;
+typedef struct { int64_t images, channels, positions, piece; int channels_last, threads; } Shape;
+
+static inline __attribute__((always_inline)) float as_float(int32_t i) { union { int32_t i; float f; } u = {.i = i}; return u.f; }
+static inline __attribute__((always_inline)) int32_t as_int(float f) { union { float f; int32_t i; } u = {.f = f}; return u.i; }
+
+static inline __attribute__((always_inline)) float at_most(float x, float top) { return x < top ? x : top; }
+static inline __attribute__((always_inline)) float at_least(float x, float bottom) { return x > bottom ? x : bottom; }
+
+/* The build assumes finite numbers, so NaN is known by its bits. */
+static inline __attribute__((always_inline)) float nan_or(float x, float y) {
+    return (as_int(x) & 0x7fffffff) > 0x7f800000 ? x : y;
+}
+
+/* e^x for x <= 60, to 1 ulp; 0 below -87.7 */
+static inline __attribute__((always_inline)) float exp_(float x) {
+    const float magic = 12582912.f; /* adding it rounds to an integer and leaves that in the low bits */
+    x = at_least(x, -88.f);
+    float shifted = x * 1.44269504f + magic, n = shifted - magic;
+    float r = (x - n * 0.693145751953125f) - n * 1.42860677e-6f;
+    float y = 1.f / 720 + r * (1.f / 5040);
+    y = 1.f / 120 + r * y;
+    y = 1.f / 24 + r * y;
+    y = 1.f / 6 + r * y;
+    y = 0.5f + r * y;
+    y = 1.f + r * (1.f + r * y);
+    return y * as_float((as_int(shifted) - as_int(magic) + 127) << 23);
+}
+
+typedef struct { float e, inverse, log, difference; } Terms;
+
+/* With w = lambda*e^a, 1 + w = 2^k * (1 + f) and s = f/(2 + f): log1p(w) = k*log 2 + 2s + 2s^3*(1/3 + s^2/5 + ...).
+ * Where k = 0, f is w itself, and log1p(w) - w/(1 + w) = 2s^2/(1 + s) + 2s^3*(...) has positive terms alone. */
+static inline __attribute__((always_inline)) Terms terms_(float z, float lambda, float kappa, int difference) {
+    float a = -kappa * z;
+    float beyond = at_most(at_least(a - STRAIGHT, 0.f), FARTHEST);
+    float e = exp_(at_most(a, STRAIGHT));
+    float w = lambda * e, v = 1.f + w;
+    int32_t bits = as_int(v) + (0x3f800000 - 0x3f3504f3);
+    int32_t k = (bits >> 23) - 127;
+    float m = as_float((bits & 0x7fffff) + 0x3f3504f3);
+    float f = k ? m - 1.f : w;
+    float s = f / (2.f + f), s2 = s * s;
+    float rest = 2.f * s * s2 * (1.f / 3 + s2 * (1.f / 5 + s2 * (1.f / 7 + s2 * (1.f / 9))));
+    float whole = (float)k * 0.693147181f + 2.f * s;
+    Terms t = {e, 1.f / v, whole + rest + beyond, 0.f};
+    if (difference) /* 1/(1 + s) = (1 + w/2)/(1 + w) */
+        t.difference = (k ? whole - w * t.inverse : 2.f * s2 * (1.f + 0.5f * w) * t.inverse) + rest + beyond;
+    return t;
+}
+
+static inline __attribute__((always_inline)) float value_(int formula, float z, float lambda, float kappa) {
+    float y = terms_(z, lambda, kappa, 0).log * (1.f / lambda);
+    if (formula != NEG_LOG_APA) y = exp_(-y);
+    if (formula == AGLU) y *= z;
+    return nan_or(z, y);
+}
+
+typedef struct { float to_z, to_lambda, to_kappa; } Gradients;
+
+static inline __attribute__((always_inline)) Gradients gradients_(int formula, float grad, float z, float lambda, float kappa) {
+    grad = nan_or(z, grad);
+    z = at_least(at_most(z, LARGEST), -LARGEST);
+    Terms t = terms_(z, lambda, kappa, 1);
+    float direct = formula == NEG_LOG_APA ? -grad : grad * exp_(t.log * (-1.f / lambda));
+    float u = formula == AGLU ? direct * z : direct;
+    float uq = u * t.e * t.inverse;
+    Gradients g = {kappa * uq + (formula == AGLU ? direct : 0.f), u * t.difference, z * uq};
+    return g;
+}
+
+/* ---- loops: `step` is 1 where the parameters change from element to element (channels_last), 0 where they do not ---- */
+
+typedef struct { const float *scale, *shift, *residual_scale, *lambda, *kappa; } Row;
+
+static inline __attribute__((always_inline)) Row row_(const Parameters *p, int64_t image, int64_t channel) {
+    int64_t at = image * p->image_step + channel;
+    Row r = {p->scale + at, p->shift + at, p->residual_scale + at, p->lambda + channel, p->kappa + channel};
+    return r;
+}
+
+static inline __attribute__((always_inline)) void forward_row(int formula, int with_residual, int step, int64_t count, Row p,
+                               const float *restrict x, const float *restrict residual, float *restrict out) {
+    #pragma omp simd
+    for (int64_t i = 0; i < count; i++) {
+        int64_t j = step ? i : 0;
+        float z = x[i] * p.scale[j] + p.shift[j];
+        if (with_residual) z += residual[i] * p.residual_scale[j];
+        out[i] = value_(formula, z, p.lambda[j], p.kappa[j]);
+    }
+}
+
+/* sums: SUMS numbers (step 0) or SUMS rows of `count` numbers (step 1), added to */
+static inline __attribute__((always_inline)) void backward_row(int formula, int with_residual, int step, int64_t count, Row p,
+                                const float *restrict grad, const float *restrict x, const float *restrict residual,
+                                float *restrict grad_x, float *restrict grad_residual, float *restrict sums) {
+    float to_scale = 0.f, to_shift = 0.f, to_residual_scale = 0.f, to_lambda = 0.f, to_kappa = 0.f;
+    #pragma omp simd reduction(+ : to_scale, to_shift, to_residual_scale, to_lambda, to_kappa)
+    for (int64_t i = 0; i < count; i++) {
+        int64_t j = step ? i : 0;
+        float z = x[i] * p.scale[j] + p.shift[j];
+        if (with_residual) z += residual[i] * p.residual_scale[j];
+        Gradients g = gradients_(formula, grad[i], z, p.lambda[j], p.kappa[j]);
+        grad_x[i] = g.to_z * p.scale[j];
+        if (with_residual) grad_residual[i] = g.to_z * p.residual_scale[j];
+        if (step) {
+            sums[SCALE * count + i] += g.to_z * x[i];
+            sums[SHIFT * count + i] += g.to_z;
+            if (with_residual) sums[RESIDUAL_SCALE * count + i] += g.to_z * residual[i];
+            sums[LAMBDA * count + i] += g.to_lambda;
+            sums[KAPPA * count + i] += g.to_kappa;
+        } else {
+            to_scale += g.to_z * x[i];
+            to_shift += g.to_z;
+            if (with_residual) to_residual_scale += g.to_z * residual[i];
+            to_lambda += g.to_lambda;
+            to_kappa += g.to_kappa;
+        }
+    }
+    if (!step) {
+        sums[SCALE] += to_scale;
+        sums[SHIFT] += to_shift;
+        sums[RESIDUAL_SCALE] += to_residual_scale;
+        sums[LAMBDA] += to_lambda;
+        sums[KAPPA] += to_kappa;
+    }
+}
+
+/* One specialised loop for each formula, with and without a residual, with and without steps. */
+typedef void Forward(int64_t, Row, const float *, const float *, float *);
+typedef void Backward(int64_t, Row, const float *, const float *, const float *, float *, float *, float *);
+
+#define SPECIALISE(formula, residual, step)                                                                    \
+    static void forward_##formula##residual##step(int64_t count, Row p, const float *x, const float *r, float *y) { \
+        forward_row(formula, residual, step, count, p, x, r, y);                                               \
+    }                                                                                                          \
+    static void backward_##formula##residual##step(int64_t count, Row p, const float *grad, const float *x,    \
+                                                   const float *r, float *to_x, float *to_r, float *sums) {    \
+        backward_row(formula, residual, step, count, p, grad, x, r, to_x, to_r, sums);                         \
+    }
+#define SPECIALISE_ALL(formula) \
+    SPECIALISE(formula, 0, 0) SPECIALISE(formula, 0, 1) SPECIALISE(formula, 1, 0) SPECIALISE(formula, 1, 1)
+SPECIALISE_ALL(APA) SPECIALISE_ALL(AGLU) SPECIALISE_ALL(NEG_LOG_APA)
+
+#define TABLE(direction, formula) \
+    {{direction##_##formula##00, direction##_##formula##01}, {direction##_##formula##10, direction##_##formula##11}}
+static Forward *const forwards[3][2][2] = {TABLE(forward, APA), TABLE(forward, AGLU), TABLE(forward, NEG_LOG_APA)};
+static Backward *const backwards[3][2][2] = {TABLE(backward, APA), TABLE(backward, AGLU), TABLE(backward, NEG_LOG_APA)};
+
+/* A piece: `piece` positions of one plane, or of one image with all its channels (channels_last). */
+typedef struct { int64_t first, rows, count; Row parameters; } Piece;
+
+static int64_t planes_(const Shape *s) { return s->channels_last ? s->images : s->images * s->channels; }
+static int64_t pieces_(const Shape *s) { return (s->positions + s->piece - 1) / s->piece; }
+
+static Piece piece_(const Shape *s, const Parameters *p, int64_t item) {
+    int64_t plane = item / pieces_(s), begin = item % pieces_(s) * s->piece;
+    int64_t positions = s->positions - begin < s->piece ? s->positions - begin : s->piece;
+    int64_t first = plane * s->positions + begin;
+    if (s->channels_last) {
+        Piece whole = {first * s->channels, positions, s->channels, row_(p, plane, 0)};
+        return whole;
+    }
+    Piece part = {first, 1, positions, row_(p, plane / s->channels, plane % s->channels)};
+    return part;
+}
+
+void apa_forward(int formula, const Shape *s, const Parameters *parameters,
+                 const float *x, const float *residual, float *out) {
+    Forward *row = forwards[formula][residual != NULL][s->channels_last];
+    #pragma omp parallel for schedule(static) num_threads(s->threads)
+    for (int64_t item = 0; item < planes_(s) * pieces_(s); item++) {
+        Piece p = piece_(s, parameters, item);
+        for (int64_t i = p.first; i < p.first + p.rows * p.count; i += p.count)
+            row(p.count, p.parameters, x + i, residual ? residual + i : NULL, out + i);
+    }
+}
+
+/* sums: zeros, a row of SUMS x (channels_last ? channels : 1) for each piece; that of lambda lacks 1/lambda^2 */
+void apa_backward(int formula, const Shape *s, const Parameters *parameters, const float *grad, const float *x,
+                  const float *residual, float *grad_x, float *grad_residual, float *sums) {
+    Backward *row = backwards[formula][residual != NULL][s->channels_last];
+    #pragma omp parallel for schedule(static) num_threads(s->threads)
+    for (int64_t item = 0; item < planes_(s) * pieces_(s); item++) {
+        Piece p = piece_(s, parameters, item);
+        float *to = sums + item * SUMS * (s->channels_last ? s->channels : 1);
+        for (int64_t i = p.first; i < p.first + p.rows * p.count; i += p.count)
+            row(p.count, p.parameters, grad + i, x + i, residual ? residual + i : NULL, grad_x + i,
+                residual ? grad_residual + i : NULL, to);
+    }
+}

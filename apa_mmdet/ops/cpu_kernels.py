@@ -1,0 +1,133 @@
+"""Compiles ``cpu_kernels.c`` on first use (a second or two, once a machine), loads it, and calls it.
+
+The library lies in ``${XDG_CACHE_HOME:-~/.cache}/apa_mmdet``, under a name made of the source, the compiler and
+the processor. ``CC`` names the compiler (cc). Nothing depends on it: without a compiler the same results come from
+:mod:`~apa_mmdet.ops.analytic`, several times slower, and a warning says so.
+"""
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shlex
+import subprocess
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Optional, Tuple
+
+import torch
+from torch import Tensor
+
+from .layout import FORMULAS, SUMS, Arguments, empty_result, in_order_of, layout_of, per_plane, reduce_sums
+
+SOURCE = Path(__file__).with_name('cpu_kernels.c')
+FLAGS = ('-std=gnu11 -O3 -march=native -mprefer-vector-width=512 -fopenmp -fPIC -shared -ffp-contract=fast '
+         '-fno-math-errno -fno-trapping-math -fno-signed-zeros -ffinite-math-only').split()
+PIECE = 16384  # elements that a thread handles at a time, and whose sums are made in float32
+ROWS = 64  # in channels_last at least so many pixels, as every piece writes sums for all the channels
+
+
+class Shape(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int64) for name in ('images', 'channels', 'positions', 'piece')]
+    _fields_ += [('channels_last', ctypes.c_int), ('threads', ctypes.c_int)]
+
+
+class Parameters(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in ('scale', 'shift', 'residual_scale')]
+    _fields_ += [('image_step', ctypes.c_int64), ('lambda_', ctypes.c_void_p), ('kappa', ctypes.c_void_p)]
+
+
+def build() -> Path:
+    """Compile the source, unless that is done; return the library.
+
+    Raises:
+        OSError: if there is no compiler, or nowhere to write.
+        subprocess.CalledProcessError: if it fails.
+    """
+    compiler = shlex.split(os.environ.get('CC', 'cc'))
+    version = subprocess.run([*compiler, '--version'], check=True, capture_output=True).stdout
+    key = hashlib.sha256(b'\0'.join([SOURCE.read_bytes(), ' '.join(FLAGS).encode(), version, _processor()])).hexdigest()
+    folder = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'apa_mmdet'
+    library = folder / f'cpu_kernels-{key[:16]}.so'
+    if not library.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:  # processes may build at once: the last one stands
+            made = Path(scratch, library.name)
+            subprocess.run([*compiler, *FLAGS, str(SOURCE), '-o', str(made)], check=True, capture_output=True)
+            os.replace(made, library)
+    return library
+
+
+def _processor() -> bytes:
+    """What -march=native depends on: a home folder may be shared by unlike machines."""
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+        return '\n'.join(sorted({line for line in lines if line.startswith(('flags', 'Features', 'model name'))})).encode()
+    except OSError:
+        return ' '.join(platform.uname()).encode()
+
+
+@functools.lru_cache(maxsize=None)
+def load() -> Optional[ctypes.CDLL]:
+    """The library, built if need be; None, after a warning, where that cannot be done."""
+    try:
+        library = ctypes.CDLL(str(build()))
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = (getattr(error, 'stderr', None) or b'').decode(errors='replace').strip() or str(error)
+        warnings.warn('apa_mmdet: the fast CPU kernels could not be built, so APA and AGLU run in plain PyTorch on the '
+                      f'CPU, several times slower. Install gcc or name a compiler with CC. Reason: {reason[:500]}')
+        return None
+    library.apa_forward.restype = library.apa_backward.restype = None
+    return library
+
+
+def serves(x: Tensor) -> bool:
+    return x.device.type == 'cpu' and x.dtype in (torch.float32, torch.bfloat16, torch.float16) and load() is not None
+
+
+def forward(formula: str, args: Arguments) -> Tensor:
+    out = empty_result(args.x, args.per_channel)
+    work = out if out.dtype == torch.float32 else torch.empty_like(out, dtype=torch.float32)
+    x, residual = (t if t is None else in_order_of(out, t).float() for t in (args.x, args.residual))
+    shape, parameters, _keep = _describe(out, args)
+    load().apa_forward(FORMULAS.index(formula), ctypes.byref(shape), ctypes.byref(parameters), _at(x), _at(residual),
+                       _at(work))
+    return out if work is out else out.copy_(work)
+
+
+def backward(formula: str, grad: Tensor, args: Arguments) -> Arguments:
+    like = empty_result(args.x, args.per_channel)
+    grad, x, residual = (t if t is None else in_order_of(like, t).float() for t in (grad, args.x, args.residual))
+    grad_x = torch.empty_like(x)
+    grad_residual = None if residual is None else torch.empty_like(x)
+    shape, parameters, _keep = _describe(like, args)
+    pieces = -(-shape.positions // shape.piece)
+    if shape.channels_last:
+        sums = x.new_zeros(shape.images, pieces, len(SUMS), shape.channels)
+    else:
+        sums = x.new_zeros(shape.images, shape.channels, pieces, len(SUMS)).permute(0, 2, 3, 1)
+    load().apa_backward(FORMULAS.index(formula), ctypes.byref(shape), ctypes.byref(parameters), _at(grad), _at(x),
+                        _at(residual), _at(grad_x), _at(grad_residual), _at(sums))
+    scale, shift, residual_scale, lambda_, kappa = reduce_sums(
+        sums.sum(1, dtype=torch.float64).transpose(0, 1), args)
+    return Arguments(
+        grad_x.to(args.x.dtype), lambda_ / args.lambda_.square(), kappa, scale, shift,
+        None if residual is None else grad_residual.to(args.residual.dtype), residual_scale)
+
+
+def _describe(result: Tensor, args: Arguments) -> Tuple[Shape, Parameters, list]:
+    """The two structures, and the tensors that they point into."""
+    layout = layout_of(result, args)
+    piece = max(ROWS, PIECE // layout.channels) if layout.channels_last and layout.channels else PIECE
+    shape = Shape(*layout[:3], piece, layout.channels_last, torch.get_num_threads())
+    floats = [per_plane(parameter, layout, default, result) for parameter, default in (
+        (args.scale, 1.), (args.shift, 0.), (args.residual_scale, 1.), (args.lambda_, 1.), (args.kappa, 1.))]
+    images = max(len(parameter) for parameter in floats)
+    floats[:3] = [parameter.expand(images, -1).contiguous() for parameter in floats[:3]]
+    parameters = Parameters(*map(_at, floats[:3]), layout.channels if images > 1 else 0, *map(_at, floats[3:]))
+    return shape, parameters, floats
+
+
+def _at(tensor: Optional[Tensor]) -> Optional[ctypes.c_void_p]:
+    return None if tensor is None else ctypes.c_void_p(tensor.data_ptr())

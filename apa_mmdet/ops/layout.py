@@ -1,0 +1,104 @@
+"""What the backends are given, and how the elements of a tensor lie in memory."""
+from typing import NamedTuple, Optional, Tuple
+
+import torch
+from torch import Tensor
+
+FORMULAS = ('apa', 'aglu', 'neg_log_apa')
+SUMS = ('scale', 'shift', 'residual_scale', 'lambda_', 'kappa')  # the order in which kernels write their sums
+
+
+class Arguments(NamedTuple):
+    """Arguments of one call, or the gradients to them: a formula of ``x·scale + shift + residual·residual_scale``.
+
+    x: any shape and floating dtype; the parameters are in its compute dtype (:func:`compute_dtype`).
+    lambda_, kappa: shape (), or (C,) with C = ``x.shape[1]``; λ is not below its floor.
+    scale, shift, residual_scale: None, or shape (N, C) or (1, C). Neither or both of scale and shift are given.
+    residual: None, or of the shape of ``x``.
+    """
+    x: Tensor
+    lambda_: Tensor
+    kappa: Tensor
+    scale: Optional[Tensor] = None
+    shift: Optional[Tensor] = None
+    residual: Optional[Tensor] = None
+    residual_scale: Optional[Tensor] = None
+
+    @property
+    def per_channel(self) -> bool:
+        return any(t is not None and t.dim() > 0
+                   for t in (self.lambda_, self.kappa, self.scale, self.shift, self.residual_scale))
+
+    @property
+    def per_image(self) -> bool:
+        return any(t is not None and len(t) > 1 for t in (self.scale, self.shift, self.residual_scale))
+
+
+class Layout(NamedTuple):
+    """A tensor as ``images`` x ``channels`` x ``positions``; with ``channels_last`` the channels are innermost.
+
+    Where no parameter differs between channels, all elements are positions of a single one.
+    """
+    images: int
+    channels: int
+    positions: int
+    channels_last: bool
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def empty_result(x: Tensor, per_channel: bool) -> Tensor:
+    """A dense tensor in the memory order that ``x`` has or, if kernels cannot walk that one, is copied to."""
+    if not per_channel:
+        return torch.empty_like(x)  # of x's strides where those leave no gaps
+    for dims, memory_format in ((4, torch.channels_last), (5, torch.channels_last_3d)):
+        if x.dim() == dims and not x.is_contiguous() and x.is_contiguous(memory_format=memory_format):
+            return torch.empty_like(x, memory_format=memory_format)
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def in_order_of(result: Tensor, tensor: Tensor) -> Tensor:
+    """``tensor`` itself where it lies in memory as ``result`` does, else a copy that does."""
+    same = all(size == 1 or a == b for size, a, b in zip(result.shape, result.stride(), tensor.stride()))
+    return tensor if same else torch.empty_like(result, dtype=tensor.dtype).copy_(tensor)
+
+
+def layout_of(result: Tensor, args: Arguments) -> Layout:
+    """The layout of a tensor from :func:`empty_result`."""
+    if not args.per_channel:
+        return Layout(1, 1, result.numel(), False)
+    images, channels = result.shape[:2]
+    positions = result[0, 0].numel() if images and channels else 0
+    channels_last = positions == 1 or not result.is_contiguous()
+    if channels_last and not args.per_image:
+        images, positions = 1, images * positions
+    return Layout(images, channels, positions, channels_last)
+
+
+def against(x: Tensor, parameter: Tensor) -> Tensor:
+    """A parameter of shape (), (C,), (1, C) or (N, C), shaped to broadcast against ``x``."""
+    return parameter.reshape(*parameter.shape, *[1] * (x.dim() - 2)) if parameter.dim() else parameter
+
+
+def per_plane(parameter: Optional[Tensor], layout: Layout, default: float, like: Tensor) -> Tensor:
+    """A parameter (or its ``default``) as contiguous (1, C) or (N, C), C being the layout's channel count."""
+    if parameter is None:
+        return like.new_full((1, layout.channels), default, dtype=compute_dtype(like.dtype))
+    if parameter.dim() == 2:
+        return parameter.contiguous()
+    return parameter.expand(layout.channels)[None].contiguous()
+
+
+def reduce_sums(sums: Tensor, args: Arguments) -> Tuple[Optional[Tensor], ...]:
+    """From sums over positions, (len(SUMS), images, channels), the gradient to each parameter, None where it is not given."""
+    gradients = []
+    for name, total in zip(SUMS, sums):
+        parameter = getattr(args, name)
+        if parameter is None:
+            gradients.append(None)
+            continue
+        shape = parameter.shape if parameter.dim() == 2 else (1, ) * (2 - parameter.dim()) + parameter.shape
+        gradients.append(total.sum_to_size(shape).view(parameter.shape).to(parameter.dtype))
+    return tuple(gradients)

@@ -1,0 +1,113 @@
+"""The operator ``apa_mmdet::parametric`` and its derivative, as PyTorch's dispatcher knows them.
+
+Registered, they are one node each to torch.compile, torch.export and every other transform; the shape functions
+stand for them where there is no data. This is the one place that picks a backend.
+"""
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Iterator, List, Optional
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from . import analytic, cpu_kernels
+from .layout import Arguments, empty_result
+from .recompute import Recipe, recipe_of
+
+try:
+    from . import triton_kernels
+except ImportError:  # Triton is there where torch has CUDA; a CPU can do without
+    triton_kernels = None
+
+_chosen: List[str] = []
+
+
+def backends() -> dict:
+    """The modules that can compute here, by name."""
+    return {name: module for name, module in
+            dict(triton=triton_kernels, cpu=cpu_kernels, analytic=analytic).items() if module is not None}
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Within it ``'analytic'``, ``'cpu'`` or ``'triton'`` computes, whatever the tensors (for tests and benchmarks).
+
+    Raises:
+        ValueError: if there is no such backend here.
+    """
+    if name not in backends():
+        raise ValueError(f'no backend {name!r} here, there are {list(backends())}')
+    _chosen.append(name)
+    try:
+        yield
+    finally:
+        _chosen.pop()
+
+
+def _backend(x: Tensor) -> ModuleType:
+    if _chosen:
+        return backends()[_chosen[-1]]
+    return next(module for module in backends().values() if module.serves(x))
+
+
+_library = torch.library.Library('apa_mmdet', 'DEF')
+_ARGUMENTS = ('Tensor x, Tensor lambda_, Tensor kappa, Tensor? scale, Tensor? shift, Tensor? residual, '
+              'Tensor? residual_scale')
+_library.define(f'parametric(str formula, {_ARGUMENTS}) -> Tensor')
+_library.define(f'parametric_backward(str formula, Tensor grad, {_ARGUMENTS}) -> Tensor[]')
+
+
+def _forward(formula: str, *args: Optional[Tensor]) -> Tensor:
+    args = Arguments(*args)
+    return _backend(args.x).forward(formula, args)
+
+
+def _backward(formula: str, grad: Tensor, *args: Optional[Tensor]) -> List[Tensor]:
+    args = Arguments(*args)
+    return [t for t in _backend(args.x).backward(formula, grad, args) if t is not None]
+
+
+def _shape_of_forward(formula: str, *args: Optional[Tensor]) -> Tensor:
+    args = Arguments(*args)
+    return empty_result(args.x, args.per_channel)
+
+
+def _shape_of_backward(formula: str, grad: Tensor, *args: Optional[Tensor]) -> List[Tensor]:
+    args = Arguments(*args)
+    like = empty_result(args.x, args.per_channel)
+    gradients = args._replace(x=like, residual=None if args.residual is None else torch.empty_like(like))
+    return [torch.empty_like(t) for t in gradients if t is not None]
+
+
+class Parametric(Function):
+    """Keeps its arguments, and nothing else, for backward; the residual as a recipe where it comes with one."""
+
+    @staticmethod
+    def forward(ctx, formula: str, *args: Optional[Tensor]) -> Tensor:
+        ctx.formula = formula
+        ctx.recipe: Optional[Recipe] = recipe_of(args[5])
+        ctx.save_for_backward(*args[:5], None if ctx.recipe else args[5], args[6])
+        with torch._C._AutoDispatchBelowAutograd():
+            return torch.ops.apa_mmdet.parametric(formula, *args)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        args = list(ctx.saved_tensors)
+        if ctx.recipe:
+            args[5] = ctx.recipe()
+        gradients = iter(torch.ops.apa_mmdet.parametric_backward(ctx.formula, grad, *args))
+        return None, *(None if arg is None else next(gradients) for arg in args)
+
+
+def _differentiable(formula: str, *args: Optional[Tensor]) -> Tensor:
+    return Parametric.apply(formula, *args)
+
+
+_library.impl('parametric', _forward, 'CompositeExplicitAutograd')
+_library.impl('parametric', _differentiable, 'Autograd')
+_library.impl('parametric_backward', _backward, 'CompositeExplicitAutograd')
+_library.impl('parametric', _shape_of_forward, 'Meta')
+_library.impl('parametric_backward', _shape_of_backward, 'Meta')
