@@ -14,6 +14,7 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['apa_mmdet', 'apa_mmdet.*']),
+    package_data={'apa_mmdet.ops': ['*.c']},  # compiled on first use
     python_requires='>=3.9',
     # The ranges of apa_mmdet/compat.py. torch and mmcv have to match each other and the machine's
     # accelerator: install them first.
@@ -28,5 +29,8 @@ setup(
         'tqdm',
         'setuptools<81',  # mmengine and mmcv import pkg_resources
     ],
-    extras_require=dict(tests=['pytest', 'psutil']),
+    extras_require=dict(
+        triton=['triton>=2.1'],  # torch's CUDA builds bring it
+        tests=['pytest', 'psutil', 'onnx', 'onnxruntime', 'onnxscript'],
+    ),
 )

@@ -62,11 +62,13 @@ import torch; assert torch.__version__.split('+')[0] == '${pin#torch==}'"; then 
 main() {
   : >"$log"
   make_venv
-  # everything but torch and mmcv, which are chosen and built below
-  grep -Ev '^(torch|mmcv)==' "$root/requirements.txt" >"$venv/constraints.txt"
+  # everything but torch, the triton that fits it, and mmcv, which are chosen and built below
+  grep -Ev '^(torch|triton|mmcv)==' "$root/requirements.txt" >"$venv/constraints.txt"
   install_torch
   say 'installing the pinned packages of requirements.txt'
   pip install --no-deps -r "$venv/constraints.txt"
+  quietly "$venv/bin/python" -c 'import triton' || pip install --no-deps "$(grep '^triton==' "$root/requirements.txt")" ||
+    echo '               No Triton for this machine: the tests of the GPU kernels will be skipped.'
   say 'installing mmcv'
   "$root/tools/build_mmcv.sh" "$venv" "$log"
   say 'installing apa_mmdet (editable)'

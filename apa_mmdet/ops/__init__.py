@@ -132,4 +132,5 @@ def _per_plane(name: str, parameter: Optional[Tensor], z: Tensor) -> Optional[Te
     if z.dim() < 2 or tuple(parameter.shape) not in ((z.shape[1], ), (1, z.shape[1]), tuple(z.shape[:2])):
         raise ValueError(f'{name} has shape {tuple(parameter.shape)}; an input of shape {tuple(z.shape)} takes one '
                          'value per channel, (C,), or one per image and channel, (N, C)')
-    return parameter.to(compute_dtype(z.dtype)).reshape(-1, z.shape[1])
+    parameter = parameter.to(compute_dtype(z.dtype))
+    return parameter[None] if parameter.dim() == 1 else parameter

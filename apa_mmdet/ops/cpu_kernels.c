@@ -11,39 +11,42 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define INLINE static inline __attribute__((always_inline))
+
 enum { APA, AGLU, NEG_LOG_APA };
 enum { SCALE, SHIFT, RESIDUAL_SCALE, LAMBDA, KAPPA, SUMS };
 
-#define STRAIGHT 60.f   /* as in analytic.py */
+#define LOG2_E 1.44269504f
+#define LOG_2 0.693147181f
+#define STRAIGHT (60.f * LOG2_E) /* these three as in analytic.py */
 #define FARTHEST 1e8f
 #define LARGEST 1e15f
 
 typedef struct { const float *scale, *shift, *residual_scale; int64_t image_step; const float *lambda, *kappa; } Parameters;
 typedef struct { int64_t images, channels, positions, piece; int channels_last, threads; } Shape;
 
-static inline __attribute__((always_inline)) float as_float(int32_t i) { union { int32_t i; float f; } u = {.i = i}; return u.f; }
-static inline __attribute__((always_inline)) int32_t as_int(float f) { union { float f; int32_t i; } u = {.f = f}; return u.i; }
+INLINE float as_float(int32_t i) { union { int32_t i; float f; } u = {.i = i}; return u.f; }
+INLINE int32_t as_int(float f) { union { float f; int32_t i; } u = {.f = f}; return u.i; }
 
-static inline __attribute__((always_inline)) float at_most(float x, float top) { return x < top ? x : top; }
-static inline __attribute__((always_inline)) float at_least(float x, float bottom) { return x > bottom ? x : bottom; }
+INLINE float at_most(float x, float top) { return x < top ? x : top; }
+INLINE float at_least(float x, float bottom) { return x > bottom ? x : bottom; }
 
 /* The build assumes finite numbers, so NaN is known by its bits. */
-static inline __attribute__((always_inline)) float nan_or(float x, float y) {
+INLINE float nan_or(float x, float y) {
     return (as_int(x) & 0x7fffffff) > 0x7f800000 ? x : y;
 }
 
-/* e^x for x <= 60, to 1 ulp; 0 below -87.7 */
-static inline __attribute__((always_inline)) float exp_(float x) {
+/* 2^x for x < 127, to 1 ulp; 0 below -126.5 */
+INLINE float exp2_(float x) {
     const float magic = 12582912.f; /* adding it rounds to an integer and leaves that in the low bits */
-    x = at_least(x, -88.f);
-    float shifted = x * 1.44269504f + magic, n = shifted - magic;
-    float r = (x - n * 0.693145751953125f) - n * 1.42860677e-6f;
-    float y = 1.f / 720 + r * (1.f / 5040);
-    y = 1.f / 120 + r * y;
-    y = 1.f / 24 + r * y;
-    y = 1.f / 6 + r * y;
-    y = 0.5f + r * y;
-    y = 1.f + r * (1.f + r * y);
+    x = at_least(x, -127.f);
+    float shifted = x + magic, r = x - (shifted - magic);
+    float y = 1.33908674e-3f + r * 1.54614475e-4f; /* Chebyshev's, to 5e-9 for |r| <= 1/2 */
+    y = 9.61805667e-3f + r * y;
+    y = 5.5503571e-2f + r * y;
+    y = 0.240226509f + r * y;
+    y = 0.693147188f + r * y;
+    y = 1.f + r * y;
     return y * as_float((as_int(shifted) - as_int(magic) + 127) << 23);
 }
 
@@ -51,10 +54,10 @@ typedef struct { float e, inverse, log, difference; } Terms;
 
 /* With w = lambda*e^a, 1 + w = 2^k * (1 + f) and s = f/(2 + f): log1p(w) = k*log 2 + 2s + 2s^3*(1/3 + s^2/5 + ...).
  * Where k = 0, f is w itself, and log1p(w) - w/(1 + w) = 2s^2/(1 + s) + 2s^3*(...) has positive terms alone. */
-static inline __attribute__((always_inline)) Terms terms_(float z, float lambda, float kappa, int difference) {
-    float a = -kappa * z;
-    float beyond = at_most(at_least(a - STRAIGHT, 0.f), FARTHEST);
-    float e = exp_(at_most(a, STRAIGHT));
+INLINE Terms terms_(float z, float lambda, float kappa, int difference) {
+    float a = z * (-kappa * LOG2_E); /* in base 2 */
+    float beyond = at_most(at_least(a - STRAIGHT, 0.f), FARTHEST) * LOG_2;
+    float e = exp2_(at_most(a, STRAIGHT));
     float w = lambda * e, v = 1.f + w;
     int32_t bits = as_int(v) + (0x3f800000 - 0x3f3504f3);
     int32_t k = (bits >> 23) - 127;
@@ -62,27 +65,27 @@ static inline __attribute__((always_inline)) Terms terms_(float z, float lambda,
     float f = k ? m - 1.f : w;
     float s = f / (2.f + f), s2 = s * s;
     float rest = 2.f * s * s2 * (1.f / 3 + s2 * (1.f / 5 + s2 * (1.f / 7 + s2 * (1.f / 9))));
-    float whole = (float)k * 0.693147181f + 2.f * s;
+    float whole = (float)k * LOG_2 + 2.f * s;
     Terms t = {e, 1.f / v, whole + rest + beyond, 0.f};
     if (difference) /* 1/(1 + s) = (1 + w/2)/(1 + w) */
         t.difference = (k ? whole - w * t.inverse : 2.f * s2 * (1.f + 0.5f * w) * t.inverse) + rest + beyond;
     return t;
 }
 
-static inline __attribute__((always_inline)) float value_(int formula, float z, float lambda, float kappa) {
-    float y = terms_(z, lambda, kappa, 0).log * (1.f / lambda);
-    if (formula != NEG_LOG_APA) y = exp_(-y);
-    if (formula == AGLU) y *= z;
-    return nan_or(z, y);
+INLINE float value_(int formula, float z, float lambda, float kappa) {
+    float log = terms_(z, lambda, kappa, 0).log;
+    if (formula == NEG_LOG_APA) return nan_or(z, log * (1.f / lambda));
+    float p = exp2_(log * (-LOG2_E / lambda));
+    return formula == AGLU ? z * p : nan_or(z, p);
 }
 
 typedef struct { float to_z, to_lambda, to_kappa; } Gradients;
 
-static inline __attribute__((always_inline)) Gradients gradients_(int formula, float grad, float z, float lambda, float kappa) {
+INLINE Gradients gradients_(int formula, float grad, float z, float lambda, float kappa) {
     grad = nan_or(z, grad);
     z = at_least(at_most(z, LARGEST), -LARGEST);
     Terms t = terms_(z, lambda, kappa, 1);
-    float direct = formula == NEG_LOG_APA ? -grad : grad * exp_(t.log * (-1.f / lambda));
+    float direct = formula == NEG_LOG_APA ? -grad : grad * exp2_(t.log * (-LOG2_E / lambda));
     float u = formula == AGLU ? direct * z : direct;
     float uq = u * t.e * t.inverse;
     Gradients g = {kappa * uq + (formula == AGLU ? direct : 0.f), u * t.difference, z * uq};
@@ -93,14 +96,14 @@ static inline __attribute__((always_inline)) Gradients gradients_(int formula, f
 
 typedef struct { const float *scale, *shift, *residual_scale, *lambda, *kappa; } Row;
 
-static inline __attribute__((always_inline)) Row row_(const Parameters *p, int64_t image, int64_t channel) {
+INLINE Row row_(const Parameters *p, int64_t image, int64_t channel) {
     int64_t at = image * p->image_step + channel;
     Row r = {p->scale + at, p->shift + at, p->residual_scale + at, p->lambda + channel, p->kappa + channel};
     return r;
 }
 
-static inline __attribute__((always_inline)) void forward_row(int formula, int with_residual, int step, int64_t count, Row p,
-                               const float *restrict x, const float *restrict residual, float *restrict out) {
+INLINE void forward_row(int formula, int with_residual, int step, int64_t count, Row p,
+                        const float *restrict x, const float *restrict residual, float *restrict out) {
     #pragma omp simd
     for (int64_t i = 0; i < count; i++) {
         int64_t j = step ? i : 0;
@@ -111,9 +114,9 @@ static inline __attribute__((always_inline)) void forward_row(int formula, int w
 }
 
 /* sums: SUMS numbers (step 0) or SUMS rows of `count` numbers (step 1), added to */
-static inline __attribute__((always_inline)) void backward_row(int formula, int with_residual, int step, int64_t count, Row p,
-                                const float *restrict grad, const float *restrict x, const float *restrict residual,
-                                float *restrict grad_x, float *restrict grad_residual, float *restrict sums) {
+INLINE void backward_row(int formula, int with_residual, int step, int64_t count, Row p,
+                         const float *restrict grad, const float *restrict x, const float *restrict residual,
+                         float *restrict grad_x, float *restrict grad_residual, float *restrict sums) {
     float to_scale = 0.f, to_shift = 0.f, to_residual_scale = 0.f, to_lambda = 0.f, to_kappa = 0.f;
     #pragma omp simd reduction(+ : to_scale, to_shift, to_residual_scale, to_lambda, to_kappa)
     for (int64_t i = 0; i < count; i++) {

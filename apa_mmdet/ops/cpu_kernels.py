@@ -123,9 +123,10 @@ def _describe(result: Tensor, args: Arguments) -> Tuple[Shape, Parameters, list]
     shape = Shape(*layout[:3], piece, layout.channels_last, torch.get_num_threads())
     floats = [per_plane(parameter, layout, default, result) for parameter, default in (
         (args.scale, 1.), (args.shift, 0.), (args.residual_scale, 1.), (args.lambda_, 1.), (args.kappa, 1.))]
-    images = max(len(parameter) for parameter in floats)
-    floats[:3] = [parameter.expand(images, -1).contiguous() for parameter in floats[:3]]
-    parameters = Parameters(*map(_at, floats[:3]), layout.channels if images > 1 else 0, *map(_at, floats[3:]))
+    if args.per_image:
+        floats[:3] = [parameter.expand(layout.images, -1).contiguous() for parameter in floats[:3]]
+    image_step = layout.channels if args.per_image else 0
+    parameters = Parameters(*map(_at, floats[:3]), image_step, *map(_at, floats[3:]))
     return shape, parameters, floats
 
 

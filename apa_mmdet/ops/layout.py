@@ -31,7 +31,7 @@ class Arguments(NamedTuple):
 
     @property
     def per_image(self) -> bool:
-        return any(t is not None and len(t) > 1 for t in (self.scale, self.shift, self.residual_scale))
+        return any(t is not None and len(t) != 1 for t in (self.scale, self.shift, self.residual_scale))
 
 
 class Layout(NamedTuple):
@@ -46,7 +46,7 @@ class Layout(NamedTuple):
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def empty_result(x: Tensor, per_channel: bool) -> Tensor:

@@ -22,5 +22,6 @@ class AGLU(APAParameters):
         1.7615...
     """
 
-    def forward(self, z: Tensor) -> Tensor:
-        return ops.aglu(z, self.lambda_, self.kappa)
+    def forward(self, z: Tensor, **before) -> Tensor:
+        """``before``: what :func:`apa_mmdet.ops.aglu` does to ``z`` first, and ``recompute``."""
+        return ops.aglu(z, self.lambda_, self.kappa, **before)

@@ -31,5 +31,6 @@ class APA(APAParameters):
                  inplace: bool = False) -> None:
         super().__init__(num_features, lambda_init, kappa_init, inplace)
 
-    def forward(self, z: Tensor) -> Tensor:
-        return ops.apa(z, self.lambda_, self.kappa)
+    def forward(self, z: Tensor, **before) -> Tensor:
+        """``before``: what :func:`apa_mmdet.ops.apa` does to ``z`` first, and ``recompute``."""
+        return ops.apa(z, self.lambda_, self.kappa, **before)

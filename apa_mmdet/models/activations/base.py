@@ -50,6 +50,8 @@ class APAParameters(nn.Module):
         ValueError: if a range is reversed, λ's lies below the floor of 1e-4, or ``num_features`` < 1.
     """
 
+    fuses = True  # forward() takes what comes before an activation as well: see apa_mmdet.models.layers.fused
+
     def __init__(self,
                  num_features: Optional[int] = 1,
                  lambda_init: Tuple[float, float] = (0., 1.),
@@ -77,7 +79,7 @@ class APAParameters(nn.Module):
         nn.init.uniform_(self.lambda_, max(low, LAMBDA_FLOOR), high)
         nn.init.uniform_(self.kappa, *self.kappa_init)
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Tensor, **before) -> Tensor:
         raise TypeError(f'{type(self).__name__} holds parameters alone; use APA or AGLU')
 
     def extra_repr(self) -> str:

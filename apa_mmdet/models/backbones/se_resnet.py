@@ -14,8 +14,10 @@ from mmdet.registry import MODELS
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
+from ...ops import keep_recipe
 from ..activations import build_activation
-from ..layers import SELayer
+from ..layers import SELayer, norm_act, residual_act
+from ..layers.fused import unhooked
 
 
 class SEBlock:
@@ -23,24 +25,38 @@ class SEBlock:
 
     sites = ('conv1', 'conv2', 'out')
 
-    def _add_slots(self, act_cfg: Dict[str, dict], se_cfg: Optional[dict]) -> None:
+    def _add_slots(self, act_cfg: Dict[str, dict], se_cfg: Optional[dict], recompute_act: bool) -> None:
         del self.relu  # mmdet's blocks share one activation over their sites
         channels = self.conv1.out_channels
         for site in self.sites:
             width = channels * self.expansion if site == 'out' else channels
             self.add_module(f'act_{site}', build_activation(act_cfg[site], width))
         self.se = nn.Identity() if se_cfg is None else SELayer(channels * self.expansion, **se_cfg)
+        self.recompute_act = recompute_act
 
     def forward(self, x: Tensor) -> Tensor:
         if self.with_cp and x.requires_grad:
-            out = cp.checkpoint(self._residual_sum, x, use_reentrant=False)
-        else:
-            out = self._residual_sum(x)
-        return self.act_out(out)
+            return cp.checkpoint(self._forward, x, use_reentrant=False)
+        return self._forward(x)
 
-    def _residual_sum(self, x: Tensor) -> Tensor:
-        identity = x if self.downsample is None else self.downsample(x)
-        return self.se(self._branch(x)) + identity
+    def _forward(self, x: Tensor) -> Tensor:
+        identity, identity_norm = self._shortcut(x)
+        out, norm = self._branch(x)
+        return residual_act(out, norm, self.se, identity, identity_norm, self.act_out, self.recompute_act)
+
+    def _norm_act(self, x: Tensor, i: int) -> Tensor:
+        return norm_act(x, getattr(self, f'norm{i}'), getattr(self, f'act_conv{i}'), self.recompute_act)
+
+    def _shortcut(self, x: Tensor) -> Tuple[Tensor, Optional[nn.Module]]:
+        """The identity and, where one is still to be applied, its norm."""
+        if self.downsample is None:
+            return x, None
+        if not unhooked(self.downsample):
+            return self.downsample(x), None
+        *layers, norm = self.downsample
+        for layer in layers:
+            x = keep_recipe(layer, x)
+        return x, norm
 
 
 class SEBasicBlock(SEBlock, BasicBlock):
@@ -49,13 +65,14 @@ class SEBasicBlock(SEBlock, BasicBlock):
     sites = ('conv1', 'out')
     last_norm = 'norm2'
 
-    def __init__(self, *args, act_cfg: Dict[str, dict], se_cfg: Optional[dict], **kwargs) -> None:
+    def __init__(self, *args, act_cfg: Dict[str, dict], se_cfg: Optional[dict], recompute_act: bool, **kwargs) -> None:
         BasicBlock.__init__(self, *args, **kwargs)
-        self._add_slots(act_cfg, se_cfg)
+        self._add_slots(act_cfg, se_cfg, recompute_act)
 
-    def _branch(self, x: Tensor) -> Tensor:
-        out = self.act_conv1(self.norm1(self.conv1(x)))
-        return self.norm2(self.conv2(out))
+    def _branch(self, x: Tensor) -> Tuple[Tensor, nn.Module]:
+        """The residual branch up to its last norm, and that."""
+        out = self._norm_act(keep_recipe(self.conv1, x), 1)
+        return keep_recipe(self.conv2, out), self.norm2
 
 
 class SEBottleneck(SEBlock, Bottleneck):
@@ -63,17 +80,21 @@ class SEBottleneck(SEBlock, Bottleneck):
 
     last_norm = 'norm3'
 
-    def __init__(self, *args, act_cfg: Dict[str, dict], se_cfg: Optional[dict], **kwargs) -> None:
+    def __init__(self, *args, act_cfg: Dict[str, dict], se_cfg: Optional[dict], recompute_act: bool, **kwargs) -> None:
         Bottleneck.__init__(self, *args, **kwargs)
-        self._add_slots(act_cfg, se_cfg)
+        self._add_slots(act_cfg, se_cfg, recompute_act)
 
     def _plugins(self, x: Tensor, position: str) -> Tensor:
         return self.forward_plugin(x, getattr(self, f'{position}_plugin_names')) if self.with_plugins else x
 
-    def _branch(self, x: Tensor) -> Tensor:
-        out = self._plugins(self.act_conv1(self.norm1(self.conv1(x))), 'after_conv1')
-        out = self._plugins(self.act_conv2(self.norm2(self.conv2(out))), 'after_conv2')
-        return self._plugins(self.norm3(self.conv3(out)), 'after_conv3')
+    def _branch(self, x: Tensor) -> Tuple[Tensor, nn.Module]:
+        """The residual branch up to its last norm, and that; past it where plugins come after."""
+        out = self._plugins(self._norm_act(keep_recipe(self.conv1, x), 1), 'after_conv1')
+        out = self._plugins(self._norm_act(keep_recipe(self.conv2, out), 2), 'after_conv2')
+        out = keep_recipe(self.conv3, out)
+        if self.with_plugins and self.after_conv3_plugin_names:
+            return self._plugins(self.norm3(out), 'after_conv3'), nn.Identity()
+        return out, self.norm3
 
 
 @MODELS.register_module()
@@ -91,13 +112,16 @@ class SEResNet(ResNet):
             channel count gets it.
         se_cfg: arguments of :class:`~apa_mmdet.models.layers.SELayer`, whose defaults are the APA
             attention. None for no attention.
+        recompute_act: keep the results of the convolutions alone for backward, and compute those of the
+            activations again from them: less memory for one more pointwise pass. ``with_cp`` keeps still less,
+            for a second run of the convolutions; the two exclude each other.
         kwargs: everything that mmdet's ``ResNet`` takes. ``frozen_stages >= 0`` freezes the stem's
             activation with the stem, so that nothing below the first trained stage is differentiated.
 
     Shape: (N, 3, H, W) → one (N, C_i, H/s_i, W/s_i) per ``out_indices``.
 
     Raises:
-        ValueError: for an unknown depth or site; in ``init_weights``, if the file that ``init_cfg`` names
+        ValueError: for an unknown depth or site, or ``recompute_act`` together with ``with_cp``; in ``init_weights``, if the file that ``init_cfg`` names
             holds other weights.
         FileNotFoundError: in ``init_weights``, if there is no such file.
     """
@@ -114,18 +138,24 @@ class SEResNet(ResNet):
                  depth: int,
                  act_cfg: dict = dict(type='AGLU'),
                  se_cfg: Optional[dict] = dict(),
+                 recompute_act: bool = False,
                  **kwargs) -> None:
+        if recompute_act and kwargs.get('with_cp'):
+            raise ValueError(f'{type(self).__name__}: with_cp keeps nothing of a block that recompute_act could compute '
+                             'again; choose one of them')
         if depth not in self.arch_settings:
             raise ValueError(f'{type(self).__name__}: unknown depth {depth}, choose from {list(self.arch_settings)}')
         self.act_cfg = per_site(act_cfg, ('stem', *self.arch_settings[depth][0].sites))
         self.se_cfg = se_cfg
+        self.recompute_act = recompute_act
         self.default_init = kwargs.get('init_cfg') is None and kwargs.get('pretrained') is None
         super().__init__(depth, **kwargs)
 
     def make_res_layer(self, **kwargs) -> ResLayer:
         if self.default_init and self.zero_init_residual:  # mmdet's ResNet does it for its own two blocks alone
             kwargs['init_cfg'] = dict(type='Constant', val=0, override=dict(name=kwargs['block'].last_norm))
-        return super().make_res_layer(act_cfg=self.act_cfg, se_cfg=self.se_cfg, **kwargs)
+        return super().make_res_layer(
+            act_cfg=self.act_cfg, se_cfg=self.se_cfg, recompute_act=self.recompute_act, **kwargs)
 
     def _make_stem_layer(self, in_channels: int, stem_channels: int) -> None:
         super()._make_stem_layer(in_channels, stem_channels)
@@ -144,8 +174,10 @@ class SEResNet(ResNet):
             self.act_stem.requires_grad_(False)
 
     def _stem(self, x: Tensor) -> Tensor:
-        x = self.stem(x) if self.deep_stem else self.act_stem(self.norm1(self.conv1(x)))
-        return self.maxpool(x)
+        layers = self.stem if self.deep_stem else (self.conv1, self.norm1, self.act_stem)
+        for conv, norm, act in zip(layers[::3], layers[1::3], layers[2::3]):
+            x = norm_act(keep_recipe(conv, x), norm, act, self.recompute_act)
+        return keep_recipe(self.maxpool, x)
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
         x = self._stem(x)

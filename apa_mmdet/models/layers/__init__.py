@@ -1,3 +1,4 @@
+from .fused import norm_act, residual_act
 from .se_layer import SELayer
 
-__all__ = ['SELayer']
+__all__ = ['SELayer', 'norm_act', 'residual_act']

@@ -43,7 +43,10 @@ class SELayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.gate = build_activation(gate_cfg, channels)
 
+    def gates(self, pooled: Tensor) -> Tensor:
+        """From pooled values, (N, C), the factor for each channel, (N, C)."""
+        excitation = self.fc2(self.act(self.fc1(self.norm(pooled))))
+        return self.gate(self.dropout(excitation))
+
     def forward(self, x: Tensor) -> Tensor:
-        squeezed = self.norm(x.mean((2, 3)))
-        excitation = self.fc2(self.act(self.fc1(squeezed)))
-        return x * self.gate(self.dropout(excitation))[:, :, None, None]
+        return x * self.gates(x.mean((2, 3)))[:, :, None, None]

@@ -1,4 +1,7 @@
 """SEResNet against the figures of the published network, and everything mmdet's ResNet can do."""
+import copy
+import pickle
+
 import pytest
 import torch
 from mmdet.registry import MODELS
@@ -111,6 +114,106 @@ def test_frozen_stages_freeze_the_stem_with_its_activation():
 def test_norm_eval():
     assert not any(m.training for m in SEResNet(18).train().modules() if isinstance(m, nn.BatchNorm2d))
     assert all(m.training for m in SEResNet(18, norm_eval=False).train().modules() if isinstance(m, nn.BatchNorm2d))
+
+
+def saved_mebibytes(net, x):
+    """Distinct storages kept for backward that are neither parameters nor buffers."""
+    own = {t.untyped_storage().data_ptr() for t in (*net.parameters(), *net.buffers())}
+    kept = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        features = net(x)
+    assert any(f.requires_grad for f in features)
+    return sum(storage.nbytes() for pointer, storage in kept.items() if pointer not in own) / 2**20
+
+
+@pytest.mark.parametrize('frozen_stages, recompute_act, most', [(1, False, 240), (-1, False, 430), (1, True, 150), (-1, True, 240)])
+def test_memory_kept_for_backward(frozen_stages, recompute_act, most):
+    net = SEResNet(50, frozen_stages=frozen_stages, recompute_act=recompute_act).train()
+    x = torch.randn(1, 3, 512, 512)
+    assert saved_mebibytes(net, x) <= most
+
+
+def test_nothing_below_the_first_trained_stage_is_kept():
+    net = SEResNet(50, frozen_stages=1).train()
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        below = net.layer1(net._stem(torch.randn(1, 3, 64, 64)))
+    assert not kept and not below.requires_grad
+
+
+@pytest.mark.parametrize('kwargs', [dict(depth=50), dict(depth=18), dict(depth=50, deep_stem=True), dict(depth=50, avg_down=True),
+                                    dict(depth=50, norm_eval=False), dict(depth=50, frozen_stages=1),
+                                    dict(depth=50, act_cfg=dict(conv2=dict(type='ReLU')))], ids=str)
+def test_computing_activations_again_changes_no_bit(kwargs):
+    results = []
+    for recompute_act in (False, True):
+        torch.manual_seed(0)
+        net = SEResNet(**kwargs, recompute_act=recompute_act).train()
+        features = net(torch.randn(1, 3, 64, 64))
+        sum(f.square().mean() for f in features).backward()
+        results.append([*features, *(p.grad for p in net.parameters() if p.requires_grad)])
+    assert all(torch.equal(a, b) for a, b in zip(*results))
+
+
+def test_computing_again_and_checkpointing_exclude_each_other():
+    with pytest.raises(ValueError, match='SEResNet: with_cp keeps nothing of a block that recompute_act could'):
+        SEResNet(18, with_cp=True, recompute_act=True)
+
+
+@pytest.mark.parametrize('recompute_act', [False, True])
+def test_compiles_without_graph_breaks(recompute_act):
+    net = SEResNet(18, frozen_stages=1, recompute_act=recompute_act, se_cfg=dict(dropout=0.)).train()
+    x = torch.randn(1, 3, 64, 64)
+    torch._dynamo.reset()
+    compiled = torch.compile(net, backend='aot_eager', fullgraph=True)
+    for got, want in zip(compiled(x), net(x)):
+        torch.testing.assert_close(got, want)
+    sum(f.mean() for f in compiled(x)).backward()
+    assert net.layer2[0].act_out.lambda_.grad.isfinite().all()
+
+
+def test_exports_and_copies():
+    net = SEResNet(18).eval()
+    x = torch.randn(1, 3, 64, 64)
+    for same in (torch.export.export(net, (x, )).module(), copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        for got, want in zip(same(x), net(x)):
+            torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize('dynamo', [False, True])
+def test_onnx_in_onnxruntime(dynamo, tmp_path):
+    import onnx
+    import onnxruntime
+    net = SEResNet(18, act_cfg=dict(type='AGLU', num_features=None)).eval()
+    x = torch.randn(1, 3, 64, 64)
+    torch.onnx.export(net, (x, ), str(tmp_path / 'net.onnx'), dynamo=dynamo, input_names=['x'])
+    assert {node.domain for node in onnx.load(tmp_path / 'net.onnx').graph.node} <= {'', 'ai.onnx'}
+    session = onnxruntime.InferenceSession(str(tmp_path / 'net.onnx'))
+    for got, want in zip(session.run(None, {'x': x.numpy()}), net(x)):
+        torch.testing.assert_close(torch.from_numpy(got), want, rtol=1e-5, atol=1e-5 * want.abs().max().item())
+
+
+@pytest.mark.parametrize('recompute_act', [False, True])
+def test_distributed_data_parallel(recompute_act, tmp_path):
+    net = SEResNet(18, frozen_stages=1, recompute_act=recompute_act, se_cfg=dict(dropout=0.)).train()
+    x = torch.randn(2, 3, 64, 64)
+    sum(f.mean() for f in net(x)).backward()
+    want = [p.grad.clone() for p in net.parameters() if p.requires_grad]
+    net.zero_grad()
+    torch.distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1)
+    try:
+        parallel = nn.parallel.DistributedDataParallel(net, find_unused_parameters=True)
+        sum(f.mean() for f in parallel(x)).backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    for p, grad in zip((p for p in net.parameters() if p.requires_grad), want):
+        torch.testing.assert_close(p.grad, grad)
 
 
 @pytest.mark.parametrize('depth', [18, 50])
