@@ -30,6 +30,11 @@ SERIES_BELOW = 0.5  # in w
 SERIES = [1 / (2 * k + 3) for k in range(9)]  # the next term is below 1.3e-14 at s = 1/5
 BLOCK = 1 << 16  # elements handled at a time on a CPU: the temporaries of one block stay in the L2 cache
 
+# MKL chooses its vector functions at their first call. Where two threads made that call at once, one of them was seen
+# to compute exp in float64 to 9 digits, once in some twenty starts. A call with one element is made by one thread.
+for _dtype in (torch.float32, torch.float64):
+    torch.ones(1, dtype=_dtype).exp_().log1p_()
+
 
 def log_terms(z: Tensor, lambda_: Tensor, kappa: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
     """e^min(a, A), w = λ·e^min(a, A) and max(0, a − A), finite for every finite ``z``; L = log1p(w) + the last."""

@@ -97,11 +97,11 @@ def forward(formula: str, args: Arguments) -> Tensor:
 
 
 def backward(formula: str, grad: Tensor, args: Arguments) -> Arguments:
-    like = empty_result(args.x, args.per_channel)
-    grad, x, residual = (t if t is None else in_order_of(like, t).float() for t in (grad, args.x, args.residual))
-    grad_x = torch.empty_like(x)
+    to_x = empty_result(args.x, args.per_channel)
+    grad, x, residual = (t if t is None else in_order_of(to_x, t).float() for t in (grad, args.x, args.residual))
+    grad_x = to_x if to_x.dtype == torch.float32 else torch.empty_like(x)
     grad_residual = None if residual is None else torch.empty_like(x)
-    shape, parameters, _keep = _describe(like, args)
+    shape, parameters, _keep = _describe(to_x, args)
     pieces = -(-shape.positions // shape.piece)
     if shape.channels_last:
         sums = x.new_zeros(shape.images, pieces, len(SUMS), shape.channels)
@@ -109,10 +109,9 @@ def backward(formula: str, grad: Tensor, args: Arguments) -> Arguments:
         sums = x.new_zeros(shape.images, shape.channels, pieces, len(SUMS)).permute(0, 2, 3, 1)
     load().apa_backward(FORMULAS.index(formula), ctypes.byref(shape), ctypes.byref(parameters), _at(grad), _at(x),
                         _at(residual), _at(grad_x), _at(grad_residual), _at(sums))
-    scale, shift, residual_scale, lambda_, kappa = reduce_sums(
-        sums.sum(1, dtype=torch.float64).transpose(0, 1), args)
+    scale, shift, residual_scale, lambda_, kappa = reduce_sums(sums.sum(1, dtype=torch.float64).unbind(1), args)
     return Arguments(
-        grad_x.to(args.x.dtype), lambda_ / args.lambda_.square(), kappa, scale, shift,
+        to_x if grad_x is to_x else to_x.copy_(grad_x), lambda_ / args.lambda_.square(), kappa, scale, shift,
         None if residual is None else grad_residual.to(args.residual.dtype), residual_scale)
 
 

@@ -1,5 +1,5 @@
 """What the backends are given, and how the elements of a tensor lie in memory."""
-from typing import NamedTuple, Optional, Tuple
+from typing import NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -91,8 +91,8 @@ def per_plane(parameter: Optional[Tensor], layout: Layout, default: float, like:
     return parameter.expand(layout.channels)[None].contiguous()
 
 
-def reduce_sums(sums: Tensor, args: Arguments) -> Tuple[Optional[Tensor], ...]:
-    """From sums over positions, (len(SUMS), images, channels), the gradient to each parameter, None where it is not given."""
+def reduce_sums(sums: Sequence[Optional[Tensor]], args: Arguments) -> Tuple[Optional[Tensor], ...]:
+    """From sums over positions, (images, channels) for each of SUMS, the gradients; None where there is no parameter."""
     gradients = []
     for name, total in zip(SUMS, sums):
         parameter = getattr(args, name)

@@ -81,6 +81,10 @@ def _shape_of_backward(formula: str, grad: Tensor, *args: Optional[Tensor]) -> L
     return [torch.empty_like(t) for t in gradients if t is not None]
 
 
+# before torch 2.2 there is no telling: the recipe is let go with the graph
+_graph_is_retained = getattr(torch._C._autograd, '_get_current_graph_task_keep_graph', lambda: True)
+
+
 class Parametric(Function):
     """Keeps its arguments, and nothing else, for backward; the residual as a recipe where it comes with one."""
 
@@ -98,6 +102,8 @@ class Parametric(Function):
         args = list(ctx.saved_tensors)
         if ctx.recipe:
             args[5] = ctx.recipe()
+            if not _graph_is_retained():
+                ctx.recipe = None  # autograd lets go of what it keeps itself
         gradients = iter(torch.ops.apa_mmdet.parametric_backward(ctx.formula, grad, *args))
         return None, *(None if arg is None else next(gradients) for arg in args)
 

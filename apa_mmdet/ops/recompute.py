@@ -45,8 +45,10 @@ def keep_recipe(module: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     if recipe is None:
         return module(x)
 
+    start, shape = x.data_ptr(), x.shape  # the functions below live as long as the graph, and x shall not
+
     def pack(tensor: Tensor):
-        return recipe if tensor.data_ptr() == x.data_ptr() and tensor.shape == x.shape else tensor
+        return recipe if tensor.data_ptr() == start and tensor.shape == shape else tensor
 
     def unpack(kept) -> Tensor:
         return kept() if isinstance(kept, Recipe) else kept

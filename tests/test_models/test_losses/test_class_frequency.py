@@ -7,8 +7,8 @@ import pytest
 from mmengine.logging import MMLogger
 from recorded import load
 
-from apa_mmdet.models.losses import load_class_frequency
 from apa_mmdet.models.losses import class_frequency as file_under_test
+from apa_mmdet.models.losses import load_class_frequency
 
 SHIPPED = Path(__file__).parents[3] / 'configs/_base_/datasets/lvis_v1_class_frequency.json'
 WANT = [1 / 4, 3 / 4]  # categories 7 and 2, as mmdet numbers the labels; four of the five images are annotated

@@ -1,0 +1,389 @@
+"""What the benchmarks share: clocks, counts of memory, the table of results; draw.py has its picture.
+
+Imported before torch: it puts the checkout that it lies in first on the path, installed or not.
+
+**Time.** Contenders take turns in one process, in a new order each round, so that noise hits all of them alike; what is
+reported is the median with the quartiles beside it. On a GPU a step is timed by events, and before each a buffer of
+twice the L2 cache is written, so that no tensor is read from the cache. Where single operators are compared, the stream
+is held until the host has queued the whole step: what is timed is the work of the GPU, and how long the host took to
+queue it is another figure. On a CPU nothing is flushed: a tensor smaller than the last cache is timed from there, for
+every contender alike.
+
+**Memory.** Counted exactly, with no regard to what an allocator keeps in reserve: the tensors kept for backward by
+:func:`saved_bytes`, the course of all allocations by :func:`memory_of`.
+"""
+import argparse
+import atexit
+import csv
+import gc
+import os
+import platform
+import random
+import shlex
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Callable, Dict, Hashable, Iterable, Iterator, List, NamedTuple, Sequence, Tuple
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # read as torch is loaded; else the profiler reports all it does
+
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+from torch.autograd.graph import saved_tensors_hooks  # noqa: E402
+from torch.multiprocessing.reductions import StorageWeakRef  # noqa: E402
+
+MIB = 2**20
+STEPS = ('forward', 'forward_backward')
+GPU_HOLD = 4_000_000  # clock cycles, 2 ms or more: the host queues a step of one operator in a fraction of it
+GPU_L2 = 64 * MIB  # where torch does not tell the size
+# What makes glibc keep freed memory. The last one: before version 2.38, the ends that it cuts off aligned blocks would
+# else stay in its cache of small blocks, between large ones that then never merge, and every tensor gets new pages.
+KEEP_MEMORY = dict(MALLOC_MMAP_THRESHOLD_='4294967296', MALLOC_TRIM_THRESHOLD_='17179869184',
+                   MALLOC_TOP_PAD_='268435456', GLIBC_TUNABLES='glibc.malloc.tcache_count=0')
+
+
+# Time
+
+
+class Sample(NamedTuple):
+    """Seconds that a call took on its device, and that the host took to queue it; the same on a CPU."""
+    device: float
+    host: float
+
+
+Clock = Callable[[Callable], Sample]
+
+
+class Spread(NamedTuple):
+    median: float
+    low: float
+    high: float
+
+
+def spread(samples: Iterable[float]) -> Spread:
+    """Median and quartiles."""
+    return Spread(*torch.tensor(list(samples), dtype=torch.float64).quantile(
+        torch.tensor([.5, .25, .75], dtype=torch.float64)).tolist())
+
+
+def cpu_clock(call: Callable) -> Sample:
+    start = time.perf_counter()
+    call()
+    seconds = time.perf_counter() - start
+    return Sample(seconds, seconds)
+
+
+class GPUClock:
+    """Times calls on a CUDA device, the caches cold; ``hold`` as the head of this file says."""
+
+    def __init__(self, device: torch.device, hold: bool) -> None:
+        size = getattr(torch.cuda.get_device_properties(device), 'L2_cache_size', 0) or GPU_L2
+        self.flush = torch.empty(2 * size, dtype=torch.uint8, device=device)
+        self.hold = hold
+
+    def __call__(self, call: Callable) -> Sample:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize(self.flush.device)
+        self.flush.zero_()
+        if self.hold:
+            torch.cuda._sleep(GPU_HOLD)
+        else:
+            torch.cuda.synchronize(self.flush.device)
+        begin = time.perf_counter()
+        start.record()
+        call()
+        end.record()
+        host = time.perf_counter() - begin
+        end.synchronize()
+        return Sample(start.elapsed_time(end) / 1e3, host)
+
+
+def clock_of(device: torch.device, hold: bool) -> Clock:
+    return GPUClock(device, hold) if device.type == 'cuda' else cpu_clock
+
+
+def round_robin(calls: Dict[Hashable, Callable], rounds: int, clock: Clock) -> Dict[Hashable, List[Sample]]:
+    """``rounds`` samples of each call, which are to be warm already."""
+    samples = {key: [] for key in calls}
+    order, shuffle = list(calls), random.Random(0).shuffle
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for _ in range(rounds):
+            gc.collect()
+            shuffle(order)
+            for key in order:
+                samples[key].append(clock(calls[key]))
+    finally:
+        if collecting:
+            gc.enable()
+    return samples
+
+
+# Memory
+
+
+@contextmanager
+def _see_saved_tensors(see: Callable[[Tensor], None]) -> Iterator[None]:
+    """Call ``see`` with every tensor that autograd keeps.
+
+    Of nested hooks autograd calls the innermost alone, so those of a module that has its own are wrapped as well.
+    """
+    enter = saved_tensors_hooks.__enter__
+
+    def enter_seen(hooks) -> None:
+        pack = hooks.pack_hook
+
+        def pack_seen(tensor: Tensor):
+            packed = pack(tensor)
+            if isinstance(packed, Tensor):
+                see(packed)
+            return packed
+
+        hooks.pack_hook = pack_seen
+        enter(hooks)
+
+    saved_tensors_hooks.__enter__ = enter_seen
+    try:
+        with saved_tensors_hooks(Tensor.detach, lambda tensor: tensor):  # a result kept whole would hold its own graph
+            yield
+    finally:
+        saved_tensors_hooks.__enter__ = enter
+
+
+def saved_bytes(forward: Callable, parameters: Iterable[Tensor] = (), with_results: bool = False) -> int:
+    """Bytes kept for backward when ``forward()`` has returned.
+
+    These are the distinct storages of all the tensors that autograd keeps, each counted once and whole, ``parameters``
+    (and buffers) excluded. The input counts where it is kept: without this operator it would be freed.
+    ``with_results`` counts what ``forward`` returns (a tensor or several) too: what :func:`memory_of` finds held beyond
+    that is kept by something else than autograd.
+    """
+    storages = {}
+
+    def see(tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        storages.setdefault(storage._cdata, (StorageWeakRef(storage), storage.nbytes()))
+
+    with _see_saved_tensors(see):
+        results = forward()
+    if with_results:
+        for tensor in (results, ) if isinstance(results, Tensor) else results:
+            see(tensor)
+    for parameter in parameters:
+        storages.pop(parameter.untyped_storage()._cdata, None)
+    return sum(nbytes for kept, nbytes in storages.values() if not kept.expired())
+
+
+class Memory(NamedTuple):
+    """Bytes beyond those that were allocated before a call: the most at any time, and what its results still hold."""
+    peak: int
+    held: int
+
+
+def memory_of(call: Callable, device: torch.device) -> Memory:
+    """The memory of one call; what it returns is kept until the count is done.
+
+    CPU: all that torch allocates and frees, in the order in which its profiler saw it. Memory that a library allocates
+    for itself is not seen (oneDNN's scratch, for one). CUDA: torch's allocator, which sees cuDNN's workspace as well.
+    """
+    gc.collect()
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        results = call()  # noqa: F841
+        torch.cuda.synchronize(device)
+        return Memory(torch.cuda.max_memory_allocated(device) - before, torch.cuda.memory_allocated(device) - before)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        results = call()  # noqa: F841
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == '[memory]']
+    now = peak = 0
+    for event in sorted(events, key=_start):
+        now += event.nbytes()
+        peak = max(peak, now)
+    return Memory(peak, now)
+
+
+def _start(event) -> int:
+    return event.start_ns() if hasattr(event, 'start_ns') else event.start_us()  # before torch 2.4
+
+
+# Where and how
+
+
+def add_common_options(parser: argparse.ArgumentParser, rounds: int) -> None:
+    parser.add_argument('--device', type=_device, default='cuda' if torch.cuda.is_available() else 'cpu',
+                        help='cpu, cuda or cuda:1 (default here: %(default)s)')
+    parser.add_argument('--rounds', type=at_least(2), default=rounds,
+                        help='samples of each figure (default: %(default)s)')
+    parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmarks'), metavar='DIR',
+                        help='folder of the CSV and PNG; those of the same name are replaced (default: %(default)s)')
+    parser.add_argument('--keep-memory', action='store_true',
+                        help='Linux with glibc: start again with settings under which freed memory stays with the '
+                        'process; new pages from the system can take longer than the computation')
+
+
+def _device(text: str) -> torch.device:
+    kind, _, index = text.partition(':')
+    if kind == 'cpu':
+        return torch.device('cpu')
+    if kind != 'cuda' or not torch.cuda.is_available():
+        raise argparse.ArgumentTypeError(f'{text!r} is no device here that this can measure')
+    device = torch.device('cuda', int(index or 0))
+    torch.cuda.set_device(device)  # events and random numbers are those of the current one
+    return device
+
+
+def at_least(low: int) -> Callable[[str], int]:
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < low:
+            raise argparse.ArgumentTypeError(f'{text!r} is not a whole number of {low} or more')
+        return int(text)
+
+    return number
+
+
+def shape(text: str) -> Tuple[int, ...]:
+    """'2x64x25x42' as numbers."""
+    parts = text.lower().split('x')
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise argparse.ArgumentTypeError(f'{text!r} is not a shape such as 2x64x25x42')
+    return tuple(map(int, parts))
+
+
+def shape_text(sizes: Sequence[int]) -> str:
+    return 'x'.join(map(str, sizes))
+
+
+def begin(args: argparse.Namespace) -> Dict[str, str]:
+    """What the common options ask for before anything is measured; gives, and prints, the environment."""
+    if args.keep_memory and not _memory_is_kept():
+        _start_again()
+    gc.freeze()  # what has been imported need not be searched for garbage before each count,
+    atexit.register(gc.unfreeze)  # but is freed in the end
+    described = environment(args.device)
+    print('\n'.join(f'{name}: {text}' for name, text in described.items()), flush=True)
+    return described
+
+
+def _start_again() -> None:
+    """Start this script under :data:`KEEP_MEMORY`, which glibc reads when a process starts."""
+    print('starting again with the settings that keep memory', flush=True)
+    tunables = [text for text in (os.environ.get('GLIBC_TUNABLES'), KEEP_MEMORY['GLIBC_TUNABLES']) if text]
+    settings = dict(KEEP_MEMORY, GLIBC_TUNABLES=':'.join(tunables))
+    arguments = sys.orig_argv[1:] if hasattr(sys, 'orig_argv') else sys.argv  # python 3.9 forgets its own options
+    os.execve(sys.executable, [sys.executable, *arguments], dict(os.environ, **settings))
+
+
+def _memory_is_kept() -> bool:
+    return all(value in os.environ.get(name, '') for name, value in KEEP_MEMORY.items())
+
+
+def environment(device: torch.device) -> Dict[str, str]:
+    """What a figure depends on."""
+    from apa_mmdet.version import __version__
+    described = {
+        'date': time.strftime('%Y-%m-%d %H:%M %Z'),
+        'command': command(),
+        'hardware': hardware(device),
+        'system': f'{platform.system()} {platform.machine()}, {" ".join(platform.libc_ver())}'.strip(', '),
+        'python': platform.python_version(),
+        'torch': torch.__version__,
+        'apa_mmdet': __version__,
+    }
+    if device.type == 'cuda':
+        described['host'] = hardware(torch.device('cpu'))
+        described['cuda'] = f'{torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}'
+        described['tf32 convolutions'] = str(torch.backends.cudnn.allow_tf32)
+    else:
+        kept = ' '.join(f'{name}={os.environ[name]}' for name in KEEP_MEMORY) if _memory_is_kept() else ''
+        described['freed memory'] = f'kept by the process ({kept})' if kept else "as the system's allocator has it"
+    return described
+
+
+def command() -> str:
+    script, *arguments = sys.argv
+    path = Path(script).resolve()
+    return shlex.join(['python', str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path.name), *arguments])
+
+
+def hardware(device: torch.device) -> str:
+    if device.type == 'cuda':
+        return torch.cuda.get_device_name(device)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    return f'{_processor()}, {_count(cores, "core")}, {_count(torch.get_num_threads(), "thread")}'
+
+
+def _count(number: int, thing: str) -> str:
+    return f'{number} {thing}{"s" * (number != 1)}'
+
+
+def _processor() -> str:
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+# Results
+
+
+class Table:
+    """A CSV file that is complete after every row; lines with # say where the figures come from."""
+
+    def __init__(self, path: Path, columns: Sequence[str], described: Dict[str, str]) -> None:
+        self.path, self.columns, self.rows = path, columns, []
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = [f'# {name}: {text}\n' for name, text in described.items()]
+        path.write_text(''.join([*lines, ','.join(columns), '\n']), encoding='utf-8')
+
+    def add(self, **row) -> None:
+        unknown = set(row) - set(self.columns)
+        if unknown:
+            raise ValueError(f'the table has no column {sorted(unknown)[0]!r}')
+        with self.path.open('a', newline='', encoding='utf-8') as file:
+            csv.writer(file, lineterminator='\n').writerow([_cell(row.get(column)) for column in self.columns])
+        self.rows.append(row)
+
+
+def _cell(value) -> str:
+    return '' if value is None else f'{value:.5g}' if isinstance(value, float) else str(value)
+
+
+def time_columns(reference: str) -> List[str]:
+    """The names of the columns that :func:`times` gives."""
+    return [f'{step}_{end}' for step in STEPS for end in ('ms', 'ms_low', 'ms_high')] + [
+        f'{step}_to_{reference}' for step in STEPS]
+
+
+def times(samples: Dict[Tuple[str, str], List[Sample]], name: str, reference: str,
+          reference_name: str) -> Dict[str, float]:
+    """The columns of time of contender ``name``, from ``samples`` by contender and step: medians, quartiles, and the
+    medians in those of the contender ``reference_name``, if that one could run.
+    """
+    found = {}
+    for step in STEPS:
+        median, low, high = spread(sample.device for sample in samples[name, step])
+        found.update({f'{step}_ms': median * 1e3, f'{step}_ms_low': low * 1e3, f'{step}_ms_high': high * 1e3})
+        if (reference_name, step) in samples:
+            base = spread(sample.device for sample in samples[reference_name, step]).median
+            found[f'{step}_to_{reference}'] = median / base
+    return found
+
+
+def reason(error: Exception) -> str:
+    """For the note of a contender that cannot run."""
+    lines = str(error).strip().splitlines()
+    return f'failed: {type(error).__name__}: {lines[0] if lines else ""}'
+
+
+def name_of(thing) -> str:
+    """'float32', 'channels_last', 'contiguous'."""
+    return str(thing).replace('torch.', '').replace('_format', '')
