@@ -1,11 +1,12 @@
 /* APA, AGLU and -log APA on a CPU, float32: one pass forward, one backward, which keeps nothing but the input.
  *
- * Of every element z = x*scale + shift (+ residual*residual_scale); analytic.py derives the formulas. Compiled by
+ * Of every element z = x*scale + shift (+ residual*residual_scale); analytic.py derives the formulas, which are
+ * written here, as in triton_kernels.py, without a logarithm and with one division at most. Compiled by
  * cpu_kernels.py with the flags of this machine; every loop below is one that compilers turn into vector instructions.
  *
  * A tensor is `images` x `channels` x `positions` elements, either plane by plane (NCHW) or pixel by pixel
  * (channels_last). scale, shift, residual_scale: one float per image and channel, image_step (0: shared by the
- * images) floats apart. lambda, kappa: one per channel.
+ * images) floats apart. lambda and the like: one per channel.
  * Sums over positions are made per piece of a fixed size, so they do not depend on the number of threads.
  */
 #include <stddef.h>
@@ -17,12 +18,14 @@ enum { APA, AGLU, NEG_LOG_APA };
 enum { SCALE, SHIFT, RESIDUAL_SCALE, LAMBDA, KAPPA, SUMS };
 
 #define LOG2_E 1.44269504f
-#define LOG_2 0.693147181f
-#define STRAIGHT (60.f * LOG2_E) /* these three as in analytic.py */
-#define FARTHEST 1e8f
-#define LARGEST 1e15f
+#define LARGEST 1e15f /* as in analytic.py */
 
-typedef struct { const float *scale, *shift, *residual_scale; int64_t image_step; const float *lambda, *kappa; } Parameters;
+typedef struct {
+    const float *scale, *shift, *residual_scale;
+    int64_t image_step;
+    const float *lambda, *inverse, *log_lambda, *kappa;
+} Parameters;
+
 typedef struct { int64_t images, channels, positions, piece; int channels_last, threads; } Shape;
 
 INLINE float as_float(int32_t i) { union { int32_t i; float f; } u = {.i = i}; return u.f; }
@@ -50,56 +53,67 @@ INLINE float exp2_(float x) {
     return y * as_float((as_int(shifted) - as_int(magic) + 127) << 23);
 }
 
-typedef struct { float e, inverse, log, difference; } Terms;
+/* lambda, 1/lambda, log(lambda) and kappa */
+typedef struct { float lambda, inverse, log_lambda, kappa; } Curve;
 
-/* With w = lambda*e^a, 1 + w = 2^k * (1 + f) and s = f/(2 + f): log1p(w) = k*log 2 + 2s + 2s^3*(1/3 + s^2/5 + ...).
- * Where k = 0, f is w itself, and log1p(w) - w/(1 + w) = 2s^2/(1 + s) + 2s^3*(...) has positive terms alone. */
-INLINE Terms terms_(float z, float lambda, float kappa, int difference) {
-    float a = z * (-kappa * LOG2_E); /* in base 2 */
-    float beyond = at_most(at_least(a - STRAIGHT, 0.f), FARTHEST) * LOG_2;
-    float e = exp2_(at_most(a, STRAIGHT));
-    float w = lambda * e, v = 1.f + w;
-    int32_t bits = as_int(v) + (0x3f800000 - 0x3f3504f3);
-    int32_t k = (bits >> 23) - 127;
-    float m = as_float((bits & 0x7fffff) + 0x3f3504f3);
-    float f = k ? m - 1.f : w;
-    float s = f / (2.f + f), s2 = s * s;
-    float rest = 2.f * s * s2 * (1.f / 3 + s2 * (1.f / 5 + s2 * (1.f / 7 + s2 * (1.f / 9))));
-    float whole = (float)k * LOG_2 + 2.f * s;
-    Terms t = {e, 1.f / v, whole + rest + beyond, 0.f};
-    if (difference) /* 1/(1 + s) = (1 + w/2)/(1 + w) */
-        t.difference = (k ? whole - w * t.inverse : 2.f * s2 * (1.f + 0.5f * w) * t.inverse) + rest + beyond;
+typedef struct { int above; float x, r, log; } Terms;
+
+/* With y = log(lambda) - kappa*z, w = lambda*e^(-kappa*z) = e^y and x = e^-|y|: log1p(w) = max(y, 0) + log1p(x), which
+ * overflows nowhere, and log1p(x) = x*(1 + x*R(x)) with a polynomial R. */
+INLINE Terms terms_(float z, Curve c) {
+    float y = c.log_lambda - c.kappa * z, a = z * (c.kappa * LOG2_E);
+    int above = y > 0.f;
+    float x = (above ? c.inverse : c.lambda) * exp2_(above ? a : -a); /* e^-|y| would have the rounding of y */
+    float r = 0.02478014083f + x * -0.004357355378f; /* minimax on [0, 1]: 7e-8 relative in 1 + (1 + x)*R(x) */
+    r = -0.06601994684f + x * r;
+    r = 0.1149773593f + x * r;
+    r = -0.1581653946f + x * r;
+    r = 0.1984589361f + x * r;
+    r = -0.2498544785f + x * r;
+    r = 0.3333278715f + x * r;
+    r = -0.4999999652f + x * r;
+    Terms t = {above, x, r, at_least(y, 0.f) + x * (1.f + x * r)};
     return t;
 }
 
-INLINE float value_(int formula, float z, float lambda, float kappa) {
-    float log = terms_(z, lambda, kappa, 0).log;
-    if (formula == NEG_LOG_APA) return nan_or(z, log * (1.f / lambda));
-    float p = exp2_(log * (-LOG2_E / lambda));
+INLINE float value_(int formula, float z, Curve c) {
+    float log = terms_(z, c).log;
+    if (formula == NEG_LOG_APA) return nan_or(z, log * c.inverse);
+    float p = exp2_(log * (c.inverse * -LOG2_E));
     return formula == AGLU ? z * p : nan_or(z, p);
 }
 
 typedef struct { float to_z, to_lambda, to_kappa; } Gradients;
 
-INLINE Gradients gradients_(int formula, float grad, float z, float lambda, float kappa) {
+/* That to lambda lacks 1/lambda^2, that to kappa 1/lambda. Where w <= 1, log1p(w) - w/(1 + w) is
+ * x^2*(1 + (1 + x)*R(x))/(1 + x), whose middle factor falls from 0.5 to 0.39: no digits cancel. */
+INLINE Gradients gradients_(int formula, float grad, float z, Curve c) {
     grad = nan_or(z, grad);
     z = at_least(at_most(z, LARGEST), -LARGEST);
-    Terms t = terms_(z, lambda, kappa, 1);
-    float direct = formula == NEG_LOG_APA ? -grad : grad * exp2_(t.log * (-LOG2_E / lambda));
+    Terms t = terms_(z, c);
+    float v = 1.f + t.x, part = 1.f / v, share = t.x * part;
+    float difference = t.above ? t.log - part : share * t.x * (1.f + v * t.r);
+    float direct = formula == NEG_LOG_APA ? -grad : grad * exp2_(t.log * (c.inverse * -LOG2_E));
     float u = formula == AGLU ? direct * z : direct;
-    float uq = u * t.e * t.inverse;
-    Gradients g = {kappa * uq + (formula == AGLU ? direct : 0.f), u * t.difference, z * uq};
+    float uq = u * (t.above ? part : share);
+    Gradients g = {c.kappa * c.inverse * uq + (formula == AGLU ? direct : 0.f), u * difference, z * uq};
     return g;
 }
 
 /* ---- loops: `step` is 1 where the parameters change from element to element (channels_last), 0 where they do not ---- */
 
-typedef struct { const float *scale, *shift, *residual_scale, *lambda, *kappa; } Row;
+typedef struct { const float *scale, *shift, *residual_scale, *lambda, *inverse, *log_lambda, *kappa; } Row;
 
 INLINE Row row_(const Parameters *p, int64_t image, int64_t channel) {
     int64_t at = image * p->image_step + channel;
-    Row r = {p->scale + at, p->shift + at, p->residual_scale + at, p->lambda + channel, p->kappa + channel};
+    Row r = {p->scale + at, p->shift + at, p->residual_scale + at,
+             p->lambda + channel, p->inverse + channel, p->log_lambda + channel, p->kappa + channel};
     return r;
+}
+
+INLINE Curve curve_(Row p, int64_t j) {
+    Curve c = {p.lambda[j], p.inverse[j], p.log_lambda[j], p.kappa[j]};
+    return c;
 }
 
 INLINE void forward_row(int formula, int with_residual, int step, int64_t count, Row p,
@@ -109,7 +123,7 @@ INLINE void forward_row(int formula, int with_residual, int step, int64_t count,
         int64_t j = step ? i : 0;
         float z = x[i] * p.scale[j] + p.shift[j];
         if (with_residual) z += residual[i] * p.residual_scale[j];
-        out[i] = value_(formula, z, p.lambda[j], p.kappa[j]);
+        out[i] = value_(formula, z, curve_(p, j));
     }
 }
 
@@ -123,7 +137,7 @@ INLINE void backward_row(int formula, int with_residual, int step, int64_t count
         int64_t j = step ? i : 0;
         float z = x[i] * p.scale[j] + p.shift[j];
         if (with_residual) z += residual[i] * p.residual_scale[j];
-        Gradients g = gradients_(formula, grad[i], z, p.lambda[j], p.kappa[j]);
+        Gradients g = gradients_(formula, grad[i], z, curve_(p, j));
         grad_x[i] = g.to_z * p.scale[j];
         if (with_residual) grad_residual[i] = g.to_z * p.residual_scale[j];
         if (step) {
@@ -199,7 +213,7 @@ void apa_forward(int formula, const Shape *s, const Parameters *parameters,
     }
 }
 
-/* sums: zeros, a row of SUMS x (channels_last ? channels : 1) for each piece; that of lambda lacks 1/lambda^2 */
+/* sums: zeros, a row of SUMS x (channels_last ? channels : 1) for each piece; see gradients_ for what they lack */
 void apa_backward(int formula, const Shape *s, const Parameters *parameters, const float *grad, const float *x,
                   const float *residual, float *grad_x, float *grad_residual, float *sums) {
     Backward *row = backwards[formula][residual != NULL][s->channels_last];

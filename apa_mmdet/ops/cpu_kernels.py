@@ -35,7 +35,8 @@ class Shape(ctypes.Structure):
 
 class Parameters(ctypes.Structure):
     _fields_ = [(name, ctypes.c_void_p) for name in ('scale', 'shift', 'residual_scale')]
-    _fields_ += [('image_step', ctypes.c_int64), ('lambda_', ctypes.c_void_p), ('kappa', ctypes.c_void_p)]
+    _fields_ += [('image_step', ctypes.c_int64)]
+    _fields_ += [(name, ctypes.c_void_p) for name in ('lambda_', 'inverse', 'log_lambda', 'kappa')]
 
 
 def build() -> Path:
@@ -111,7 +112,7 @@ def backward(formula: str, grad: Tensor, args: Arguments) -> Arguments:
                         _at(residual), _at(grad_x), _at(grad_residual), _at(sums))
     scale, shift, residual_scale, lambda_, kappa = reduce_sums(sums.sum(1, dtype=torch.float64).unbind(1), args)
     return Arguments(
-        to_x if grad_x is to_x else to_x.copy_(grad_x), lambda_ / args.lambda_.square(), kappa, scale, shift,
+        to_x if grad_x is to_x else to_x.copy_(grad_x), lambda_ / args.lambda_.square(), kappa / args.lambda_, scale, shift,
         None if residual is None else grad_residual.to(args.residual.dtype), residual_scale)
 
 
@@ -120,13 +121,15 @@ def _describe(result: Tensor, args: Arguments) -> Tuple[Shape, Parameters, list]
     layout = layout_of(result, args)
     piece = max(ROWS, PIECE // layout.channels) if layout.channels_last and layout.channels else PIECE
     shape = Shape(*layout[:3], piece, layout.channels_last, torch.get_num_threads())
-    floats = [per_plane(parameter, layout, default, result) for parameter, default in (
-        (args.scale, 1.), (args.shift, 0.), (args.residual_scale, 1.), (args.lambda_, 1.), (args.kappa, 1.))]
+    planes = [per_plane(parameter, layout, default, result) for parameter, default in (
+        (args.scale, 1.), (args.shift, 0.), (args.residual_scale, 1.))]
     if args.per_image:
-        floats[:3] = [parameter.expand(layout.images, -1).contiguous() for parameter in floats[:3]]
+        planes = [parameter.expand(layout.images, -1).contiguous() for parameter in planes]
+    curve = [per_plane(parameter, layout, 1., result) for parameter in (
+        args.lambda_, args.lambda_.reciprocal(), args.lambda_.log(), args.kappa)]
     image_step = layout.channels if args.per_image else 0
-    parameters = Parameters(*map(_at, floats[:3]), image_step, *map(_at, floats[3:]))
-    return shape, parameters, floats
+    parameters = Parameters(*map(_at, planes), image_step, *map(_at, curve))
+    return shape, parameters, [*planes, *curve]
 
 
 def _at(tensor: Optional[Tensor]) -> Optional[ctypes.c_void_p]:
