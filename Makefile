@@ -5,12 +5,13 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 DEMO := mask_rcnn_se_r18_apa
 CONFIG := configs/tiny_lvis/$(DEMO).py
 
-.PHONY: help setup demo test test-slow clean force
+.PHONY: help setup demo test test-slow bench clean force
 
 help:
 	@echo 'make demo       train, test and picture a long-tailed instance segmenter (a quarter of an hour on 2 cores)'
 	@echo 'make test       the tests'
 	@echo 'make test-slow  the tests that take minutes each'
+	@echo 'make bench      check the activations against 60-digit values, then time them and the backbones'
 	@echo 'make setup      the virtual environment $(VENV) alone; both of the above do it first'
 	@echo 'make clean      remove $(VENV), data/tiny_lvis and work_dirs/$(DEMO)'
 
@@ -32,6 +33,10 @@ test: setup
 
 test-slow: setup
 	python -m pytest -m slow
+
+bench: setup
+	python tools/benchmarks/activations.py --check --keep-memory
+	python tools/benchmarks/backbone.py --keep-memory
 
 clean:
 	rm -rf $(VENV) data/tiny_lvis work_dirs/$(DEMO)

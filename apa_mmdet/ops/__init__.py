@@ -49,7 +49,9 @@ def apa(z: Tensor,
         A tensor of the shape and dtype of ``z``.
 
     Raises:
-        ValueError: if a parameter has neither of its shapes, or only one of scale and shift is given.
+        ValueError: if a parameter has neither of its shapes or lies on another device, or only one of scale and
+            shift is given.
+        TypeError: if ``z`` is not of a floating point dtype.
 
     Example:
         >>> one = torch.ones(1)
@@ -92,6 +94,13 @@ def neg_log_apa(z: Tensor, lambda_: Tensor, kappa: Tensor) -> Tensor:
 def _call(formula: str, recompute: bool, z: Tensor, lambda_: Tensor, kappa: Tensor, scale: Optional[Tensor] = None,
           shift: Optional[Tensor] = None, residual: Optional[Tensor] = None,
           residual_scale: Optional[Tensor] = None) -> Tensor:
+    if not z.is_floating_point():
+        raise TypeError(f'the input must be of a floating point dtype, got {z.dtype}')
+    given = dict(lambda_=lambda_, kappa=kappa, scale=scale, shift=shift, residual=residual,
+                 residual_scale=residual_scale)
+    for name, tensor in given.items():
+        if tensor is not None and tensor.device != z.device:
+            raise ValueError(f'{name} is on {tensor.device}, but the input on {z.device}')
     if (scale is None) != (shift is None):
         raise ValueError('scale and shift go together: give both or neither')
     if residual_scale is not None and residual is None:
@@ -104,7 +113,7 @@ def _call(formula: str, recompute: bool, z: Tensor, lambda_: Tensor, kappa: Tens
     if torch.onnx.is_in_onnx_export():
         return standard.forward(formula, args)
     if recompute and not is_compiling():
-        return attach_recipe(Parametric.apply(formula, *args), torch.ops.apa_mmdet.parametric, formula, *args)
+        return attach_recipe(Parametric.apply(formula, *args), formula, *args)
     return torch.ops.apa_mmdet.parametric(formula, *args)
 
 
@@ -129,7 +138,9 @@ def _activation_parameter(name: str, parameter: Tensor, z: Tensor) -> Tensor:
 def _per_plane(name: str, parameter: Optional[Tensor], z: Tensor) -> Optional[Tensor]:
     if parameter is None:
         return None
-    if z.dim() < 2 or tuple(parameter.shape) not in ((z.shape[1], ), (1, z.shape[1]), tuple(z.shape[:2])):
+    if z.dim() < 2:
+        raise ValueError(f'{name} is given, but an input of shape {tuple(z.shape)} has no channels: (N, C, …) has')
+    if tuple(parameter.shape) not in ((z.shape[1], ), (1, z.shape[1]), tuple(z.shape[:2])):
         raise ValueError(f'{name} has shape {tuple(parameter.shape)}; an input of shape {tuple(z.shape)} takes one '
                          'value per channel, (C,), or one per image and channel, (N, C)')
     parameter = parameter.to(compute_dtype(z.dtype))

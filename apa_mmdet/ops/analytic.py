@@ -24,7 +24,7 @@ from torch import Tensor
 from .layout import Arguments, against, compute_dtype, empty_result, in_order_of
 
 STRAIGHT = 60.  # A above
-FARTHEST = 1e8  # beyond A; farther changes no result, but would become inf · 0
+FARTHEST = 1e8  # beyond A; farther changes no APA, but would become inf · 0
 LARGEST = 1e15  # |z| in gradients: beyond it z²·p·q, which grows as z² where κ = 0, would leave float32
 SERIES_BELOW = 0.5  # in w
 SERIES = [1 / (2 * k + 3) for k in range(9)]  # the next term is below 1.3e-14 at s = 1/5

@@ -1,15 +1,17 @@
 """Compiles ``cpu_kernels.c`` on first use (a second or two, once a machine), loads it, and calls it.
 
-The library lies in ``${XDG_CACHE_HOME:-~/.cache}/apa_mmdet``, under a name made of the source, the compiler and
-the processor. ``CC`` names the compiler (cc). Nothing depends on it: without a compiler the same results come from
+The library lies in ``${XDG_CACHE_HOME:-~/.cache}/apa_mmdet``, under a name made of the source and the processor, or
+in a temporary folder where there is no such place. ``CC`` names the compiler (cc). Nothing depends on it: without a compiler the same results come from
 :mod:`~apa_mmdet.ops.analytic`, several times slower, and a warning says so.
 """
+import atexit
 import ctypes
 import functools
 import hashlib
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import tempfile
 import warnings
@@ -22,8 +24,10 @@ from torch import Tensor
 from .layout import FORMULAS, SUMS, Arguments, empty_result, in_order_of, layout_of, per_plane, reduce_sums
 
 SOURCE = Path(__file__).with_name('cpu_kernels.c')
-FLAGS = ('-std=gnu11 -O3 -march=native -mprefer-vector-width=512 -fopenmp -fPIC -shared -ffp-contract=fast '
-         '-fno-math-errno -fno-trapping-math -fno-signed-zeros -ffinite-math-only').split()
+FLAGS = ('-std=gnu11 -O3 -march=native -fopenmp -fPIC -shared -ffp-contract=fast -fno-math-errno -fno-trapping-math '
+         '-fno-signed-zeros -ffinite-math-only').split()
+if platform.machine() in ('x86_64', 'AMD64'):
+    FLAGS.append('-mprefer-vector-width=512')
 PIECE = 16384  # elements that a thread handles at a time, and whose sums are made in float32
 ROWS = 64  # in channels_last at least so many pixels, as every piece writes sums for all the channels
 
@@ -43,21 +47,32 @@ def build() -> Path:
     """Compile the source, unless that is done; return the library.
 
     Raises:
-        OSError: if there is no compiler, or nowhere to write.
+        OSError: if there is no compiler.
+        ValueError: if ``CC`` is no command.
         subprocess.CalledProcessError: if it fails.
     """
-    compiler = shlex.split(os.environ.get('CC', 'cc'))
-    version = subprocess.run([*compiler, '--version'], check=True, capture_output=True).stdout
-    key = hashlib.sha256(b'\0'.join([SOURCE.read_bytes(), ' '.join(FLAGS).encode(), version, _processor()])).hexdigest()
-    folder = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'apa_mmdet'
-    library = folder / f'cpu_kernels-{key[:16]}.so'
+    key = hashlib.sha256(b'\0'.join([SOURCE.read_bytes(), ' '.join(FLAGS).encode(), _processor()])).hexdigest()
+    library = _folder() / f'cpu_kernels-{key[:16]}.so'
     if not library.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:  # processes may build at once: the last one stands
+        compiler = shlex.split(os.environ.get('CC') or 'cc')
+        with tempfile.TemporaryDirectory(dir=library.parent) as scratch:  # processes may build at once: the last stands
             made = Path(scratch, library.name)
             subprocess.run([*compiler, *FLAGS, str(SOURCE), '-o', str(made)], check=True, capture_output=True)
             os.replace(made, library)
     return library
+
+
+@functools.lru_cache(maxsize=None)
+def _folder() -> Path:
+    try:
+        folder = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'apa_mmdet'
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except (OSError, RuntimeError):  # no home, or none to write in
+        folder = tempfile.mkdtemp(prefix='apa_mmdet-')
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        return Path(folder)
 
 
 def _processor() -> bytes:
@@ -73,8 +88,12 @@ def _processor() -> bytes:
 def load() -> Optional[ctypes.CDLL]:
     """The library, built if need be; None, after a warning, where that cannot be done."""
     try:
-        library = ctypes.CDLL(str(build()))
-    except (OSError, subprocess.CalledProcessError) as error:
+        try:
+            library = ctypes.CDLL(str(build()))
+        except OSError:
+            build().unlink()  # damaged
+            library = ctypes.CDLL(str(build()))
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
         reason = (getattr(error, 'stderr', None) or b'').decode(errors='replace').strip() or str(error)
         warnings.warn('apa_mmdet: the fast CPU kernels could not be built, so APA and AGLU run in plain PyTorch on the '
                       f'CPU, several times slower. Install gcc or name a compiler with CC. Reason: {reason[:500]}')
@@ -110,9 +129,11 @@ def backward(formula: str, grad: Tensor, args: Arguments) -> Arguments:
         sums = x.new_zeros(shape.images, shape.channels, pieces, len(SUMS)).permute(0, 2, 3, 1)
     load().apa_backward(FORMULAS.index(formula), ctypes.byref(shape), ctypes.byref(parameters), _at(grad), _at(x),
                         _at(residual), _at(grad_x), _at(grad_residual), _at(sums))
-    scale, shift, residual_scale, lambda_, kappa = reduce_sums(sums.sum(1, dtype=torch.float64).unbind(1), args)
+    *planes, lambda_, kappa = sums.sum(1, dtype=torch.float64).unbind(1)
+    scale, shift, residual_scale, lambda_, kappa = reduce_sums(
+        [*planes, lambda_ / args.lambda_.square(), kappa / args.lambda_], args)
     return Arguments(
-        to_x if grad_x is to_x else to_x.copy_(grad_x), lambda_ / args.lambda_.square(), kappa / args.lambda_, scale, shift,
+        to_x if grad_x is to_x else to_x.copy_(grad_x), lambda_, kappa, scale, shift,
         None if residual is None else grad_residual.to(args.residual.dtype), residual_scale)
 
 
@@ -127,6 +148,8 @@ def _describe(result: Tensor, args: Arguments) -> Tuple[Shape, Parameters, list]
         planes = [parameter.expand(layout.images, -1).contiguous() for parameter in planes]
     curve = [per_plane(parameter, layout, 1., result) for parameter in (
         args.lambda_, args.lambda_.reciprocal(), args.lambda_.log(), args.kappa)]
+    if (args.lambda_ + args.kappa).isnan().any():  # the kernels know NaN by z alone
+        planes[1] = torch.where((curve[0] + curve[3]).isnan(), torch.nan, planes[1]).contiguous()
     image_step = layout.channels if args.per_image else 0
     parameters = Parameters(*map(_at, planes), image_step, *map(_at, curve))
     return shape, parameters, [*planes, *curve]

@@ -1,11 +1,11 @@
 """The operator ``apa_mmdet::parametric`` and its derivative, as PyTorch's dispatcher knows them.
 
-Registered, they are one node each to torch.compile, torch.export and every other transform; the shape functions
-stand for them where there is no data. This is the one place that picks a backend.
+Registered, they are one node each to torch.compile and torch.export; the shape functions stand for them where there is
+no data. This is the one place that picks a backend.
 """
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Iterator, List, Optional
+from typing import Dict, Iterator, List, Optional
 
 import torch
 from torch import Tensor
@@ -24,10 +24,13 @@ except ImportError:  # Triton is there where torch has CUDA; a CPU can do withou
 _chosen: List[str] = []
 
 
-def backends() -> dict:
+_backends = dict(triton=triton_kernels, cpu=cpu_kernels, analytic=analytic)  # the first that serves computes
+
+
+def backends() -> Dict[str, ModuleType]:
     """The modules that can compute here, by name."""
-    return {name: module for name, module in
-            dict(triton=triton_kernels, cpu=cpu_kernels, analytic=analytic).items() if module is not None}
+    there = dict(triton=triton_kernels is not None, cpu=cpu_kernels.load() is not None, analytic=True)
+    return {name: module for name, module in _backends.items() if there[name]}
 
 
 @contextmanager
@@ -48,8 +51,8 @@ def use_backend(name: str) -> Iterator[None]:
 
 def _backend(x: Tensor) -> ModuleType:
     if _chosen:
-        return backends()[_chosen[-1]]
-    return next(module for module in backends().values() if module.serves(x))
+        return _backends[_chosen[-1]]
+    return next(module for module in _backends.values() if module is not None and module.serves(x))
 
 
 _library = torch.library.Library('apa_mmdet', 'DEF')
@@ -77,8 +80,9 @@ def _shape_of_forward(formula: str, *args: Optional[Tensor]) -> Tensor:
 def _shape_of_backward(formula: str, grad: Tensor, *args: Optional[Tensor]) -> List[Tensor]:
     args = Arguments(*args)
     like = empty_result(args.x, args.per_channel)
-    gradients = args._replace(x=like, residual=None if args.residual is None else torch.empty_like(like))
-    return [torch.empty_like(t) for t in gradients if t is not None]
+    residual = None if args.residual is None else torch.empty_like(like, dtype=args.residual.dtype)
+    gradients = Arguments(like, *(None if t is None else t.new_empty(t.shape) for t in args[1:]))
+    return [t for t in gradients._replace(residual=residual) if t is not None]
 
 
 # before torch 2.2 there is no telling: the recipe is let go with the graph

@@ -13,29 +13,36 @@ from torch.autograd.graph import saved_tensors_hooks
 
 
 class Recipe:
-    """Computes ``function(*args)`` again, once; the result lives as long as somebody still needs the recipe."""
+    """Computes the operator's ``result`` again from its arguments, once; it lives as long as somebody needs the recipe."""
 
-    def __init__(self, function: Callable[..., Tensor], *args) -> None:
-        self.function = function
-        self.args = [recipe_of(arg) or (arg.detach() if isinstance(arg, Tensor) else arg) for arg in args]
+    def __init__(self, result: Tensor, formula: str, *args: Optional[Tensor]) -> None:
+        self.formula = formula
+        self.args = [recipe_of(arg) or (arg if arg is None else arg.detach()) for arg in args]
+        self.version = result._version
         self.result: Optional[Tensor] = None
 
     def __call__(self) -> Tensor:
         if self.result is None:
             with torch.no_grad():
-                self.result = self.function(*(arg() if isinstance(arg, Recipe) else arg for arg in self.args))
+                args = [arg() if isinstance(arg, Recipe) else arg for arg in self.args]
+                self.result = torch.ops.apa_mmdet.parametric(self.formula, *args)
             self.args = None
         return self.result
 
+    def __reduce__(self):
+        return type(None), ()  # a tensor that is written to a file leaves its recipe behind
 
-def recipe_of(tensor) -> Optional[Recipe]:
-    return getattr(tensor, '_apa_recipe', None)
+
+def recipe_of(tensor: Optional[Tensor]) -> Optional[Recipe]:
+    """None as well where the tensor has been changed in place since."""
+    recipe = getattr(tensor, '_apa_recipe', None)
+    return recipe if recipe is not None and recipe.version == tensor._version else None
 
 
-def attach_recipe(result: Tensor, function: Callable[..., Tensor], *args) -> Tensor:
-    """``result``, which is ``function(*args)``, with a recipe if it takes part in a backward."""
+def attach_recipe(result: Tensor, formula: str, *args: Optional[Tensor]) -> Tensor:
+    """``result``, the operator's from these arguments, with a recipe if it takes part in a backward."""
     if result.requires_grad:
-        result._apa_recipe = Recipe(function, *args)
+        result._apa_recipe = Recipe(result, formula, *args)
     return result
 
 
@@ -44,14 +51,23 @@ def keep_recipe(module: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     recipe = recipe_of(x)
     if recipe is None:
         return module(x)
-
-    start, shape = x.data_ptr(), x.shape  # the functions below live as long as the graph, and x shall not
+    kept_as_recipe = _identity(x)  # the functions below live as long as the graph, and x shall not
 
     def pack(tensor: Tensor):
-        return recipe if tensor.data_ptr() == start and tensor.shape == shape else tensor
+        return recipe if _identity(tensor) == kept_as_recipe else (tensor.detach(), tensor._version)
 
     def unpack(kept) -> Tensor:
-        return kept() if isinstance(kept, Recipe) else kept
+        if isinstance(kept, Recipe):
+            return kept()
+        tensor, version = kept
+        if tensor._version != version:
+            raise RuntimeError('one of the variables needed for gradient computation has been modified by an inplace '
+                               f'operation: a tensor of shape {tuple(tensor.shape)} that {type(module).__name__} kept')
+        return tensor
 
     with saved_tensors_hooks(pack, unpack):
         return module(x)
+
+
+def _identity(tensor: Tensor) -> tuple:
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor._version

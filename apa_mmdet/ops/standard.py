@@ -6,12 +6,12 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from .analytic import input_of
-from .layout import Arguments, against
+from .layout import Arguments, against, compute_dtype
 
 
 def forward(formula: str, args: Arguments) -> Tensor:
     """As :func:`apa_mmdet.ops.analytic.forward`."""
-    z = input_of(args)
+    z = input_of(args).to(compute_dtype(args.x.dtype))
     lambda_, kappa = against(z, args.lambda_), against(z, args.kappa)
     neg_log = softplus(lambda_.log() - kappa * z, threshold=50) / lambda_
     if formula == 'neg_log_apa':

@@ -17,6 +17,8 @@ Memory is to be the limit. In half precision an H200 moves an element of the for
 instructions, one of the backward pass in that of 45 to 50; the kernels take 25 and 48. Hence the polynomial and the
 powers of 2, which are one instruction each, in place of logarithms, divisions (7) and powers of e (5).
 """
+import functools
+import warnings
 from math import gcd
 from typing import List, NamedTuple, Optional, Sequence
 
@@ -314,7 +316,20 @@ def _power_of_2(extent: int) -> int:
 
 
 def serves(x: Tensor) -> bool:
-    return x.is_cuda and x.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    return x.is_cuda and x.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64) and works(x.device)
+
+
+@functools.lru_cache(maxsize=None)
+def works(device: torch.device) -> bool:
+    """Whether Triton can build and run on this device: it needs a C compiler and a GPU it knows. If not, a warning."""
+    one = torch.ones((), device=device)
+    try:
+        forward('aglu', Arguments(one, one, one))
+    except Exception as error:  # of Triton's own kinds, of the compiler's, of the driver's
+        warnings.warn('apa_mmdet: the GPU kernels could not be built, so APA and AGLU run in plain PyTorch on the GPU, '
+                      f'slower and with more memory in passing. Reason: {type(error).__name__}: {str(error)[:500]}')
+        return False
+    return True
 
 
 def forward(formula: str, args: Arguments) -> Tensor:
@@ -335,7 +350,7 @@ def backward(formula: str, grad: Tensor, args: Arguments) -> Arguments:
     partials = args.lambda_.new_empty(layout.images, tiling.spans, len(rows), layout.channels)
     _launch(backward_kernel, (grad, x, residual, grad_x, grad_residual, partials), formula, args, layout, tiling,
             ROWS=len(rows))
-    sums = dict(zip(rows, partials.sum(1).unbind(1)))
+    sums = {name: partials[:, :, i].sum(1) for i, name in enumerate(rows)}  # no views: results may not share memory
     scale, shift, residual_scale, lambda_, kappa = reduce_sums([sums.get(name) for name in SUMS], args)
     return Arguments(grad_x, lambda_, kappa, scale, shift, grad_residual, residual_scale)
 

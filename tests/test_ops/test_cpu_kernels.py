@@ -44,6 +44,23 @@ def test_without_a_compiler_it_says_so_and_computes_all_the_same(tmp_path, compi
     assert err.count('UserWarning: apa_mmdet') == 1
 
 
+def test_without_a_home_a_temporary_folder_serves(tmp_path):
+    blocked = tmp_path / 'file'
+    blocked.write_text('')
+    out, err = run(blocked / 'cache').communicate()
+    assert out.split()[0] == 'apa_mmdet.ops.cpu_kernels', err
+
+
+def test_a_damaged_library_is_built_again(tmp_path):
+    run(tmp_path).communicate()
+    library, = (tmp_path / 'apa_mmdet').iterdir()
+    library.write_bytes(b'broken')
+    out, err = run(tmp_path).communicate()
+    assert out.split()[0] == 'apa_mmdet.ops.cpu_kernels', err
+    out, err = run(tmp_path, CC='/no/such/compiler').communicate()  # none is needed any more
+    assert out.split()[0] == 'apa_mmdet.ops.cpu_kernels', err
+
+
 @pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
 def test_results_do_not_depend_on_the_number_of_threads(memory_format):
     z, residual = (torch.randn(3, 5, 210, 190).to(memory_format=memory_format).requires_grad_() for _ in range(2))

@@ -150,6 +150,7 @@ def before_activation(z, scale=None, shift=None, residual=None, residual_scale=N
 
 
 BEFORE = {
+    'nothing': dict(),
     'scale per channel': dict(scale=(6, ), shift=(6, )),
     'scale per image': dict(scale=(3, 6), shift=(6, )),
     'residual': dict(residual=None),
@@ -160,14 +161,14 @@ BEFORE = {
 
 
 @pytest.mark.parametrize('before', BEFORE.values(), ids=BEFORE.keys())
-@pytest.mark.parametrize('parameters_shape', [(1, ), (6, )])
+@pytest.mark.parametrize('lambda_shape, kappa_shape', [((1, ), (1, )), ((6, ), (6, )), ((6, ), (1, )), ((1, ), (6, ))])
 @pytest.mark.parametrize('shape, memory_format', [
     ((3, 6), torch.contiguous_format), ((3, 6, 150, 113), torch.contiguous_format), ((3, 6, 50, 60), torch.channels_last),
     ((3, 6, 2, 3, 4), torch.channels_last_3d), ((0, 6, 2, 2), torch.contiguous_format)])
 @pytest.mark.parametrize('dtype, tolerance', [(torch.float64, 1e-9), (torch.float32, 2e-4)])
-def test_scale_shift_and_residual(before, parameters_shape, shape, memory_format, dtype, tolerance):
+def test_scale_shift_and_residual(before, lambda_shape, kappa_shape, shape, memory_format, dtype, tolerance):
     z = torch.randn(shape).to(memory_format=memory_format).to(dtype).requires_grad_()
-    lambda_, kappa = (torch.rand(parameters_shape, dtype=dtype).add_(.3).requires_grad_() for _ in range(2))
+    lambda_, kappa = (torch.rand(size, dtype=dtype).add_(.3).requires_grad_() for size in (lambda_shape, kappa_shape))
     extra = {key: torch.randn(shape if size is None else (shape[0], 6) if len(size) == 2 else size,
                               dtype=dtype, requires_grad=True) for key, size in before.items()}
     leaves = (z, lambda_, kappa, *extra.values())
@@ -204,6 +205,23 @@ def test_nan_stays_nan_where_it_is(name):
     z[1, 2, 5] = torch.nan
     out, grad, *_ = value_and_gradients(getattr(ops, name), z, *parameters())
     assert torch.equal(out.isnan(), z.isnan()) and torch.equal(grad.isnan(), z.isnan())
+
+
+@pytest.mark.parametrize('name', FUNCTIONS)
+@pytest.mark.parametrize('lambda_, kappa', [(.4, torch.nan), (torch.nan, 1.2)])
+@pytest.mark.parametrize('shape', [(1, ), (3, )])
+def test_a_parameter_that_is_nan_is_not_hidden(name, lambda_, kappa, shape):
+    params = parameters(lambda_, kappa, shape)
+    out, grad, *_ = value_and_gradients(getattr(ops, name), torch.randn(2, 3, 17), *params)
+    assert out.isnan().all() and grad.isnan().all()
+
+
+def test_other_devices_and_dtypes_are_refused():
+    one = torch.ones(1)
+    with pytest.raises(ValueError, match='kappa is on meta, but the input on cpu'):
+        ops.aglu(torch.zeros(3), one, one.to('meta'))
+    with pytest.raises(TypeError, match='floating point dtype, got torch.int64'):
+        ops.apa(torch.arange(3), one, one)
 
 
 @pytest.mark.parametrize('arguments, line', [

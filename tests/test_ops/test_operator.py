@@ -49,6 +49,19 @@ def test_passes_the_checks_of_torch_library(formula, x):
     rest = [torch.rand(2, 6, requires_grad=True), torch.rand(2, 6), torch.randn(2, 6, 8, 9, requires_grad=True), torch.rand(1, 6)]
     for args in ([*scalar, None, None, None, None], [*channels, *rest], [*scalar, *rest[:3], None]):
         torch.library.opcheck(OPERATOR, (formula, x, *args))
+        detached = [None if t is None else t.detach() for t in (torch.randn_like(x), x, *args)]
+        torch.library.opcheck(torch.ops.apa_mmdet.parametric_backward.default, (formula, *detached))
+
+
+@pytest.mark.parametrize('backend', ['cpu', 'analytic'])
+def test_what_is_declared_is_what_is_computed(backend):
+    """Mixed dtypes, and parameters that are not contiguous."""
+    x, residual = torch.randn(2, 6, 4, 5).bfloat16(), torch.randn(2, 6, 4, 5)
+    scale = torch.randn(6, 2).T
+    args = (torch.rand(6) + .1, torch.tensor(1.2), scale, scale, residual, scale)
+    with ops.use_backend(backend):
+        torch.library.opcheck(torch.ops.apa_mmdet.parametric_backward.default, ('aglu', x, x, *args))
+        torch.library.opcheck(OPERATOR, ('aglu', x, *args))
 
 
 @pytest.mark.parametrize('backend', ['aot_eager', pytest.param('inductor', marks=pytest.mark.slow)])

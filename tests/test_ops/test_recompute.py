@@ -2,25 +2,28 @@
 import gc
 import weakref
 
+import pytest
 import torch
+from saved import memory_of, saved_bytes
 from torch import nn
 
 from apa_mmdet import ops
 
 
 class Chain(nn.Module):
-    """Residual blocks in which all that has to be kept are results of convolutions."""
+    """Convolutions and activations, with residuals or without."""
 
-    def __init__(self, length, recompute):
+    def __init__(self, length, recompute, residual=True):
         super().__init__()
         self.convs = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1) for _ in range(length))
         self.lambda_, self.kappa = nn.Parameter(torch.tensor([.4])), nn.Parameter(torch.tensor([1.2]))
-        self.recompute = recompute
+        self.recompute, self.residual = recompute, residual
 
     def forward(self, x):
         x = ops.aglu(self.convs[0](x), self.lambda_, self.kappa, recompute=self.recompute)
         for conv in self.convs[1:]:
-            x = ops.aglu(ops.keep_recipe(conv, x), self.lambda_, self.kappa, residual=x, recompute=self.recompute)
+            residual = x if self.residual else None
+            x = ops.aglu(ops.keep_recipe(conv, x), self.lambda_, self.kappa, residual=residual, recompute=self.recompute)
         return x
 
 
@@ -36,42 +39,86 @@ def test_gives_the_same_bits():
     assert all(torch.equal(a, b) for a, b in zip(gradients(plain, x), gradients(lean, x)))
 
 
-def kept(net, x):
-    storages = {}
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: storages.setdefault(t.data_ptr(), t), lambda t: t):
-        net(x)
-    own = {p.data_ptr() for p in net.parameters()}
-    return sum(pointer not in own and t.dim() == 4 for pointer, t in storages.items())
-
-
-def test_keeps_the_results_of_convolutions_alone():
+@pytest.mark.parametrize('residual', [False, True])
+def test_keeps_the_results_of_convolutions_alone(residual):
     x = torch.randn(2, 4, 9, 9, requires_grad=True)
-    assert kept(Chain(5, False), x) == 5 + 4 + 1  # results of convs, of activations that convs take, x
-    assert kept(Chain(5, True), x) == 5 + 1
+
+    def kept(recompute):
+        net = Chain(5, recompute, residual)
+        return saved_bytes(lambda: net(x), net.parameters()) // (4 * x.numel())
+
+    assert kept(False) == 5 + 4 + 1  # results of convolutions, of the activations that convolutions take, x
+    assert kept(True) == 5 + 1
 
 
-def test_every_activation_is_computed_again_once_and_let_go():
-    net, calls, results = Chain(6, True), [], []
-    x = torch.randn(1, 4, 5, 5)
-    out = net(x)
-    function = out._apa_recipe.function
+@pytest.mark.parametrize('recompute', [False, True])
+def test_memory_held_is_what_autograd_keeps(recompute):
+    x, net = torch.randn(2, 4, 64, 64, requires_grad=True), Chain(8, recompute)
+    counted = saved_bytes(lambda: net(x), net.parameters(), with_results=True) - 4 * x.numel()
+    assert memory_of(lambda: net(x), torch.device('cpu')).held == pytest.approx(counted, rel=.01)
 
-    def counted(*args):
-        calls.append(1)
-        result = function(*args)
-        results.append(weakref.ref(result))
+
+@pytest.mark.parametrize('residual', [False, True])
+def test_every_activation_is_computed_again_once_and_let_go(residual, monkeypatch):
+    net, results = Chain(6, True, residual), []
+    out = net(torch.randn(1, 4, 5, 5))
+    again = ops.recompute.Recipe.__call__
+
+    def counted(recipe):
+        fresh = recipe.result is None
+        result = again(recipe)
+        if fresh:
+            results.append(weakref.ref(result))
         return result
 
-    recipe = out._apa_recipe
-    for _ in range(6):
-        recipe.function = counted
-        recipe = next((arg for arg in recipe.args if isinstance(arg, ops.recompute.Recipe)), None)
-    assert recipe is None
+    monkeypatch.setattr(ops.recompute.Recipe, '__call__', counted)
     out.sum().backward()
-    assert len(calls) == 5  # nobody needs the last
+    assert len(results) == 5  # nobody needs the last
+    del out  # it could be asked for, with all that it is made of
+    gc.collect()
+    assert not any(result() is not None for result in results), 'kept though nobody needs it any more'
+
+
+@pytest.mark.parametrize('change', [
+    lambda conv: lambda x: conv(x.mul_(3)),
+    lambda conv: nn.Sequential(nn.ReLU(inplace=True), conv),
+    lambda conv: lambda x: conv(x.transpose(2, 3)),
+    lambda conv: lambda x: conv(x.flip(3))], ids=['product', 'relu', 'transposed', 'flipped'])
+def test_what_a_module_makes_of_its_input_is_what_counts(change):
+    conv, results = nn.Conv2d(4, 4, 3), []
+    x = torch.randn(1, 4, 6, 6, requires_grad=True)
+    for recompute in (False, True):
+        y = ops.aglu(x * 1, torch.tensor([.4]), torch.tensor([1.2]), recompute=recompute)
+        out = ops.keep_recipe(change(conv), y)
+        results.append(torch.autograd.grad(out.square().sum(), (x, *conv.parameters())))
+    for a, b in zip(*results):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_weight_changed_before_the_backward_is_noticed():
+    conv, x = nn.Conv2d(4, 4, 3), torch.randn(1, 4, 6, 6, requires_grad=True)
+    out = ops.keep_recipe(conv, ops.aglu(x, torch.tensor([.4]), torch.tensor([1.2]), recompute=True))
+    with torch.no_grad():
+        conv.weight.mul_(2)
+    with pytest.raises(RuntimeError, match=r'modified by an inplace operation: a tensor of shape \(4, 4, 3, 3\) that Conv2d'):
+        out.sum().backward()
+
+
+def test_a_module_that_keeps_its_own_result_does_not_leak():
+    conv = nn.Sequential(nn.Conv2d(4, 4, 3), nn.Sigmoid())
+    out = ops.keep_recipe(conv, ops.aglu(torch.randn(1, 4, 6, 6, requires_grad=True), torch.tensor([.4]),
+                                         torch.tensor([1.2]), recompute=True))
+    result = weakref.ref(out)
     del out
     gc.collect()
-    assert not any(result() is not None for result in results)
+    assert result() is None
+
+
+def test_a_result_can_be_written_to_a_file(tmp_path):
+    out = ops.aglu(torch.randn(3, requires_grad=True), torch.ones(1), torch.ones(1), recompute=True)
+    torch.save(out.detach(), tmp_path / 'detached.pt')
+    torch.save(dict(feature=out), tmp_path / 'out.pt')
+    assert torch.equal(torch.load(tmp_path / 'out.pt', weights_only=False)['feature'], out)
 
 
 def test_a_second_backward_through_the_same_graph():
@@ -95,11 +142,13 @@ def test_a_tensor_without_a_recipe_is_kept_itself():
     assert torch.equal(ops.keep_recipe(conv, x), conv(x))
 
 
-def test_autocast_keeps_its_own_copy_for_the_convolution():
-    plain, lean = Chain(3, False), Chain(3, True)
-    lean.load_state_dict(plain.state_dict())
-    x = torch.randn(1, 4, 8, 8, requires_grad=True)
-    with torch.autocast('cpu', dtype=torch.bfloat16):
-        results = [gradients(net, x) for net in (plain, lean)]
-    for a, b in zip(*results):
-        torch.testing.assert_close(a, b)
+def test_autocast_makes_a_copy_for_the_convolution_which_is_kept_itself():
+    conv, results = nn.Conv2d(4, 4, 3), []
+    for recompute in (False, True):
+        x = torch.linspace(-2, 2, 144).view(1, 4, 6, 6).requires_grad_()
+        y = ops.aglu(x, torch.tensor([.4]), torch.tensor([1.2]), recompute=recompute)  # float32
+        with torch.autocast('cpu', dtype=torch.bfloat16):
+            out = ops.keep_recipe(conv, y)
+        assert out.dtype == torch.bfloat16
+        results.append(torch.autograd.grad(out.float().square().sum(), (x, *conv.parameters())))
+    assert all(torch.equal(a, b) for a, b in zip(*results))

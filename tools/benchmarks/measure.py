@@ -139,8 +139,9 @@ def _see_saved_tensors(see: Callable[[Tensor], None]) -> Iterator[None]:
 
         def pack_seen(tensor: Tensor):
             packed = pack(tensor)
-            if isinstance(packed, Tensor):
-                see(packed)
+            for kept in packed if isinstance(packed, tuple) else (packed, ):
+                if isinstance(kept, Tensor):
+                    see(kept)
             return packed
 
         hooks.pack_hook = pack_seen

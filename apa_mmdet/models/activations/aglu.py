@@ -1,5 +1,4 @@
 from mmengine.registry import MODELS
-from torch import Tensor
 
 from ... import ops
 from .base import APAParameters
@@ -22,6 +21,4 @@ class AGLU(APAParameters):
         1.7615...
     """
 
-    def forward(self, z: Tensor, **before) -> Tensor:
-        """``before``: what :func:`apa_mmdet.ops.aglu` does to ``z`` first, and ``recompute``."""
-        return ops.aglu(z, self.lambda_, self.kappa, **before)
+    function = staticmethod(ops.aglu)

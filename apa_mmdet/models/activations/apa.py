@@ -1,7 +1,6 @@
 from typing import Optional, Tuple
 
 from mmengine.registry import MODELS
-from torch import Tensor
 
 from ... import ops
 from .base import APAParameters
@@ -24,13 +23,11 @@ class APA(APAParameters):
         0.8807...
     """
 
+    function = staticmethod(ops.apa)
+
     def __init__(self,
                  num_features: Optional[int] = 1,
                  lambda_init: Tuple[float, float] = (0., 1.),
                  kappa_init: Tuple[float, float] = (-1., 0.),
                  inplace: bool = False) -> None:
         super().__init__(num_features, lambda_init, kappa_init, inplace)
-
-    def forward(self, z: Tensor, **before) -> Tensor:
-        """``before``: what :func:`apa_mmdet.ops.apa` does to ``z`` first, and ``recompute``."""
-        return ops.apa(z, self.lambda_, self.kappa, **before)

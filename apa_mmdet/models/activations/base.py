@@ -36,7 +36,7 @@ def build_activation(cfg: dict, num_features: int) -> nn.Module:
 
 
 class APAParameters(nn.Module):
-    """λ and κ of one site, drawn uniformly; the formula is the subclass's.
+    """λ and κ of one site, drawn uniformly; ``function``, of :mod:`apa_mmdet.ops`, is the subclass's.
 
     Args:
         num_features: 1 for scalars, the channel count (dimension 1 of the input) for one pair per
@@ -49,8 +49,6 @@ class APAParameters(nn.Module):
     Raises:
         ValueError: if a range is reversed, λ's lies below the floor of 1e-4, or ``num_features`` < 1.
     """
-
-    fuses = True  # forward() takes what comes before an activation as well: see apa_mmdet.models.layers.fused
 
     def __init__(self,
                  num_features: Optional[int] = 1,
@@ -80,7 +78,8 @@ class APAParameters(nn.Module):
         nn.init.uniform_(self.kappa, *self.kappa_init)
 
     def forward(self, z: Tensor, **before) -> Tensor:
-        raise TypeError(f'{type(self).__name__} holds parameters alone; use APA or AGLU')
+        """``before``: what the function does to ``z`` first, and ``recompute``; see :func:`apa_mmdet.ops.apa`."""
+        return self.function(z, self.lambda_, self.kappa, **before)
 
     def extra_repr(self) -> str:
         return f'num_features={self.num_features}, lambda_init={self.lambda_init}, kappa_init={self.kappa_init}'

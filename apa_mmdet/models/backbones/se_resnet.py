@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ...ops import keep_recipe
 from ..activations import build_activation
 from ..layers import SELayer, norm_act, residual_act
-from ..layers.fused import unhooked
+from ..layers.fused import opens
 
 
 class SEBlock:
@@ -51,7 +51,7 @@ class SEBlock:
         """The identity and, where one is still to be applied, its norm."""
         if self.downsample is None:
             return x, None
-        if not unhooked(self.downsample):
+        if not opens(self.downsample):
             return self.downsample(x), None
         *layers, norm = self.downsample
         for layer in layers:
@@ -114,15 +114,16 @@ class SEResNet(ResNet):
             attention. None for no attention.
         recompute_act: keep the results of the convolutions alone for backward, and compute those of the
             activations again from them: less memory for one more pointwise pass. ``with_cp`` keeps still less,
-            for a second run of the convolutions; the two exclude each other.
+            for a second run of the convolutions; the two exclude each other, and other checkpointing around
+            this backbone gains less with it.
         kwargs: everything that mmdet's ``ResNet`` takes. ``frozen_stages >= 0`` freezes the stem's
             activation with the stem, so that nothing below the first trained stage is differentiated.
 
     Shape: (N, 3, H, W) → one (N, C_i, H/s_i, W/s_i) per ``out_indices``.
 
     Raises:
-        ValueError: for an unknown depth or site, or ``recompute_act`` together with ``with_cp``; in ``init_weights``, if the file that ``init_cfg`` names
-            holds other weights.
+        ValueError: for an unknown depth or site, or ``recompute_act`` together with ``with_cp``; in
+            ``init_weights``, if the file that ``init_cfg`` names holds other weights.
         FileNotFoundError: in ``init_weights``, if there is no such file.
     """
 
@@ -174,6 +175,8 @@ class SEResNet(ResNet):
             self.act_stem.requires_grad_(False)
 
     def _stem(self, x: Tensor) -> Tensor:
+        if self.deep_stem and not opens(self.stem):
+            return self.maxpool(self.stem(x))
         layers = self.stem if self.deep_stem else (self.conv1, self.norm1, self.act_stem)
         for conv, norm, act in zip(layers[::3], layers[1::3], layers[2::3]):
             x = norm_act(keep_recipe(conv, x), norm, act, self.recompute_act)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
 
 from ...ops.layout import compute_dtype
+from ..activations.base import APAParameters
 from .se_layer import SELayer
 
 
@@ -33,11 +34,13 @@ def residual_act(x: Tensor, norm: nn.Module, attention: nn.Module, identity: Ten
     elif identity_norm is not None:
         identity = identity_norm(identity)
     if not fused:
-        total = attention(norm(x)) + identity
+        total = attention(norm(x))
+        in_place = unhooked(attention) and unhooked(norm)  # as in mmdet's blocks; a hook may have kept the tensor
+        total = total.add_(identity) if in_place else total + identity
         return act(total, recompute=recompute) if fuses(act) else act(total)
     scale, shift = fold(norm)
     if isinstance(attention, SELayer):
-        gate = attention.gates((x.mean((2, 3)) * scale + shift).to(x.dtype))
+        gate = attention.gates((x.mean((2, 3), dtype=compute_dtype(x.dtype)) * scale + shift).to(x.dtype))
         scale, shift = scale * gate, shift * gate
     return act(x, scale=scale, shift=shift + residual_shift, residual=identity, residual_scale=residual_scale,
                recompute=recompute)
@@ -58,12 +61,17 @@ def folds(norm: nn.Module) -> bool:
 
 
 def fuses(act: nn.Module) -> bool:
-    return getattr(act, 'fuses', False) and unhooked(act)
+    return type(act).forward is APAParameters.forward and unhooked(act)
 
 
 def gates(attention: nn.Module) -> bool:
     """Whether it multiplies by one number per image and channel, if anything."""
     return type(attention) in (nn.Identity, SELayer) and unhooked(attention)
+
+
+def opens(layers: nn.Module) -> bool:
+    """Whether the layers of a sequence may be called one by one."""
+    return type(layers) is nn.Sequential and unhooked(layers)
 
 
 def unhooked(module: nn.Module) -> bool:
@@ -72,4 +80,5 @@ def unhooked(module: nn.Module) -> bool:
         nn_module._global_backward_hooks or nn_module._global_backward_pre_hooks
     return not hooked and not any(
         part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
+        or 'forward' in part.__dict__  # put there by somebody, around the class's own
         for part in module.modules())

@@ -6,6 +6,7 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 from recorded import image, load, value
+from saved import saved_bytes
 from torch import nn
 
 from apa_mmdet.models.activations import AGLU, APA
@@ -116,27 +117,11 @@ def test_norm_eval():
     assert all(m.training for m in SEResNet(18, norm_eval=False).train().modules() if isinstance(m, nn.BatchNorm2d))
 
 
-def saved_mebibytes(net, x):
-    """Distinct storages kept for backward that are neither parameters nor buffers."""
-    own = {t.untyped_storage().data_ptr() for t in (*net.parameters(), *net.buffers())}
-    kept = {}
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        features = net(x)
-    assert any(f.requires_grad for f in features)
-    return sum(storage.nbytes() for pointer, storage in kept.items() if pointer not in own) / 2**20
-
-
 @pytest.mark.parametrize('frozen_stages, recompute_act, most', [(1, False, 240), (-1, False, 430), (1, True, 150), (-1, True, 240)])
 def test_memory_kept_for_backward(frozen_stages, recompute_act, most):
     net = SEResNet(50, frozen_stages=frozen_stages, recompute_act=recompute_act).train()
     x = torch.randn(1, 3, 512, 512)
-    assert saved_mebibytes(net, x) <= most
+    assert saved_bytes(lambda: net(x), [*net.parameters(), *net.buffers()]) / 2**20 <= most
 
 
 def test_nothing_below_the_first_trained_stage_is_kept():
@@ -164,6 +149,17 @@ def test_computing_activations_again_changes_no_bit(kwargs):
 def test_computing_again_and_checkpointing_exclude_each_other():
     with pytest.raises(ValueError, match='SEResNet: with_cp keeps nothing of a block that recompute_act could'):
         SEResNet(18, with_cp=True, recompute_act=True)
+
+
+def test_computing_again_after_a_hook_has_changed_a_feature_in_place():
+    results = []
+    for recompute_act in (False, True):
+        torch.manual_seed(0)
+        net = SEResNet(18, recompute_act=recompute_act, se_cfg=dict(dropout=0.)).train()
+        net.layer2[0].register_forward_hook(lambda module, args, out: out.mul_(.5))
+        sum(f.square().mean() for f in net(torch.randn(1, 3, 64, 64))).backward()
+        results.append([p.grad for p in net.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*results))
 
 
 @pytest.mark.parametrize('recompute_act', [False, True])

@@ -132,6 +132,48 @@ def test_hooks_see_their_module_called(name, kind):
     torch.testing.assert_close(got, want)
 
 
+@pytest.mark.parametrize('name', ['norm1', 'act_conv1', 'se', 'downsample', 'downsample.1'])
+def test_a_forward_put_on_a_module_is_called(name):
+    block = randomised(SEResNet(18)).eval().layer2[0]
+    x, seen = torch.randn(2, 64, 8, 8), []
+    want = block(x)
+    module = block.get_submodule(block.norm1_name if name == 'norm1' else name)
+    own = module.forward
+    module.forward = lambda *args: seen.append(1) or own(*args)
+    torch.testing.assert_close(block(x), want)
+    assert len(seen) == 1
+
+
+def test_hooks_on_a_deep_stem_see_it_called():
+    net, seen = SEResNet(18, deep_stem=True).eval(), []
+    net.stem.register_forward_hook(lambda *_: seen.append(1))
+    net(torch.randn(1, 3, 32, 32))
+    assert len(seen) == 1
+
+
+def test_a_subclass_with_a_forward_of_its_own_is_called_as_a_module():
+    class Clamped(AGLU):
+
+        def forward(self, z):
+            return super().forward(z.clamp(max=1))
+
+    norm, act, x = randomised(nn.BatchNorm2d(4)).eval(), Clamped(), torch.randn(2, 4, 5, 5)
+    torch.testing.assert_close(norm_act(x, norm, act), act(norm(x)))
+    torch.testing.assert_close(residual_act(x, norm, nn.Identity(), x, None, act), act(norm(x) + x))
+
+
+def test_the_mean_under_autocast_is_not_rounded_before_the_norm():
+    norm, act, se = nn.BatchNorm2d(32).eval(), AGLU(), SELayer(32).eval()
+    nn.init.constant_(norm.running_mean, 10.)
+    x = (torch.randn(4, 32, 20, 20) + 10).bfloat16()
+    gates, seen = se.gates, []
+    se.gates = lambda pooled: seen.append(pooled) or gates(pooled)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        residual_act(x, norm, se, x, None, act)
+    exact = (x.double().mean((2, 3)) - 10) / (1 + norm.eps)**.5
+    torch.testing.assert_close(seen[0].double(), exact, rtol=1e-2, atol=1e-3)
+
+
 def test_global_hooks_see_every_module():
     block = randomised(SEResNet(18)).eval().layer2[0]
     called = []
@@ -174,6 +216,6 @@ def test_half_precision(autocast):
         got = residual_act(x, norm, se, x, None, act)
         mixed = residual_act(x, norm, se, x.float(), None, act)
         assert norm_act(x, norm, act).dtype == torch.bfloat16
-    assert got.dtype == torch.bfloat16 and mixed.dtype == torch.float32  # as the sum of such tensors has it
+    assert got.dtype == mixed.dtype == torch.bfloat16
     for out in (got, mixed):
         torch.testing.assert_close(out.double(), want, rtol=.05, atol=.05)

@@ -1,0 +1,9 @@
+"""The benchmarks' counts of memory, for the tests."""
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / 'tools/benchmarks'))
+
+from measure import memory_of, saved_bytes  # noqa: E402
+
+__all__ = ['memory_of', 'saved_bytes']
