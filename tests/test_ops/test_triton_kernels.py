@@ -104,7 +104,7 @@ def ordered(shape, dtype, order):
     return ORDERS[order](drawn(shape, dtype).detach()).requires_grad_()
 
 
-VARIANTS = ['plain', 'per channel', 'affine', 'residual', 'residual scale', 'affine per image residual',
+VARIANTS = ['plain', 'per channel', 'lambda per channel', 'affine', 'residual', 'residual scale', 'affine per image residual',
             'per channel affine per image residual scale']
 
 
@@ -113,7 +113,8 @@ def arguments(z, variant):
     dtype, channels = torch.promote_types(z.dtype, torch.float32), z.shape[1:2]
     plane = z.shape[:2] if 'per image' in variant else channels
     size = channels if 'per channel' in variant else ()
-    given = dict(lambda_=drawn(size, dtype, .05, 1.5), kappa=drawn(size, dtype, -1., 2.))
+    kappa_size = () if variant.startswith('lambda') else size
+    given = dict(lambda_=drawn(size, dtype, .05, 1.5), kappa=drawn(kappa_size, dtype, -1., 2.))
     if 'affine' in variant:
         given.update(scale=drawn(plane, dtype), shift=drawn(channels, dtype))
     if 'residual' in variant:
@@ -207,6 +208,14 @@ def check_empty_tensors(shape):
     assert_agrees('aglu', z, arguments(z, 'plain'))
     if len(shape) > 1:
         assert_agrees('aglu', z, arguments(z, 'per channel affine per image residual scale'))
+
+
+def check_results_share_no_memory():
+    z = drawn((3, 5, 4, 6), torch.float32)
+    given = {key: t.detach() for key, t in arguments(z, 'per channel affine per image residual scale').items()}
+    args = ops.layout.Arguments(z.detach(), **dict(given, shift=given['shift'][None]))
+    gradients = kernels.backward('aglu', torch.ones_like(z), args)
+    assert len({t.untyped_storage().data_ptr() for t in gradients}) == len(gradients)
 
 
 def check_the_same_result_every_time(monkeypatch):
