@@ -21,10 +21,8 @@ try:
 except ImportError:  # Triton is there where torch has CUDA; a CPU can do without
     triton_kernels = None
 
-_chosen: List[str] = []
-
-
 _backends = dict(triton=triton_kernels, cpu=cpu_kernels, analytic=analytic)  # the first that serves computes
+_chosen: List[str] = []
 
 
 def backends() -> Dict[str, ModuleType]:
