@@ -1,0 +1,108 @@
+"""Classifier by angle. Letters: N RoIs, D features, C channels (classes and background)."""
+import math
+from typing import Tuple
+
+import torch
+import torch.nn.functional as F
+from mmdet.registry import MODELS
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+
+@MODELS.register_module()
+class WrappedCauchyLinear(nn.Linear):
+    r"""Linear layer whose logits are densities of a wrapped Cauchy distribution of the angle between input and weight.
+
+    .. math:: c = \frac{x \cdot w}{(\|x\| + ε)(\|w\| + ε)} + b, \qquad γ = σ(g), \qquad
+              \mathrm{out} = \frac{s}{2π} \cdot \frac{1 - γ^2}{1 + γ^2 - 2γc}
+
+    A bounded heavy-tailed logit for softmax cross entropy over many classes; each class learns with g how sharply its
+    features gather. ``BBoxHead(cls_predictor_cfg=dict(type='WrappedCauchyLinear'))`` makes it the classifier.
+
+    The bias may push c over 1, towards the formula's pole at (1 + γ²)/2γ; from 1 on the logit follows its tangent
+    instead. The cosine is computed in float32 under autocast as well: at c = 1 the logit changes by thousands
+    per unit of c, and bfloat16 would round it by 20.
+
+    Source: *Wrapped Cauchy Distributed Angular Softmax for Long-Tailed Visual Recognition*, ICML 2023.
+
+    Args:
+        in_features, out_features, bias: D and C, as ``nn.Linear``; input (N, D), output (N, C).
+        scale: s, or where s starts.
+        learn_scale: whether s is learnt.
+        eps: ε, added to the norms.
+
+    Example:
+        >>> linear = WrappedCauchyLinear(2, 1, scale=2 * math.pi)
+        >>> _ = nn.init.zeros_(linear.bias), nn.init.zeros_(linear.g)      # γ = 1/2
+        >>> linear(linear.weight.detach()).item(), linear(-linear.weight.detach()).item()      # (1 + γ)/(1 − γ), inverse
+        (2.999..., 0.333...)
+    """
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, scale: float = 300.,
+                 learn_scale: bool = False, eps: float = 1e-6) -> None:
+        super().__init__(in_features, out_features, bias)
+        self.g = nn.Parameter(torch.ones(out_features))
+        scale = torch.tensor(float(scale))
+        if learn_scale:
+            self.scale = nn.Parameter(scale)
+        else:
+            self.register_buffer('scale', scale, persistent=False)
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            dtype = torch.promote_types(x.dtype, torch.float32)
+            x, weight, g, scale = (t.to(dtype) for t in (x, self.weight, self.g, self.scale))
+            bias = None if self.bias is None else self.bias.to(dtype)
+            x = x / (x.norm(dim=1, keepdim=True) + self.eps)
+            weight = weight / (weight.norm(dim=1, keepdim=True) + self.eps)
+            return WrappedCauchyLogit.apply(F.linear(x, weight, bias), g, scale)
+
+    def extra_repr(self) -> str:
+        return f'{super().extra_repr()}, scale={self.scale.item():g}'
+
+
+class WrappedCauchyLogit(Function):
+    """The logit from c (N, C), g (C,) and s. Only c is kept, and at most two tensors of its size are made at a time:
+    autograd would keep four.
+
+    With d = (1 − γ)² + 2γ(1 − c), m = (1 − γ)², its value at c = 1, r = max(m − d, 0) and a = s/2π·(1 − γ²) the logit
+    is a/(d + r)·(1 + r/m): a/d up to c = 1, its tangent beyond.
+    """
+
+    @staticmethod
+    def forward(ctx, c: Tensor, g: Tensor, scale: Tensor) -> Tensor:
+        ctx.save_for_backward(c, g, scale)
+        gamma, rest, a = _concentration(g, scale)
+        divisor, beyond = _divisor(c, gamma, rest)
+        return divisor.reciprocal_().mul_(a).mul_(beyond.div_(rest.square()).add_(1))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+        c, g, scale = ctx.saved_tensors
+        gamma, rest, a = _concentration(g, scale)
+        divisor, beyond = _divisor(c, gamma, rest)
+        slope = divisor.square_().reciprocal_().mul_(a).mul_(grad)  # −grad·∂out/∂d
+        # the derivatives of γ and s are sums over the RoIs of slope, slope·c and slope·r
+        total, with_beyond = slope.sum(0), beyond.mul_(slope).sum(0)
+        with_c = torch.mul(slope, c, out=beyond).sum(0)
+        logits = (rest.square() + 2 * gamma) * total - 2 * gamma * with_c + 2 * with_beyond  # Σ grad·out
+        to_g = (gamma * rest * 2 * (with_c - gamma * total) + 4 * gamma * with_beyond
+                - 2 * gamma.square() / (1 + gamma) * logits)
+        return slope.mul_(2 * gamma), to_g, logits.sum() / scale
+
+
+def _concentration(g: Tensor, scale: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+    """γ, 1 − γ and a."""
+    g = g.clamp(-15, 15)  # (1 − γ)² stays above 9e-14, and its inverse and that one's square in float32
+    gamma, rest = g.sigmoid(), (-g).sigmoid()
+    return gamma, rest, scale / (2 * math.pi) * rest * (1 + gamma)
+
+
+def _divisor(c: Tensor, gamma: Tensor, rest: Tensor) -> Tuple[Tensor, Tensor]:
+    """d + r and r."""
+    d = (1 - c).mul_(2 * gamma).add_(rest.square())
+    r = (rest.square() - d).clamp_(min=0)
+    return d.add_(r), r

@@ -1,0 +1,50 @@
+"""mmdet's cross entropy, in less memory."""
+import pytest
+import torch
+from mmdet.models.losses import CrossEntropyLoss
+from saved import memory_of, saved_bytes
+from torch.autograd import gradcheck
+
+from apa_mmdet.models.losses import LeanCrossEntropyLoss
+
+
+def results(loss, logits, *args, **kwargs):
+    logits = logits.clone().requires_grad_()
+    value = loss(logits, *args, **kwargs)
+    value.sum().backward()
+    return value.detach(), logits.grad
+
+
+@pytest.mark.parametrize('reduction', ['mean', 'sum', 'none'])
+@pytest.mark.parametrize('shape', [(7, 5), (1, 1), (0, 4), (3, 1001)])
+def test_values_and_gradients_are_mmdets(reduction, shape):
+    logits, labels, weights = torch.randn(shape) * 30, torch.randint(0, shape[1], shape[:1]), torch.rand(shape[0])
+    for arguments in ((), (weights, )):
+        kwargs = dict(avg_factor=3.) if reduction == 'mean' else {}
+        ours, theirs = (results(kind(reduction=reduction, loss_weight=.7), logits, labels, *arguments, **kwargs)
+                        for kind in (LeanCrossEntropyLoss, CrossEntropyLoss))
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_derivatives():
+    logits, labels = torch.randn(4, 6, dtype=torch.float64, requires_grad=True), torch.tensor([0, 5, 2, 2])
+    assert gradcheck(lambda x: LeanCrossEntropyLoss(reduction='none')(x, labels), (logits, ))
+
+
+def test_half_precision_is_computed_in_float32():
+    logits, labels = (torch.randn(5, 300) * 20).bfloat16(), torch.randint(0, 300, (5, ))
+    (ours, grad), (exact, exact_grad) = (results(LeanCrossEntropyLoss(), x, labels) for x in (logits, logits.float()))
+    assert torch.equal(ours, exact) and torch.equal(grad, exact_grad.bfloat16())
+
+
+def test_large_logits_are_finite():
+    value, grad = results(LeanCrossEntropyLoss(), torch.tensor([[3e4, -3e4, 0.]]), torch.tensor([1]))
+    assert value == 6e4 and torch.equal(grad, torch.tensor([[1., -1., 0.]]))
+
+
+def test_memory_of_13204_classes():
+    logits, labels = torch.randn(64, 13205).requires_grad_(), torch.randint(0, 13205, (64, ))
+    loss = LeanCrossEntropyLoss()
+    assert memory_of(lambda: loss(logits, labels).backward(), logits.device).peak <= 1.1 * logits.nbytes
+    assert saved_bytes(lambda: loss(logits, labels)) <= 1.1 * logits.nbytes  # the logits
+    assert memory_of(lambda: loss(logits, labels), logits.device).held <= .1 * logits.nbytes
