@@ -1,0 +1,3 @@
+from .optional_masks import LoadOptionalMasks
+
+__all__ = ['LoadOptionalMasks']
