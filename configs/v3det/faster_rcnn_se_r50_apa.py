@@ -1,0 +1,10 @@
+# Published on V3Det val: box AP 29.9 (arXiv:2407.08567; not reproduced here).
+_base_ = 'mmdet::v3det/faster_rcnn_r50_fpn_8x4_sample1e-3_mstrain_v3det_2x.py'
+custom_imports = dict(imports=['apa_mmdet'], allow_failed_imports=False)
+model = dict(
+    backbone=dict(type='SEResNet', init_cfg=dict(checkpoint='pretrained/se_resnet50_apa.pth')),
+    roi_head=dict(
+        bbox_head=dict(
+            type='ManyClassBBoxHead',
+            cls_predictor_cfg=dict(_delete_=True, type='WrappedCauchyLinear'),
+            loss_cls=dict(_delete_=True, type='LeanCrossEntropyLoss'))))
