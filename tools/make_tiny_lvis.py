@@ -1,11 +1,15 @@
 #!/usr/bin/env python
-"""Draws a small long-tailed data set in LVIS v1's format: 48 classes of coloured shapes, in seconds.
+"""Draws a small long-tailed data set in the format of LVIS, COCO or V3Det: 48 classes of coloured shapes, in seconds.
 
-    tools/make_tiny_lvis.py [OUT] [--train 800] [--val 200] [--size 160] [--seed 0] [--force]
+    tools/make_tiny_lvis.py [OUT] [--form tiny_lvis] [--train 800] [--val 200] [--size 160] [--seed 0] [--force]
+
+--form writes the same pictures in the files of lvis_v1, lvis_v0.5, coco or v3det instead, with all classes of these,
+of which the first 48 are drawn. A config made for one of them then needs no change but its data_root.
 """
 import argparse
 import sys
 
+from apa_mmdet.datasets.tiny_forms import FORMS
 from apa_mmdet.datasets.tiny_lvis import make_tiny_lvis
 
 
@@ -28,20 +32,24 @@ def _size(text):
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('out', nargs='?', default='data/tiny_lvis', help='folder (default: %(default)s)')
+    folders = ', '.join(form.folder for form in FORMS.values())
+    parser.add_argument('out', nargs='?', help=f'folder (default, by form: {folders})')
+    parser.add_argument('--form', choices=FORMS, default='tiny_lvis',
+                        help='whose files and classes to write (default: %(default)s)')
     parser.add_argument('--train', type=_at_least(1), default=800, help='training images (default: %(default)s)')
     parser.add_argument('--val', type=_at_least(1), default=200, help='validation images (default: %(default)s)')
     parser.add_argument('--size', type=_size, default='160', help='side, or WxH, in pixels (default: %(default)s)')
     parser.add_argument('--seed', type=_at_least(0), default=0, help='same seed, same bytes (default: %(default)s)')
     parser.add_argument('--force', action='store_true',
-                        help='write even if OUT holds something else; only images of an earlier set are removed')
+                        help='write even if OUT holds something else; only files of an earlier set are removed')
     return parser.parse_args()
 
 
 def main():
     args = parse_args()
+    out = args.out or FORMS[args.form].folder
     try:
-        done = make_tiny_lvis(args.out, args.train, args.val, args.size, args.seed, force=args.force)
+        done = make_tiny_lvis(out, args.train, args.val, args.size, args.seed, force=args.force, form=args.form)
     except OSError as error:
         print(f'make_tiny_lvis: {error}', file=sys.stderr)
         return 2
@@ -49,13 +57,13 @@ def main():
         print('\ninterrupted: the same command starts again', file=sys.stderr)
         return 130
     if not done['made']:
-        print(f'{args.out} already holds this data set; nothing to do')
+        print(f'{out} already holds this data set; nothing to do')
         return 0
     images, instances, classes = done['images'], done['instances'], done['classes']
     print(f'images     {images["train"]} train, {images["val"]} val\n'
           f'instances  {instances["train"]} train, {instances["val"]} val\n'
           f'classes    {classes["r"]} rare, {classes["c"]} common, {classes["f"]} frequent\n'
-          f'folder     {args.out}')
+          f'folder     {out}')
     return 0
 
 

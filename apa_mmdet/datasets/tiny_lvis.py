@@ -1,9 +1,10 @@
-"""A small, drawn, long-tailed instance segmentation data set in LVIS v1's format and with its file names.
+"""A small, drawn, long-tailed instance segmentation data set in LVIS v1's format, or that of another data set.
 
 48 classes: 8 shapes x 6 appearances (``tiny_scenes.py`` draws them). A third of them each is frequent, common
 and rare at 800 training images, and every shape and every appearance has frequent, common and rare classes: what
 is rare is a combination, so that features learnt from frequent classes help. Validation is drawn uniformly over
-the classes instead, so that the AP of rare classes rests on as many objects as the others'.
+the classes instead, so that the AP of rare classes rests on as many objects as the others'. ``tiny_forms.py`` says
+how a form of the data set names its files and what it writes about the pictures, which are the same in every form.
 """
 import json
 from pathlib import Path
@@ -13,11 +14,11 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from .tiny_forms import CATEGORIES, FORMS, count, frequency
 from .tiny_scenes import APPEARANCES, SHAPES, draw_scene
 
 VERSION = 1  # raise it when the same options no longer give the same bytes
 OBJECTS = (2, 6)  # fewest and most objects in an image
-CATEGORIES = tuple(sorted(f'{appearance}_{shape}' for appearance in APPEARANCES for shape in SHAPES))
 NEGATIVES = dict(train=8, val=20)  # verified absent classes per image; many in val, so that false positives count
 NOT_EXHAUSTIVE = 0.05  # share of images where one of several objects of a class goes without annotation
 VAL_CLASSES_PER_IMAGE = 3.8
@@ -104,32 +105,12 @@ def _split_number(split):
     return ('train', 'val').index(split)
 
 
-# ---------------------------------------------------------------- annotations
+# ---------------------------------------------------------------- pictures
 
 
-def _image_record(split, image_id, plan, size):
-    return dict(
-        id=image_id, width=size[0], height=size[1], license=1, date_captured='2020-01-01 00:00:00',
-        # mmdet's LVISV1Dataset finds the file by what follows the host
-        coco_url=f'http://images.cocodataset.org/{_image_name(split, image_id)}', flickr_url='',
-        neg_category_ids=[c + 1 for c in plan.negatives],
-        not_exhaustive_category_ids=[] if plan.dropped is None else [plan.objects[plan.dropped] + 1])
-
-
-def _annotation(annotation_id, image_id, category, polygons):
-    polygons = [p.round(2) for p in polygons]
-    points = np.concatenate(polygons)
-    low, high = points.min(0), points.max(0)
-    return dict(
-        id=annotation_id, image_id=image_id, category_id=category + 1,
-        bbox=[round(float(v), 2) for v in (*low, *(high - low))],
-        area=round(sum(cv2.contourArea(p.astype(np.float32)) for p in polygons), 2),
-        segmentation=[[round(float(v), 2) for v in p.reshape(-1)] for p in polygons])
-
-
-def _draw_split(out, split, plans, size, seed, bar):
-    """Draws and writes the images of a split; returns LVIS's ``images`` and ``annotations``."""
-    (out / f'{split}2017').mkdir(exist_ok=True)
+def _draw_split(out, form, split, plans, size, seed, bar):
+    """Draws and writes the images of a split; returns the records ``images`` and ``annotations``."""
+    (out / form.picture(split, 1)).parent.mkdir(parents=True, exist_ok=True)
     images, annotations = [], []
     for index, plan in enumerate(plans):
         rng = np.random.default_rng([seed, _split_number(split), index])
@@ -137,43 +118,13 @@ def _draw_split(out, split, plans, size, seed, bar):
         picture, seen = draw_scene([(shape, appearance) for appearance, shape in names], size, rng)
         image_id = index + 1
         _, jpeg = cv2.imencode('.jpg', picture, [cv2.IMWRITE_JPEG_QUALITY, 92])
-        _image_path(out, split, image_id).write_bytes(jpeg.tobytes())
-        images.append(_image_record(split, image_id, plan, size))
+        (out / form.picture(split, image_id)).write_bytes(jpeg.tobytes())
+        images.append(form.image(split, image_id, plan, size))
         for k, (category, part) in enumerate(zip(plan.objects, seen)):
-            if k != plan.dropped:
-                annotations.append(_annotation(len(annotations) + 1, image_id, category, part.polygons))
+            if form.exhaustive or k != plan.dropped:
+                annotations.append(form.annotation(len(annotations) + 1, image_id, category, part.polygons))
         bar.update()
     return images, annotations
-
-
-def category_records(annotations):
-    """LVIS's ``categories``, with the counts and the frequency (r, c, f) found in the training ``annotations``."""
-    holders = [set() for _ in CATEGORIES]
-    instances = [0] * len(CATEGORIES)
-    for a in annotations:
-        holders[a['category_id'] - 1].add(a['image_id'])
-        instances[a['category_id'] - 1] += 1
-    records = []
-    for k, name in enumerate(CATEGORIES):
-        surface, colour, shape = name.split('_')
-        count = len(holders[k])
-        records.append(dict(
-            id=k + 1, name=name, synset=f'{name}.n.01', synonyms=[name],
-            frequency='r' if count <= 10 else 'c' if count <= 100 else 'f',  # LVIS's own thresholds
-            image_count=count, instance_count=instances[k], **{'def': f'a {colour} {surface} {shape}'}))
-    return records
-
-
-def _write_json(path, content):
-    path.write_text(json.dumps(content, separators=(',', ':')) + '\n')
-
-
-def _image_name(split, image_id):
-    return f'{split}2017/{image_id:012d}.jpg'
-
-
-def _image_path(out, split, image_id):
-    return out / _image_name(split, image_id)
 
 
 # ---------------------------------------------------------------- the folder
@@ -187,15 +138,24 @@ def _read_options(path):
     return options if isinstance(options, dict) else None
 
 
-def _annotation_path(out, split):
-    return out / 'annotations' / f'lvis_v1_{split}.json'
+def _form(options):
+    return FORMS.get(options.get('form', 'tiny_lvis'))
+
+
+def _files(options):
+    """All files of a data set within its folder, except its mark."""
+    for split in ('train', 'val'):
+        yield from _form(options).files(split)
+        yield from (_form(options).picture(split, i + 1) for i in range(options.get(split, 0)))
+
+
+def _write(path, content):
+    path.write_text(content if isinstance(content, str) else json.dumps(content, separators=(',', ':')) + '\n')
 
 
 def is_finished(out, options):
     """Whether ``out`` holds the whole data set of ``options``."""
-    return _read_options(out / FINISHED) == options and all(
-        _annotation_path(out, split).is_file() and
-        all(_image_path(out, split, i + 1).is_file() for i in range(options[split])) for split in ('train', 'val'))
+    return _read_options(out / FINISHED) == options and all((out / name).is_file() for name in _files(options))
 
 
 def check_folder(out, options):
@@ -215,34 +175,35 @@ def check_folder(out, options):
 
 
 def _mark_unfinished(out, options):
-    """Marks ``out`` as being made, after removing the images of an earlier, larger set of ours.
+    """Marks ``out`` as being made, after removing what an earlier set of ours has and the new one has not.
 
     In this order, so that whenever it is interrupted, a mark says that the folder is ours.
     """
     out.mkdir(parents=True, exist_ok=True)
     for mark in (out / FINISHED, out / UNFINISHED):
-        earlier = _read_options(mark) or {}
-        for split in ('train', 'val'):
-            for i in range(options[split] + 1, earlier.get(split, 0) + 1):
-                _image_path(out, split, i).unlink(missing_ok=True)
-    _write_json(out / UNFINISHED, options)
+        earlier = _read_options(mark)
+        if earlier and _form(earlier):  # no form: a mark of a version that has more of them
+            for name in {*_files(earlier)} - {*_files(options)}:
+                (out / name).unlink(missing_ok=True)
+    _write(out / UNFINISHED, options)
     (out / FINISHED).unlink(missing_ok=True)
 
 
-def make_tiny_lvis(out, train=800, val=200, size=160, seed=0, force=False, progress=True):
+def make_tiny_lvis(out, train=800, val=200, size=160, seed=0, force=False, progress=True, form='tiny_lvis'):
     """Makes the data set in the folder ``out``, or does nothing if it is there already.
 
     The same arguments give the same bytes. A run that was interrupted is simply started again. Image ``i`` of a
     split depends on ``seed``, the split, ``i``, ``size`` and the classes planned for it, on no other image.
 
     Args:
-        out: folder; gets ``annotations/lvis_v1_{train,val}.json``, ``train2017/``, ``val2017/`` and, once all is
-            written, ``tiny_lvis.json`` with the options.
+        out: folder; gets the files of the form, such as ``annotations/lvis_v1_{train,val}.json``, ``train2017/`` and
+            ``val2017/``, and, once all is written, ``tiny_lvis.json`` with the options.
         train, val: numbers of images, 1 or more. Every class has images from about 40 training images on.
         size: the images' side in pixels, or (width, height); 64 or more.
         seed: 0 or more.
-        force: write even if ``out`` holds something else. Deletes nothing but images of an earlier set of ours.
+        force: write even if ``out`` holds something else. Deletes nothing but files of an earlier set of ours.
         progress: show a progress bar.
+        form: whose files, records and class names to write, a key of ``FORMS``; the pictures are the same in all.
 
     Returns:
         A dict: ``made`` (False if it was there already), and per split the numbers of ``images`` and
@@ -250,44 +211,54 @@ def make_tiny_lvis(out, train=800, val=200, size=160, seed=0, force=False, progr
 
     Raises:
         FileExistsError: ``out`` holds something else and ``force`` is not set.
-        ValueError: an argument out of range.
+        ValueError: an argument out of range, or an unknown form.
     """
     out, size = Path(out), (size, size) if isinstance(size, int) else tuple(size)
     if min(train, val) < 1 or min(size) < 64 or seed < 0:
         raise ValueError(f'train and val must be 1 or more, size 64 or more, seed 0 or more; '
                          f'got {train}, {val}, {size}, {seed}')
+    if form not in FORMS:
+        raise ValueError(f'form must be one of {", ".join(FORMS)}; got {form!r}')
     options = dict(version=VERSION, train=train, val=val, size=list(size), seed=seed)
+    if form != 'tiny_lvis':  # of which there are sets from before there were forms, whose marks name none
+        options['form'] = form
     if not force:
         check_folder(out, options)
     if made := force or not is_finished(out, options):
         _make(out, options, progress)
-    return dict(made=made, **summarize(out))
+    return dict(made=made, **summarize(out, form))
 
 
 def _make(out, options, progress):
     _mark_unfinished(out, options)
     (out / 'annotations').mkdir(exist_ok=True)
-    size, seed, parts = tuple(options['size']), options['seed'], {}
+    form, size, seed, parts = _form(options), tuple(options['size']), options['seed'], {}
     with tqdm(total=options['train'] + options['val'], unit='image', disable=not progress) as bar:
         for split in ('train', 'val'):
             plans = plan_split(split, options[split], seed)
-            parts[split] = _draw_split(out, split, plans, size, seed, bar)
-    categories = category_records(parts['train'][1])  # of the training split in both files, as in LVIS
+            parts[split] = _draw_split(out, form, split, plans, size, seed, bar)
+    categories = form.categories(parts['train'][1])  # of the training split in both files, as in LVIS
     for split, (images, annotations) in parts.items():
-        _write_json(_annotation_path(out, split), dict(
-            info=dict(description=f'tiny LVIS, {split}', version=str(VERSION), year=2020, contributor='apa_mmdet',
+        content = dict(
+            info=dict(description=f'{form.title}, {split}', version=str(VERSION), year=2020, contributor='apa_mmdet',
                       url='', date_created='2020-01-01 00:00:00'),
             licenses=[dict(id=1, name='Apache License 2.0', url='http://www.apache.org/licenses/LICENSE-2.0')],
-            images=images, annotations=annotations, categories=categories))
+            images=images, annotations=annotations, categories=categories)
+        for name, text in zip(form.files(split), form.texts(split, content, seed)):
+            _write(out / name, text)
     (out / UNFINISHED).rename(out / FINISHED)  # last: only a whole set carries it
 
 
-def summarize(out):
-    """Counts what the data set in ``out`` holds: ``images`` and ``instances`` per split, ``classes`` per frequency."""
+def summarize(out, form='tiny_lvis'):
+    """Counts what the data set in ``out`` holds: ``images`` and ``instances`` per split, ``classes`` per frequency.
+
+    Among the classes are only those that are drawn.
+    """
     result = dict(images={}, instances={})
-    for split in ('train', 'val'):
-        content = json.loads(_annotation_path(Path(out), split).read_text())
+    for split in ('val', 'train'):
+        content = json.loads((Path(out) / FORMS[form].files(split)[0]).read_text())
         result['images'][split] = len(content['images'])
         result['instances'][split] = len(content['annotations'])
-    frequencies = [c['frequency'] for c in content['categories']]
-    return dict(result, classes={f: frequencies.count(f) for f in 'rcf'})
+    images, _ = count(content['annotations'])
+    letters = [frequency(images[FORMS[form].category_id(k)]) for k in range(len(CATEGORIES))]
+    return dict(result, classes={f: letters.count(f) for f in 'rcf'})

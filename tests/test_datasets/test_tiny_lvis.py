@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_utils
 
-from apa_mmdet.datasets import tiny_lvis, tiny_scenes
+from apa_mmdet.datasets import tiny_forms, tiny_lvis, tiny_scenes
 from apa_mmdet.datasets.tiny_lvis import CATEGORIES, make_tiny_lvis, plan_split
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'make_tiny_lvis.py'
@@ -176,7 +176,7 @@ def test_categories_tell_the_truth_about_the_training_split(small):
 @pytest.mark.parametrize('count, letter', [(1, 'r'), (10, 'r'), (11, 'c'), (100, 'c'), (101, 'f')])
 def test_frequency_counts_images_not_instances(count, letter):
     annotations = [dict(category_id=1, image_id=i) for i in range(count)] * 2
-    record = tiny_lvis.category_records(annotations)[0]
+    record = tiny_forms.FORMS['tiny_lvis'].categories(annotations)[0]
     assert (record['frequency'], record['image_count'], record['instance_count']) == (letter, count, 2 * count)
 
 
@@ -246,6 +246,24 @@ def test_tool_makes_it_once_and_says_so(tool, tmp_path):
     assert code == 0 and err == ''
     assert 'already' in out and out.count('\n') == 1
     assert contents(tmp_path / 'a') == before
+
+
+@pytest.mark.parametrize('form, folder', [
+    ('tiny_lvis', 'tiny_lvis'), ('lvis_v1', 'tiny_lvis_v1'), ('lvis_v0.5', 'tiny_lvis_v0.5'), ('coco', 'tiny_coco'),
+    ('v3det', 'tiny_v3det')
+])
+def test_tool_puts_each_form_into_a_folder_of_its_own(tool, tmp_path, monkeypatch, form, folder):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = tool(*(() if form == 'tiny_lvis' else ('--form', form)), '--train', 1, '--val', 1, '--size', 64)
+    assert code == 0 and out.endswith(f'folder     data/{folder}\n')
+    assert [p.name for p in Path('data').iterdir()] == [folder]
+    assert json.loads(Path('data', folder, 'tiny_lvis.json').read_text()).get('form', 'tiny_lvis') == form
+
+
+def test_tool_refuses_an_unknown_form(tool, tmp_path):
+    code, _, err = tool(tmp_path / 'a', '--form', 'voc')
+    assert code == 2 and "argument --form: invalid choice: 'voc'" in err.splitlines()[-1]
+    assert not (tmp_path / 'a').exists()
 
 
 def test_tool_refuses_other_options_until_forced_and_removes_only_its_own(tool, tmp_path):
