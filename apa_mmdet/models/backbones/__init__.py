@@ -1,3 +1,4 @@
 from .se_resnet import SEResNet
+from .se_resnext import SEResNeXt
 
-__all__ = ['SEResNet']
+__all__ = ['SEResNet', 'SEResNeXt']

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ...ops import keep_recipe
 from ..activations import build_activation
-from ..layers import SELayer, norm_act, residual_act
+from ..layers import build_attention, norm_act, residual_act
 from ..layers.fused import opens
 
 
@@ -24,14 +24,16 @@ class SEBlock:
     """What the two residual blocks share; mixed into mmdet's, whose convolutions and norms it keeps."""
 
     sites = ('conv1', 'conv2', 'out')
+    convs = 3
 
-    def _add_slots(self, act_cfg: Dict[str, dict], se_cfg: Optional[dict], recompute_act: bool) -> None:
+    def __init__(self, *args, act_cfg: Dict[str, dict], se_cfg: Optional[dict], recompute_act: bool, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
         del self.relu  # mmdet's blocks share one activation over their sites
-        channels = self.conv1.out_channels
+        channels = getattr(self, f'conv{self.convs}').out_channels
         for site in self.sites:
-            width = channels * self.expansion if site == 'out' else channels
+            width = channels if site == 'out' else getattr(self, site).out_channels
             self.add_module(f'act_{site}', build_activation(act_cfg[site], width))
-        self.se = nn.Identity() if se_cfg is None else SELayer(channels * self.expansion, **se_cfg)
+        self.se = nn.Identity() if se_cfg is None else build_attention(se_cfg, channels)
         self.recompute_act = recompute_act
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,11 +65,7 @@ class SEBasicBlock(SEBlock, BasicBlock):
     """BasicBlock of ResNet-18/34 with an activation per site and SE after the second norm."""
 
     sites = ('conv1', 'out')
-    last_norm = 'norm2'
-
-    def __init__(self, *args, act_cfg: Dict[str, dict], se_cfg: Optional[dict], recompute_act: bool, **kwargs) -> None:
-        BasicBlock.__init__(self, *args, **kwargs)
-        self._add_slots(act_cfg, se_cfg, recompute_act)
+    convs = 2
 
     def _branch(self, x: Tensor) -> Tuple[Tensor, nn.Module]:
         """The residual branch up to its last norm, and that."""
@@ -77,12 +75,6 @@ class SEBasicBlock(SEBlock, BasicBlock):
 
 class SEBottleneck(SEBlock, Bottleneck):
     """Bottleneck of ResNet-50 and deeper with an activation per site and SE after the third norm."""
-
-    last_norm = 'norm3'
-
-    def __init__(self, *args, act_cfg: Dict[str, dict], se_cfg: Optional[dict], recompute_act: bool, **kwargs) -> None:
-        Bottleneck.__init__(self, *args, **kwargs)
-        self._add_slots(act_cfg, se_cfg, recompute_act)
 
     def _plugins(self, x: Tensor, position: str) -> Tensor:
         return self.forward_plugin(x, getattr(self, f'{position}_plugin_names')) if self.with_plugins else x
@@ -111,7 +103,8 @@ class SEResNet(ResNet):
             where sites left out get AGLU. Every site builds a module of its own; one that needs the
             channel count gets it.
         se_cfg: arguments of :class:`~apa_mmdet.models.layers.SELayer`, whose defaults are the APA
-            attention. None for no attention.
+            attention; with a ``type``, those of any other registered attention that takes ``channels``, such as
+            ``dict(type='CBAM')``, :class:`~apa_mmdet.models.layers.CBAM`. None for no attention.
         recompute_act: keep the results of the convolutions alone for backward, and compute those of the
             activations again from them: less memory for one more pointwise pass. ``with_cp`` keeps still less,
             for a second run of the convolutions; the two exclude each other, and other checkpointing around
@@ -124,6 +117,7 @@ class SEResNet(ResNet):
     Raises:
         ValueError: for an unknown depth or site, or ``recompute_act`` together with ``with_cp``; in
             ``init_weights``, if the file that ``init_cfg`` names holds other weights.
+        KeyError: for an activation or attention that is not registered.
         FileNotFoundError: in ``init_weights``, if there is no such file.
     """
 
@@ -154,7 +148,7 @@ class SEResNet(ResNet):
 
     def make_res_layer(self, **kwargs) -> ResLayer:
         if self.default_init and self.zero_init_residual:  # mmdet's ResNet does it for its own two blocks alone
-            kwargs['init_cfg'] = dict(type='Constant', val=0, override=dict(name=kwargs['block'].last_norm))
+            kwargs['init_cfg'] = dict(type='Constant', val=0, override=dict(name=f'norm{self.block.convs}'))
         return super().make_res_layer(
             act_cfg=self.act_cfg, se_cfg=self.se_cfg, recompute_act=self.recompute_act, **kwargs)
 
@@ -217,7 +211,8 @@ def check_weights(init_cfg: dict, own: Container[str]) -> None:
     path = str(init_cfg['checkpoint'])
     if '://' not in path and not Path(path).expanduser().is_file():
         raise FileNotFoundError(
-            f'pretrained weights {path!r} not found: put ImageNet weights of this backbone there, name others with '
+            f'pretrained weights {path!r} not found: put ImageNet weights of this backbone there (published ones are '
+            'converted by tools/convert_official_weights.py), name others with '
             '--cfg-options model.backbone.init_cfg.checkpoint=…, or train all of it from random weights with '
             '--cfg-options model.backbone.init_cfg=None model.backbone.frozen_stages=-1 model.backbone.norm_eval=False')
     weights = CheckpointLoader.load_checkpoint(path, map_location='cpu')
@@ -226,4 +221,5 @@ def check_weights(init_cfg: dict, own: Container[str]) -> None:
     names = [name.removeprefix(f'{prefix}.') for name in weights]
     if not any(name in own for name in names):
         raise ValueError(f'{path}: none of its {len(names)} entries ({", ".join(names[:3])} …) is a parameter of '
-                         f'this backbone ({", ".join(list(own)[:3])} …)')
+                         f'this backbone ({", ".join(list(own)[:3])} …); tools/convert_official_weights.py converts '
+                         "published weights, and init_cfg's prefix='backbone.' takes those of a detector")

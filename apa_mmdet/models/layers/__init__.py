@@ -1,4 +1,5 @@
+from .cbam import CBAM
 from .fused import norm_act, residual_act
-from .se_layer import SELayer
+from .se_layer import SELayer, build_attention
 
-__all__ = ['SELayer', 'norm_act', 'residual_act']
+__all__ = ['CBAM', 'SELayer', 'build_attention', 'norm_act', 'residual_act']

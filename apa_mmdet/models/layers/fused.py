@@ -11,6 +11,7 @@ from torch.nn.modules import module as nn_module
 
 from ...ops.layout import compute_dtype
 from ..activations.base import APAParameters
+from .cbam import CBAM
 from .se_layer import SELayer
 
 
@@ -35,7 +36,8 @@ def residual_act(x: Tensor, norm: nn.Module, attention: nn.Module, identity: Ten
         identity = identity_norm(identity)
     if not fused:
         total = attention(norm(x))
-        in_place = unhooked(attention) and unhooked(norm)  # as in mmdet's blocks; a hook may have kept the tensor
+        # as in mmdet's blocks; but a hook may have kept the tensor, or backward need what other attention returns
+        in_place = type(attention) in (nn.Identity, SELayer, CBAM) and unhooked(attention) and unhooked(norm)
         total = total.add_(identity) if in_place else total + identity
         return act(total, recompute=recompute) if fuses(act) else act(total)
     scale, shift = fold(norm)

@@ -7,6 +7,21 @@ from torch import Tensor, nn
 from ..activations import build_activation
 
 
+def build_attention(cfg: dict, channels: int) -> nn.Module:
+    """Build a fresh attention layer for one block: of the recipe's ``type``, or else :class:`SELayer`.
+
+    Args:
+        cfg: recipe, e.g. ``dict(ratio=8)`` or ``dict(type='CBAM')``. Any registered layer that takes ``channels``
+            and keeps its input's shape will do.
+        channels: channel count of the block's result.
+    """
+    kind = cfg.get('type', SELayer)
+    if isinstance(kind, str) and MODELS.get(kind) is None:
+        raise KeyError(f'se_cfg: attention {kind!r} is not registered; choose SELayer or CBAM, or name the module '
+                       'that registers yours in custom_imports')
+    return MODELS.build(dict(cfg, type=kind, channels=channels))
+
+
 @MODELS.register_module()
 class SELayer(nn.Module):
     """Squeeze and excitation with a slot for each of its choices.

@@ -1,6 +1,7 @@
 """SEResNet against the figures of the published network, and everything mmdet's ResNet can do."""
 import copy
 import pickle
+from collections import Counter
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 from apa_mmdet.models.activations import AGLU, APA
 from apa_mmdet.models.backbones import SEResNet
-from apa_mmdet.models.layers import SELayer
+from apa_mmdet.models.layers import CBAM, SELayer
 
 BASELINE = dict(act_cfg=dict(type='ReLU'), se_cfg=dict(norm_cfg=None, gate_cfg=dict(type='Sigmoid'), dropout=0.))
 
@@ -71,6 +72,14 @@ def test_every_depth_has_the_shapes_of_mmdets_resnet(depth, kwargs):
     slots = ('.se.', 'act_')
     shapes = {k: v.shape for k, v in ours.state_dict().items() if not any(s in k for s in slots)}
     assert shapes == {k: v.shape for k, v in theirs.state_dict().items()}
+
+
+def test_depth_152_runs():
+    net = SEResNet(152, base_channels=16).train()
+    features = net(torch.randn(1, 3, 64, 64))
+    sum(f.square().mean() for f in features).backward()
+    assert [tuple(f.shape) for f in features] == [(1, 64 * 2**i, 16 >> i, 16 >> i) for i in range(4)]
+    assert not [name for name, p in net.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
 
 
 def test_without_attention_and_with_relu_it_is_mmdets_resnet():
@@ -134,7 +143,8 @@ def test_nothing_below_the_first_trained_stage_is_kept():
 
 @pytest.mark.parametrize('kwargs', [dict(depth=50), dict(depth=18), dict(depth=50, deep_stem=True), dict(depth=50, avg_down=True),
                                     dict(depth=50, norm_eval=False), dict(depth=50, frozen_stages=1),
-                                    dict(depth=50, act_cfg=dict(conv2=dict(type='ReLU')))], ids=str)
+                                    dict(depth=50, act_cfg=dict(conv2=dict(type='ReLU'))),
+                                    dict(depth=18, se_cfg=dict(type='CBAM'))], ids=str)
 def test_computing_activations_again_changes_no_bit(kwargs):
     results = []
     for recompute_act in (False, True):
@@ -212,11 +222,11 @@ def test_distributed_data_parallel(recompute_act, tmp_path):
         torch.testing.assert_close(p.grad, grad)
 
 
-@pytest.mark.parametrize('depth', [18, 50])
-def test_checkpointing_gives_the_same_gradients(depth):
+@pytest.mark.parametrize('depth, se_cfg', [(18, dict(dropout=0.)), (50, dict(dropout=0.)), (18, dict(type='CBAM'))], ids=str)
+def test_checkpointing_gives_the_same_gradients(depth, se_cfg):
     torch.manual_seed(0)
-    plain = SEResNet(depth, se_cfg=dict(dropout=0.)).train()
-    checkpointed = SEResNet(depth, se_cfg=dict(dropout=0.), with_cp=True).train()
+    plain = SEResNet(depth, se_cfg=se_cfg).train()
+    checkpointed = SEResNet(depth, se_cfg=se_cfg, with_cp=True).train()
     checkpointed.load_state_dict(plain.state_dict())
     x = torch.randn(1, 3, 64, 64, requires_grad=True)
     grads = [torch.autograd.grad(sum(f.square().mean() for f in net(x)), net.parameters()) for net in (plain, checkpointed)]
@@ -311,5 +321,17 @@ def test_mixed_precision(dtype):
     assert all(p.grad.isfinite().all() and p.grad.dtype == torch.float32 for p in net.parameters())
 
 
-def test_attention_is_our_layer():
-    assert sum(isinstance(m, SELayer) for m in SEResNet(34).modules()) == 16
+@pytest.mark.parametrize('depth, se_cfg, kind, channels', [
+    (34, {}, SELayer, {64: 3, 128: 4, 256: 6, 512: 3}),
+    (18, dict(type='SELayer', ratio=8), SELayer, {64: 2, 128: 2, 256: 2, 512: 2}),
+    (50, dict(type='CBAM', kernel_size=3), CBAM, {256: 3, 512: 4, 1024: 6, 2048: 3})], ids=str)
+def test_every_block_has_attention_of_its_own_over_its_result(depth, se_cfg, kind, channels):
+    recipe = dict(se_cfg)
+    found = [m for m in SEResNet(depth, se_cfg=se_cfg).modules() if isinstance(m, kind)]
+    assert Counter(m.fc1.in_features for m in found) == channels and len({id(m.fc1.weight) for m in found}) == len(found)
+    assert se_cfg == recipe
+
+
+def test_unknown_attention_gets_one_clear_line():
+    with pytest.raises(KeyError, match="se_cfg: attention 'CBAMM' is not registered; choose SELayer or CBAM, or name"):
+        SEResNet(18, se_cfg=dict(type='CBAMM'))

@@ -10,7 +10,7 @@ from mmdet.registry import MODELS
 from torch import nn
 
 from apa_mmdet.models.activations import AGLU
-from apa_mmdet.models.backbones import SEResNet
+from apa_mmdet.models.backbones import SEResNet, SEResNeXt
 from apa_mmdet.models.layers import SELayer, norm_act, residual_act
 from apa_mmdet.models.layers.fused import fold, folds
 
@@ -65,10 +65,11 @@ def keeps(net, x):
     dict(depth=18), dict(depth=50), dict(depth=50, se_cfg=None), dict(depth=50, avg_down=True), dict(depth=18, deep_stem=True),
     dict(depth=50, act_cfg=dict(type='AGLU', num_features=None)), dict(depth=50, act_cfg=dict(type='APA')),
     dict(depth=50, se_cfg=dict(norm_cfg=None, gate_cfg=dict(type='Sigmoid')), act_cfg=dict(conv1=dict(type='ReLU'))),
-    dict(depth=18, act_cfg=dict(out=dict(type='SiLU'))), dict(depth=50, recompute_act=True), dict(depth=18, with_cp=True)],
+    dict(depth=18, act_cfg=dict(out=dict(type='SiLU'))), dict(depth=50, recompute_act=True), dict(depth=18, with_cp=True), dict(depth=18, se_cfg=dict(type='CBAM')),
+    dict(type='SEResNeXt', depth=50, groups=4, base_width=8, base_channels=16)],
     ids=str)
 def test_the_network_is_the_plain_one(kwargs):
-    net = randomised(SEResNet(**kwargs)).double().train()
+    net = randomised(MODELS.build(dict(dict(type='SEResNet'), **kwargs))).double().train()
     x = torch.randn(2, 3, 64, 48, dtype=torch.float64)
     reference = plain(net)
     want = features_and_gradients(reference, x)
@@ -88,8 +89,9 @@ def test_in_float32_and_channels_last():
     assert_close(got, [t.float() for t in want], 2e-3)
 
 
-def test_a_bottleneck_keeps_the_results_of_its_convolutions_and_their_inputs():
-    block = randomised(SEResNet(50, num_stages=2, strides=(1, 1), dilations=(1, 1), out_indices=(1, ))).layer2[1].train()
+@pytest.mark.parametrize('kind', [SEResNet, SEResNeXt])
+def test_a_bottleneck_keeps_the_results_of_its_convolutions_and_their_inputs(kind):
+    block = randomised(kind(50, num_stages=2, strides=(1, 1), dilations=(1, 1), out_indices=(1, ))).layer2[1].train()
     x = torch.randn(2, 512, 8, 8, requires_grad=True)
     block.eval()  # the norms; nothing else here depends on it
     assert keeps(block, x) == 3 + 3  # conv1..3, and x, the results of act_conv1 and act_conv2
@@ -160,6 +162,19 @@ def test_a_subclass_with_a_forward_of_its_own_is_called_as_a_module():
     norm, act, x = randomised(nn.BatchNorm2d(4)).eval(), Clamped(), torch.randn(2, 4, 5, 5)
     torch.testing.assert_close(norm_act(x, norm, act), act(norm(x)))
     torch.testing.assert_close(residual_act(x, norm, nn.Identity(), x, None, act), act(norm(x) + x))
+
+
+def test_attention_whose_result_backward_needs_is_not_added_to_in_place():
+    class Squashed(nn.Module):
+
+        def forward(self, x):
+            return x.tanh()
+
+    norm, attention, act = randomised(nn.BatchNorm2d(4)).eval(), Squashed(), AGLU()
+    x = torch.randn(2, 4, 5, 5, requires_grad=True)
+    results = residual_act(x, norm, attention, x, None, act), act(norm(x).tanh() + x)
+    for got, want in zip(*((out, *torch.autograd.grad(out.sum(), x)) for out in results)):
+        torch.testing.assert_close(got, want)
 
 
 def test_the_mean_under_autocast_is_not_rounded_before_the_norm():

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from apa_mmdet.models.activations import APA
-from apa_mmdet.models.layers import SELayer
+from apa_mmdet.models.layers import CBAM, SELayer, build_attention
 
 BASELINE = dict(norm_cfg=None, gate_cfg=dict(type='Sigmoid'), dropout=0.)
 
@@ -55,3 +55,12 @@ def test_dropout_acts_in_training_alone():
 @pytest.mark.parametrize('shape', [(0, 32, 4, 4), (1, 32, 1, 1)])
 def test_empty_and_smallest(shape):
     assert SELayer(32)(torch.randn(shape)).shape == shape
+
+
+def test_recipe_of_an_attention():
+    assert build_attention({}, 32).fc1.weight.shape == (2, 32)
+    recipe = dict(type='CBAM', ratio=8)
+    layer = build_attention(recipe, 32)
+    assert isinstance(layer, CBAM) and layer.fc1.weight.shape == (4, 32)
+    assert layer is not build_attention(recipe, 32) and recipe == dict(type='CBAM', ratio=8)
+    assert isinstance(build_attention(dict(type=SELayer), 32), SELayer)
