@@ -3,18 +3,21 @@
 Letters: N RoIs in the batch, R the foreground RoIs among them, C classes. Labels 0 … C − 1 are classes, label C is
 background; there is no background channel. x logits, p = link(x), t one-hot targets (all zero for background).
 """
-from typing import Dict, Optional, Sequence, Union
+from typing import Callable, Dict, Iterable, Optional, Sequence, Tuple, Union
 
 import torch
 from mmdet.models.losses import accuracy
 from mmdet.models.losses.utils import weight_reduce_loss
 from mmdet.registry import MODELS
 from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 from .class_frequency import check_frequencies, load_class_frequency
 from .links import build_link
 
 REDUCTIONS = ('none', 'mean', 'sum')
+AT_ONCE = 1 << 21  # logits: LVIS' 1,024 RoIs are computed at once, V3Det's in 16 blocks
 
 
 @MODELS.register_module()
@@ -30,8 +33,9 @@ class DropLoss(nn.Module):
     Sources: Hsieh et al., *DropLoss for Long-Tail Instance Segmentation*, AAAI 2021, arXiv:2104.06402; with the Gumbel
     link it is the classification loss of *Gumbel Optimized Loss*, ECCV 2022, arXiv:2207.10936.
 
-    Memory matters at V3Det's 13,204 classes. For 512 RoIs there, besides the float32 logits: the forward peaks at 1.25
-    times their size (sigmoid, Gumbel) or 1.7 times (APA); 0.25 times, a mask, is kept for backward.
+    Memory matters at V3Det's 13,204 classes: the loss of 1,024 RoIs there, with its backward, takes at most 1.5
+    (sigmoid, Gumbel) or 1.7 times (APA) that of the logits, their gradient included, because it is computed a block of
+    RoIs at a time and again in the backward; between the two it keeps a quarter, a mask.
 
     Args:
         num_classes: C.
@@ -129,6 +133,9 @@ class DropLoss(nn.Module):
         foreground = labels < self.num_classes
         own = labels.clamp(max=self.num_classes - 1)[:, None]
         skipped = self._skipped_negatives(cls_score, foreground, own)
+        return RowBlocks.apply(self._sum_of_rows, cls_score, skipped, foreground, own, *self.link.parameters())
+
+    def _sum_of_rows(self, cls_score: Tensor, skipped: Tensor, foreground: Tensor, own: Tensor) -> Tensor:
         negatives = self.link.neg_log_complement(cls_score).masked_fill_(skipped, 0).sum(1)
         positive = self.link.neg_log(cls_score.gather(1, own)).squeeze(1)
         return negatives + torch.where(foreground, positive, torch.zeros_like(positive))
@@ -166,6 +173,42 @@ class DropLoss(nn.Module):
                              f'{len(frequencies)} frequencies')
         self.dropped.copy_(torch.tensor([frequency < self.frequency_threshold for frequency in frequencies]))
         self.chosen = True
+
+
+class RowBlocks(Function):
+    """``function(x, *given)``, (N,), a block of rows at a time, computed again in the backward.
+
+    Args of ``apply``: the function, of which each result depends on its own row alone; x (N, C); three tensors of N
+    rows without a gradient; the parameters that the function reads.
+    """
+
+    @staticmethod
+    def forward(ctx, function: Callable, x: Tensor, skipped: Tensor, foreground: Tensor, own: Tensor,
+                *parameters: Tensor) -> Tensor:
+        ctx.function = function
+        ctx.save_for_backward(x, skipped, foreground, own, *parameters)
+        return torch.cat([function(*block) for block in _blocks(x, skipped, foreground, own)])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple:
+        x, *given = ctx.saved_tensors[:4]
+        parameters = ctx.saved_tensors[4:]
+        to_x, sums = torch.empty_like(x), [torch.zeros_like(parameter) for parameter in parameters]
+        for to_x_block, grad_block, x_block, *block in _blocks(to_x, grad, x, *given):
+            with torch.enable_grad():
+                x_block = x_block.detach().requires_grad_()
+                value = ctx.function(x_block, *block)
+            to_x_block[:], *to_parameters = torch.autograd.grad(value, (x_block, *parameters), grad_block)
+            for total, part in zip(sums, to_parameters):
+                total += part
+        return None, to_x, None, None, None, *sums
+
+
+def _blocks(first: Tensor, *others: Tensor) -> Iterable[Tuple[Tensor, ...]]:
+    """Tensors of N rows, the first (N, C), cut alike."""
+    rows = max(len(first), 1) if first.numel() <= AT_ONCE else -(-len(first) // 16)
+    return zip(*(tensor.split(rows) for tensor in (first, *others)))
 
 
 def _is_path(class_frequency) -> bool:

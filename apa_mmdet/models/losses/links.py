@@ -7,7 +7,7 @@ With y = −log p, the complement is −log(1 − p) = −log(−expm1(−y)), w
 would save three tensors of the size of the logits and round the small slopes to zero.
 """
 import math
-from typing import Dict, Tuple, Type, Union
+from typing import Dict, Type, Union
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,6 @@ from torch.autograd.function import once_differentiable
 from apa_mmdet.ops import LAMBDA_FLOOR, apa, neg_log_apa
 
 LOGIT_BOUND = 10.  # exp(10) = 22026: beyond it one negative RoI would outweigh a whole batch
-BLOCK = 1 << 19  # elements at a time in the APA link: 512 x 13,204 logits peak at 1.7 times their size (4.5 at 1 << 22)
 
 
 class SigmoidLink(nn.Module):
@@ -98,7 +97,7 @@ class APALink(nn.Module):
         return neg_log_apa(_bounded(x), self.lambda_, self.kappa)
 
     def neg_log_complement(self, x: Tensor) -> Tensor:
-        return _APAComplement.apply(x, self.lambda_, self.kappa)
+        return _apa_complement(x, self.lambda_, self.kappa)
 
 
 LINKS: Dict[str, Type[nn.Module]] = dict(sigmoid=SigmoidLink, gumbel=GumbelLink, apa=APALink)
@@ -174,32 +173,3 @@ def _apa_complement(x: Tensor, lambda_: Tensor, kappa: Tensor) -> Tensor:
     saturated = scaled > lambda_.detach().clamp(min=1).log().to(x.dtype) - math.log(torch.finfo(x.dtype).eps)
     y = neg_log_apa(x, lambda_, kappa).masked_fill(saturated, 1)
     return torch.where(saturated, scaled, _NegLogComplement.apply(y))
-
-
-class _APAComplement(Function):
-    """:func:`_apa_complement` in blocks, which are computed again in backward: x, λ and κ alone are kept."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, lambda_: Tensor, kappa: Tensor) -> Tensor:
-        ctx.save_for_backward(x, lambda_, kappa)
-        out = torch.empty(x.shape, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
-        for part, x_part in zip(out.view(-1).split(BLOCK), x.reshape(-1).split(BLOCK)):
-            part.copy_(_apa_complement(x_part, lambda_, kappa))
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-        x, lambda_, kappa = (t.detach().requires_grad_() for t in ctx.saved_tensors)
-        to_x = torch.empty_like(x, memory_format=torch.contiguous_format, requires_grad=False)
-        to_lambda, to_kappa = (torch.zeros_like(parameter, requires_grad=False) for parameter in (lambda_, kappa))
-        blocks = zip(*(t.reshape(-1).split(BLOCK) for t in (to_x, x.detach(), grad)))
-        for to_x_part, x_part, grad_part in blocks:
-            with torch.enable_grad():
-                x_part = x_part.detach().requires_grad_()
-                value = _apa_complement(x_part, lambda_, kappa)
-            parts = torch.autograd.grad(value, (x_part, lambda_, kappa), grad_part)
-            to_x_part.copy_(parts[0])
-            to_lambda += parts[1]
-            to_kappa += parts[2]
-        return to_x, to_lambda, to_kappa

@@ -54,44 +54,45 @@ class WrappedCauchyLinear(nn.Linear):
         with torch.autocast(x.device.type, enabled=False):
             dtype = torch.promote_types(x.dtype, torch.float32)
             x, weight, g, scale = (t.to(dtype) for t in (x, self.weight, self.g, self.scale))
-            bias = None if self.bias is None else self.bias.to(dtype)
-            x = x / (x.norm(dim=1, keepdim=True) + self.eps)
-            weight = weight / (weight.norm(dim=1, keepdim=True) + self.eps)
-            return WrappedCauchyLogit.apply(F.linear(x, weight, bias), g, scale)
+            bias = torch.zeros_like(g) if self.bias is None else self.bias.to(dtype)
+            # the logits are divided by ‖w‖, not the weights: these are as many, and would be copied for that
+            dot = F.linear(x / (x.norm(dim=1, keepdim=True) + self.eps), weight)
+            return WrappedCauchyLogit.apply(dot, 1 / (weight.norm(dim=1) + self.eps), bias, g, scale)
 
     def extra_repr(self) -> str:
         return f'{super().extra_repr()}, scale={self.scale.item():g}'
 
 
 class WrappedCauchyLogit(Function):
-    """The logit from c (N, C), g (C,) and s. Only c is kept, and at most two tensors of its size are made at a time:
-    autograd would keep four.
+    """The logit of c = dot·u + b, from dot (N, C), u, b and g (C,) and s. Only dot is kept, and at most two tensors of
+    its size are made at a time: autograd would keep five.
 
     With d = (1 − γ)² + 2γ(1 − c), m = (1 − γ)², its value at c = 1, r = max(m − d, 0) and a = s/2π·(1 − γ²) the logit
     is a/(d + r)·(1 + r/m): a/d up to c = 1, its tangent beyond.
     """
 
     @staticmethod
-    def forward(ctx, c: Tensor, g: Tensor, scale: Tensor) -> Tensor:
-        ctx.save_for_backward(c, g, scale)
+    def forward(ctx, dot: Tensor, u: Tensor, b: Tensor, g: Tensor, scale: Tensor) -> Tensor:
+        ctx.save_for_backward(dot, u, b, g, scale)
         gamma, rest, a = _concentration(g, scale)
-        divisor, beyond = _divisor(c, gamma, rest)
+        divisor, beyond = _divisor(torch.addcmul(b, dot, u), gamma, rest)
         return divisor.reciprocal_().mul_(a).mul_(beyond.div_(rest.square()).add_(1))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-        c, g, scale = ctx.saved_tensors
+    def backward(ctx, grad: Tensor) -> Tuple[Tensor, ...]:
+        dot, u, b, g, scale = ctx.saved_tensors
         gamma, rest, a = _concentration(g, scale)
-        divisor, beyond = _divisor(c, gamma, rest)
+        divisor, beyond = _divisor(torch.addcmul(b, dot, u), gamma, rest)
         slope = divisor.square_().reciprocal_().mul_(a).mul_(grad)  # −grad·∂out/∂d
-        # the derivatives of γ and s are sums over the RoIs of slope, slope·c and slope·r
+        # the derivatives of the parameters are sums over the RoIs of slope, slope·r and slope·dot
         total, with_beyond = slope.sum(0), beyond.mul_(slope).sum(0)
-        with_c = torch.mul(slope, c, out=beyond).sum(0)
+        with_dot = torch.mul(slope, dot, out=beyond).sum(0)
+        with_c = with_dot * u + total * b
         logits = (rest.square() + 2 * gamma) * total - 2 * gamma * with_c + 2 * with_beyond  # Σ grad·out
         to_g = (gamma * rest * 2 * (with_c - gamma * total) + 4 * gamma * with_beyond
                 - 2 * gamma.square() / (1 + gamma) * logits)
-        return slope.mul_(2 * gamma), to_g, logits.sum() / scale
+        return slope.mul_(2 * gamma * u), 2 * gamma * with_dot, 2 * gamma * total, to_g, logits.sum() / scale
 
 
 def _concentration(g: Tensor, scale: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
@@ -102,7 +103,7 @@ def _concentration(g: Tensor, scale: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
 
 
 def _divisor(c: Tensor, gamma: Tensor, rest: Tensor) -> Tuple[Tensor, Tensor]:
-    """d + r and r."""
-    d = (1 - c).mul_(2 * gamma).add_(rest.square())
+    """d + r, in the memory of c, and r."""
+    d = c.neg_().add_(1).mul_(2 * gamma).add_(rest.square())
     r = (rest.square() - d).clamp_(min=0)
     return d.add_(r), r

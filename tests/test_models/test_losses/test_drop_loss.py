@@ -10,9 +10,10 @@ from mmdet.structures.bbox import bbox2roi
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 from recorded import load
+from saved import memory_of
 from torch import nn
 
-from apa_mmdet.models.losses import DropLoss
+from apa_mmdet.models.losses import DropLoss, drop_loss
 
 CASES = ['all_foreground', 'ratio0', 'ratio1', 'all_background']
 SHIPPED = Path(__file__).parents[3] / 'configs/_base_/datasets/lvis_v1_class_frequency.json'
@@ -200,6 +201,29 @@ def test_backward_keeps_the_logits_and_a_mask(link):
         loss(logits, labels)
     saved.pop(logits.untyped_storage().data_ptr())
     assert sum(saved.values()) < 0.3 * logits.numel() * 4
+
+
+@pytest.mark.parametrize('link', LINKS)
+def test_in_blocks_of_rows_it_is_the_same(link, monkeypatch):
+    loss, weights = build(link, reduction='none'), torch.rand(40)
+    logits = torch.randn(C, 40).t().requires_grad_()  # not contiguous
+    labels = torch.randint(0, C, (40, ))  # all foreground: nothing is drawn
+    results = []
+    for at_once in (1 << 19, 7):
+        monkeypatch.setattr(drop_loss, 'AT_ONCE', at_once)
+        value = loss(logits, labels)
+        results.append((value, *torch.autograd.grad((value * weights).sum(), (logits, *loss.parameters()))))
+    for one, other in zip(*results):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize('link', LINKS)
+def test_memory_of_13204_classes(link):
+    """Training must fit: with the gradient no more than twice the logits."""
+    classes = 13204
+    loss = DropLoss(classes, link, class_frequency=[.001, .1] * (classes // 2))
+    logits, labels = torch.randn(256, classes).requires_grad_(), torch.randint(0, classes + 1, (256, ))
+    assert memory_of(lambda: loss(logits, labels).backward(), logits.device).peak <= 2 * logits.nbytes
 
 
 def test_state_dict_holds_the_link_alone():

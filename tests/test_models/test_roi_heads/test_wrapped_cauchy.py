@@ -16,6 +16,11 @@ from apa_mmdet.models.roi_heads.wrapped_cauchy import WrappedCauchyLogit
 PUBLISHED = {'scale': 's_'}  # ours: theirs
 
 
+def logit(c, g, scale, u=None, b=None):
+    u = torch.ones_like(g) if u is None else u
+    return WrappedCauchyLogit.apply(c, u, torch.zeros_like(g) if b is None else b, g, scale)
+
+
 def by_autograd(c, g, scale):
     gamma = g.sigmoid()
     return scale / (2 * math.pi) * (1 - gamma**2) / (1 + gamma**2 - 2 * gamma * c)
@@ -52,15 +57,16 @@ def test_is_the_density_of_the_wrapped_cauchy_distribution():
     torch.testing.assert_close((density * angles.cos()[:, None]).mean(0) * 2 * math.pi, linear.g.sigmoid(), rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize('highest', [.999, 1.4])
+@pytest.mark.parametrize('highest', [.85, 1.4])
 def test_derivatives(highest):
     """Within [−1, 1], and with some cosines that the bias has pushed beyond 1."""
     c = torch.linspace(-1.2, highest, 20, dtype=torch.float64).view(4, 5)
     c, g = c.requires_grad_(), torch.linspace(-2, 2.5, 5, dtype=torch.float64).requires_grad_()
     scale = torch.tensor(7., dtype=torch.float64, requires_grad=True)
-    assert gradcheck(WrappedCauchyLogit.apply, (c, g, scale))
+    u, b = (torch.linspace(*ends, 5, dtype=torch.float64).requires_grad_() for ends in ((.9, 1.1), (-.05, .02)))
+    assert gradcheck(WrappedCauchyLogit.apply, (c, u, b, g, scale))
     if highest < 1:
-        torch.testing.assert_close(WrappedCauchyLogit.apply(c, g, scale), by_autograd(c, g, scale))
+        torch.testing.assert_close(logit(c, g, scale, u, b), by_autograd(c * u + b, g, scale))
 
 
 def test_beyond_one_it_follows_the_tangent_and_not_the_pole():
@@ -70,7 +76,7 @@ def test_beyond_one_it_follows_the_tangent_and_not_the_pole():
     at_one = by_autograd(one, g, scale)
     slope, = torch.autograd.grad(at_one, one)
     for step in (.02, .05, 1.):  # the pole lies at 1.05
-        torch.testing.assert_close(WrappedCauchyLogit.apply(1 + step * torch.ones_like(one), g, scale), at_one + step * slope)
+        torch.testing.assert_close(logit(1 + step * torch.ones_like(one), g, scale), at_one + step * slope)
 
 
 @pytest.mark.parametrize('g', [-100., -15., 15., 100.])
@@ -98,11 +104,11 @@ def test_memory_of_13204_classes():
     size, scale, grad = c.nbytes, torch.tensor(300.), torch.rand(256, 13205)
 
     def step():
-        WrappedCauchyLogit.apply(c, g, scale).backward(grad)
+        logit(c, g, scale).backward(grad)
 
-    assert memory_of(lambda: WrappedCauchyLogit.apply(c, g, scale), c.device).peak <= 2.1 * size
+    assert memory_of(lambda: logit(c, g, scale), c.device).peak <= 2.1 * size
     assert memory_of(step, c.device).peak <= (1 + 2.1) * size  # the logits themselves, and two
-    assert saved_bytes(lambda: WrappedCauchyLogit.apply(c, g, scale), (g, scale)) == size
+    assert saved_bytes(lambda: logit(c, g, scale), (g, scale)) <= 1.01 * size
 
 
 def test_as_classifier_of_a_box_head():
