@@ -2,6 +2,8 @@
 
 Each mend looks first whether the thing is broken, and leaves it alone where it is not.
 """
+import argparse
+import codecs
 import importlib.metadata
 import inspect
 import re
@@ -54,23 +56,34 @@ def history_buffer_method(owner: Any, name: str) -> Any:
 
 
 def allow_mmengine_checkpoints() -> None:
-    """Let weights-only loading, torch's default since 2.6, read what MMEngine's checkpoints hold.
+    """Let weights-only loading, torch's default since 2.6, read what checkpoints hold besides tensors and containers.
 
-    Besides tensors and plain containers these hold logs (HistoryBuffer) and NumPy numbers and arrays of
-    numbers, all of which are data. Before 2.6 nothing is broken, and nothing is done.
+    MMEngine's hold logs (HistoryBuffer) and NumPy numbers and arrays of numbers, those of classifiers the arguments of
+    their training (Namespace), all of which are data. Before torch 2.4 nothing can be allowed, and nothing is done.
     """
     from mmengine.logging import HistoryBuffer
-    if _release(torch.__version__) < (2, 6):
+    if not hasattr(torch.serialization, 'add_safe_globals'):
         return
     scalar, reconstruct = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]
     modules = 'numpy._core.multiarray', 'numpy.core.multiarray'  # NumPy 2 and 1 write different ones
     torch.serialization.add_safe_globals([
-        HistoryBuffer, np.dtype, np.ndarray,
+        argparse.Namespace, HistoryBuffer, np.dtype, np.ndarray,
+        codecs.encode,  # of NumPy's bytes; torch allows it itself from 2.5 on
         *(type(np.dtype(kind)) for kind in ('?', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4', 'f8')),
-        *((scalar, f'{module}.scalar') for module in modules),
-        *((reconstruct, f'{module}._reconstruct') for module in modules),
-        (history_buffer_method, 'builtins.getattr'),
+        *(_known_as(module, 'scalar', scalar) for module in modules),
+        *(_known_as(module, '_reconstruct', reconstruct) for module in modules),
+        _known_as('builtins', 'getattr', history_buffer_method),
     ])
+
+
+def _known_as(module: str, name: str, function: Callable) -> Callable:
+    """``function`` under another name; torch takes a pair of the two from 2.6 on, and fails over one before."""
+
+    def stand_in(*args):
+        return function(*args)
+
+    stand_in.__module__, stand_in.__name__, stand_in.__qualname__ = module, name, name
+    return stand_in
 
 
 class NumpyWithFloat(types.ModuleType):
