@@ -33,6 +33,18 @@ def test_every_option_is_the_stock_tools(tmp_path):
     (FileNotFoundError('Caught FileNotFoundError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n'
                        "  File x\nFileNotFoundError: [Errno 2] No such file or directory: 'data/tiny_lvis/train2017/1.jpg'\n"),
      "[Errno 2] No such file or directory: 'data/tiny_lvis/train2017/1.jpg'; make the data set with"),
+    (FileNotFoundError(2, 'No such file', 'data/lvis_v0.5/train2017/000000000001.jpg'),
+     'missing: data/lvis_v0.5/train2017/000000000001.jpg; download LVIS v0.5'),
+    (FileNotFoundError(2, 'No such file', 'data/coco/val2017/000000000001.jpg'),
+     'missing: data/coco/val2017/000000000001.jpg; download COCO 2017'),
+    (FileNotFoundError(2, 'No such file', 'data/V3Det/annotations/v3det_2023_v1_train_sam.json'),
+     'missing: data/V3Det/annotations/v3det_2023_v1_train_sam.json; download V3Det'),
+    (FileNotFoundError(2, 'No such file', 'data/V3Det/annotations/category_name_13204_v3det_2023_v1.txt'),
+     "missing: data/V3Det/annotations/category_name_13204_v3det_2023_v1.txt; this list of V3Det's class names"),
+    (FileNotFoundError(2, 'No such file', 'data/tiny_coco/train2017/1.jpg'),
+     'missing: data/tiny_coco/train2017/1.jpg; make the data set with: python tools/make_tiny_lvis.py --form coco'),
+    (FileNotFoundError(2, 'No such file', 'data/tiny_lvis_v1/val2017/1.jpg'),
+     'missing: data/tiny_lvis_v1/val2017/1.jpg; make the data set with: python tools/make_tiny_lvis.py --form lvis_v1'),
     (FileNotFoundError('pretrained weights are not there'), 'pretrained weights are not there'),
     (FileNotFoundError(2, 'No such file', '/photos/trainval.json'), 'missing: /photos/trainval.json; say where your data lie'),
 ])

@@ -1,0 +1,253 @@
+"""Whether the data sets of a config can be trained on: files, images, categories and class names, before training."""
+import contextlib
+import io
+import json
+import os
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+from mmdet.datasets import CocoDataset, LVISV05Dataset
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from terminaltables import AsciiTable
+from tqdm import tqdm
+
+from ..engine.stock_tools import explain
+from ..models.losses.class_frequency import load_class_frequency
+from .check_annotations import (ERROR, WARNING, Content, Finding, Notes, check_annotations, check_lvis_fields,
+                                read_annotations)
+from .check_images import check_images
+from .check_sources import Source, evaluators, find_sources, image_loader, leaves, mask_use, model_parts, open_dataset
+
+SPLITS = ('train', 'val', 'test')
+SPELLINGS = {'speaker_(stero_equipment)': 'speaker_(stereo_equipment)'}  # LVIS's files: mmdet's classes
+COLUMNS = ('data set', 'images', 'instances', 'classes', 'without instance', 'rare (1 to 10 images)')
+
+
+class Checked(NamedTuple):
+    """A data set that was looked through. ``classes`` are the config's; ``content`` is None if it could not be read."""
+
+    name: str
+    splits: List[str]
+    ann_file: str
+    classes: Tuple[str, ...]
+    content: Optional[Content] = None
+
+    def row(self) -> tuple:
+        counts = self.content.counts
+        return (self.name, len(self.content.images), self.content.instances, len(counts),
+                sum(not n for n in counts.values()), self.content.rare)
+
+
+class Report(NamedTuple):
+    """What a check found; ``str`` of it is what a person reads: a row of ``COLUMNS`` per data set, and the findings."""
+
+    findings: List[Finding]
+    rows: List[tuple]
+
+    @property
+    def errors(self) -> int:
+        return sum(finding.severity == ERROR for finding in self.findings)
+
+    def __str__(self) -> str:
+        lines = [AsciiTable([COLUMNS, *self.rows]).table] if self.rows else []
+        for severity in (ERROR, WARNING):
+            lines += [f'{severity:7}  {f.dataset}: {f.message}' for f in self.findings if f.severity == severity]
+        warnings = len(self.findings) - self.errors
+        verdict = 'training can start' if self.rows else 'nothing was checked'
+        verdict = 'mend the errors before training' if self.errors else verdict
+        return '\n'.join([*lines, f'{_number(self.errors, "error")}, {_number(warnings, "warning")}: {verdict}'])
+
+
+def _number(count: int, noun: str) -> str:
+    return f'{count or "no"} {noun}{"s" * (count != 1)}'
+
+
+def load_config(path: str, options: Optional[dict] = None) -> Config:
+    """Read a config.
+
+    Raises:
+        ValueError: whatever is wrong with it, in one line.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f'config {path}: no such file')
+    try:
+        cfg = Config.fromfile(path)
+        cfg.merge_from_dict(options or {})
+    except Exception as error:  # a config is a program: anything may come out of it
+        raise ValueError(f'config {path}: {_line(error)}') from None
+    return cfg
+
+
+def _line(error: Exception) -> str:
+    """An error of somebody else's code in one line."""
+    said = str(error).strip().splitlines()
+    return f'{type(error).__name__}: {said[0]}' if said else type(error).__name__
+
+
+def check_config(cfg: Config, splits: Sequence[str] = SPLITS, images: bool = True, workers: int = 0,
+                 progress: bool = True) -> Report:
+    """Look through the data sets of a config, and compare them with its model and its evaluators.
+
+    Args:
+        cfg: a config whose data sets are CocoDataset, LVISV05Dataset, LVISV1Dataset, V3DetDataset or their like.
+        splits: which of ``train``, ``val``, ``test``. A data set that several share is read once.
+        images: decode every image; otherwise only look whether it is there.
+        workers: processes that do so, 0 for none beside this one.
+        progress: show progress bars, on a terminal.
+    """
+    init_default_scope(cfg.get('default_scope') or 'mmdet')
+    sources = find_sources(cfg, splits)
+    notes = Notes('config')
+    if not sources:
+        notes.error(f'no data set in {" or ".join(f"{split}_dataloader" for split in splits)}')
+    findings, checked = notes.findings, []
+    bar = tqdm(sources, unit='data set', disable=None if progress else True)
+    for source in bar:
+        notes = Notes(_name(source, sources))
+        bar.set_description(notes.dataset)
+        checked += filter(None, [_check_source(source, cfg, notes, images, workers, progress)])
+        findings += notes.findings
+    for name, check in (('train', _check_training_classes), ('model', _check_model)):
+        notes = Notes(name)
+        check(cfg, checked, notes)
+        findings += notes.findings
+    return Report(findings, [c.row() for c in checked if c.content])
+
+
+def _name(source: Source, sources: List[Source]) -> str:
+    name = ', '.join(source.splits)
+    alike = sum(other.splits == source.splits for other in sources) > 1  # parts of a ConcatDataset
+    return f'{name} ({source.cfg.get("ann_file")})' if alike else name
+
+
+# ---------------------------------------------------------------- a data set
+
+
+def _check_source(source: Source, cfg: Config, notes: Notes, images: bool, workers: int,
+                  progress: bool) -> Optional[Checked]:
+    try:
+        dataset, masks, loader = open_dataset(source), mask_use(source, cfg), image_loader(source)
+    except NotImplementedError as error:
+        return notes.warning(str(error))
+    except FileNotFoundError as error:
+        return notes.error(explain(error))
+    except ValueError as error:
+        return notes.error(str(error))
+    except Exception as error:  # data sets and transforms may be the user's own
+        return notes.error(f'the data set or its pipeline cannot be built ({_line(error)})')
+    classes = dataset.metainfo.get('classes')
+    if isinstance(classes, str) or not classes:
+        return notes.error(f'the classes of the data set are {classes!r}; give metainfo=dict(classes=(…, )), with a '
+                           'comma behind a single one')
+    checked = Checked(notes.dataset, source.splits, dataset.ann_file, tuple(classes))
+    _check_evaluators(checked, cfg, notes)
+    by_name = not isinstance(dataset, LVISV05Dataset)  # LVISV1Dataset too is one: label = position in the file
+    content = _read(checked, by_name, masks, notes)
+    if not content:
+        return checked
+    if any('LVIS' in str(evaluator.get('type')) for _, evaluator in evaluators(cfg, source.splits)):
+        check_lvis_fields(content, notes)
+    paths = _image_paths(dataset, content, notes)
+    check_images(paths, loader, notes, images, workers, progress)
+    return checked._replace(content=content)
+
+
+def _check_evaluators(checked: Checked, cfg: Config, notes: Notes) -> None:
+    for split, evaluator in evaluators(cfg, checked.splits):
+        other = evaluator.get('ann_file')
+        alone = len(list(leaves(cfg[f'{split}_dataloader']['dataset']))) == 1
+        if other and alone and os.path.realpath(other) != os.path.realpath(checked.ann_file):
+            notes.error(f'{split}_evaluator.ann_file is {other}, but the data set reads {checked.ann_file}; '
+                        'make them the same')
+
+
+def _read(checked: Checked, by_name: bool, masks: str, notes: Notes) -> Optional[Content]:
+    """Read and check the annotation file; None if that is impossible."""
+    try:
+        annotations = read_annotations(checked.ann_file)
+    except FileNotFoundError as error:
+        return notes.error(explain(error))
+    except OSError as error:
+        return notes.error(f'{checked.ann_file}: {error.strerror}')
+    except ValueError as error:
+        return notes.error(str(error))
+    content = check_annotations(annotations, notes, set(checked.classes) if by_name else None, masks)
+    if content.categories:
+        _compare_classes(checked.classes, [c['name'] for c in content.categories], by_name, notes)
+    return content
+
+
+def _compare_classes(classes: Sequence[str], names: Sequence[str], by_name: bool, notes: Notes) -> None:
+    """The config's classes and the file's categories should be the same ones, in the same order."""
+    classes, names = [SPELLINGS.get(c, c) for c in classes], [SPELLINGS.get(n, n) for n in names]
+    known, wanted = set(names), set(classes)
+    twice = [name for name, count in Counter(classes).items() if count > 1]
+    notes.some(ERROR, 'classes of the config named more than once', twice, len(classes), 'give each its own name')
+    notes.some(ERROR, 'classes of the config that the annotation file lacks', [c for c in classes if c not in known],
+               len(classes), f'it has {", ".join(names[:3])}{", …" * (len(names) > 3)}; give metainfo=dict(classes=…)')
+    notes.some(WARNING if by_name else ERROR, "categories of the annotation file that the config's classes lack",
+               [n for n in names if n not in wanted], len(names), 'their instances are left out' if by_name else
+               'this data set numbers every category of the file; give metainfo=dict(classes=…) with all of them')
+    for c, n in zip([c for c in classes if c in known], [n for n in names if n in wanted]):
+        if c != n:
+            return notes.error(f"the config's classes have another order than the file's categories, from {c} (config) "
+                               f'and {n} (file) on, and predictions would get wrong names; take the order of the file')
+
+
+def _image_paths(dataset: CocoDataset, content: Content, notes: Notes) -> List[Tuple[str, float, float]]:
+    """Path, height and width of each image, as the data set finds them in the annotation file without annotations."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
+        dataset.ann_file = str(Path(folder, 'images.json'))
+        Path(dataset.ann_file).write_text(
+            json.dumps(dict(images=content.images, annotations=[], categories=content.categories)))
+        try:
+            return [(r['img_path'], r['height'], r['width']) for r in dataset.load_data_list()]
+        except Exception as error:
+            what = f'no {error} in data_prefix or "images"' if isinstance(error, KeyError) else _line(error)
+            notes.error(f'{type(dataset).__name__} cannot tell where its images are: {what}')
+            return []
+
+
+# ---------------------------------------------------------------- all data sets together
+
+
+def _check_training_classes(cfg: Config, checked: List[Checked], notes: Notes) -> None:
+    training, total = [c for c in checked if 'train' in c.splits], Counter()
+    if all(c.content for c in training):
+        for c in training:
+            total.update(c.content.counts)  # keeps the zeros
+        absent = [name for name, count in total.items() if not count]
+        notes.some(WARNING, 'classes without a training instance', absent, len(total), 'they will not be learnt')
+
+
+def _check_model(cfg: Config, checked: List[Checked], notes: Notes) -> None:
+    """Compare the numbers of classes: the data sets' with each other, and with the model's heads and losses."""
+    names: Dict[int, str] = {}
+    for c in checked:
+        names.setdefault(len(c.classes), c.name)
+    if len(names) > 1:
+        notes.error('the data sets differ in their number of classes: ' +
+                    ', '.join(f'{name} has {number}' for number, name in names.items()))
+    for path, part in model_parts(cfg.get('model') or {}) if checked else ():
+        number, name = next(iter(names.items()))
+        found = part.get('num_classes')
+        if isinstance(found, int) and found != number and not part.get('class_agnostic'):
+            notes.error(f'{path}.num_classes is {found}, but {name} has {number} classes; make them the same')
+        if isinstance(part.get('class_frequency'), str):
+            _check_frequencies(path, part['class_frequency'], part.get('num_classes', number), checked, notes)
+
+
+def _check_frequencies(path: str, file: str, number: int, checked: List[Checked], notes: Notes) -> None:
+    read = [c for c in checked if os.path.realpath(c.ann_file) == os.path.realpath(file)]
+    if read and not read[0].content:
+        return  # reported already
+    try:
+        found = len(read[0].content.categories if read else load_class_frequency(file))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return notes.error(f'{path}.class_frequency: {error}')
+    if found != number:
+        notes.error(f'{path}.class_frequency: {file} has {found} classes, but the loss has {number}; give the file '
+                    'of this data set')

@@ -1,0 +1,42 @@
+#!/usr/bin/env python
+"""Looks whether the data sets of a config can be trained on: annotations, images, categories, class names.
+
+    tools/check_dataset.py CONFIG [--split train val] [--no-images] [--cfg-options KEY=VALUE ...]
+
+Ends with 0 if training can start, with 1 if it cannot. docs/datasets.md says what the findings mean.
+"""
+import argparse
+import os
+import sys
+
+from mmengine.config import DictAction
+
+from apa_mmdet.datasets.check import SPLITS, check_config, load_config
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config')
+    parser.add_argument('--split', nargs='+', choices=SPLITS, default=SPLITS, help='(default: all three)')
+    parser.add_argument('--no-images', action='store_true', help='look whether images are there, but do not open them')
+    parser.add_argument('--workers', type=int, default=min(8, os.cpu_count() or 1),
+                        help='processes that read images (default: %(default)s)')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='settings of the config, as for training')
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    try:
+        report = check_config(load_config(args.config, args.cfg_options), args.split, not args.no_images, args.workers)
+    except ValueError as error:
+        print(f'check_dataset: {error}', file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    print(report)
+    return 1 if report.errors else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
