@@ -23,6 +23,10 @@ def load(name):
     return Config.fromfile(ROOT / name)
 
 
+def load_stock(name):
+    return Config.fromstring(f"_base_ = 'mmdet::{name}'", '.py')
+
+
 def build(cfg):
     init_default_scope('mmdet')
     return MODELS.build(cfg.model)
@@ -62,6 +66,47 @@ def test_the_flagship_is_the_published_recipe():
     assert (backbone.type, backbone.depth, backbone.frozen_stages, backbone.norm_eval) == ('SEResNet', 50, 1, True)
 
 
+@pytest.mark.parametrize('model', ['mask_rcnn_se_r50', 'mask_rcnn_se_r101', 'faster_rcnn_se_r50'])
+def test_coco_has_mmdets_schedules(model):
+    for suffix, schedule, epochs in (('', '1x', 12), ('_2x', '2x', 24)):
+        stock = load_stock(f'_base_/schedules/schedule_{schedule}.py')
+        cfg = load(f'configs/coco/{model}_apa{suffix}.py')
+        for key in ('train_cfg', 'param_scheduler', 'optim_wrapper', 'auto_scale_lr'):
+            assert cfg[key] == stock[key]
+        assert cfg.train_cfg.max_epochs == epochs and cfg.train_dataloader.dataset.type == 'CocoDataset'
+        assert cfg.model.type == ('MaskRCNN' if 'mask' in model else 'FasterRCNN')
+        assert cfg.val_evaluator.metric == (['bbox', 'segm'] if 'mask' in model else 'bbox')
+
+
+@pytest.mark.parametrize('name', ['faster_rcnn_se_r50_apa', 'cascade_rcnn_se_r50_apa', 'mask_rcnn_se_r50_apa',
+                                  'faster_rcnn_swin-b_apa'])
+def test_v3det_is_the_published_recipe(name):
+    cfg = load(f'configs/v3det/{name}.py')
+    assert cfg.train_dataloader.dataset.oversample_thr == 1e-3 and cfg.train_dataloader.batch_size == 4
+    assert cfg.auto_scale_lr.base_batch_size == 32 and cfg.train_cfg.max_iters == 137520
+    wrapper = cfg.optim_wrapper
+    assert (wrapper.optimizer.type, wrapper.optimizer.lr, wrapper.optimizer.weight_decay) == ('AdamW', 1e-4, .1)
+    assert wrapper.clip_grad.max_norm == 35
+    warmup, steps = cfg.param_scheduler
+    assert (warmup.start_factor, warmup.end, steps.milestones, steps.gamma) == (1 / 2048, 5000, [91680, 126060], .1)
+    test, proposals = cfg.model.test_cfg.rcnn, cfg.model.train_cfg.rpn_proposal
+    assert (test.score_thr, test.nms.iou_threshold, test.max_per_img) == (1e-4, .6, 300)
+    assert (proposals.nms_pre, proposals.max_per_img) == (4000, 2000)
+    stages = cfg.model.train_cfg.rcnn if 'cascade' in name else [cfg.model.train_cfg.rcnn]
+    assert all(s.assigner.perm_repeat_gt_cfg == dict(iou_thr=.7, perm_range=.01) for s in stages)
+    heads = cfg.model.roi_head.bbox_head if 'cascade' in name else [cfg.model.roi_head.bbox_head]
+    for head in heads:
+        assert head.num_classes == 13204 and head.reg_class_agnostic
+        assert head.cls_predictor_cfg == dict(type='WrappedCauchyLinear') and head.loss_cls.type == 'LeanCrossEntropyLoss'
+    assert [s.assigner.pos_iou_thr for s in stages] == [.5, .6, .7][:len(stages)] and len(heads) == len(stages)
+
+
+def test_the_cascade_refines_its_boxes_as_mmdets():
+    ours, stock = load('configs/v3det/cascade_rcnn_se_r50_apa.py'), load_stock('_base_/models/cascade-rcnn_r50_fpn.py')
+    for head, other in zip(ours.model.roi_head.bbox_head, stock.model.roi_head.bbox_head, strict=True):
+        assert head.bbox_coder == other.bbox_coder
+
+
 def test_the_flagship_model():
     model = build(load(FLAGSHIP))
     head, mask = model.roi_head.bbox_head, model.roi_head.mask_head
@@ -99,6 +144,19 @@ def test_class_frequencies_of_lvis_drop_815_classes():
      ['backbone.act_cfg', 'backbone.init_cfg', 'backbone.se_cfg']),
     ('lvis/mask_rcnn_se_r50_relu_softmax.py', 'lvis/mask_rcnn_se_r50_relu_gol.py',
      ['roi_head.bbox_head.init_cfg', 'roi_head.bbox_head.loss_cls']),
+    ('lvis/mask_rcnn_se_x50_apa.py', 'lvis/mask_rcnn_se_r50_apa.py', ['backbone.init_cfg', 'backbone.type']),
+    ('lvis/mask_rcnn_se_x101_apa.py', 'lvis/mask_rcnn_se_r101_apa.py',
+     ['backbone.base_width', 'backbone.init_cfg', 'backbone.type']),
+    ('lvis/mask_rcnn_se_r152_apa.py', 'lvis/mask_rcnn_se_r101_apa.py', ['backbone.depth', 'backbone.init_cfg']),
+    ('lvis/mask_rcnn_cbam_r50_apa.py', 'lvis/mask_rcnn_se_r50_apa.py', ['backbone.init_cfg', 'backbone.se_cfg']),
+    *((f'coco/{m}_rcnn_se_{d}_relu_sigmoid{s}.py', f'coco/{m}_rcnn_se_{d}_apa{s}.py',
+       ['backbone.act_cfg', 'backbone.init_cfg', 'backbone.se_cfg'])
+      for m, d in (('mask', 'r50'), ('mask', 'r101'), ('faster', 'r50')) for s in ('', '_2x')),
+    *((f'coco/mask_rcnn_se_r101_apa{s}.py', f'coco/mask_rcnn_se_r50_apa{s}.py', ['backbone.depth', 'backbone.init_cfg'])
+      for s in ('', '_2x')),
+    *((f'v3det/{m}_rcnn_se_r50_relu_sigmoid.py', f'v3det/{m}_rcnn_se_r50_apa.py',
+       ['backbone.act_cfg', 'backbone.init_cfg', 'backbone.se_cfg']) for m in ('faster', 'cascade', 'mask')),
+    ('v3det/faster_rcnn_swin-b_gelu.py', 'v3det/faster_rcnn_swin-b_apa.py', ['backbone.act_cfg']),
     ('tiny_lvis/mask_rcnn_se_r18_relu_softmax.py', 'tiny_lvis/mask_rcnn_se_r18_apa.py',
      ['backbone.act_cfg', 'backbone.se_cfg', 'roi_head.bbox_head.init_cfg', 'roi_head.bbox_head.loss_cls']),
 ])

@@ -223,3 +223,8 @@ def check_weights(init_cfg: dict, own: Container[str]) -> None:
         raise ValueError(f'{path}: none of its {len(names)} entries ({", ".join(names[:3])} …) is a parameter of '
                          f'this backbone ({", ".join(list(own)[:3])} …); tools/convert_official_weights.py converts '
                          "published weights, and init_cfg's prefix='backbone.' takes those of a detector")
+    from ...checkpoint import other_names  # which needs this module
+    published = [name for name, ours in other_names(names).items() if ours != name]
+    if published:
+        raise ValueError(f'{path} has the published names ({published[0]} …), under which learnable activations and '
+                         'attention would start from random weights; convert it with tools/convert_official_weights.py')

@@ -293,6 +293,15 @@ def test_weights_of_another_network_are_refused(tmp_path):
         net.init_weights()
 
 
+@pytest.mark.parametrize('options', [{}, BASELINE])
+def test_weights_under_published_names_are_refused(options, tmp_path):
+    state = {published_name(key): tensor for key, tensor in SEResNet(50, **options).state_dict().items()}
+    torch.save(state, tmp_path / 'w.pth')
+    net = SEResNet(50, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'w.pth')), **options)
+    with pytest.raises(ValueError, match=r'w.pth has the published names \(.* convert it with tools/convert_official'):
+        net.init_weights()
+
+
 def test_weights_of_a_detector_load_by_prefix(tmp_path):
     source = SEResNet(18)
     torch.save(dict(state_dict={f'backbone.{k}': v for k, v in source.state_dict().items()}), tmp_path / 'w.pth')

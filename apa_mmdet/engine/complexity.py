@@ -1,0 +1,36 @@
+"""Size and cost of a config's model, as MMEngine counts them."""
+from typing import NamedTuple, Tuple
+
+import torch
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmengine.analysis import get_model_complexity_info
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+
+class Complexity(NamedTuple):
+    """Parameters, and multiply-adds of one forward pass on one image (what MMDetection calls FLOPs)."""
+
+    parameters: int
+    flops: int
+
+
+def complexity(cfg: Config, shape: Tuple[int, int] = (800, 1280)) -> Complexity:
+    """Count a detector's parameters and multiply-adds, those of its RoI heads on the proposals of random weights.
+
+    Convolutions and linear maps count; norms and pointwise operations, which cost memory traffic, do not.
+
+    Args:
+        cfg: config of a detector; no weights are read.
+        shape: height and width of the image, in pixels.
+    """
+    init_default_scope('mmdet')
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model).eval()
+    image = torch.zeros(3, *shape)
+    sample = DetDataSample(metainfo=dict(img_shape=shape, ori_shape=shape, scale_factor=(1., 1.)))
+    data = model.data_preprocessor(dict(inputs=[image], data_samples=[sample]))
+    model.forward = lambda batch: model._forward(batch, data['data_samples'])
+    found = get_model_complexity_info(model, inputs=(data['inputs'], ), show_table=False, show_arch=False)
+    return Complexity(found['params'], found['flops'])

@@ -1,0 +1,95 @@
+"""Every config is trained for a few steps and evaluated, through its own data set class and metric.
+
+What is changed: where the data lie, their size in pixels, how many there are of images, steps, proposals and detections, and that
+neither warm-up nor pretrained weights are. Of configs that differ in depth, schedule or activation alone one stands for the others
+here; ``make test-slow`` trains them all.
+"""
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.runner import Runner
+
+from apa_mmdet.datasets.tiny_lvis import make_tiny_lvis
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(str(p.relative_to(ROOT / 'configs').with_suffix('')) for p in (ROOT / 'configs').glob('[!_]*/*.py'))
+QUICK = {
+    'coco/faster_rcnn_se_r50_apa_2x', 'coco/mask_rcnn_se_r50_relu_sigmoid', 'lvis/mask_rcnn_se_r50_apa',
+    'lvis/mask_rcnn_se_r50_relu_softmax', 'v3det/mask_rcnn_se_r50_apa',
+}
+FORMS = dict(lvis='lvis_v1', coco='coco', v3det='v3det', tiny_lvis='tiny_lvis', own_data='coco')
+ROOTS = dict(lvis='data/lvis_v1/', coco='data/coco/', v3det='data/V3Det/', tiny_lvis='data/tiny_lvis/', own_data='data/own')
+METRICS = dict(lvis='lvis/{}_APr', coco='coco/{}_mAP', v3det='coco/{}_mAP', tiny_lvis='lvis/{}_APr', own_data='coco/{}_mAP')
+
+
+@pytest.fixture(scope='session')
+def made(tmp_path_factory):
+    """The folder of a small data set in each of the forms, made when it is asked for."""
+    folders = {}
+
+    def folder(form):
+        if form not in folders:
+            folders[form] = tmp_path_factory.mktemp(form)
+            make_tiny_lvis(folders[form], train=4, val=2, size=(96, 64), seed=0, progress=False, form=form)
+        return folders[form]
+
+    return folder
+
+
+def changed(node, change):
+    """The config with every dict in it passed through ``change``."""
+    if isinstance(node, dict):
+        return change({key: changed(value, change) for key, value in node.items()})
+    return [changed(value, change) for value in node] if isinstance(node, (list, tuple)) else node
+
+
+def small(cfg, family, data, work_dir):
+    """The config at the size of a test."""
+
+    def change(node):
+        for key, value in node.items():
+            if isinstance(value, str) and value.startswith(ROOTS[family]):
+                node[key] = str(data / value[len(ROOTS[family]):])
+        if node.get('type') in ('Resize', 'RandomChoiceResize'):
+            node.update({key: (96, 64) if key == 'scale' else [(96, 64), (120, 80)] for key in ('scale', 'scales') if key in node})
+        if 'num_workers' in node:
+            node.update(num_workers=0, persistent_workers=False)
+        return node
+
+    cfg = Config(ConfigDict(changed(cfg._cfg_dict.to_dict(), change)))
+    cfg.work_dir = str(work_dir)
+    cfg.model.backbone.init_cfg = None
+    cfg.train_dataloader.batch_size = 2
+    for rcnn in cfg.model.train_cfg.rcnn if isinstance(cfg.model.train_cfg.rcnn, list) else [cfg.model.train_cfg.rcnn]:
+        rcnn.sampler.num = 32
+    cfg.model.test_cfg.rpn.max_per_img = 5
+    cfg.model.test_cfg.rcnn.update(score_thr=5e-5, max_per_img=10)  # below the chance level of 13,204 classes
+    if 'max_iters' in cfg.train_cfg:
+        cfg.train_cfg.update(max_iters=2, val_interval=2)
+    else:
+        cfg.train_cfg.update(max_epochs=1, val_interval=1)
+    cfg.param_scheduler[0].start_factor = 1.  # no warm-up: two steps are to change what is learnt
+    cfg.default_hooks.logger.interval = 1
+    return cfg
+
+
+@pytest.mark.parametrize('name', [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in CONFIGS])
+def test_trains_and_evaluates(name, made, tmp_path, monkeypatch):
+    family = name.split('/')[0]
+    data = made(FORMS[family])
+    if family == 'own_data':
+        monkeypatch.setenv('DATA_ROOT', str(data))
+    runner = Runner.from_cfg(small(Config.fromfile(ROOT / f'configs/{name}.py'), family, data, tmp_path))
+    before = {key: p.detach().clone() for key, p in runner.model.named_parameters() if p.requires_grad}
+    runner.train()
+    history = {key: buffer.data[0] for key, buffer in runner.message_hub.log_scalars.items()}
+    assert len(history['train/loss']) >= 2 and all(torch.tensor(h).isfinite().all() for h in history.values())
+    assert any('acc' in key for key in history) and ('train/loss_mask' in history) == ('mask' in name)
+    kinds = ('bbox', 'segm') if 'mask' in name and family != 'v3det' else ('bbox', )
+    assert all(f'val/{METRICS[family].format(kind)}' in history for kind in kinds), sorted(history)
+    after = dict(runner.model.named_parameters())
+    learnt = [key for key, p in before.items() if not torch.equal(p, after[key])]
+    assert {'backbone', 'neck', 'rpn_head', 'roi_head'} == {key.split('.')[0] for key in learnt}
+    assert ('apa' in name) == any(key.endswith('.kappa') for key in learnt)
