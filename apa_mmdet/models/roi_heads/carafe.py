@@ -181,9 +181,13 @@ class PortableCARAFEPack(CARAFEPack):
     """
 
     def kernel_normalizer(self, mask: Tensor) -> Tensor:
-        """Softmax over the k² weights of each output pixel. mmcv's own has a view that fails for N = 0."""
-        mask = F.pixel_shuffle(mask, self.scale_factor)
-        grouped = mask.unflatten(1, (self.up_group, self.up_kernel**2))
+        """Softmax over the k² weights of each output pixel.
+
+        For N = 0 mmcv's own has a view that fails, and torch's ``pixel_shuffle`` a backward that does.
+        """
+        s = self.scale_factor
+        mask = mask.unflatten(1, (self.up_group * self.up_kernel**2, s, s)).permute(0, 1, 4, 2, 5, 3)
+        grouped = mask.flatten(4, 5).flatten(2, 3).unflatten(1, (self.up_group, self.up_kernel**2))
         return F.softmax(grouped, dim=2, dtype=mask.dtype).flatten(1, 2)
 
     def feature_reassemble(self, x: Tensor, mask: Tensor) -> Tensor:

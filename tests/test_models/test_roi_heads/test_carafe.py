@@ -116,7 +116,10 @@ def test_mask_head_builds_and_trains_it():
     out.sum().backward()
     assert out.shape == (2, 3, 28, 28)
     assert all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
-    assert head(torch.randn(0, 16, 14, 14)).shape == (0, 3, 28, 28)
+    head.zero_grad()
+    nothing = head(torch.randn(0, 16, 14, 14))
+    nothing.sum().backward()  # a step without foreground
+    assert nothing.shape == (0, 3, 28, 28) and all((p.grad == 0).all() for p in head.parameters())
 
 
 def test_masks_of_equal_weights_average_the_neighbourhood():
