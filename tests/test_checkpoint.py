@@ -1,6 +1,7 @@
 """Published weights under our names and back, against an independent mapping and the published lists of keys."""
 import argparse
 import json
+import re
 import runpy
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from mmengine.runner import load_checkpoint
 from recorded import DATA, image, load, value
 
 from apa_mmdet.checkpoint import WrongWeights, convert_file, convert_official_state_dict, other_names
+from apa_mmdet.datasets.tiny_lvis import make_tiny_lvis
 from apa_mmdet.models.backbones import SEResNet, SEResNeXt
 
 ROOT = Path(__file__).parents[1]
@@ -291,3 +293,17 @@ def test_the_tool_with_a_missing_file(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, 'argv', ['convert', str(tmp_path / 'nowhere.pth'), str(tmp_path / 'out.pth')])
     with pytest.raises(SystemExit, match="convert_official_weights: .*No such file or directory: '.*nowhere.pth'$"):
         runpy.run_path(str(TOOL), run_name='__main__')
+
+
+@pytest.mark.slow
+def test_tools_test_evaluates_a_converted_detector(tmp_path):
+    make_tiny_lvis(tmp_path / 'data/lvis_v1', train=1, val=2, size=96, progress=False, form='lvis_v1')
+    weights = {name: torch.from_numpy(value(name, shape)) for name, shape in keys('lvis_mask_rcnn_se_r50_detector').items()}
+    saved(dict(state_dict=weights), tmp_path / 'published.pth')
+    for command in ([TOOL, 'published.pth', 'ours.pth', '--config', ROOT / R50],
+                    [ROOT / 'tools/test.py', ROOT / R50, 'ours.pth', '--cfg-options', 'model.test_cfg.rcnn.max_per_img=20']):
+        run = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True)
+        assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+    said = run.stdout + run.stderr
+    assert 'Load checkpoint from ours.pth' in said and 'lvis/segm_APr' in said
+    assert not re.search('unexpected key|missing key|size mismatch', said)
