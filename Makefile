@@ -11,7 +11,7 @@ help:
 	@echo 'make demo       train, test and picture a long-tailed instance segmenter (a quarter of an hour on 2 cores)'
 	@echo 'make test       the tests'
 	@echo 'make test-slow  the tests that take minutes each'
-	@echo 'make bench      check the activations against 60-digit values, then time them and the backbones'
+	@echo 'make bench      check the activations against 60-digit values, then time them, the backbones and the heads'
 	@echo 'make setup      the virtual environment $(VENV) alone; both of the above do it first'
 	@echo 'make clean      remove $(VENV), data/tiny_lvis and work_dirs/$(DEMO)'
 
@@ -37,6 +37,7 @@ test-slow: setup
 bench: setup
 	python tools/benchmarks/activations.py --check --keep-memory
 	python tools/benchmarks/backbone.py --keep-memory
+	python tools/benchmarks/head.py --keep-memory
 
 clean:
 	rm -rf $(VENV) data/tiny_lvis work_dirs/$(DEMO)
