@@ -203,3 +203,13 @@ def test_spread_and_turns():
     rounds = [turns[i:i + 3] for i in range(0, 12, 3)]
     assert all(sorted(turn) == ['a', 'b', 'c'] for turn in rounds) and len(set(map(tuple, rounds))) > 1
     assert all(len(taken) == 4 and min(taken) > (0, 0) for taken in samples.values())
+
+
+@pytest.mark.slow
+def test_the_parts_of_a_head(tmp_path):
+    assert 'written: out/head_cpu.csv' in start('head.py', '--rois', '256', cwd=tmp_path)
+    lines = [line for line in (tmp_path / 'out/head_cpu.csv').read_text().splitlines() if not line.startswith('#')]
+    rows = {(row['name'].split(',')[0], row['part']): row for row in csv.DictReader(lines)}
+    assert len(rows) == 15 and all(0 < float(row['ms']) < float('inf') for row in rows.values())
+    for name in ('wrapped Cauchy', 'Linear'):  # ours: no more than twice the logits
+        assert all(float(rows[name, part]['peak_logits']) <= 2.05 for part in ('loss', 'accuracy', 'detections'))
