@@ -216,7 +216,7 @@ def convert_file(source: str, target: str, config: Optional[str] = None, to_offi
     source, target = Path(source), Path(target)
     if target.exists() and not force:
         raise FileExistsError(f'{target} is there already; name another file, or overwrite it with --force')
-    weights, meta, rest = read_checkpoint(source)
+    weights, _, meta, rest = read_checkpoint(source)
     if target.exists() and target.samefile(source):
         raise FileExistsError(f'{target} is the file to convert; name another for the result')
     classifier = [name for name in weights if CLASSIFIER.match(name)]
@@ -226,11 +226,8 @@ def convert_file(source: str, target: str, config: Optional[str] = None, to_offi
     detector = any(name.startswith('backbone.') for name in ours)
     if detector and config is None:
         raise ValueError(f'{source} is a detection checkpoint; name the config of its model with --config')
-    recipe = _recipe(config, detector) if config else infer_backbone(ours)
-    with DefaultScope.overwrite_default_scope('mmdet'):
-        expected = MODELS.build(recipe).state_dict()
+    expected, model = _expected(config, detector, ours)
     wrong = compare(ours, expected)
-    model = config if detector else f'the backbone of {config}' if config else _as_call(recipe)
     report = f'{source}: {len(names)} weights, compared with {model}\n' + summary({
         'renamed': [f'{old} → {new}' for old, new in names.items() if old != new],
         'dropped': classifier + rest, **wrong})
@@ -253,12 +250,27 @@ def _check_direction(source: Path, names: Dict[str, str], to_official: bool) -> 
                          f'{source} has our names already and needs no conversion; --to-official goes the other way')
 
 
-def _recipe(config: str, detector: bool) -> dict:
-    """The model of a config file, or its backbone."""
-    model = Config.fromfile(config).get('model', {})
-    if 'backbone' not in model:
+def _expected(config: Optional[str], detector: bool, weights: StateDict) -> Tuple[StateDict, str]:
+    """The weights of the model that ``weights`` are for, and what to call it."""
+    if not config:
+        recipe = infer_backbone(weights)
+        return _build(recipe), _as_call(recipe)
+    if not Path(config).is_file():
+        raise FileNotFoundError(f'config {config}: no such file')
+    try:  # a config is a program, and its model anybody's: anything may come out of them
+        model = Config.fromfile(config).get('model', {})
+        expected = _build(model if detector else model.get('backbone')) if 'backbone' in model else None
+    except Exception as error:
+        line = next(iter(str(error).strip().splitlines()), '')
+        raise ValueError(f'config {config}: {type(error).__name__}: {line}') from None
+    if expected is None:
         raise ValueError(f'{config} has no model.backbone; name the config of a detector')
-    return model if detector else model['backbone']
+    return expected, config if detector else f'the backbone of {config}'
+
+
+def _build(recipe: dict) -> StateDict:
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        return MODELS.build(recipe).state_dict()
 
 
 def _as_call(recipe: dict) -> str:

@@ -1,20 +1,24 @@
 """Reading a file of weights without trusting it, and writing one whole."""
 import os
-import pickle
 import re
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple
+from typing import Any, Dict, List, NamedTuple, Optional
 
 import torch
 from torch import Tensor
 
 
+# how torch, and compat.py, word that something would have to be called; the rest of what they say is about damage
+CODE = r'(a checkpoint may not look up [^;\n]+|[^\n.]*TorchScript[^\n.]*|(?:Can only (?:create|build)|Trying to call)[^\n.]+)'
+
+
 class Checkpoint(NamedTuple):
-    """What a file holds: weights, plain data about them, and the names of the rest."""
+    """What a file holds: weights, the key that they lie under, plain data about them, and the names of the rest."""
 
     weights: Dict[str, Tensor]
+    under: Optional[str]
     meta: Dict[str, Any]
     rest: List[str]
 
@@ -41,11 +45,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if strange or not weights:
         raise ValueError(f'{path} holds no weights, neither by themselves nor under `model` or `state_dict`'
                          + (f'; {strange[0]!r} is not the name of a tensor' if strange else ''))
+    if all(key.startswith('module.') for key in weights):  # of a model inside DistributedDataParallel
+        weights = {key.removeprefix('module.'): value for key, value in weights.items()}
     meta = content['meta'] if name and isinstance(content.get('meta'), dict) else {}
     # the config among it names modules of the code that wrote it
     kept = {key: value for key, value in meta.items() if key != 'cfg' and _is_plain(value)}
     rest = [str(key) for key in content if key not in (name, 'meta')] if name else []
-    return Checkpoint(weights, kept, rest + [f'meta.{key}' for key in meta if key not in kept])
+    return Checkpoint(weights, name, kept, rest + [f'meta.{key}' for key in meta if key not in kept])
 
 
 def _is_plain(value: Any) -> bool:
@@ -61,8 +67,11 @@ def _why_unreadable(path: Path, start: bytes, error: Exception) -> str:
     if start.lstrip()[:1] == b'<':
         return 'is a web page, not a checkpoint; download the file itself'
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+        except (zipfile.BadZipFile, ValueError, OSError):
+            names = ['/data.pkl']  # damaged; what it was meant to be does not matter
         if not any(name.endswith('/data.pkl') for name in names):
             return f'is a zip archive, not a checkpoint; unpack it first, it holds {", ".join(names[:3]) or "nothing"}'
     elif not start.startswith((b'PK', b'\x80\x02')):
@@ -71,9 +80,12 @@ def _why_unreadable(path: Path, start: bytes, error: Exception) -> str:
     if wanted and not hasattr(torch.serialization, 'add_safe_globals') and re.match(
             r'argparse\.|mmengine\.|numpy\.|_codecs\.|builtins\.getattr', wanted[1]):
         return f'holds {wanted[1]}, which torch {torch.__version__} cannot load as mere data; torch 2.4 or newer can'
-    if wanted or isinstance(error, (pickle.UnpicklingError, TypeError)) or 'TorchScript' in str(error):
-        reason = wanted[1] if wanted else str(error).split('error: ')[-1].split('. ')[0].splitlines()[0]
-        return f'is refused, because loading it would run code ({reason}); get a file that holds weights alone'
+    code = wanted or re.search(CODE, str(error))
+    if code:
+        return f'is refused, because loading it would run code ({code[1]}); get a file that holds weights alone'
+    if 'Unsupported operand' in str(error):
+        return ('is damaged, or of a pickle protocol that torch does not load as mere data; download it again, or save '
+                'it anew with torch.save and its own protocol')
     return f'is cut short, damaged or no checkpoint ({path.stat().st_size:,} bytes); download it again'
 
 

@@ -45,7 +45,8 @@ def save(request, tmp_path):
 @pytest.mark.parametrize('nest', ['model', 'state_dict', None])
 def test_weights_are_found_and_the_rest_is_named(save, nest):
     path = save({nest: WEIGHTS, 'epoch': 3, 'meta': dict(cfg='', time='now', a=np.float64(1), b=np.eye(2))} if nest else WEIGHTS)
-    weights, meta, rest = read_checkpoint(path)
+    weights, under, meta, rest = read_checkpoint(path)
+    assert under == nest
     assert weights.keys() == WEIGHTS.keys() and all(torch.equal(weights[k], WEIGHTS[k]) for k in WEIGHTS)
     assert weights['b'].dtype == torch.float16
     assert (meta, rest) == ((dict(time='now', a=1.), ['epoch', 'meta.cfg', 'meta.b']) if nest else ({}, []))
@@ -88,6 +89,36 @@ def test_a_truncated_file(save, keep):
     size = int(keep * len(content)) if keep < 1 else keep
     path.write_bytes(content[:size])
     assert said(path) == f'is cut short, damaged or no checkpoint ({size:,} bytes); download it again'
+
+
+def damaged(path, start, end):
+    content = bytearray(path.read_bytes())
+    content[start:end] = bytes(byte ^ 0xff for byte in content[start:end])
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize('start', [40, 100, 300])
+def test_a_damaged_file_is_not_taken_for_an_attack(save, start):
+    line = said(damaged(save(dict(model=WEIGHTS)), start, start + 40))
+    assert 'damaged' in line or 'is no checkpoint' in line or 'holds no weights' in line
+    assert '()' not in line and '\n' not in line
+
+
+@pytest.mark.parametrize('end', [-200, -60])
+def test_a_zip_with_a_damaged_directory(tmp_path, end):
+    torch.save(dict(model=WEIGHTS), tmp_path / 'file.pth')
+    assert 'damaged' in said(damaged(tmp_path / 'file.pth', end - 20, end))
+
+
+def test_another_pickle_protocol(save):
+    path = save(dict(model=WEIGHTS))
+    torch.save(dict(model=WEIGHTS), path, pickle_protocol=4)
+    assert 'of a pickle protocol that torch does not load as mere data' in said(path)
+
+
+def test_a_parallel_model(save):
+    assert list(read_checkpoint(save({f'module.{key}': tensor for key, tensor in WEIGHTS.items()})).weights) == list(WEIGHTS)
 
 
 def zip_of_something_else(path):

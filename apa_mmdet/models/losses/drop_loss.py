@@ -6,7 +6,6 @@ background; there is no background channel. x logits, p = link(x), t one-hot tar
 from typing import Callable, Dict, Iterable, Optional, Sequence, Tuple, Union
 
 import torch
-from mmdet.models.losses import accuracy
 from mmdet.models.losses.utils import weight_reduce_loss
 from mmdet.registry import MODELS
 from torch import Tensor, nn
@@ -33,7 +32,7 @@ class DropLoss(nn.Module):
     Sources: Hsieh et al., *DropLoss for Long-Tail Instance Segmentation*, AAAI 2021, arXiv:2104.06402; with the Gumbel
     link it is the classification loss of *Gumbel Optimized Loss*, ECCV 2022, arXiv:2207.10936.
 
-    Memory matters at V3Det's 13,204 classes: the loss of 1,024 RoIs there, with its backward, takes at most 1.5
+    Memory matters at V3Det's 13,204 classes: the loss of 1,024 RoIs there, on float32 logits, with its backward, takes at most 1.5
     (sigmoid, Gumbel) or 1.7 times (APA) that of the logits, their gradient included, because it is computed a block of
     RoIs at a time and again in the backward; between the two it keeps a quarter, a mask.
 
@@ -96,8 +95,8 @@ class DropLoss(nn.Module):
     @torch.no_grad()
     def get_accuracy(self, cls_score: Tensor, labels: Tensor) -> Dict[str, Tensor]:
         """``acc_classes``: percentage of the foreground RoIs whose highest p is their class; 0 without any."""
-        foreground = labels < self.num_classes
-        return dict(acc_classes=accuracy(self.link(cls_score[foreground]), labels[foreground]))
+        hits = [(self.link(x).argmax(1) == label).sum() for x, label in _blocks(cls_score, labels)] or [labels.sum()]
+        return dict(acc_classes=100. * torch.stack(hits).sum() / (labels < self.num_classes).sum().clamp(min=1))
 
     def forward(self,
                 cls_score: Tensor,
@@ -192,17 +191,18 @@ class RowBlocks(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple:
-        x, *given = ctx.saved_tensors[:4]
-        parameters = ctx.saved_tensors[4:]
-        to_x, sums = torch.empty_like(x), [torch.zeros_like(parameter) for parameter in parameters]
-        for to_x_block, grad_block, x_block, *block in _blocks(to_x, grad, x, *given):
+        x, skipped, foreground, own, *parameters = ctx.saved_tensors
+        learnt = [parameter for parameter in parameters if parameter.requires_grad]
+        to_x, sums = torch.empty_like(x), [torch.zeros_like(parameter) for parameter in learnt]
+        for to_x_block, grad_block, x_block, *block in _blocks(to_x, grad, x, skipped, foreground, own):
             with torch.enable_grad():
                 x_block = x_block.detach().requires_grad_()
                 value = ctx.function(x_block, *block)
-            to_x_block[:], *to_parameters = torch.autograd.grad(value, (x_block, *parameters), grad_block)
+            to_x_block[:], *to_parameters = torch.autograd.grad(value, (x_block, *learnt), grad_block)
             for total, part in zip(sums, to_parameters):
                 total += part
-        return None, to_x, None, None, None, *sums
+        sums = iter(sums)
+        return None, to_x, None, None, None, *(next(sums) if p.requires_grad else None for p in parameters)
 
 
 def _blocks(first: Tensor, *others: Tensor) -> Iterable[Tuple[Tensor, ...]]:

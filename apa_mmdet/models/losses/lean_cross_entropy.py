@@ -14,8 +14,8 @@ from torch.autograd.function import once_differentiable
 class LeanCrossEntropyLoss(CrossEntropyLoss):
     """mmdet's softmax cross entropy in a third of its memory, for very many classes.
 
-    Of a step on logits (N, C) PyTorch's keeps one tensor of their size and makes two more in the backward; this one
-    keeps the logits, which are there anyway, and makes only their gradient.
+    Of a step on float32 logits (N, C) PyTorch's keeps one tensor of their size and makes two more in the backward; this
+    one keeps the logits, which are there anyway, and makes only their gradient.
 
     Args:
         reduction, loss_weight: as of mmdet's ``CrossEntropyLoss``; of its other arguments there is none.
@@ -29,13 +29,15 @@ class LeanCrossEntropyLoss(CrossEntropyLoss):
 
 
 def lean_cross_entropy(cls_score: Tensor, labels: Tensor, weight: Optional[Tensor] = None, reduction: str = 'mean',
-                       avg_factor: Optional[float] = None, **unused) -> Tensor:
-    """``−log softmax(cls_score)`` at ``labels``, weighted and reduced as mmdet does.
+                       avg_factor: Optional[float] = None, ignore_index: Optional[int] = None, **unused) -> Tensor:
+    """``−log softmax(cls_score)`` at ``labels``, weighted and reduced as mmdet does; there is no ``ignore_index``.
 
     Example:
         >>> lean_cross_entropy(torch.zeros(2, 4), torch.tensor([0, 3]))      # log 4
         tensor(1.3863)
     """
+    if ignore_index is not None:
+        raise ValueError(f'LeanCrossEntropyLoss knows no ignore_index (got {ignore_index}); take CrossEntropyLoss')
     weight = None if weight is None else weight.float()
     return weight_reduce_loss(SoftmaxNegLog.apply(cls_score, labels), weight, reduction, avg_factor)
 
@@ -45,15 +47,16 @@ class SoftmaxNegLog(Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, labels: Tensor) -> Tensor:
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        log_sum = x.to(dtype).logsumexp(1)
-        ctx.save_for_backward(x, labels, log_sum)
-        return log_sum - x.gather(1, labels[:, None]).squeeze(1)
+        # the highest logit apart, or the loss would be rounded as coarsely as the logits
+        top = x.amax(1, keepdim=True).to(torch.promote_types(x.dtype, torch.float32))
+        log_sum = torch.sub(x, top).exp_().sum(1, keepdim=True).log_()
+        ctx.save_for_backward(x, labels, top, log_sum)
+        return (log_sum - (x.gather(1, labels[:, None]) - top)).squeeze(1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> Tuple[Tensor, None]:
-        x, labels, log_sum = ctx.saved_tensors
-        p = torch.sub(x, log_sum[:, None]).exp_()
-        p.scatter_add_(1, labels[:, None], -torch.ones_like(log_sum)[:, None])
+        x, labels, top, log_sum = ctx.saved_tensors
+        p = torch.sub(x, top).sub_(log_sum).exp_()
+        p.scatter_add_(1, labels[:, None], -torch.ones_like(log_sum))
         return p.mul_(grad[:, None]).to(x.dtype), None

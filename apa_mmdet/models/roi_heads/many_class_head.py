@@ -15,8 +15,9 @@ class ManyClassBBoxHead(Shared2FCBBoxHead):
     """mmdet's Shared2FCBBoxHead whose NMS needs little memory with very many classes; its results are the same.
 
     mmdet's NMS spreads boxes and labels over all N·C pairs before it looks at the scores, seven times the memory of
-    the logits; this one looks at the scores first, and spreads the K candidates alone. Arguments as of
-    ``Shared2FCBBoxHead``.
+    the logits; this one looks at the scores first, and spreads the K candidates alone. That is a quarter more than the
+    scores themselves where one pair in a thousand is a candidate, as with a trained classifier; one with random weights
+    may take a fifth of all pairs for candidates, and five times the scores. Arguments as of ``Shared2FCBBoxHead``.
     """
 
     def _predict_by_feat_single(self, roi: Tensor, cls_score: Tensor, bbox_pred: Optional[Tensor], img_meta: dict,
@@ -28,7 +29,7 @@ class ManyClassBBoxHead(Shared2FCBBoxHead):
         scores = every.scores[:, :-1]
         index, labels = (scores > rcnn_test_cfg.score_thr).nonzero().unbind(1)
         boxes = every.bboxes.view(len(scores), -1, self.bbox_coder.encode_size)
-        boxes = boxes[index, 0 if self.reg_class_agnostic else labels]
+        boxes = boxes[index, 0 if boxes.size(1) == 1 else labels]
         dets, keep = _nms(boxes, scores[index, labels], labels, rcnn_test_cfg.nms, rcnn_test_cfg.max_per_img)
         return InstanceData(bboxes=dets[:, :-1], scores=dets[:, -1], labels=labels[keep])
 

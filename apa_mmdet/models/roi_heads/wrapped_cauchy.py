@@ -43,7 +43,8 @@ class WrappedCauchyLinear(nn.Linear):
                  learn_scale: bool = False, eps: float = 1e-6) -> None:
         super().__init__(in_features, out_features, bias)
         self.g = nn.Parameter(torch.ones(out_features))
-        scale = torch.tensor(float(scale))
+        self.scale_init = float(scale)
+        scale = torch.tensor(self.scale_init)
         if learn_scale:
             self.scale = nn.Parameter(scale)
         else:
@@ -60,7 +61,7 @@ class WrappedCauchyLinear(nn.Linear):
             return WrappedCauchyLogit.apply(dot, 1 / (weight.norm(dim=1) + self.eps), bias, g, scale)
 
     def extra_repr(self) -> str:
-        return f'{super().extra_repr()}, scale={self.scale.item():g}'
+        return f'{super().extra_repr()}, scale={self.scale_init:g}'
 
 
 class WrappedCauchyLogit(Function):

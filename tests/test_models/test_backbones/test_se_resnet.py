@@ -287,10 +287,30 @@ def test_missing_pretrained_weights_say_how_to_do_without():
 
 
 def test_weights_of_another_network_are_refused(tmp_path):
-    torch.save(dict(model={'conv1.weight': torch.zeros(64, 3, 7, 7)}), tmp_path / 'w.pth')
-    net = SEResNet(18, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'w.pth')))
-    with pytest.raises(ValueError, match=r'w.pth: none of its 1 entries \(model …\) is a parameter of this backbone \(conv1'):
+    wide = SEResNet(18, base_channels=32, stem_channels=64)
+    for weights, line in (
+        ({'stem.weight': torch.zeros(64, 3, 7, 7)}, r'w.pth: none of its 1 entries \(stem.weight …\) is a parameter of this backbone \(conv1'),
+        (dict(model={'conv1.weight': torch.zeros(64, 3, 7, 7)}), 'w.pth has its weights under `model`, .* convert it'),
+        (SEResNet(34).state_dict(), 'w.pth holds a network of depth 34, but this backbone has depth 18$'),
+        (wide.state_dict(), r'w.pth: layer1.0.conv1.weight has the shape \(32, 64, 3, 3\), but this backbone \(64, 64, 3, 3\);'),
+        ([1, 2], 'w.pth holds no weights'),
+    ):
+        torch.save(weights, tmp_path / 'w.pth')
+        net = SEResNet(18, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'w.pth'), prefix=None))
+        with pytest.raises(ValueError, match=line):
+            net.init_weights()
+    (tmp_path / 'w.pth').write_bytes((tmp_path / 'w.pth').read_bytes()[:300])
+    with pytest.raises(ValueError, match='w.pth is cut short, damaged or no checkpoint'):
         net.init_weights()
+
+
+def test_weights_of_a_plain_resnet_and_of_a_parallel_model_load(tmp_path):
+    from mmdet.models.backbones import ResNet
+    for source, prefix in ((ResNet(18), ''), (SEResNet(18), 'module.')):
+        torch.save({prefix + key: tensor for key, tensor in source.state_dict().items()}, tmp_path / 'w.pth')
+        net = SEResNet(18, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'w.pth')))
+        net.init_weights()
+        assert torch.equal(net.layer4[1].conv2.weight, source.layer4[1].conv2.weight)
 
 
 @pytest.mark.parametrize('options', [{}, BASELINE])

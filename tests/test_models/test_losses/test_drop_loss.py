@@ -12,6 +12,8 @@ from mmengine.structures import InstanceData
 from recorded import load
 from saved import memory_of
 from torch import nn
+from torch.autograd import gradcheck
+from torch.utils.checkpoint import checkpoint
 
 from apa_mmdet.models.losses import DropLoss, drop_loss
 
@@ -215,6 +217,37 @@ def test_in_blocks_of_rows_it_is_the_same(link, monkeypatch):
         results.append((value, *torch.autograd.grad((value * weights).sum(), (logits, *loss.parameters()))))
     for one, other in zip(*results):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize('at_once', [1 << 21, 7])
+def test_derivatives_of_logits_and_link(at_once, monkeypatch):
+    monkeypatch.setattr(drop_loss, 'AT_ONCE', at_once)
+    loss = build(dict(type='apa', lambda_init=.6, kappa_init=1.4), reduction='none').double()
+    logits = torch.randn(20, C, dtype=torch.float64, requires_grad=True)
+    labels = torch.randint(0, C, (20, ))  # all foreground: nothing is drawn
+    assert gradcheck(lambda x, *_: loss(x, labels), (logits, *loss.parameters()))
+
+
+@pytest.mark.parametrize('frozen', [('lambda_', ), ('kappa', ), ('lambda_', 'kappa')])
+def test_a_frozen_link(frozen):
+    logits, labels = torch.randn(6, C, requires_grad=True), torch.randint(0, C, (6, ))
+    loss, free = build('apa'), build('apa')
+    for name in frozen:
+        getattr(loss.link, name).requires_grad_(False)
+    loss(logits, labels).backward()
+    expected = torch.autograd.grad(free(logits, labels), (logits, *free.parameters()))
+    torch.testing.assert_close(logits.grad, expected[0])
+    for (name, p), gradient in zip(loss.link.named_parameters(), expected[1:]):
+        assert p.grad is None if name in frozen else torch.equal(p.grad, gradient)
+
+
+@pytest.mark.parametrize('reentrant', [True, False])
+def test_under_checkpointing(reentrant):
+    loss, labels = build(), torch.randint(0, C, (6, ))
+    logits = torch.randn(6, C, requires_grad=True)
+    expected, = torch.autograd.grad(loss(logits, labels), logits)
+    checkpoint(loss, logits, labels, use_reentrant=reentrant).backward()
+    assert torch.equal(logits.grad, expected)
 
 
 @pytest.mark.parametrize('link', LINKS)

@@ -42,6 +42,19 @@ def test_large_logits_are_finite():
     assert value == 6e4 and torch.equal(grad, torch.tensor([[1., -1., 0.]]))
 
 
+@pytest.mark.parametrize('offset', [300., 2000., 1e6])
+def test_far_from_zero_it_is_as_exact(offset):
+    """Wrapped Cauchy logits reach thousands; a difference of 10 there is a loss of 4.54e-5, not 0."""
+    value, grad = results(LeanCrossEntropyLoss(), torch.tensor([[offset + 10, offset]]), torch.tensor([0]))
+    assert value.item() == pytest.approx(4.5399e-5, rel=1e-3)
+    torch.testing.assert_close(grad, torch.tensor([[-4.5398e-5, 4.5398e-5]]), rtol=1e-3, atol=0)
+
+
+def test_ignore_index_is_refused():
+    with pytest.raises(ValueError, match='knows no ignore_index'):
+        LeanCrossEntropyLoss()(torch.zeros(1, 2), torch.tensor([0]), ignore_index=1)
+
+
 def test_memory_of_13204_classes():
     logits, labels = torch.randn(64, 13205).requires_grad_(), torch.randint(0, 13205, (64, ))
     loss = LeanCrossEntropyLoss()

@@ -37,6 +37,13 @@ def test_detections_are_mmdets(agnostic, rois, cfg):
     assert cfg is not CFG or rois < 40 or len(ours) == 20
 
 
+def test_without_box_regression():
+    roi, scores, _ = inputs(40, 6, True)
+    ours, theirs = (head_of(kind, 6, with_reg=False)._predict_by_feat_single(roi, scores, None, META, True, CFG)
+                    for kind in (ManyClassBBoxHead, Shared2FCBBoxHead))
+    assert len(ours) == 20 and torch.equal(ours.bboxes, theirs.bboxes) and torch.equal(ours.labels, theirs.labels)
+
+
 def test_custom_losses_keep_their_scores():
     given = inputs(30, 6, True)
     given = (given[0], given[1][:, :6], given[2])
