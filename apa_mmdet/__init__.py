@@ -13,6 +13,6 @@ if find_spec('mmdet') is not None:
     compat.check_host_versions()
     compat.mend()
 
-    from . import datasets, models  # noqa: F401  (registers; only once the host is checked and mended)
+    from . import datasets, evaluation, models  # noqa: F401  (registers; only once the host is checked and mended)
 
 __all__ = ['__version__']

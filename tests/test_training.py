@@ -1,7 +1,7 @@
 """Every config is trained for a few steps and evaluated, through its own data set class and metric.
 
 What is changed: where the data lie, their size in pixels, how many there are of images, steps, proposals and detections, and that
-neither warm-up nor pretrained weights are. Of configs that differ in depth, schedule or activation alone one stands for the others
+neither warm-up, weight decay nor pretrained weights are. Of configs that differ in depth, schedule or activation alone one stands for the others
 here; ``make test-slow`` trains them all.
 """
 import json
@@ -76,6 +76,8 @@ def small(cfg, family, data, work_dir):
     cfg = Config(ConfigDict(changed(cfg._cfg_dict.to_dict(), change)))
     cfg.work_dir = str(work_dir)
     cfg.model.backbone.init_cfg = None
+    if 'norm_eval' in cfg.model.backbone:  # as the README says of training from random weights
+        cfg.model.backbone.update(frozen_stages=-1, norm_eval=False)
     cfg.train_dataloader.batch_size = 2
     for rcnn in cfg.model.train_cfg.rcnn if isinstance(cfg.model.train_cfg.rcnn, list) else [cfg.model.train_cfg.rcnn]:
         rcnn.sampler.num = 32
@@ -85,6 +87,7 @@ def small(cfg, family, data, work_dir):
         cfg.train_cfg.update(max_iters=2, val_interval=2)
     else:
         cfg.train_cfg.update(max_epochs=1, val_interval=1)
+    cfg.optim_wrapper.optimizer.weight_decay = 0.  # would change every parameter
     cfg.param_scheduler[0].start_factor = 1.  # no warm-up: two steps are to change what is learnt
     cfg.default_hooks.logger.interval = 1
     return cfg
@@ -103,9 +106,11 @@ def test_trains_and_evaluates(name, made, tmp_path, monkeypatch):
     history = {key: buffer.data[0] for key, buffer in runner.message_hub.log_scalars.items()}
     assert len(history['train/loss']) >= 2 and all(torch.tensor(h).isfinite().all() for h in history.values())
     assert any('acc' in key for key in history) and ('train/loss_mask' in history) == ('mask' in name)
+    assert max(history.get('train/loss_mask', [1.])) > 0
     kinds = ('bbox', 'segm') if 'mask' in name and family != 'v3det' else ('bbox', )
     assert all(f'val/{METRICS[family].format(kind)}' in history for kind in kinds), sorted(history)
     after = dict(runner.model.named_parameters())
     learnt = [key for key, p in before.items() if not torch.equal(p, after[key])]
     assert {'backbone', 'neck', 'rpn_head', 'roi_head'} == {key.split('.')[0] for key in learnt}
+    assert ('mask' in name) == any('mask_head' in key for key in learnt)
     assert ('apa' in name) == any(key.endswith('.kappa') for key in learnt)

@@ -4,7 +4,7 @@
     tools/make_tiny_lvis.py [OUT] [--form tiny_lvis] [--train 800] [--val 200] [--size 160] [--seed 0] [--force]
 
 --form writes the same pictures in the files of lvis_v1, lvis_v0.5, coco or v3det instead, with all classes of these,
-of which the first 48 are drawn. A config made for one of them then needs no change but its data_root.
+of which the first 48 are drawn. A config made for one of them then trains on it through a link: ln -s tiny_coco data/coco
 """
 import argparse
 import sys

@@ -25,7 +25,12 @@ class LoadOptionalMasks(LoadAnnotations):
         no_pixel = dict(size=[height, width], counts=[height * width]) if self.poly2mask else [np.zeros(6)]
         masks = [self._readable(instance.get('mask')) for instance in results.get('instances', [])]
         for mask in masks:
-            if isinstance(mask, dict) and list(mask['size']) != [height, width]:
+            if not isinstance(mask, dict):
+                continue
+            if not self.poly2mask:
+                raise ValueError(f'{results["img_path"]}: poly2mask=False knows polygons alone, but a mask of this image is '
+                                 'a run-length code; leave poly2mask=True')
+            if list(mask['size']) != [height, width]:
                 raise ValueError(f'{results["img_path"]}: a mask of {mask["size"]} pixels (height, width) in an image '
                                  f'of {[height, width]}')
         return [no_pixel if mask is None else mask for mask in masks]
@@ -34,6 +39,6 @@ class LoadOptionalMasks(LoadAnnotations):
         """The polygons that are some, or the run-length code; None for no mask."""
         if isinstance(mask, dict):
             complete = mask.get('size') and isinstance(mask.get('counts'), (list, str, bytes))
-            return mask if complete and self.poly2mask else None  # PolygonMasks know no run-length code
+            return mask if complete else None
         polygons = [np.array(p) for p in mask or [] if len(p) >= 6 and len(p) % 2 == 0]
         return polygons or None

@@ -19,6 +19,8 @@ model = dict(
             loss_mask=dict(type='CrossEntropyLoss', use_mask=True, loss_weight=1.0))),
     train_cfg=dict(rcnn=dict(mask_size=28)),
     test_cfg=dict(rcnn=dict(mask_thr_binary=0.5)))
+val_evaluator = dict(type='CocoBoxMetric')
+test_evaluator = val_evaluator
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadOptionalMasks', with_bbox=True),

@@ -49,6 +49,8 @@ def test_crowds_stay_ignored_and_a_mask_of_another_size_is_one_clear_line():
     assert len(packed['data_samples'].ignored_instances) == 1 and len(packed['data_samples'].gt_instances) == 0
     with pytest.raises(ValueError, match=r'a\.jpg: a mask of \[8, 9\] pixels'):
         loaded([dict(mask=dict(RLE, size=[8, 9]))])
+    with pytest.raises(ValueError, match=r'a\.jpg: poly2mask=False knows polygons alone'):
+        loaded([dict(mask=RLE)], poly2mask=False)
 
 
 def test_no_instances():

@@ -1,0 +1,3 @@
+from .coco_box_metric import CocoBoxMetric
+
+__all__ = ['CocoBoxMetric']
