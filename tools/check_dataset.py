@@ -11,7 +11,8 @@ import sys
 
 from mmengine.config import DictAction
 
-from apa_mmdet.datasets.check import SPLITS, check_config, load_config
+from apa_mmdet.datasets.check import SPLITS, check_config
+from apa_mmdet.datasets.check_sources import load_config, option
 
 
 def parse_args():
@@ -21,12 +22,14 @@ def parse_args():
     parser.add_argument('--no-images', action='store_true', help='look whether images are there, but do not open them')
     parser.add_argument('--workers', type=int, default=min(8, os.cpu_count() or 1),
                         help='processes that read images (default: %(default)s)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='settings of the config, as for training')
+    parser.add_argument('--cfg-options', nargs='+', type=option, action=DictAction,
+                        help='settings of the config, as for training')
     return parser.parse_args()
 
 
 def main():
     args = parse_args()
+    sys.stdout.reconfigure(errors='backslashreplace')  # names in the findings may be unprintable
     try:
         report = check_config(load_config(args.config, args.cfg_options), args.split, not args.no_images, args.workers)
     except ValueError as error:

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
+import numpy as np
 from mmdet.datasets import CocoDataset, LVISV05Dataset
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -16,10 +17,11 @@ from tqdm import tqdm
 
 from ..engine.stock_tools import explain
 from ..models.losses.class_frequency import load_class_frequency
-from .check_annotations import (ERROR, WARNING, Content, Finding, Notes, check_annotations, check_lvis_fields,
-                                read_annotations)
+from .check_annotations import Content, check_annotations, check_lvis_fields, read_annotations
 from .check_images import check_images
-from .check_sources import Source, evaluators, find_sources, image_loader, leaves, mask_use, model_parts, open_dataset
+from .check_notes import ERROR, WARNING, Finding, Notes, show
+from .check_sources import (Source, Use, evaluators, find_sources, find_use, image_loader, lacks_masks, leaves,
+                            model_parts, name_list, open_dataset, said)
 
 SPLITS = ('train', 'val', 'test')
 SPELLINGS = {'speaker_(stero_equipment)': 'speaker_(stereo_equipment)'}  # LVIS's files: mmdet's classes
@@ -56,35 +58,18 @@ class Report(NamedTuple):
         for severity in (ERROR, WARNING):
             lines += [f'{severity:7}  {f.dataset}: {f.message}' for f in self.findings if f.severity == severity]
         warnings = len(self.findings) - self.errors
-        verdict = 'training can start' if self.rows else 'nothing was checked'
-        verdict = 'mend the errors before training' if self.errors else verdict
+        verdict = 'training can start'
+        if self.errors:
+            verdict = 'mend the errors before training'
+        elif not self.rows:
+            verdict = 'nothing was checked'
+        elif any(finding.message.startswith('not checked') for finding in self.findings):
+            verdict = 'training can start, as far as checked'
         return '\n'.join([*lines, f'{_number(self.errors, "error")}, {_number(warnings, "warning")}: {verdict}'])
 
 
 def _number(count: int, noun: str) -> str:
     return f'{count or "no"} {noun}{"s" * (count != 1)}'
-
-
-def load_config(path: str, options: Optional[dict] = None) -> Config:
-    """Read a config.
-
-    Raises:
-        ValueError: whatever is wrong with it, in one line.
-    """
-    if not Path(path).is_file():
-        raise ValueError(f'config {path}: no such file')
-    try:
-        cfg = Config.fromfile(path)
-        cfg.merge_from_dict(options or {})
-    except Exception as error:  # a config is a program: anything may come out of it
-        raise ValueError(f'config {path}: {_line(error)}') from None
-    return cfg
-
-
-def _line(error: Exception) -> str:
-    """An error of somebody else's code in one line."""
-    said = str(error).strip().splitlines()
-    return f'{type(error).__name__}: {said[0]}' if said else type(error).__name__
 
 
 def check_config(cfg: Config, splits: Sequence[str] = SPLITS, images: bool = True, workers: int = 0,
@@ -129,7 +114,9 @@ def _name(source: Source, sources: List[Source]) -> str:
 def _check_source(source: Source, cfg: Config, notes: Notes, images: bool, workers: int,
                   progress: bool) -> Optional[Checked]:
     try:
-        dataset, masks, loader = open_dataset(source), mask_use(source, cfg), image_loader(source)
+        names, dataset = name_list(source), open_dataset(source)
+        use, loader = find_use(source, cfg), image_loader(source)
+        maskless = lacks_masks(source, cfg)
     except NotImplementedError as error:
         return notes.warning(str(error))
     except FileNotFoundError as error:
@@ -137,18 +124,22 @@ def _check_source(source: Source, cfg: Config, notes: Notes, images: bool, worke
     except ValueError as error:
         return notes.error(str(error))
     except Exception as error:  # data sets and transforms may be the user's own
-        return notes.error(f'the data set or its pipeline cannot be built ({_line(error)})')
+        return notes.error(f'the data set or its pipeline cannot be built ({said(error)})')
     classes = dataset.metainfo.get('classes')
     if isinstance(classes, str) or not classes:
         return notes.error(f'the classes of the data set are {classes!r}; give metainfo=dict(classes=(…, )), with a '
                            'comma behind a single one')
     checked = Checked(notes.dataset, source.splits, dataset.ann_file, tuple(classes))
     _check_evaluators(checked, cfg, notes)
+    if maskless:
+        notes.error('the model has a mask_head, but the training pipeline loads no masks; give its LoadAnnotations '
+                    'with_mask=True, or take a model for boxes')
     by_name = not isinstance(dataset, LVISV05Dataset)  # LVISV1Dataset too is one: label = position in the file
-    content = _read(checked, by_name, masks, notes)
+    content = _read(checked, by_name, use, None if source.cfg.get('metainfo') else names, notes)
     if not content:
         return checked
-    if any('LVIS' in str(evaluator.get('type')) for _, evaluator in evaluators(cfg, source.splits)):
+    _check_filters(source, content, notes)
+    if use.evaluated_as_lvis:
         check_lvis_fields(content, notes)
     paths = _image_paths(dataset, content, notes)
     check_images(paths, loader, notes, images, workers, progress)
@@ -164,8 +155,10 @@ def _check_evaluators(checked: Checked, cfg: Config, notes: Notes) -> None:
                         'make them the same')
 
 
-def _read(checked: Checked, by_name: bool, masks: str, notes: Notes) -> Optional[Content]:
+def _read(checked: Checked, by_name: bool, use: Use, names: Optional[str], notes: Notes) -> Optional[Content]:
     """Read and check the annotation file; None if that is impossible."""
+    if not checked.ann_file:
+        return notes.error('the data set has no ann_file; name its annotation file')
     try:
         annotations = read_annotations(checked.ann_file)
     except FileNotFoundError as error:
@@ -174,27 +167,55 @@ def _read(checked: Checked, by_name: bool, masks: str, notes: Notes) -> Optional
         return notes.error(f'{checked.ann_file}: {error.strerror}')
     except ValueError as error:
         return notes.error(str(error))
-    content = check_annotations(annotations, notes, set(checked.classes) if by_name else None, masks)
+    content = check_annotations(annotations, notes, set(checked.classes) if by_name else None, use)
     if content.categories:
-        _compare_classes(checked.classes, [c['name'] for c in content.categories], by_name, notes)
+        _compare_classes(checked.classes, [c['name'] for c in content.categories], by_name, notes, names)
     return content
 
 
-def _compare_classes(classes: Sequence[str], names: Sequence[str], by_name: bool, notes: Notes) -> None:
-    """The config's classes and the file's categories should be the same ones, in the same order."""
+def _compare_classes(classes: Sequence[str], names: Sequence[str], by_name: bool, notes: Notes,
+                     name_list: Optional[str] = None) -> None:
+    """The config's classes and the file's categories should be the same ones, in the same order.
+
+    ``name_list`` is the file that the classes come from, if they do.
+    """
     classes, names = [SPELLINGS.get(c, c) for c in classes], [SPELLINGS.get(n, n) for n in names]
     known, wanted = set(names), set(classes)
-    twice = [name for name, count in Counter(classes).items() if count > 1]
-    notes.some(ERROR, 'classes of the config named more than once', twice, len(classes), 'give each its own name')
-    notes.some(ERROR, 'classes of the config that the annotation file lacks', [c for c in classes if c not in known],
-               len(classes), f'it has {", ".join(names[:3])}{", …" * (len(names) > 3)}; give metainfo=dict(classes=…)')
+    shared, common = [c for c in classes if c in known], [n for n in names if n in wanted]
+    give = 'give metainfo=dict(classes=…)'
+    if name_list:
+        give = (f'{name_list} has {len(classes)} names, the annotation file {len(names)} categories; get the list that '
+                'belongs to it')
+    doubles = [[name for name, count in Counter(them).items() if count > 1] for them in (classes, names)]
+    if shared == common:  # then labels are right all the same
+        notes.some(WARNING, 'names of categories used more than once', doubles[1], len(names),
+                   'results do not tell them apart')
+    else:
+        notes.some(ERROR, 'classes of the config named more than once', doubles[0], len(classes), 'give each its own')
+        notes.some(ERROR, 'names of categories used more than once', doubles[1], len(names), 'give each its own')
+    lacking = [c for c in classes if c not in known]
+    has = f'it has {", ".join(map(show, names[:3]))}{", …" * (len(names) > 3)}'
+    notes.some(ERROR, 'classes of the config that the annotation file lacks', lacking, len(classes), f'{has}; {give}')
+    then = 'their instances are left out' if by_name else 'this data set numbers every category of the file'
+    if name_list or not by_name:
+        then += f'; {give}'
     notes.some(WARNING if by_name else ERROR, "categories of the annotation file that the config's classes lack",
-               [n for n in names if n not in wanted], len(names), 'their instances are left out' if by_name else
-               'this data set numbers every category of the file; give metainfo=dict(classes=…) with all of them')
-    for c, n in zip([c for c in classes if c in known], [n for n in names if n in wanted]):
-        if c != n:
-            return notes.error(f"the config's classes have another order than the file's categories, from {c} (config) "
-                               f'and {n} (file) on, and predictions would get wrong names; take the order of the file')
+               [n for n in names if n not in wanted], len(names), then)
+    if shared != common and not lacking and not any(doubles):
+        c, n = next((c, n) for c, n in zip(shared, common) if c != n)
+        notes.error(f"the config's classes have another order than the file's categories, from {show(c)} (config) and "
+                    f'{show(n)} (file) on, and predictions would get wrong names; take the order of the file')
+
+
+def _check_filters(source: Source, content: Content, notes: Notes) -> None:
+    """Look whether training keeps an image, by the rule of ``CocoDataset.filter_data``."""
+    for split, use in source.uses:
+        rule = use.get('filter_cfg')
+        if split == 'train' and rule and content.labelled.any() and not use.get('test_mode'):
+            large = np.array([min(r['width'], r['height']) >= rule.get('min_size', 0) for r in content.images], bool)
+            kept = large & (content.labelled | (not rule.get('filter_empty_gt', False)))
+            if not kept.any():
+                notes.error(f'filter_cfg={dict(rule)} keeps none of {len(kept)} images; loosen it')
 
 
 def _image_paths(dataset: CocoDataset, content: Content, notes: Notes) -> List[Tuple[str, float, float]]:
@@ -206,7 +227,7 @@ def _image_paths(dataset: CocoDataset, content: Content, notes: Notes) -> List[T
         try:
             return [(r['img_path'], r['height'], r['width']) for r in dataset.load_data_list()]
         except Exception as error:
-            what = f'no {error} in data_prefix or "images"' if isinstance(error, KeyError) else _line(error)
+            what = f'no {error} in data_prefix or "images"' if isinstance(error, KeyError) else said(error)
             notes.error(f'{type(dataset).__name__} cannot tell where its images are: {what}')
             return []
 
@@ -219,6 +240,9 @@ def _check_training_classes(cfg: Config, checked: List[Checked], notes: Notes) -
     if all(c.content for c in training):
         for c in training:
             total.update(c.content.counts)  # keeps the zeros
+        if total and not sum(total.values()):
+            return notes.error('not one instance to train on: all are left out, crowds, or of other classes; boxes and '
+                               'areas must be in pixels')
         absent = [name for name, count in total.items() if not count]
         notes.some(WARNING, 'classes without a training instance', absent, len(total), 'they will not be learnt')
 
@@ -233,7 +257,7 @@ def _check_model(cfg: Config, checked: List[Checked], notes: Notes) -> None:
                     ', '.join(f'{name} has {number}' for number, name in names.items()))
     for path, part in model_parts(cfg.get('model') or {}) if checked else ():
         number, name = next(iter(names.items()))
-        found = part.get('num_classes')
+        found = part.get('num_classes') if part.get('type') != 'GroundingDINOHead' else None  # there, words of a text
         if isinstance(found, int) and found != number and not part.get('class_agnostic'):
             notes.error(f'{path}.num_classes is {found}, but {name} has {number} classes; make them the same')
         if isinstance(part.get('class_frequency'), str):

@@ -1,48 +1,17 @@
 """What an annotation file in COCO's or LVIS's format holds, and what training would stumble over."""
 import json
-import math
 from collections import Counter
-from typing import Any, Container, Dict, List, NamedTuple, Optional, Sequence
+from typing import Any, Container, Dict, List, NamedTuple, Optional
 
 import numpy as np
 
-ERROR, WARNING = 'error', 'warning'
+from .check_masks import check_masks
+from .check_notes import ERROR, WARNING, Notes
+from .check_sources import Use
+
 RARE = 10  # images, LVIS's own threshold
-
-
-class Finding(NamedTuple):
-    """One thing that is wrong (``error``) or odd (``warning``) in a data set, or in the model (``dataset='model'``)."""
-
-    severity: str
-    dataset: str
-    message: str
-
-
-class Notes:
-    """The findings of one data set."""
-
-    def __init__(self, dataset: str) -> None:
-        self.dataset = dataset
-        self.findings: List[Finding] = []
-
-    def error(self, message: str) -> None:
-        self.findings.append(Finding(ERROR, self.dataset, message))
-
-    def warning(self, message: str) -> None:
-        self.findings.append(Finding(WARNING, self.dataset, message))
-
-    def some(self, severity: str, what: str, which: Sequence, total: int, then: str) -> None:
-        """A finding about ``which`` (ids, names) of ``total``; none where ``which`` is empty.
-
-        Example:
-            >>> notes = Notes('train')
-            >>> notes.some('warning', 'images without annotations', [4, 7, 8, 9], 20, 'they are background')
-            >>> notes.findings[0].message
-            'images without annotations: 4 of 20, e.g. 4, 7, 8; they are background'
-        """
-        if len(which):
-            message = f'{what}: {len(which)} of {total}, e.g. {", ".join(map(str, which[:3]))}; {then}'
-            self.findings.append(Finding(severity, self.dataset, message))
+LARGE = 1e12  # pixels, or square pixels
+MANY = 0.1  # of the boxes
 
 
 class Content(NamedTuple):
@@ -53,6 +22,7 @@ class Content(NamedTuple):
     instances: int
     counts: Dict[str, int]  # instances that training sees, by class
     rare: int  # classes with 1 to 10 images
+    labelled: np.ndarray  # whether an image has any annotation of a class in use, also one that training skips
 
 
 # ---------------------------------------------------------------- reading
@@ -76,7 +46,14 @@ def read_annotations(path: str) -> dict:
         raise ValueError(f'{path} is not JSON ({error.msg}, line {error.lineno}, column {error.colno}); it should be '
                          'the unpacked annotation file') from None
     except UnicodeDecodeError:
-        raise ValueError(f'{path} is not JSON but binary; if it is an archive, unpack it') from None
+        with open(path, 'rb') as file:
+            packed = file.read(4).startswith((b'\x1f\x8b', b'PK\x03\x04'))
+        raise ValueError(f'{path} is an archive; unpack it' if packed else
+                         f'{path} is not JSON in UTF-8; save it in that encoding, or get it again') from None
+    except RecursionError:
+        raise ValueError(f'{path} is nested too deeply for an annotation file; get it again') from None
+    except ValueError as error:  # a number of thousands of digits
+        raise ValueError(f'{path} cannot be read ({error}); correct it') from None
     if not isinstance(content, dict):
         raise ValueError(f'{path} holds a {type(content).__name__} instead of an object with images, annotations and '
                          'categories')
@@ -91,7 +68,7 @@ def _is_id(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+    return isinstance(value, (int, float)) and -LARGE < value < LARGE  # NaN is not
 
 
 def _is_side(value: Any) -> bool:
@@ -140,46 +117,60 @@ def _records(content: dict, kind: str, notes: Notes) -> List[dict]:
 # ---------------------------------------------------------------- checks
 
 
-def check_annotations(content: dict, notes: Notes, classes: Optional[Container[str]], masks: str) -> Content:
+def check_annotations(content: dict, notes: Notes, classes: Optional[Container[str]], use: Use) -> Content:
     """Look through an annotation file.
 
     Args:
         content: as :func:`read_annotations` gives it.
         notes: gets the findings.
         classes: the classes that the data set picks by their names; None where it takes every category.
-        masks: ``required`` if an instance without mask is an error, ``optional``, or ``unused``.
+        use: what the data set is used for.
     """
-    images, categories, annotations = (_records(content, kind, notes)
-                                       for kind in ('images', 'categories', 'annotations'))
-    if not (images and categories and annotations):
-        return Content(images, categories, len(annotations), {}, 0)
-    twice = [name for name, count in Counter(c['name'] for c in categories).items() if count > 1]
-    notes.some(ERROR, 'names of categories used more than once', twice, len(categories), 'give each its own')
+    images, categories = (_records(content, kind, notes) for kind in ('images', 'categories'))
+    # LVIS's reader wants the list, be it empty
+    bare = not use.annotated and content.get('annotations', None if classes is None else []) == []
+    annotations = [] if bare else _records(content, 'annotations', notes)
+    if not (images and categories and (annotations or bare)):
+        return Content(images, categories, len(annotations), {}, 0, np.zeros(len(images), bool))
 
-    image_at = {record['id']: i for i, record in enumerate(images)}
-    category_at = {record['id']: i for i, record in enumerate(categories)}
-    image = np.array([image_at.get(a['image_id'], -1) for a in annotations], int)
-    category = np.array([category_at.get(a['category_id'], -1) for a in annotations], int)
-    orphans = [f'{a["id"]} (image {a["image_id"]})' for a, i in zip(annotations, image) if i < 0]
-    notes.some(ERROR, 'annotations of images that are not in the file', orphans, len(annotations), 'remove them')
-    orphans = [f'{a["id"]} (category {a["category_id"]})' for a, c in zip(annotations, category) if c < 0]
-    notes.some(ERROR, 'annotations of categories that are not in the file', orphans, len(annotations),
-               'correct them, or add the categories')
-    empty = sorted(set(range(len(images))) - set(image.tolist()))
-    notes.some(WARNING, 'images without annotations', [images[i]['id'] for i in empty], len(images),
-               'training leaves them out with filter_empty_gt=True, and takes them for background without')
-
+    image = _places(annotations, 'image', images, 'remove them', notes)
+    category = _places(annotations, 'category', categories, 'correct them, or add the categories', notes)
     in_use = np.array([classes is None or c['name'] in classes for c in categories] + [False])  # the last: category -1
+    used = (image >= 0) & in_use[category]
+    if not bare:
+        empty = np.flatnonzero(np.bincount(image[image >= 0], minlength=len(images)) == 0)
+        notes.some(WARNING, 'images without annotations', [images[i]['id'] for i in empty], len(images),
+                   'training leaves them out with filter_empty_gt=True, and takes them for background without')
+    check_evaluated([a for a, u in zip(annotations, used) if u], use, notes)
+
     sizes = np.array([(r['width'], r['height']) for r in images] + [(0, 0)], float)
-    seen = (image >= 0) & in_use[category] & ~_left_out(annotations, sizes[image], image >= 0, notes)
-    if masks != 'unused':
-        _check_masks([a for a, s in zip(annotations, seen) if s], sizes[image[seen]], masks, notes)
-    crowd = np.array([bool(a.get('iscrowd')) for a in annotations], bool)
-    counts, image_counts = _count(category[seen & ~crowd], image[seen & ~crowd], len(categories))
-    names = [c['name'] for c in categories]
+    seen = used & ~_left_out(annotations, sizes[image], image >= 0, notes)
+    if use.masks != 'unused':
+        chosen = used if use.evaluates_masks else seen
+        check_masks([a for a, c in zip(annotations, chosen) if c], sizes[image[chosen]], use.masks,
+                    use.evaluates_masks, notes)
+    seen &= np.array([not a.get('iscrowd') for a in annotations], bool)
+    counts, image_counts = _count(category[seen], image[seen], len(categories))
+    times = Counter(c['name'] for c in categories)
+    names = [c['name'] if times[c['name']] == 1 else f'{c["name"]} (id {c["id"]})' for c in categories]
     return Content(images, categories, len(annotations),
-                   {name: int(n) for name, n, used in zip(names, counts, in_use) if used},
-                   int(((image_counts > 0) & (image_counts <= RARE)).sum()))
+                   {name: int(n) for name, n, u in zip(names, counts, in_use) if u},
+                   int(((image_counts > 0) & (image_counts <= RARE)).sum()),
+                   np.bincount(image[used], minlength=len(images)) > 0)
+
+
+def _places(annotations: List[dict], kind: str, records: List[dict], then: str, notes: Notes) -> np.ndarray:
+    """Position of each annotation's image or category among the ``records``, -1 where it has none."""
+    at = {record['id']: i for i, record in enumerate(records)}
+    found = np.array([at.get(a[f'{kind}_id'], -1) for a in annotations], int)
+    lost = [annotations[i] for i in np.flatnonzero(found < 0)]
+    texts = set(map(str, at))
+    if lost and all(str(a[f'{kind}_id']) in texts for a in lost):
+        then = f'an id is a number in one place and a text in the other ({lost[0][f"{kind}_id"]!r}): take numbers'
+    plural = dict(image='images', category='categories')[kind]
+    notes.some(ERROR, f'annotations of {plural} that are not in the file',
+               [f'{a["id"]} ({kind} {a[f"{kind}_id"]!r})' for a in lost], len(annotations), then)
+    return found
 
 
 def _left_out(annotations: List[dict], sizes: np.ndarray, known: np.ndarray, notes: Notes) -> np.ndarray:
@@ -197,7 +188,9 @@ def _left_out(annotations: List[dict], sizes: np.ndarray, known: np.ndarray, not
         return [annotations[i]['id'] for i in np.flatnonzero(chosen)]
 
     total = len(annotations)
-    notes.some(WARNING, 'boxes that reach more than a pixel out of their image', ids(outside), total,
+    many = outside.sum() > MANY * total
+    notes.some(ERROR if many else WARNING, 'boxes that reach more than a pixel out of their image', ids(outside), total,
+               'perhaps [x1, y1, x2, y2] instead of [x, y, width, height], or of another scale' if many else
                'boxes are [x, y, width, height] in pixels')
     notes.some(WARNING, 'boxes without area', ids(flat), total, 'width, height or "area" is 0 or less')
     notes.some(WARNING, 'instances that mmdet leaves out', ids(skipped), total,
@@ -205,39 +198,22 @@ def _left_out(annotations: List[dict], sizes: np.ndarray, known: np.ndarray, not
     return skipped
 
 
-def _check_masks(annotations: List[dict], sizes: np.ndarray, masks: str, notes: Notes) -> None:
-    """Look at the masks of the instances that the data set hands on."""
-    none, wrong, short, resized = [], [], [], []
-    for annotation, size in zip(annotations, sizes):
-        mask = annotation.get('segmentation')
-        if not mask:
-            none.append(annotation['id'])
-        elif isinstance(mask, dict):
-            if not mask.get('size') or not isinstance(mask.get('counts'), (list, str)):
-                wrong.append(annotation['id'])
-            elif list(mask['size']) != [size[1], size[0]]:
-                resized.append(annotation['id'])
-        elif not isinstance(mask, list) or not all(isinstance(polygon, list) for polygon in mask):
-            wrong.append(annotation['id'])
-        elif any(len(polygon) < 6 or len(polygon) % 2 for polygon in mask):
-            short.append(annotation['id'])
-    total = len(annotations)
-    if masks == 'required':
-        notes.some(ERROR, 'instances without a mask', none, total, 'the pipeline or the evaluator wants one of each; '
-                   "take LoadOptionalMasks instead of LoadAnnotations, metric='bbox', or remove them")
-    else:
-        notes.some(WARNING, 'instances without a mask', none, total, 'only their boxes are learnt')
-    notes.some(ERROR, 'masks that are neither polygons [[x, y, …], …] nor {"size": …, "counts": …}', wrong, total,
-               'correct or remove them')
-    notes.some(ERROR, 'masks of another size than their image', resized, total, '"size" must be [height, width]')
-    notes.some(WARNING, 'masks with polygons that are empty, shorter than three points or of odd length', short, total,
-               'such polygons are left out')
-
-
 def _count(category: np.ndarray, image: np.ndarray, number: int):
     """Instances of each class, and images with it."""
     pairs = np.unique(np.stack([category, image]), axis=1) if len(category) else np.zeros((2, 0), int)
     return np.bincount(category, minlength=number), np.bincount(pairs[0], minlength=number)
+
+
+def check_evaluated(annotations: List[dict], use: Use, notes: Notes) -> None:
+    """What metrics need of the annotations that they compare with predictions."""
+    if use.evaluated:
+        wrong = [a['id'] for a in annotations if a['id'] == 0 or not _is_number(a['id'])]
+        notes.some(ERROR, 'ids of annotations that are 0 or no number', [repr(i) for i in wrong], len(annotations),
+                   'number them from 1: metrics take 0 for "no match"')
+    if use.evaluated_as_coco:
+        wrong = [a['id'] for a in annotations if a.get('iscrowd') not in (0, 1)]
+        notes.some(ERROR, 'annotations without "iscrowd" (0 or 1)', wrong, len(annotations),
+                   'add it, CocoMetric needs it')
 
 
 def check_lvis_fields(content: Content, notes: Notes) -> None:

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ..engine.stock_tools import explain
-from .check_annotations import ERROR, Notes
+from .check_notes import ERROR, Notes, show
 
 BATCH = 32  # images between two messages of a worker process
 # kind: what is found, and what to do about it
@@ -27,7 +27,7 @@ class Problem(NamedTuple):
     detail: str = ''
 
     def __str__(self) -> str:
-        return f'{self.path} ({self.detail})' if self.detail else self.path
+        return f'{show(self.path)} ({self.detail})' if self.detail else self.path
 
 
 class ImageFiles(Dataset):
@@ -92,5 +92,6 @@ def check_images(images: List[Tuple[str, float, float]], loader: BaseTransform, 
     for kind, (what, then) in PROBLEMS.items():
         found = [problem for problem in problems if problem.kind == kind]
         if kind == 'missing' and found:
-            then = explain(FileNotFoundError(2, '', found[0].path)).partition('; ')[2] or then
+            path = found[0].path
+            then += explain(FileNotFoundError(2, '', path)).removeprefix(f'missing: {path}')  # '; ' and a hint, or ''
         notes.some(ERROR, what, found, len(images), then)

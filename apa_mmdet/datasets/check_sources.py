@@ -1,8 +1,12 @@
 """What a config says about its data sets: which there are, what they are used for, which classes its model has."""
-from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple, Union
+import codecs
+import inspect
+from argparse import ArgumentTypeError
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from mmcv.transforms import BaseTransform
-from mmdet.datasets import CocoDataset, CocoPanopticDataset
+from mmdet.datasets import CocoDataset, CocoPanopticDataset, V3DetDataset
 from mmdet.datasets.transforms import LoadAnnotations
 from mmdet.registry import DATASETS, TRANSFORMS
 from mmengine.config import Config
@@ -11,30 +15,86 @@ USE = ('pipeline', 'test_mode', 'filter_cfg', 'indices', '_scope_')  # how a dat
 ELSEWHERE = ('backbone', 'neck', 'rpn_head', 'semantic_head', 'data_preprocessor')  # num_classes means something else
 
 
+def load_config(path: str, options: Optional[dict] = None) -> Config:
+    """Read a config.
+
+    Raises:
+        ValueError: whatever is wrong with it, in one line.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f'config {path}: no such file')
+    try:
+        cfg = Config.fromfile(path)
+        cfg.merge_from_dict(options or {})
+    except Exception as error:  # a config is a program: anything may come out of it
+        raise ValueError(f'config {path}: {said(error)}') from None
+    return cfg
+
+
+def said(error: Exception) -> str:
+    """An error of somebody else's code in one line."""
+    lines = str(error).strip().splitlines()
+    return f'{type(error).__name__}: {lines[0]}' if lines else type(error).__name__
+
+
+def option(text: str) -> str:
+    """A setting of the command line, for mmengine's ``DictAction``, which does not say what is wrong with one."""
+    key, _, value = text.partition('=')
+    if not key or key == text:
+        raise ArgumentTypeError(f'{text!r} is no KEY=VALUE')
+    if value.count('(') != value.count(')') or value.count('[') != value.count(']'):
+        raise ArgumentTypeError(f'{text!r} has brackets that do not match')
+    return text
+
+
 class Source(NamedTuple):
-    """A data set of a config without its wrappers, and what it is used for."""
+    """A data set of a config without its wrappers, and the splits and full configs in which it is used."""
 
     cfg: dict
-    splits: List[str]
-    pipelines: List[list]
+    uses: List[Tuple[str, dict]]
+
+    @property
+    def splits(self) -> List[str]:
+        return list(dict.fromkeys(split for split, _ in self.uses))
+
+    def steps(self, *splits: str) -> List[dict]:
+        """The transforms of its pipelines, of all splits or of these."""
+        return [step for split, use in self.uses if not splits or split in splits for step in use.get('pipeline') or []]
+
+
+class Use(NamedTuple):
+    """What is done with an annotation file."""
+
+    masks: str = 'unused'  # each instance needs one: required; some may lack it: optional
+    annotated: bool = True  # whether annotations are needed at all
+    evaluated: bool = False  # metrics read the file themselves, also the instances that the data set leaves out
+    evaluated_as_coco: bool = False
+    evaluated_as_lvis: bool = False
+    evaluates_masks: bool = False
 
 
 def find_sources(cfg: Config, splits: Sequence[str]) -> List[Source]:
     """The data sets of the config's loaders, each once."""
     sources: Dict[str, Source] = {}
     for split in splits:
-        for leaf in leaves((cfg.get(f'{split}_dataloader') or {}).get('dataset')):
+        for leaf in leaves(_dict(cfg, f'{split}_dataloader').get('dataset')):
             plain = {key: value for key, value in leaf.items() if key not in USE}
-            source = sources.setdefault(repr(sorted(plain.items())), Source(plain, [], []))
-            source.pipelines.append(leaf.get('pipeline') or [])
-            if split not in source.splits:
-                source.splits.append(split)
+            sources.setdefault(repr(sorted(plain.items())), Source(plain, [])).uses.append((split, leaf))
     return list(sources.values())
+
+
+def _dict(cfg: Config, key: str) -> dict:
+    found = cfg.get(key) or {}
+    if not isinstance(found, dict):
+        raise ValueError(f'{key} is {found!r}; it must be a dict')
+    return found
 
 
 def leaves(dataset: Union[dict, list, None]) -> Iterator[dict]:
     """The data sets inside ClassBalancedDataset, RepeatDataset, ConcatDataset and their like."""
     for part in dataset if isinstance(dataset, (list, tuple)) else [dataset] if dataset else []:
+        if not isinstance(part, dict):
+            raise ValueError(f'a data set of the config is {part!r}; it must be a dict')
         inner = part.get('dataset') or part.get('datasets')
         yield from leaves(inner) if inner else [part]
 
@@ -56,21 +116,65 @@ def open_dataset(source: Source) -> CocoDataset:
     return DATASETS.build(dict(source.cfg, pipeline=[], test_mode=True, lazy_init=True))
 
 
+def name_list(source: Source) -> Optional[str]:
+    """Path of the file from which V3Det's data set reads its class names; None for other data sets.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is not plain UTF-8.
+    """
+    kind = _resolve(DATASETS, source.cfg.get('type'))
+    if not (isinstance(kind, type) and issubclass(kind, V3DetDataset)):
+        return None
+    default = inspect.signature(V3DetDataset).parameters['label_file'].default
+    path = Path(source.cfg.get('data_root') or '', source.cfg.get('label_file', default))
+    data = path.read_bytes()
+    if data.startswith(codecs.BOM_UTF8):
+        raise ValueError(f'{path} begins with a byte order mark, which would belong to the first class name; save it '
+                         'without one')
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        raise ValueError(f'{path} is not UTF-8; save it in that encoding, or get it again') from None
+    return str(path)
+
+
 def image_loader(source: Source) -> BaseTransform:
     """The transform with which training, or else testing, loads the images."""
-    loaders = [step for pipeline in source.pipelines for step in pipeline if 'LoadImage' in str(step.get('type'))]
+    loaders = [step for step in source.steps() if 'LoadImage' in str(step.get('type'))]
     return TRANSFORMS.build(loaders[0] if loaders else dict(type='LoadImageFromFile'))
 
 
-def mask_use(source: Source, cfg: Config) -> str:
-    """Whether each instance needs a mask: ``required``, ``optional`` or ``unused``."""
-    steps = [(_resolve(TRANSFORMS, step.get('type')), step) for pipeline in source.pipelines for step in pipeline]
-    loaders = [TRANSFORMS.build(step) for kind, step in steps
-               if isinstance(kind, type) and issubclass(kind, LoadAnnotations)]
-    stock = [t._process_masks.__func__ is LoadAnnotations._process_masks for t in loaders if t.with_mask]
-    if any(stock) or any('segm' in (e.get('metric') or ()) for _, e in evaluators(cfg, source.splits)):
-        return 'required'
-    return 'optional' if stock else 'unused'
+def find_use(source: Source, cfg: Config) -> Use:
+    """What is done with the annotation file of a data set, by its pipelines and evaluators."""
+    loaders = [loader for loader in _annotation_loaders(source.steps()) if loader.with_mask]
+    stock = any(loader._process_masks.__func__ is LoadAnnotations._process_masks for loader in loaders)
+    judges = [evaluator for _, evaluator in evaluators(cfg, source.splits) if not evaluator.get('format_only')]
+    readers = [evaluator for evaluator in judges if evaluator.get('ann_file')]
+    required = stock or any(map(_is_segm, judges))
+    return Use('required' if required else 'optional' if loaders else 'unused',
+               annotated='train' in source.splits or bool(judges), evaluated=bool(readers),
+               evaluated_as_coco=any('Coco' in str(evaluator.get('type')) for evaluator in readers),
+               evaluated_as_lvis=any('LVIS' in str(evaluator.get('type')) for evaluator in readers),
+               evaluates_masks=any(map(_is_segm, readers)))
+
+
+def _is_segm(evaluator: dict) -> bool:
+    return 'segm' in (evaluator.get('metric') or ())
+
+
+def lacks_masks(source: Source, cfg: Config) -> bool:
+    """Whether the model has a mask head to train, but the training pipeline loads no masks."""
+    loaders = _annotation_loaders(source.steps('train'))
+    heads = [part['mask_head'] for _, part in model_parts(cfg.get('model')) if part.get('mask_head')]
+    learning = any('BoxInst' not in str(head) for head in heads)  # which learns masks from boxes
+    return learning and bool(loaders) and not any(loader.with_mask for loader in loaders)
+
+
+def _annotation_loaders(steps: List[dict]) -> List[LoadAnnotations]:
+    kinds = [(_resolve(TRANSFORMS, step.get('type')), step) for step in steps]
+    return [TRANSFORMS.build(step) for kind, step in kinds
+            if isinstance(kind, type) and issubclass(kind, LoadAnnotations)]
 
 
 def _resolve(registry, kind: Any) -> Any:
@@ -81,7 +185,11 @@ def evaluators(cfg: Config, splits: Sequence[str]) -> Iterator[Tuple[str, dict]]
     """Split and config of each evaluator."""
     for split in splits:
         found = cfg.get(f'{split}_evaluator') or []
+        if isinstance(found, dict) and 'metrics' in found:
+            found = found['metrics']
         for evaluator in found if isinstance(found, (list, tuple)) else [found]:
+            if not isinstance(evaluator, dict):
+                raise ValueError(f'{split}_evaluator has {evaluator!r}; it must be a dict')
             yield split, evaluator
 
 

@@ -8,7 +8,7 @@ from typing import Dict
 
 import mmdet
 
-# what a missing path looks like → what to do about it
+# what a missing path looks like, from the beginning of a folder's or file's name on → what to do about it
 HINTS: Dict[str, str] = {
     r'tiny_lvis/(annotations|train2017|val2017)/': 'make the data set with: python tools/make_tiny_lvis.py',
     **{rf'tiny_{re.escape(form)}/(annotations|images|train2017|val2017)/':
@@ -69,5 +69,5 @@ def explain(error: FileNotFoundError) -> str:
         message = (str(error).strip() or 'a file is missing').splitlines()[-1].removeprefix('FileNotFoundError: ')
     else:
         message = f'missing: {os.fspath(error.filename)}'
-    hint = next((hint for pattern, hint in HINTS.items() if re.search(pattern, message)), None)
+    hint = next((hint for pattern, hint in HINTS.items() if re.search(rf'(?<![\w.-]){pattern}', message)), None)
     return f'{message}; {hint}' if hint else message

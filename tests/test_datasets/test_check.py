@@ -106,7 +106,12 @@ def test_lvis_may_spell_a_class_in_its_own_way():
     ('<html><body>404 Not Found</body></html>',
      'is not JSON (Expecting value, line 1, column 1); it should be the unpacked annotation file'),
     ('[1, 2]', 'holds a list instead of an object with images, annotations and categories'),
-    (b'PK\x03\x04\xff\xfe', 'is not JSON but binary; if it is an archive, unpack it'),
+    (b'PK\x03\x04\xff\xfe', 'is an archive; unpack it'),
+    (b'\x1f\x8b\x08\x00', 'is an archive; unpack it'),
+    ('{"images": ["Käse"]}'.encode('latin-1'), 'is not JSON in UTF-8; save it in that encoding, or get it again'),
+    ('[' * 100_000, 'is nested too deeply for an annotation file; get it again'),
+    ('{"images": ' + '1' * 5000 + '}', 'cannot be read (Exceeds the limit (4300 digits) for integer string conversion: '
+     'value has 5000 digits; use sys.set_int_max_str_digits() to increase the limit); correct it'),
 ])
 def test_a_file_that_is_no_annotation_file(broken, text, line):
     folder, cfg = broken
@@ -162,6 +167,15 @@ ERRORS = [
     (first('annotations', area=None), r'annotations without "area" \(a number\): 1 of \d+, e.g. 1; add it'),
     (first('annotations', bbox=[1, 2, 3]), r'annotations without "bbox" \(\[x, y, width, height\]\): 1 of '),
     (first('annotations', bbox=[1, 2, 3, float('nan')]), r'annotations without "bbox" .*: 1 of \d+, e.g. 1;'),
+    (first('annotations', bbox=[1, 2, 3, 10 ** 400]), r'annotations without "bbox" .*: 1 of \d+, e.g. 1;'),
+    (first('annotations', area=10 ** 400), r'annotations without "area" \(a number\): 1 of \d+, e.g. 1; add it'),
+    (first('images', width=10 ** 400), r'images without "width" \(pixels\): 1 of 40, e.g. 1; add it'),
+    (lambda c: [a.update(image_id=str(a['image_id'])) for a in c['annotations']], 'annotations of images that are not '
+     r"in the file: .* \(image '\d+'\); an id is a number in one place and a text in the other \('\d+'\): take num"),
+    (lambda c: [a.update(bbox=[40, 32, 79, 63]) for a in c['annotations'][::9]], 'boxes that reach more than a pixel '
+     r'out of their image: .*; perhaps \[x1, y1, x2, y2\] instead of \[x, y, width, height\], or of another scale'),
+    (lambda c: [a.update(bbox=[v / 80 for v in a['bbox']]) for a in c['annotations']], 'not one instance to train'),
+    (lambda c: [a.update(iscrowd=1) for a in c['annotations']], 'not one instance to train on: all are left out, '),
     (first('annotations', id=None), r'annotations without "id" \(a number\): 1 of \d+, e.g. number 0; add it'),
     (first('images', width=None), r'images without "width" \(pixels\): 1 of 40, e.g. 1; add it'),
     (first('images', coco_url=None), "LVISV1Dataset cannot tell where its images are: no 'coco_url' in data_prefix or"),
@@ -169,6 +183,13 @@ ERRORS = [
     (first('annotations', segmentation=[]), r'instances without a mask: 1 of \d+, e.g. 1; .*LoadOptionalMasks'),
     (first('annotations', segmentation=[1, 1, 9, 1, 9, 9]), r'masks that are neither polygons .*: 1 of \d+, e.g. 1;'),
     (first('annotations', segmentation=dict(counts=[5])), r'masks that are neither polygons .*: 1 of \d+, e.g. 1;'),
+    (first('annotations', segmentation=dict(size=80, counts=[5])), r'masks that are neither polygons .*: 1 of \d+,'),
+    *((first('annotations', segmentation=[[1, 1, 9, 1, 9, value]]),
+       r'masks with coordinates that are no numbers, or far from any image: 1 of \d+, e.g. 1; ')
+      for value in (float('nan'), None, '5', [5], 1e30, 10 ** 400)),
+    *((first('annotations', segmentation=dict(size=[64, 80], counts=counts)),
+       r'masks that do not fill their image: 1 of \d+, e.g. 1; the runs of "counts" must add up to height times width')
+      for counts in ([], [5], [-1, 5121], [5120.0], ['5120'], [None], '', '0', 'x', 'é', 'PPPPPPPPPPP0', 'Q5')),
     (first('annotations', segmentation=dict(size=[80, 64], counts=[80 * 64])),
      r'masks of another size than their image: 1 of \d+, e.g. 1; "size" must be \[height, width\]'),
     (lambda c: c['categories'].pop(),
@@ -274,7 +295,8 @@ def turn(path):
 
 
 @pytest.mark.parametrize('harm, line', [
-    (Path.unlink, 'missing images: 1 of 4, e.g. {}; make the data set with: python tools/make_tiny_lvis.py'),
+    (Path.unlink, 'missing images: 1 of 4, e.g. {}; put them there, or correct data_root and data_prefix; make the '
+     'data set with: python tools/make_tiny_lvis.py'),
     (cut, r'images that cannot be read: 1 of 4, e.g. {} \(image file is truncated \(\d+ bytes not processed\)\); '),
     (lambda path: path.write_bytes(b''), r'images that cannot be read: 1 of 4, e.g. {} \(the file is empty\); get'),
     (lambda path: path.write_text('<html>not found</html>'),
@@ -340,7 +362,8 @@ def test_a_model_for_other_classes(broken, change, line):
 def test_a_one_stage_detector_and_a_class_agnostic_mask_head(broken):
     cfg = broken[1]
     cfg.model = dict(bbox_head=dict(num_classes=80), rpn_head=dict(num_classes=1),
-                     mask_head=dict(num_classes=1, class_agnostic=True))
+                     mask_head=dict(num_classes=1, class_agnostic=True),
+                     text=dict(bbox_head=dict(type='GroundingDINOHead', num_classes=256)))
     assert [message.split(',')[0] for _, _, message in found(cfg, 'train')] == ['model.bbox_head.num_classes is 80']
 
 
@@ -365,6 +388,7 @@ def test_data_sets_that_differ_in_their_classes(broken):
     (dict(type='VOCDataset'), "not checked: VOCDataset does not read instances in COCO's format"),
     (dict(colour='red'), 'the data set or its pipeline cannot be built (TypeError: '),
     (dict(pipeline=[dict(type='LoadAnnotations', with_ears=True)]), 'the data set or its pipeline cannot be built ('),
+    (dict(ann_file=''), 'the data set has no ann_file; name its annotation file'),
     (dict(metainfo=dict(classes='pear')), "the classes of the data set are 'pear'; give metainfo=dict(classes=(…, ))"),
 ])
 def test_a_data_set_that_cannot_be_built(broken, change, line):
@@ -380,6 +404,43 @@ def test_a_data_set_that_cannot_be_built(broken, change, line):
 def test_a_config_without_data_sets():
     assert found(Config(dict(model=dict())), 'train', 'val') == [
         ('error', 'config', 'no data set in train_dataloader or val_dataloader')]
+
+
+def test_what_was_not_checked_is_not_vouched_for(broken):
+    cfg = broken[1]
+    cfg.val_dataloader.dataset = dict(type='VOCDataset')
+    report = check.check_config(cfg, ['train', 'val'], images=False, progress=False)
+    assert str(report).endswith('no errors, 1 warning: training can start, as far as checked')
+
+
+@pytest.mark.parametrize('change, line', [
+    (dict(train_dataloader='data'), "train_dataloader is 'data'; it must be a dict"),
+    (dict(train_dataloader=dict(dataset='coco')), "a data set of the config is 'coco'; it must be a dict"),
+])
+def test_a_config_of_another_form(change, line):
+    with pytest.raises(ValueError, match=line):
+        found(Config(change), 'train')
+
+
+@pytest.mark.parametrize('filter_cfg, kept', [
+    (dict(min_size=65), False), (dict(min_size=64), True), (dict(filter_empty_gt=True, min_size=64), True),
+])
+def test_a_filter_that_keeps_no_image(broken, filter_cfg, kept):
+    cfg = broken[1]
+    cfg.train_dataloader.dataset.dataset.filter_cfg = filter_cfg
+    assert found(cfg, 'train') == ([] if kept else [
+        ('error', 'train', f'filter_cfg={filter_cfg} keeps none of 40 images; loosen it')])
+
+
+def test_a_mask_head_without_masks_to_learn(broken):
+    cfg = broken[1]
+    pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True)]
+    cfg.train_dataloader.dataset.dataset.pipeline = pipeline
+    (severity, name, message), = found(cfg, 'train')
+    assert (severity, name) == ('error', 'train')
+    assert message.startswith('the model has a mask_head, but the training pipeline loads no masks; give its')
+    del cfg.model.roi_head.mask_head
+    assert found(cfg, 'train') == []
 
 
 # ---------------------------------------------------------------- COCO, V3Det
@@ -438,6 +499,82 @@ def test_instances_without_masks(tmp_path, loader, metric, severity):
         (severity, 'instances without a mask: 2 of 2')] * bool(severity)
 
 
+def evaluated(folder, metric='bbox', **evaluator):
+    """The same, as a validation set."""
+    cfg = coco_data(folder)
+    cfg.val_dataloader = cfg.pop('train_dataloader')
+    cfg.val_evaluator = dict(type='CocoMetric', ann_file=str(folder / 'a.json'), metric=metric, **evaluator)
+    return cfg
+
+
+@pytest.mark.parametrize('change, line', [
+    (dict(iscrowd=None), 'annotations without "iscrowd" (0 or 1): 1 of 2, e.g. 1; add it, CocoMetric needs it'),
+    (dict(iscrowd='0'), 'annotations without "iscrowd" (0 or 1): 1 of 2, e.g. 1; add it, CocoMetric needs it'),
+    (dict(id=0), 'ids of annotations that are 0 or no number: 1 of 2, e.g. 0; number them from 1: metrics take 0 for'),
+    (dict(id='a'), "ids of annotations that are 0 or no number: 1 of 2, e.g. 'a'; number them from 1: metrics take 0"),
+])
+def test_what_the_coco_metric_needs(tmp_path, change, line):
+    cfg = evaluated(tmp_path / 'd')
+    edit(tmp_path / 'd/a.json', first('annotations', **change))
+    for cfg.val_evaluator in (cfg.val_evaluator, [cfg.val_evaluator], dict(metrics=[cfg.val_evaluator])):
+        (severity, _, message), = found(cfg)
+        assert severity == 'error' and message.startswith(line)
+    cfg.train_dataloader = cfg.pop('val_dataloader')
+    assert 'error' not in [severity for severity, _, _ in found(cfg)]  # training does without
+
+
+@pytest.mark.parametrize('segmentation', [
+    None, [], [[]], [[1, 1, 9, 9]], [[1, 1, 9, 1, 9, 9]], [[1, 1, 9, 1, 9, 9], []],
+    dict(size=[40, 50], counts=[5, 1995])])
+def test_the_metric_reads_masks_of_instances_that_training_leaves_out(tmp_path, segmentation):
+    from pycocotools.coco import COCO
+    cfg = evaluated(tmp_path / 'd', metric=['bbox', 'segm'])
+    edit(tmp_path / 'd/a.json', first('annotations', segmentation=segmentation, area=0))
+    coco, readable = COCO(tmp_path / 'd/a.json'), True
+    try:
+        coco.annToRLE(coco.anns[1])
+    except Exception:  # pycocotools raises what it likes
+        readable = False
+    errors = [message.split(':')[0] for severity, _, message in found(cfg) if severity == 'error']
+    assert errors == [] if readable else errors[0] in (
+        'instances without a mask', 'masks whose first polygon is empty or shorter than three points')
+    cfg.val_evaluator.metric = 'bbox'
+    cfg.val_dataloader.dataset.pipeline = []
+    assert not [message for severity, _, message in found(cfg) if severity == 'error']
+
+
+def test_run_lengths_are_those_of_pycocotools():
+    from pycocotools import mask as coco_mask
+    from apa_mmdet.datasets.check_masks import run_lengths
+    rng = np.random.default_rng(0)
+    for share in (0, .001, .01, .1, .5, .99, 1):
+        pixels = rng.random((97, 203)) < share
+        flat = np.concatenate([[False], pixels.T.ravel()])
+        runs = np.diff(np.flatnonzero(np.concatenate([[True], np.diff(flat), [True]])))
+        runs[0] -= 1  # the pixel in front
+        counts = coco_mask.encode(np.asfortranarray(pixels, np.uint8))['counts'].decode()
+        assert run_lengths(counts).tolist() == runs.tolist()
+
+
+@pytest.mark.parametrize('evaluator', [None, dict(type='CocoMetric', format_only=True, outfile_prefix='x')])
+@pytest.mark.parametrize('change', [lambda c: c.pop('annotations'), lambda c: c.update(annotations=[])])
+def test_a_test_set_without_annotations(tmp_path, evaluator, change):
+    cfg = evaluated(tmp_path / 'd')
+    edit(tmp_path / 'd/a.json', change)
+    assert [m.split(';')[0] for _, _, m in found(cfg)] == ['the annotation file has no "annotations"']
+    cfg.test_dataloader, cfg.test_evaluator = cfg.pop('val_dataloader'), evaluator
+    report = check.check_config(cfg, progress=False)
+    assert report.findings == [] and report.rows == [('test', 2, 0, 2, 2, 0)]
+
+
+def test_names_that_cannot_be_printed(tmp_path):
+    cfg = coco_data(tmp_path / 'd')
+    edit(tmp_path / 'd/a.json', first('images', file_name='\ud800\n.png'))
+    report = check.check_config(cfg, progress=False)
+    line, = [f.message for f in report.findings]
+    assert line.startswith('missing images: 1 of 2') and "\\ud800\\n.png'" in line and str(report).encode()
+
+
 def v3det_data(folder):
     cfg = coco_data(folder, segmentation=False)
     (folder / 'annotations').mkdir()
@@ -454,9 +591,36 @@ def test_v3det_data_and_its_list_of_names(tmp_path):
     names.write_text('date\nfig\ngrape\n')
     assert [message.split(',')[0] for _, _, message in found(cfg)] == [
         'classes of the config that the annotation file lacks: 1 of 3', 'model.bbox_head.num_classes is 2']
+    assert f"{names} has 3 names, the annotation file 2 categories; get the list that belongs to it" in found(cfg)[0][2]
     names.unlink()
     (severity, _, message), = found(cfg)
     assert severity == 'error' and message.startswith(f"missing: {names}; this list of V3Det's class names")
+
+
+@pytest.mark.parametrize('text, lines', [
+    ('fig\ndate\n', ["the config's classes have another order than the file's categories, from fig (config) and date"]),
+    ('date\n\nfig\n', ["classes of the config that the annotation file lacks: 1 of 3, e.g. ''; it has date, fig; "]),
+    ('fig\nfig\n', ['classes of the config named more than once: 1 of 2, e.g. fig; give each its own',
+                    "categories of the annotation file that the config's classes lack: 1 of 2, e.g. date; "]),
+    ('\ufeffdate\nfig\n', ['{} begins with a byte order mark, which would belong to the first class name; save it']),
+    ('date\nfig\xe9\n'.encode('latin-1'), ['{} is not UTF-8; save it in that encoding, or get it again']),
+])
+def test_a_list_of_names_that_does_not_fit(tmp_path, text, lines):
+    cfg, names = v3det_data(tmp_path / 'V3Det'), tmp_path / 'V3Det/annotations/category_name_13204_v3det_2023_v1.txt'
+    names.write_bytes(text if isinstance(text, bytes) else text.encode())
+    messages = [message for _, name, message in found(cfg) if name == 'train']
+    assert len(messages) == len(lines)
+    assert all(message.startswith(line.format(names)) for message, line in zip(messages, lines)), messages
+
+
+def test_a_name_that_two_categories_share_is_odd_but_can_be_learnt(tmp_path):
+    cfg = coco_data(tmp_path / 'd', ('date', 'fig', 'date'))
+    cfg.train_dataloader.dataset.metainfo.classes = ('date', 'fig', 'date')
+    cfg.model.bbox_head.num_classes = 3
+    report = check.check_config(cfg, progress=False)
+    assert [(f.severity, f.message) for f in report.findings] == [
+        ('warning', 'names of categories used more than once: 1 of 3, e.g. date; results do not tell them apart')]
+    assert report.rows == [('train', 2, 3, 3, 0, 3)]
 
 
 # ---------------------------------------------------------------- the tool
@@ -499,6 +663,16 @@ def test_a_config_that_cannot_be_read(tmp_path, monkeypatch, capsys, name, text,
     assert tool(monkeypatch, tmp_path / name) == 1
     said = capsys.readouterr().err
     assert said.startswith(f'check_dataset: config {tmp_path / name}: {line}') and said.count('\n') == 1
+
+
+@pytest.mark.parametrize('option, line', [
+    ('foo', "argument --cfg-options: 'foo' is no KEY=VALUE"),
+    ('a=[1', "argument --cfg-options: 'a=[1' has brackets that do not match"),
+])
+def test_an_option_that_is_none(monkeypatch, capsys, option, line):
+    with pytest.raises(SystemExit):
+        tool(monkeypatch, TINY, '--cfg-options', option)
+    assert capsys.readouterr().err.endswith(f'error: {line}\n')
 
 
 def test_an_interrupt_is_quiet(monkeypatch, capsys):

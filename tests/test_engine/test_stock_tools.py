@@ -45,6 +45,7 @@ def test_every_option_is_the_stock_tools(tmp_path):
      'missing: data/tiny_coco/train2017/1.jpg; make the data set with: python tools/make_tiny_lvis.py --form coco'),
     (FileNotFoundError(2, 'No such file', 'data/tiny_lvis_v1/val2017/1.jpg'),
      'missing: data/tiny_lvis_v1/val2017/1.jpg; make the data set with: python tools/make_tiny_lvis.py --form lvis_v1'),
+    (FileNotFoundError(2, 'No such file', 'coco/val2017/1.jpg'), 'missing: coco/val2017/1.jpg; download COCO 2017'),
     (FileNotFoundError('pretrained weights are not there'), 'pretrained weights are not there'),
     (FileNotFoundError(2, 'No such file', '/photos/trainval.json'), 'missing: /photos/trainval.json; say where your data lie'),
 ])
@@ -55,6 +56,8 @@ def test_a_missing_file_gets_one_line(error, line):
 
 @pytest.mark.parametrize('error, line', [
     (FileNotFoundError(2, 'No such file', 'somewhere.json'), 'missing: somewhere.json'),
+    *((FileNotFoundError(2, 'No such file', path), f'missing: {path}')
+      for path in ('data/my_coco/train2017/1.jpg', 'data/my-lvis_v1/annotations/a.json', 'data/small_trainval.json')),
     (FileNotFoundError('file "configs/tiny_lvis/mask.py" does not exist'), 'file "configs/tiny_lvis/mask.py" does not exist'),
     (FileNotFoundError(), 'a file is missing'),
 ])

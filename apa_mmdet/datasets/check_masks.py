@@ -1,0 +1,100 @@
+"""Whether the masks of an annotation file are what the loader and the metrics can read."""
+from typing import Any, List, Optional
+
+import numpy as np
+
+from .check_notes import ERROR, WARNING, Notes
+
+FAR = 1e6  # pixels; pycocotools does not look: NaN, or far more than this, ends the process without a word
+
+
+def check_masks(annotations: List[dict], sizes: np.ndarray, use: str, evaluated: bool, notes: Notes) -> None:
+    """Look at the masks of instances.
+
+    Args:
+        annotations: the instances that the loader hands on or, if ``evaluated``, that the metric compares.
+        sizes: width and height of the image of each.
+        use: ``required`` if an instance without mask is an error, otherwise ``optional``.
+        evaluated: whether a metric reads the masks from the annotation file; it leaves none out.
+        notes: gets the findings.
+    """
+    found = {kind: [] for kind in ('none', 'wrong', 'far', 'resized', 'runs', 'first', 'short')}
+    for annotation, (width, height) in zip(annotations, sizes.tolist()):
+        kind = _fault(annotation.get('segmentation'), width, height, evaluated)
+        if kind:
+            found[kind].append(annotation['id'])
+    total = len(annotations)
+    if use == 'required':
+        notes.some(ERROR, 'instances without a mask', found['none'], total, 'the pipeline or the evaluator wants one '
+                   "of each; take LoadOptionalMasks instead of LoadAnnotations, metric='bbox', or remove them")
+    else:
+        notes.some(WARNING, 'instances without a mask', found['none'], total, 'only their boxes are learnt')
+    notes.some(ERROR, 'masks that are neither polygons [[x, y, …], …] nor {"size": [height, width], "counts": …}',
+               found['wrong'], total, 'correct or remove them')
+    notes.some(ERROR, 'masks with coordinates that are no numbers, or far from any image', found['far'], total,
+               'correct or remove them: reading them crashes')
+    notes.some(ERROR, 'masks of another size than their image', found['resized'], total,
+               '"size" must be [height, width]')
+    notes.some(ERROR, 'masks that do not fill their image', found['runs'], total,
+               'the runs of "counts" must add up to height times width')
+    notes.some(ERROR, 'masks whose first polygon is empty or shorter than three points', found['first'], total,
+               "the evaluator reads those as well that training leaves out; remove them, or take metric='bbox'")
+    notes.some(WARNING, 'masks with polygons that are empty, shorter than three points or of odd length',
+               found['short'], total, 'such polygons are left out')
+
+
+def _fault(mask: Any, width: float, height: float, evaluated: bool) -> Optional[str]:
+    """What is wrong with a mask, in a word; None if nothing is."""
+    if not mask:
+        return 'none'
+    if isinstance(mask, dict):
+        size, counts = mask.get('size'), mask.get('counts')
+        if not isinstance(size, list) or len(size) != 2 or not isinstance(counts, (list, str)):
+            return 'wrong'
+        if size != [height, width]:
+            return 'resized'
+        return None if _fill(counts, width * height) else 'runs'
+    if not isinstance(mask, list) or not all(isinstance(polygon, list) for polygon in mask):
+        return 'wrong'
+    try:
+        if not all(-FAR <= value <= FAR for polygon in mask for value in polygon):  # NaN is not
+            return 'far'
+    except TypeError:
+        return 'far'
+    if evaluated and len(mask[0]) < 6:
+        return 'first'
+    return 'short' if any(len(polygon) < 6 or len(polygon) % 2 for polygon in mask) else None
+
+
+def _fill(counts: Any, pixels: float) -> bool:
+    """Whether run lengths, as a list or as COCO's text, cover every pixel once."""
+    if isinstance(counts, str):
+        runs = run_lengths(counts)
+        return runs is not None and bool((runs >= 0).all()) and int(runs.sum()) == pixels
+    return all(isinstance(run, int) and run >= 0 for run in counts) and sum(counts) == pixels
+
+
+def run_lengths(text: str) -> Optional[np.ndarray]:
+    """The run lengths in COCO's text form; None if it is none.
+
+    A character holds 6 bits, counted from '0': 5 of a number, low ones first, and whether more follow. The number's top
+    bit is its sign. From the fourth run on, a number is the difference to the run before the last.
+
+    Example:
+        >>> run_lengths('52203')
+        array([5, 2, 2, 2, 5])
+    """
+    codes = np.frombuffer(text.encode('utf-8', 'replace'), np.uint8).astype(np.int64) - 48
+    if not len(codes) or codes.min() < 0 or codes.max() > 63 or codes[-1] >= 32:
+        return None
+    ends = np.flatnonzero(codes < 32)
+    starts = np.append(0, ends[:-1] + 1)
+    length = ends - starts + 1
+    if length.max() > 7:  # 35 bits: more than any picture has pixels
+        return None
+    place = np.arange(len(codes)) - np.repeat(starts, length)
+    runs = np.add.reduceat((codes & 31) << 5 * place, starts)
+    runs -= (codes[ends] >> 4 & 1) << 5 * length
+    runs[1::2] = np.cumsum(runs[1::2])
+    runs[2::2] = np.cumsum(runs[2::2])
+    return runs
