@@ -15,6 +15,12 @@ ACTIVATIONS = {
     'APA per channel': dict(type='APA', num_features=None),
     'AGLU': dict(type='AGLU'),
     'AGLU per channel': dict(type='AGLU', num_features=None),
+    'AconA': dict(type='AconA', num_features=None),
+    'AconB': dict(type='AconB', num_features=None),
+    'AconC': dict(type='AconC', num_features=None),
+    'MetaAconC': dict(type='MetaAconC', num_features=None),
+    'MetaAconC without norm': dict(type='MetaAconC', num_features=None, norm_cfg=None),
+    'APALU': dict(type='APALU', num_features=None),
 }
 every_activation = pytest.mark.parametrize('cfg', ACTIVATIONS.values(), ids=ACTIVATIONS.keys())
 
@@ -23,7 +29,7 @@ every_activation = pytest.mark.parametrize('cfg', ACTIVATIONS.values(), ids=ACTI
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize('shape', [(2, CHANNELS, 5, 3), (0, CHANNELS, 4, 4), (3, CHANNELS)])
 def test_keeps_shape_and_dtype_and_gives_every_parameter_a_gradient(cfg, dtype, shape):
-    act = build_activation(cfg, CHANNELS)
+    act = build_activation(cfg, CHANNELS).eval()  # a norm in training has no use for the bias before it
     z = torch.randn(shape).to(dtype).requires_grad_()
     before = z.detach().clone()
     out = act(z)
@@ -51,7 +57,9 @@ def test_gradcheck(cfg):
 def test_state_dict_copy_and_pickle_keep_the_function(cfg):
     act, other = build_activation(cfg, CHANNELS), build_activation(cfg, CHANNELS)
     z = torch.randn(2, CHANNELS, 4, 4)
-    assert not torch.equal(act(z), other(z)), 'two sites drew the same parameters'
+    for parameter in act.parameters():
+        torch.nn.init.uniform_(parameter)
+    assert not torch.equal(act(z), other(z)), 'two sites share their parameters'
     other.load_state_dict(act.state_dict())
     for same in (other, copy.deepcopy(act), pickle.loads(pickle.dumps(act))):
         assert torch.equal(same(z), act(z))
@@ -82,6 +90,26 @@ def test_moves_to_another_device_whole(cfg):
     z = torch.randn(2, CHANNELS, 4, 4, device='meta', requires_grad=True)
     act(z).sum().backward()
     assert z.grad.device.type == 'meta' and all(p.grad.device.type == 'meta' for p in act.parameters())
+
+
+@every_activation
+def test_compiles_without_graph_breaks(cfg):
+    act, z = build_activation(cfg, CHANNELS).eval(), torch.randn(2, CHANNELS, 4, 4, requires_grad=True)
+    torch._dynamo.reset()
+    compiled = torch.compile(act, backend='aot_eager', fullgraph=True)
+    results = [(out := function(z), *torch.autograd.grad(out.square().sum(), (z, *act.parameters())))
+               for function in (compiled, act)]
+    for got, want in zip(*results):
+        torch.testing.assert_close(got, want)
+
+
+@every_activation
+def test_onnxruntime_agrees(cfg, tmp_path):
+    onnxruntime = pytest.importorskip('onnxruntime')
+    act, z = build_activation(cfg, CHANNELS).eval(), torch.randn(2, CHANNELS, 5, 4) * 3
+    torch.onnx.export(act, (z, ), str(tmp_path / 'act.onnx'), dynamo=False, input_names=['z'])
+    got, = onnxruntime.InferenceSession(str(tmp_path / 'act.onnx')).run(None, {'z': z.numpy()})
+    torch.testing.assert_close(torch.from_numpy(got), act(z).detach(), rtol=1e-5, atol=1e-5)
 
 
 def test_every_activation_of_the_package_is_listed():

@@ -1,0 +1,107 @@
+from typing import Tuple
+
+import torch
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from ...ops.acon import acon
+
+
+@MODELS.register_module()
+class AconC(nn.Module):
+    r"""ACON-C: a smooth maximum of two lines through 0, learnt for each channel.
+
+    .. math:: S(x) = (p_1 - p_2) x \cdot σ(β (p_1 - p_2) x) + p_2 x
+
+    β says how sharply it activates: β → ∞ is max(p₁x, p₂x), β = 0 their mean. Source: Ma et al., *Activate or Not:
+    Learning Customized Activation*, CVPR 2021, arXiv:2009.04759, section 3.2. p₁ and p₂ start from N(0, 1), β at 1.
+    Its parameters have the published names and shapes, (1, C, 1, 1). Dtypes and limits as
+    :func:`apa_mmdet.ops.acon.acon`.
+
+    Args:
+        num_features: C, the size of dimension 1 of the input, which may have any number of dimensions from 2 on; 1 for
+            one set of parameters, and any input. A site of a backbone fills it in.
+        inplace: accepted for ConvModule, which passes it. The input is needed in the backward, so the computation is
+            never in place.
+
+    Raises:
+        ValueError: if ``num_features`` is not given or below 1; at the first input, if that has other channels.
+
+    Example:
+        >>> act = AconC(3)
+        >>> for name, value in dict(p1=1., p2=0., beta=1.).items():      # SiLU
+        ...     _ = nn.init.constant_(getattr(act, name), value)
+        >>> act(torch.full((1, 3), 2.)).tolist()      # 2·σ(2)
+        [[1.7615..., 1.7615..., 1.7615...]]
+    """
+
+    learnt: Tuple[str, ...] = ('p1', 'p2', 'beta')
+
+    def __init__(self, num_features: int, inplace: bool = False) -> None:
+        super().__init__()
+        self.num_features = channel_count(self, num_features)
+        for name, fixed in dict(p1=1., p2=0., beta=1.).items():
+            if name in self.learnt:
+                setattr(self, name, nn.Parameter(torch.empty(1, num_features, 1, 1)))
+            else:
+                self.register_buffer(name, torch.tensor(fixed), persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw p₁ and p₂ anew and set β to 1, those that are learnt."""
+        for name in self.learnt:
+            if name == 'beta':
+                nn.init.ones_(self.beta)
+            else:
+                nn.init.normal_(getattr(self, name))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return acon(x, self.p1.flatten(), self.p2.flatten(), self.beta.flatten())
+
+    def extra_repr(self) -> str:
+        return f'num_features={self.num_features}'
+
+
+@MODELS.register_module()
+class AconB(AconC):
+    """ACON-B: :class:`AconC` with p₁ = 1, so ``(1 − p₂)·x·σ(β·(1 − p₂)·x) + p₂·x``, a smooth PReLU.
+
+    Arguments and errors as :class:`AconC`; p₂ starts from N(0, 1), β at 1.
+
+    Example:
+        >>> act = AconB(1)
+        >>> _ = nn.init.constant_(act.p2, .25), nn.init.constant_(act.beta, 1000.)      # PReLU
+        >>> act(torch.tensor([-2., 2.])).tolist()
+        [-0.5, 2.0]
+    """
+
+    learnt = ('p2', 'beta')
+
+
+@MODELS.register_module()
+class AconA(AconC):
+    """ACON-A: :class:`AconC` with p₁ = 1 and p₂ = 0, so ``x·σ(β·x)``, Swish; SiLU at the start, where β = 1.
+
+    Arguments and errors as :class:`AconC`.
+
+    Example:
+        >>> AconA(1)(torch.tensor([2.])).item()      # 2·σ(2)
+        1.7615...
+    """
+
+    learnt = ('beta', )
+
+
+def channel_count(module: nn.Module, num_features: int) -> int:
+    """``num_features`` if it is one.
+
+    Raises:
+        ValueError: if it is None or below 1.
+    """
+    name = type(module).__name__
+    if num_features is None:
+        raise ValueError(f'{name}(num_features=None) stands for the channel count of the site; '
+                         'outside a backbone that fills it in, give the number')
+    if num_features < 1:
+        raise ValueError(f'{name}: num_features must be at least 1, got {num_features}')
+    return num_features

@@ -1,0 +1,68 @@
+import math
+
+import torch
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from ...ops.apalu import apalu
+from .acon import channel_count
+
+
+@MODELS.register_module()
+class APALU(nn.Module):
+    r"""Adaptive piecewise approximated linear unit, with a and b learnt for each channel.
+
+    .. math:: \mathrm{APALU}(x) = a (x + x \cdot σ(1.702 x)) \text{ for } x ≥ 0, \quad b (e^x - 1) \text{ for } x < 0
+
+    Source: *APALU: A Trainable, Adaptive Activation Function for Deep Learning Networks*, arXiv:2402.08244. Dtypes and
+    limits as :func:`apa_mmdet.ops.apalu.apalu`. a and b are positive whatever an optimiser does: they are the softplus
+    of the parameters ``raw_a`` and ``raw_b``. (An exponential would do too, but its steps grow with the value.) At the
+    start a = 1/2, so that large inputs pass unchanged as in ReLU and SiLU, and b = 3/4 = 1.5·a, so that there is no
+    kink at 0.
+
+    Args:
+        num_features: C, the size of dimension 1 of the input, which may have any number of dimensions from 2 on; 1 for
+            one pair of parameters, and any input. A site of a backbone fills it in.
+        a_init, b_init: where a and b start; positive.
+        inplace: accepted for ConvModule, which passes it. The input is needed in the backward, so the computation is
+            never in place.
+
+    Raises:
+        ValueError: if ``num_features`` is not given or below 1, or a start is not positive; at the first input, if
+            that has other channels.
+
+    Example:
+        >>> APALU(1)(torch.tensor([1.])).item()      # (1 + σ(1.702))/2
+        0.9228...
+    """
+
+    def __init__(self, num_features: int, a_init: float = .5, b_init: float = .75, inplace: bool = False) -> None:
+        super().__init__()
+        self.num_features = channel_count(self, num_features)
+        for name, start in dict(a_init=a_init, b_init=b_init).items():
+            if not 0 < start < math.inf:
+                raise ValueError(f'APALU: {name} must be positive and finite, got {start}')
+        self.a_init, self.b_init = a_init, b_init
+        self.raw_a = nn.Parameter(torch.empty(num_features))
+        self.raw_b = nn.Parameter(torch.empty(num_features))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set a and b to their starts."""
+        for raw, start in ((self.raw_a, self.a_init), (self.raw_b, self.b_init)):
+            nn.init.constant_(raw, start + math.log(-math.expm1(-start)))  # the inverse of softplus
+
+    @property
+    def a(self) -> Tensor:
+        return F.softplus(self.raw_a)
+
+    @property
+    def b(self) -> Tensor:
+        return F.softplus(self.raw_b)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return apalu(x, self.a, self.b)
+
+    def extra_repr(self) -> str:
+        return f'num_features={self.num_features}, a_init={self.a_init:g}, b_init={self.b_init:g}'

@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+import torch
+from recorded import image, load, value
+
+from apa_mmdet.models.activations import AconA, AconB, AconC
+
+KINDS = {AconA: {'beta'}, AconB: {'p2', 'beta'}, AconC: {'p1', 'p2', 'beta'}}
+every_kind = pytest.mark.parametrize('kind', KINDS)
+
+
+def test_gives_the_recorded_figures():
+    recorded, act = load('acon.npz'), AconC(32)
+    act.load_state_dict({key: torch.from_numpy(value(key, t.shape)) for key, t in act.state_dict().items()})
+    x = torch.from_numpy(image((4, 32, 5, 7), 2)).requires_grad_()
+    out = act(x)
+    out.backward(torch.from_numpy(np.random.default_rng([79, 0]).normal(0, 1, out.shape).astype(np.float32)))
+    got = dict(out=out.detach(), grad_input=x.grad, **{f'grad_{name}': p.grad for name, p in act.named_parameters()})
+    for name, tensor in got.items():
+        want = recorded[f'acon_c/{name}']
+        np.testing.assert_allclose(tensor.numpy(), want, rtol=1e-6, atol=1e-6 * abs(want).max(), err_msg=name)
+
+
+@every_kind
+def test_learns_what_its_name_says_under_the_published_names_and_shapes(kind):
+    shapes = {name: tuple(t.shape) for name, t in kind(5).state_dict().items()}
+    assert shapes == dict.fromkeys(KINDS[kind], (1, 5, 1, 1))
+
+
+@every_kind
+def test_is_the_formula_of_its_parameters(kind):
+    act, x = kind(5).double(), torch.randn(3, 5, 4, 2, dtype=torch.float64)
+    torch.nn.init.uniform_(act.beta)
+    own = {'p1': 1., 'p2': 0., **act.state_dict()}
+    d = own['p1'] - own['p2']
+    torch.testing.assert_close(act(x), d * x * torch.sigmoid(own['beta'] * d * x) + own['p2'] * x)
+
+
+def test_starts():
+    act = AconC(20000)
+    for p in (act.p1, act.p2):
+        assert abs(p.mean().item()) < .03 and p.std().item() == pytest.approx(1, abs=.03)
+    assert not torch.equal(act.p1, act.p2) and (act.beta == 1).all()
+    x = torch.randn(2, 5, 3, 3)
+    torch.testing.assert_close(AconA(5)(x), torch.nn.functional.silu(x))
+
+
+@every_kind
+def test_one_set_of_parameters_serves_any_input(kind):
+    act = kind(1)
+    assert act(torch.randn(7)).shape == (7, ) and act(torch.randn(2, 5, 3)).shape == (2, 5, 3)
+
+
+@every_kind
+def test_bad_channel_counts_get_one_clear_line(kind):
+    with pytest.raises(ValueError, match=rf'{kind.__name__}: num_features must be at least 1, got 0'):
+        kind(0)
+    with pytest.raises(ValueError, match=rf'{kind.__name__}\(num_features=None\) stands for the channel count of the'):
+        kind(None)
+    with pytest.raises(ValueError, match=r'has shape \(4,\), but an input of shape \(1, 6, 2, 2\) has 6 channels'):
+        kind(4)(torch.zeros(1, 6, 2, 2))

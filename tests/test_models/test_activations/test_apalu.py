@@ -1,0 +1,54 @@
+import pytest
+import torch
+
+from apa_mmdet.models.activations import APALU
+
+
+def test_is_the_formula_of_its_parameters():
+    act = APALU(5).double()
+    for parameter in act.parameters():
+        torch.nn.init.normal_(parameter)
+    x = torch.randn(3, 5, 4, dtype=torch.float64)
+    a, b = ((1 + raw.exp()).log()[:, None] for raw in (act.raw_a, act.raw_b))
+    want = torch.where(x < 0, b * (x.exp() - 1), a * x * (1 + torch.sigmoid(1.702 * x)))
+    torch.testing.assert_close(act(x), want)
+
+
+@pytest.mark.parametrize('a, b', [(.5, .75), (1e-3, 30.), (90., 1e-6)])
+def test_starts_where_it_is_told(a, b):
+    act = APALU(3, a, b)
+    torch.testing.assert_close(act.a, torch.full((3, ), a))
+    torch.testing.assert_close(act.b, torch.full((3, ), b))
+
+
+def test_starts_without_a_kink_and_as_the_identity_far_out():
+    act, x = APALU(1), torch.tensor([-1e-6, 1e-6, 100.], requires_grad=True)
+    slope, = torch.autograd.grad(act(x).sum(), x)
+    assert slope.tolist() == pytest.approx([.75, .75, 1.], abs=1e-5)
+    assert act(x)[2].item() == pytest.approx(100)
+
+
+def test_a_and_b_stay_positive_whatever_the_optimiser_does():
+    act = APALU(2)
+    optimiser = torch.optim.SGD(act.parameters(), lr=10.)
+    for _ in range(5):
+        optimiser.zero_grad()
+        (act.a.sum() + act.b.sum()).backward()
+        optimiser.step()
+    assert (act.a > 0).all() and (act.b > 0).all() and (act.a < .01).all()
+
+
+@pytest.mark.parametrize('arguments, line', [
+    (dict(num_features=0), 'APALU: num_features must be at least 1, got 0'),
+    (dict(num_features=None), 'stands for the channel count of the site'),
+    (dict(num_features=2, a_init=0.), 'APALU: a_init must be positive and finite, got 0.0'),
+    (dict(num_features=2, b_init=float('nan')), 'APALU: b_init must be positive and finite, got nan'),
+])
+def test_bad_arguments_get_one_clear_line(arguments, line):
+    with pytest.raises(ValueError, match=line):
+        APALU(**arguments)
+
+
+def test_wrong_channel_count_at_the_first_input():
+    with pytest.raises(ValueError, match=r'a has shape \(4,\), but an input of shape \(1, 6, 2, 2\) has 6 channels'):
+        APALU(4)(torch.zeros(1, 6, 2, 2))

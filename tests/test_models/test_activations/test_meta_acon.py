@@ -1,0 +1,95 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from recorded import image, load, value
+
+from apa_mmdet.models.activations import MetaAconC
+
+
+def textbook(act, x):
+    """β by hand, then ACON-C."""
+    def linear(fc, norm, x):
+        x = x @ fc.weight[:, :, 0, 0].T + (0 if fc.bias is None else fc.bias)
+        return x if isinstance(norm, torch.nn.Identity) else norm(x[..., None, None])[..., 0, 0]
+
+    spread = [1] * (x.dim() - 2)
+    beta = torch.sigmoid(linear(act.fc2, act.bn2, linear(act.fc1, act.bn1, x.flatten(2).mean(2) if spread else x)))
+    p1, p2, beta = act.p1.view(-1, *spread), act.p2.view(-1, *spread), beta.view(*beta.shape, *spread)
+    return (p1 - p2) * x * torch.sigmoid(beta * (p1 - p2) * x) + p2 * x
+
+
+@pytest.mark.parametrize('case, channels, width', [('eval', 32, 16), ('train', 32, 16), ('wide_eval', 512, 32)])
+def test_gives_the_recorded_figures(case, channels, width):
+    recorded, act = load('acon.npz'), MetaAconC(channels).train(case == 'train')
+    act.load_state_dict({key: torch.from_numpy(value(key, t.shape)) for key, t in act.state_dict().items()})
+    assert act.fc1.out_channels == act.bn1.num_features == width
+    x = torch.from_numpy(image((4, channels, 5, 7), 2)).requires_grad_()
+    out = act(x)
+    out.backward(torch.from_numpy(np.random.default_rng([79, 0]).normal(0, 1, out.shape).astype(np.float32)))
+    got = dict(out=out.detach(), grad_input=x.grad, **{f'grad_{name}': p.grad for name, p in act.named_parameters()})
+    assert {f'meta_acon_c_{case}/{name}' for name in got} == {key for key in recorded if f'_c_{case}/' in key}
+    for name, tensor in got.items():
+        want = recorded[f'meta_acon_c_{case}/{name}']
+        # in training a norm takes away the gradient of the bias before it: rounding errors remain
+        np.testing.assert_allclose(tensor.numpy(), want, rtol=1e-5, atol=1e-6 * max(1., abs(want).max()), err_msg=name)
+
+
+@pytest.mark.parametrize('training', [False, True])
+@pytest.mark.parametrize('norm_cfg', [dict(type='BN'), None], ids=['norm', 'no norm'])
+@pytest.mark.parametrize('shape', [(3, 6), (3, 6, 4), (3, 6, 4, 5), (3, 6, 2, 3, 2)])
+def test_is_its_formula_in_any_number_of_dimensions(shape, norm_cfg, training):
+    act = MetaAconC(6, norm_cfg=norm_cfg).double().train(training)
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    outs = [f(x) for f in (act, lambda x: textbook(act, x))]
+    torch.testing.assert_close(*outs)
+    weights, wanted = torch.randn(shape, dtype=torch.float64), [x, *act.parameters()]
+    for got, want in zip(*(torch.autograd.grad((out * weights).sum(), wanted) for out in outs)):
+        torch.testing.assert_close(got, want)
+
+
+def test_without_norms_there_are_no_biases():
+    assert set(MetaAconC(6, norm_cfg=None).state_dict()) == {'p1', 'p2', 'fc1.weight', 'fc2.weight'}
+
+
+@pytest.mark.parametrize('channels, reduction, width', [(6, 16, 16), (256, 16, 16), (512, 16, 32), (512, 4, 128)])
+def test_width(channels, reduction, width):
+    assert MetaAconC(channels, reduction).fc1.weight.shape == (width, channels, 1, 1)
+
+
+@pytest.mark.parametrize('images', [0, 1])
+def test_fewer_than_two_images_are_normalised_by_the_running_statistics(images):
+    act = MetaAconC(6)
+    act(torch.randn(4, 6, 3, 3))  # so that there are some
+    before, x = copy.deepcopy(act.state_dict()), torch.randn(images, 6, 3, 3)
+    out = act(x)
+    assert torch.equal(out, copy.deepcopy(act).eval()(x))
+    out.sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in act.parameters())
+    assert all(torch.equal(t, before[name]) for name, t in act.state_dict().items())
+    act(torch.randn(2, 6, 3, 3))
+    assert not torch.equal(act.bn1.running_mean, before['bn1.running_mean']), 'two images have statistics of their own'
+
+
+def test_half_weights_and_channels_last():
+    act = MetaAconC(6).eval()
+    x = torch.randn(2, 6, 5, 4).to(memory_format=torch.channels_last)
+    assert act(x).is_contiguous(memory_format=torch.channels_last)
+    want = act(x)
+    assert (act.bfloat16()(x.bfloat16()) - want).abs().max() < .05
+
+
+def test_large_inputs_stay_finite():
+    act = MetaAconC(6)
+    x = (torch.randn(2, 6, 5, 4) * 1e4).requires_grad_()
+    act(x).sum().backward()
+    assert all(t.grad.isfinite().all() for t in (x, *act.parameters()))
+
+
+@pytest.mark.parametrize('shape', [(2, 5, 3, 3), (6, )])
+def test_an_input_that_does_not_fit_gets_one_clear_line(shape):
+    with pytest.raises(ValueError, match=r'MetaAconC of 6 channels got an input of shape .*; it takes \(N, 6, …\)'):
+        MetaAconC(6)(torch.zeros(shape))
+    with pytest.raises(ValueError, match='MetaAconC: num_features must be at least 1, got 0'):
+        MetaAconC(0)
