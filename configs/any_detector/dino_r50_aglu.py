@@ -1,0 +1,8 @@
+# The feed-forward networks of the transformer alone, which start from random weights: one site a layer.
+_base_ = 'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py'
+custom_imports = dict(imports=['apa_mmdet'], allow_failed_imports=False)
+model = dict(
+    type='SwapActivations',
+    module=dict(type='DINO'),
+    swap=dict(ReLU=dict(type='AGLU')),
+    include=['encoder.*', 'decoder.*'])

@@ -1,0 +1,10 @@
+# The MLPs of the backbone. AGLU starts at λ = 1, κ = 1.702, where it is GELU to 0.02, so that ImageNet weights fit.
+_base_ = 'mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py'
+custom_imports = dict(imports=['apa_mmdet'], allow_failed_imports=False)
+model = dict(
+    backbone=dict(
+        type='SwapActivations',
+        module=dict(type='SwinTransformer'),
+        swap=dict(GELU=dict(type='AGLU', lambda_init=(1., 1.), kappa_init=(1.702, 1.702)))))
+# a weight decay of 0.05 would pull κ to 0, where AGLU is linear
+optim_wrapper = dict(paramwise_cfg=dict(custom_keys=dict(lambda_=dict(decay_mult=0.), kappa=dict(decay_mult=0.))))

@@ -1,0 +1,10 @@
+# Two parts, each in its own way: the backbone like ReLU at the start, for its ImageNet weights; the head, which starts
+# from random weights, with AGLU's own.
+_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
+custom_imports = dict(imports=['apa_mmdet'], allow_failed_imports=False)
+model = dict(
+    backbone=dict(
+        type='SwapActivations',
+        module=dict(type='ResNet'),
+        swap=dict(ReLU=dict(type='AGLU', lambda_init=(1., 1.), kappa_init=(10., 10.)))),
+    bbox_head=dict(type='SwapActivations', module=dict(type='RetinaHead'), swap=dict(ReLU=dict(type='AGLU'))))

@@ -1,0 +1,9 @@
+# The whole detector. AGLU starts at λ = κ = 1, which is SiLU: weights of the stock detector give the stock results.
+_base_ = 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py'
+custom_imports = dict(imports=['apa_mmdet'], allow_failed_imports=False)
+model = dict(
+    type='SwapActivations',
+    module=dict(type='RTMDet'),
+    swap=dict(SiLU=dict(type='AGLU', lambda_init=(1., 1.), kappa_init=(1., 1.))))
+# a weight decay of 0.05 would pull κ to 0, where AGLU is linear
+optim_wrapper = dict(paramwise_cfg=dict(custom_keys=dict(lambda_=dict(decay_mult=0.), kappa=dict(decay_mult=0.))))
