@@ -1,0 +1,227 @@
+"""The pictures hold the curves that the formulas give, for the values that they name."""
+import importlib.util
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.registry import init_default_scope
+from torch import nn
+
+from apa_mmdet.engine import plot_activations as plots
+
+ROOT = Path(__file__).parents[2]
+MODEL = dict(type='SEResNet', depth=18)
+
+
+def aglu(x, lambda_, kappa):
+    return x * (lambda_ * np.exp(-kappa * x) + 1)**(-1 / lambda_)
+
+
+def acon(x, p1, p2, beta):
+    return (p1 - p2) * x / (1 + np.exp(-beta * (p1 - p2) * x)) + p2 * x
+
+
+def apalu(x, a, b):
+    return np.where(x >= 0, a * (x + x / (1 + np.exp(-1.702 * np.maximum(x, 0)))), b * np.expm1(x))
+
+
+def build(cfg):
+    init_default_scope('mmdet')
+    return MODELS.build(cfg)
+
+
+def run_folder(folder):
+    """The checkpoint to be, with its config beside it as a run leaves it, and the model."""
+    (folder / 'small.py').write_text(f'model = {MODEL}')
+    return folder / 'epoch_1.pth', build(MODEL)
+
+
+def save(model, path):
+    torch.save(dict(state_dict=model.state_dict()), path)
+
+
+def lines(axis):
+    return [line for line in axis.get_lines() if len(line.get_xdata()) == plots.POINTS]
+
+
+def labels(axis):
+    """The values of the parameter that the curves of a column are labelled with."""
+    return [float(line.get_label().split(' = ')[1].replace('−', '-')) for line in lines(axis)]
+
+
+@pytest.mark.parametrize('kind, column, title, formula', [
+    ('AGLU', 0, 'λ varies, κ = 1', lambda x, v: aglu(x, v, 1)),
+    ('AGLU', 1, 'κ varies, λ = 1', lambda x, v: aglu(x, 1, v)),
+    ('APA', 1, 'κ varies, λ = 1', lambda x, v: 1 / (1 + np.exp(-v * x))),
+    ('AconA', 0, 'β varies', lambda x, v: x / (1 + np.exp(-v * x))),
+    ('AconB', 0, 'p₂ varies, β = 1', lambda x, v: acon(x, 1, v, 1)),
+    ('AconC', 0, 'p₁ varies, p₂ = 0, β = 1', lambda x, v: acon(x, v, 0, 1)),
+    ('AconC', 2, 'β varies, p₁ = 1, p₂ = 0', lambda x, v: acon(x, 1, 0, v)),
+    ('MetaAconC', 1, 'p₂ varies, p₁ = 1, β = 0.5', lambda x, v: acon(x, 1, v, .5)),
+    ('APALU', 0, 'a varies, b = 0.75', lambda x, v: apalu(x, v, .75)),
+    ('APALU', 1, 'b varies, a = 0.5', lambda x, v: apalu(x, .5, v)),
+])
+def test_a_column_shows_the_formula_and_its_derivative(kind, column, title, formula):
+    figure = plots.type_figure(kind, 4)
+    columns = len(figure.axes) // 2
+    upper, lower = figure.axes[column], figure.axes[columns + column]
+    assert upper.get_title() == title and len(lines(upper)) == len(lines(lower)) >= 4
+    x = np.linspace(-4, 4, plots.POINTS)
+    for value, line, slope in zip(labels(upper), lines(upper), lines(lower)):
+        np.testing.assert_allclose(line.get_xdata(), x, atol=1e-6)
+        np.testing.assert_allclose(line.get_ydata(), formula(x, value), atol=1e-5)
+        central = (formula(x + 1e-4, value) - formula(x - 1e-4, value)) / 2e-4
+        keep = np.isfinite(slope.get_ydata()) & (np.abs(x) > 1e-3)
+        assert keep.sum() >= plots.POINTS - 2
+        np.testing.assert_allclose(slope.get_ydata()[keep], central[keep], atol=1e-3)
+
+
+def test_the_beta_of_meta_acon_lies_between_0_and_1():
+    found = labels(plots.type_figure('MetaAconC', 4).axes[2])
+    assert 0 < min(found) < .1 and .9 < max(found) < 1
+
+
+def test_a_derivative_is_broken_where_it_jumps_and_nowhere_else():
+    def gaps(kind):
+        axes = plots.type_figure(kind, 4).axes
+        return [int(np.isnan(line.get_ydata()).sum()) for axis in axes for line in lines(axis)]
+
+    assert gaps('ReLU') == [0, 1] and gaps('SiLU') == [0, 0] and not any(gaps('APA') + gaps('AconC'))
+    assert gaps('APALU') == [0] * 8 + [1, 0, 1, 1] + [1, 1, 0, 1]  # none at b = 1.5a
+
+
+def test_pictures_of_types_are_written(tmp_path):
+    paths = plots.draw_types(['AGLU', 'GELU'], tmp_path / 'new')
+    assert [path.name for path in paths] == ['AGLU.png', 'GELU.png']
+    for path in paths:
+        picture = cv2.imread(str(path))
+        assert min(picture.shape[:2]) > 400 and picture.std() > 10
+
+
+@pytest.mark.parametrize('kind, says', [
+    ('AGLUU', "'AGLUU' is not registered; this package has APA, AGLU"),
+    ('SELayer', "'SELayer' is registered, but is no activation that can be built from its name"),
+])
+def test_what_cannot_be_drawn_is_named(kind, says, tmp_path):
+    with pytest.raises(ValueError, match=says):
+        plots.draw_types(['APA', kind], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_site_is_drawn_where_it_belongs(tmp_path):
+    checkpoint, model = run_folder(tmp_path)
+    for i, block in enumerate(model.layer3):
+        nn.init.constant_(block.act_out.lambda_, 1 + i)
+        nn.init.constant_(block.act_out.kappa, 2)
+    sites = plots.sites_of(model)
+    assert len(sites) == 1 + 8 * 3
+    figure = plots.sites_figure(sites, 'title', slope=False, limit=3)
+    axes = {axis.get_title(): axis for axis in figure.axes if axis.get_title()}
+    assert set(axes) == {'stem', *(f'layer{n} {kind}' for n in (1, 2, 3, 4) for kind in ('conv1', 'out', 'se gate'))}
+    assert sum(len(lines(axis)) for axis in axes.values()) == len(sites)
+    first, second = lines(axes['layer3 out'])
+    x = np.linspace(-3, 3, plots.POINTS)
+    np.testing.assert_allclose(first.get_ydata(), aglu(x, 1, 2), atol=1e-5)
+    np.testing.assert_allclose(second.get_ydata(), aglu(x, 2, 2), atol=1e-5)
+    assert sum(first.get_color()[:3]) < sum(second.get_color()[:3]), 'from dark to light with depth'
+
+
+def test_a_checkpoint_is_drawn_with_the_config_beside_it(tmp_path):
+    checkpoint, model = run_folder(tmp_path)
+    save(model, checkpoint)
+    paths = plots.draw_checkpoint(checkpoint, None, tmp_path / 'out', limit=2)
+    assert [path.name for path in paths] == [f'small_epoch_1_{what}.png' for what in ('values', 'derivatives')]
+    assert all(cv2.imread(str(path)).std() > 10 for path in paths)
+
+
+@pytest.mark.parametrize('of_detector', [False, True])
+def test_sites_take_the_weights_of_a_detector_or_its_backbone(of_detector, tmp_path):
+    ours, trained = (nn.ModuleDict(dict(backbone=build(dict(type='SEResNet', depth=18)))) for _ in range(2))
+    sites = plots.sites_of(ours)
+    plots.load_sites(sites, (trained if of_detector else trained.backbone).state_dict(), Path('weights.pth'))
+    for site, other in zip(sites, plots.sites_of(trained)):
+        assert site.name == other.name and torch.equal(site.activation.kappa, other.activation.kappa)
+
+
+def test_sites_of_other_models_have_their_own_names():
+    model = nn.ModuleDict(dict(
+        neck=nn.Sequential(MODELS.build(dict(type='AGLU'))),
+        backbone=build(dict(type='SwapActivations', module=dict(type='ResNet', depth=18),
+                            swap=dict(ReLU=dict(type='AGLU'))))))
+    places = [(site.stage, site.kind) for site in plots.sites_of(model)]
+    assert places[0] == ('neck', 'neck.0') and ('backbone', 'relu') in places
+    assert places.count(('layer2', 'relu.0')) == places.count(('layer2', 'relu.1')) == 2
+    figure = plots.sites_figure(plots.sites_of(model), '', slope=True, limit=3)
+    assert sum(len(lines(axis)) for axis in figure.axes) == len(places)
+
+
+@pytest.mark.parametrize('kind', ['AconC', 'MetaAconC', 'APALU'])
+def test_a_site_with_parameters_per_channel_has_a_curve_for_each(kind):
+    activation = build(dict(type=kind, num_features=3))
+    with torch.no_grad():
+        for p in activation.parameters():
+            p.add_(torch.rand_like(p))
+    x = np.linspace(-3, 3, plots.POINTS)
+    found = plots.site_curves(activation, 3)
+    if kind == 'MetaAconC':
+        assert found.value.shape == (plots.POINTS, 15)
+        p1, p2 = (p.detach().numpy().reshape(-1).astype(float) for p in (activation.p1, activation.p2))
+        np.testing.assert_allclose(found.value[:, 7], acon(x, p1[1], p2[1], .5), atol=1e-5)
+        return
+    z = torch.tensor(x, dtype=torch.float32)[:, None].repeat(1, 3)
+    np.testing.assert_allclose(found.value, activation(z[:, :, None, None]).detach().numpy()[:, :, 0, 0], atol=1e-6)
+
+
+def test_learnt_channels_have_a_band():
+    model = build(dict(type='SEResNet', depth=18, act_cfg=dict(type='MetaAconC')))
+    figure = plots.sites_figure(plots.sites_of(model), 'title', slope=False, limit=3)
+    stem = next(axis for axis in figure.axes if axis.get_title() == 'stem')
+    assert len(lines(stem)) == len(stem.collections) == 1
+    band = stem.collections[0].get_paths()[0].vertices[:, 1]
+    middle = lines(stem)[0].get_ydata()
+    assert band.min() < middle.min() and band.max() > middle.max()
+    assert 'middle half (band) of the channels and of β from 0.05 to 0.95' in figure.get_suptitle()
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path):
+    checkpoint, _ = run_folder(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        plots.draw_checkpoint(checkpoint, None, tmp_path)
+    save(build(dict(type='SEResNet', depth=18, act_cfg=dict(type='ReLU'))), checkpoint)
+    with pytest.raises(ValueError, match=r'epoch_1.pth has no act_stem.lambda_, .*: was it trained with this config'):
+        plots.draw_checkpoint(checkpoint, None, tmp_path)
+    save(build(dict(type='SEResNet', depth=18, act_cfg=dict(type='AGLU', num_features=None))), checkpoint)
+    with pytest.raises(ValueError, match=r'has act_stem.lambda_ of shape \(64,\), .* asks for with \(1,\)'):
+        plots.draw_checkpoint(checkpoint, None, tmp_path)
+    (tmp_path / 'other.py').write_text("model = dict(type='ResNet', depth=18)")
+    with pytest.raises(ValueError, match='other.py: its model has none of the learnable activations APA, AGLU'):
+        plots.draw_checkpoint(checkpoint, tmp_path / 'other.py', tmp_path)
+    (tmp_path / 'other.py').write_text('a = 1')
+    with pytest.raises(ValueError, match='other.py is no config of a detector: it has no `model`'):
+        plots.draw_checkpoint(checkpoint, tmp_path / 'other.py', tmp_path)
+    with pytest.raises(ValueError, match='holds 2 configs; say with --config which one'):
+        plots.draw_checkpoint(checkpoint, None, tmp_path)
+    for path in tmp_path.glob('*.py'):
+        path.unlink()
+    with pytest.raises(ValueError, match='holds no config; say with --config which one'):
+        plots.draw_checkpoint(checkpoint, None, tmp_path)
+    assert not list(tmp_path.glob('*.png'))
+
+
+def test_the_tool_says_in_one_line_what_it_wrote_or_what_is_wrong(tmp_path, monkeypatch, capsys):
+    spec = importlib.util.spec_from_file_location('plot_tool', ROOT / 'tools/plot_activations.py')
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    monkeypatch.setattr(sys, 'argv', ['plot_activations.py', '--types', 'SiLU', '--out', str(tmp_path)])
+    assert tool.main() is None and capsys.readouterr().out == f'written: {tmp_path / "SiLU.png"}\n'
+    monkeypatch.setattr(sys, 'argv', ['plot_activations.py', '--checkpoint', str(tmp_path / 'none.pth')])
+    said = tool.main()
+    assert said.startswith('plot_activations: ') and 'none.pth' in said and '\n' not in said
+    monkeypatch.setattr(sys, 'argv', ['plot_activations.py', '--limit', '-1'])
+    with pytest.raises(SystemExit):
+        tool.main()
+    assert "'-1' is not a number above 0" in capsys.readouterr().err
