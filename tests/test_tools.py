@@ -186,6 +186,7 @@ def flagship_cfg(tiny, work_dir):
     return cfg
 
 
+@pytest.mark.slow
 def test_the_flagship_trains_two_steps_evaluates_and_loads_again(tiny, tmp_path):
     cfg = flagship_cfg(tiny, tmp_path / 'work')
     cfg.param_scheduler.pop(0)  # two steps of the warm-up would move λ by less than a float32
