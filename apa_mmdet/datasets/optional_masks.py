@@ -28,8 +28,8 @@ class LoadOptionalMasks(LoadAnnotations):
             if not isinstance(mask, dict):
                 continue
             if not self.poly2mask:
-                raise ValueError(f'{results["img_path"]}: poly2mask=False knows polygons alone, but a mask of this image is '
-                                 'a run-length code; leave poly2mask=True')
+                raise ValueError(f'{results["img_path"]}: poly2mask=False knows polygons alone, but a mask of this image '
+                                 'is a run-length code; leave poly2mask=True')
             if list(mask['size']) != [height, width]:
                 raise ValueError(f'{results["img_path"]}: a mask of {mask["size"]} pixels (height, width) in an image '
                                  f'of {[height, width]}')

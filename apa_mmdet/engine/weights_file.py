@@ -11,7 +11,8 @@ from torch import Tensor
 
 
 # how torch, and compat.py, word that something would have to be called; the rest of what they say is about damage
-CODE = r'(a checkpoint may not look up [^;\n]+|[^\n.]*TorchScript[^\n.]*|(?:Can only (?:create|build)|Trying to call)[^\n.]+)'
+CODE = (r'(a checkpoint may not look up [^;\n]+|[^\n.]*TorchScript[^\n.]*'
+        r'|(?:Can only (?:create|build)|Trying to call)[^\n.]+)')
 
 
 class Checkpoint(NamedTuple):

@@ -13,8 +13,6 @@ class CocoBoxMetric(CocoMetric):
     """
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        without_masks = [
-            dict(sample, pred_instances={key: value for key, value in sample['pred_instances'].items() if key != 'masks'})
-            for sample in data_samples
-        ]
-        super().process(data_batch, without_masks)
+        predictions = [{key: value for key, value in sample['pred_instances'].items() if key != 'masks'}
+                       for sample in data_samples]
+        super().process(data_batch, [dict(s, pred_instances=p) for s, p in zip(data_samples, predictions)])
