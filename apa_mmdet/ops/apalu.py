@@ -28,7 +28,8 @@ def apalu(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
             (N, C); positive in the paper, which is not required here.
 
     Returns:
-        A tensor of the shape and dtype of ``x``. Finite wherever 2a·x and b are in that dtype. Only the arguments are kept for backward.
+        A tensor of the shape and dtype of ``x``. Finite wherever 2a·x and b are in that dtype. Only the arguments are
+        kept for backward.
 
     Raises:
         ValueError: if a parameter has none of its shapes, or lies on another device.

@@ -1,11 +1,5 @@
-# APALU after the 3x3 of every block, as the ACONs, and ReLU elsewhere; the rest as mask_rcnn_se_r50_relu_gol.py.
-_base_ = './mask_rcnn_se_r50_relu_gol.py'
+# APALU after the 3x3 of every block; the rest as mask_rcnn_se_r50_acon.py.
+_base_ = './mask_rcnn_se_r50_acon.py'
 model = dict(
     backbone=dict(
-        act_cfg=dict(
-            _delete_=True,
-            stem=dict(type='ReLU'),
-            conv1=dict(type='ReLU'),
-            conv2=dict(type='APALU'),
-            out=dict(type='ReLU')),
-        init_cfg=dict(checkpoint='pretrained/se_resnet50_apalu.pth')))
+        act_cfg=dict(conv2=dict(type='APALU')), init_cfg=dict(checkpoint='pretrained/se_resnet50_apalu.pth')))

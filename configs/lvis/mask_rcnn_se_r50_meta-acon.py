@@ -1,12 +1,5 @@
-# Meta-ACON after the 3x3 of every block and ReLU elsewhere, as its paper (arXiv:2009.04759) advises for this depth;
-# the rest as mask_rcnn_se_r50_relu_gol.py.
-_base_ = './mask_rcnn_se_r50_relu_gol.py'
+# Meta-ACON after the 3x3 of every block; the rest as mask_rcnn_se_r50_acon.py.
+_base_ = './mask_rcnn_se_r50_acon.py'
 model = dict(
     backbone=dict(
-        act_cfg=dict(
-            _delete_=True,
-            stem=dict(type='ReLU'),
-            conv1=dict(type='ReLU'),
-            conv2=dict(type='MetaAconC'),
-            out=dict(type='ReLU')),
-        init_cfg=dict(checkpoint='pretrained/se_resnet50_meta-acon.pth')))
+        act_cfg=dict(conv2=dict(type='MetaAconC')), init_cfg=dict(checkpoint='pretrained/se_resnet50_meta-acon.pth')))

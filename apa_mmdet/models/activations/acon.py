@@ -5,6 +5,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ...ops.acon import acon
+from .base import channel_count
 
 
 @MODELS.register_module()
@@ -90,18 +91,3 @@ class AconA(AconC):
     """
 
     learnt = ('beta', )
-
-
-def channel_count(module: nn.Module, num_features: int) -> int:
-    """``num_features`` if it is one.
-
-    Raises:
-        ValueError: if it is None or below 1.
-    """
-    name = type(module).__name__
-    if num_features is None:
-        raise ValueError(f'{name}(num_features=None) stands for the channel count of the site; '
-                         'outside a backbone that fills it in, give the number')
-    if num_features < 1:
-        raise ValueError(f'{name}: num_features must be at least 1, got {num_features}')
-    return num_features

@@ -6,7 +6,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ...ops.apalu import apalu
-from .acon import channel_count
+from .base import channel_count
 
 
 @MODELS.register_module()

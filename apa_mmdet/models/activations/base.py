@@ -24,15 +24,40 @@ def build_activation(cfg: dict, num_features: int) -> nn.Module:
         num_features: channel count of the site.
     """
     cfg = dict(cfg)
-    kind = MODELS.get(cfg['type']) if isinstance(cfg['type'], str) else cfg['type']
+    kind = _class_of(cfg)
     if kind is None:
         raise KeyError(f'activation {cfg["type"]!r} is not registered')
-    parameter = inspect.signature(kind).parameters.get('num_features')
-    if parameter is not None and cfg.get('num_features', parameter.default) in (None, inspect.Parameter.empty):
+    if needs_channels(cfg):
         cfg['num_features'] = num_features
     if 'inplace' in inspect.signature(kind).parameters:
         cfg.setdefault('inplace', True)
     return MODELS.build(cfg)
+
+
+def needs_channels(cfg: dict) -> bool:
+    """Whether the recipe leaves ``num_features`` to the site; False for one that is not registered."""
+    kind = _class_of(cfg)
+    parameter = inspect.signature(kind).parameters.get('num_features') if kind else None
+    return parameter is not None and cfg.get('num_features', parameter.default) in (None, inspect.Parameter.empty)
+
+
+def _class_of(cfg: dict) -> Optional[type]:
+    return MODELS.get(cfg['type']) if isinstance(cfg['type'], str) else cfg['type']
+
+
+def channel_count(module: nn.Module, num_features: Optional[int]) -> int:
+    """``num_features`` if it is one.
+
+    Raises:
+        ValueError: if it is None or below 1.
+    """
+    name = type(module).__name__
+    if num_features is None:
+        raise ValueError(f'{name}(num_features=None) stands for the channel count of the site; '
+                         'outside a backbone that fills it in, give the number')
+    if num_features < 1:
+        raise ValueError(f'{name}: num_features must be at least 1, got {num_features}')
+    return num_features
 
 
 class APAParameters(nn.Module):
@@ -57,12 +82,7 @@ class APAParameters(nn.Module):
                  inplace: bool = False) -> None:
         super().__init__()
         name = type(self).__name__
-        if num_features is None:
-            raise ValueError(f'{name}(num_features=None) stands for the channel count of the site; '
-                             'outside a backbone that fills it in, give the number')
-        if num_features < 1:
-            raise ValueError(f'{name}: num_features must be at least 1, got {num_features}')
-        self.num_features = num_features
+        self.num_features = channel_count(self, num_features)
         self.lambda_init = _range(f'{name}: lambda_init', lambda_init)
         self.kappa_init = _range(f'{name}: kappa_init', kappa_init)
         if self.lambda_init[0] < 0 or self.lambda_init[1] < LAMBDA_FLOOR:

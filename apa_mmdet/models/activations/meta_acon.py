@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ...ops.acon import acon
 from ...ops.layout import compute_dtype
-from .acon import channel_count
+from .base import channel_count
 
 
 @MODELS.register_module()

@@ -3,7 +3,6 @@ import copy
 from collections import Counter
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from inspect import Parameter, signature
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from mmcv.cnn import ConvModule
@@ -12,6 +11,7 @@ from mmengine.logging import MMLogger
 from torch import nn
 
 from ..activations import build_activation
+from ..activations.base import needs_channels
 from .sites import Site, Sites, find_sites
 from .source import functional_calls
 
@@ -140,7 +140,7 @@ def _find(module: nn.Module, swap: Dict[str, dict]) -> List[_Place]:
         kinds = {name: key for name, child in owner._modules.items() for key in swap
                  if type(child) is registered[key] or type(child).__name__ == key}
         sites = dict.fromkeys(kinds, [Site([owner])]) if type(owner).forward in ONCE else {}
-        if kinds and (not sites or any(_needs_channels(swap[key]) for key in kinds.values())):
+        if kinds and (not sites or any(needs_channels(swap[key]) for key in kinds.values())):
             sites.update((name, found) for name, found in find_sites(owner, list(kinds)).items()
                          if found or name not in sites)
         places += [_Place(f'{path}.{name}' if path else name, owner, name, kinds[name], sites[name]) for name in kinds]
@@ -161,12 +161,6 @@ def _check(module: nn.Module, choice: _Choice, places: List[_Place]) -> None:
                              f'{type(module).__name__}, which are {", ".join(names[:3])}{" …" * (len(names) > 3)}')
 
 
-def _needs_channels(recipe: dict) -> bool:
-    kind = MODELS.get(recipe['type']) if isinstance(recipe['type'], str) else recipe['type']
-    parameter = signature(kind).parameters.get('num_features') if kind else None
-    return parameter is not None and recipe.get('num_features', parameter.default) in (None, Parameter.empty)
-
-
 def _build_all(place: _Place, recipe: dict, choice: _Choice) -> List[Optional[nn.Module]]:
     """A new activation for each site, None for those that keep theirs; empty if all do."""
     if place.sites is None and choice(place.path):
@@ -179,7 +173,7 @@ def _build_all(place: _Place, recipe: dict, choice: _Choice) -> List[Optional[nn
 
 
 def _build(recipe: dict, site: Site, name: str, old: nn.Module) -> nn.Module:
-    if site.num_features is None and _needs_channels(recipe):
+    if site.num_features is None and needs_channels(recipe):
         raise ValueError(f'SwapActivations: {recipe["type"]} needs the channel count at {name}, where the channels are '
                          'not in dimension 1 (tokens), or no guessed input suits; give it num_features=1, or leave it '
                          f'out with exclude={name!r}')
