@@ -16,8 +16,6 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..models.activations import build_activation
-from ..ops.acon import acon
-from ..ops.apalu import apalu
 from .weights_file import read_checkpoint
 
 POINTS = 801
@@ -45,12 +43,12 @@ _BETA = Parameter('β', (0, .5, 1, 2, 5), 1)
 FAMILIES: Dict[str, Family] = {
     'APA': Family(ops.apa, _APA),
     'AGLU': Family(ops.aglu, _APA),
-    'AconA': Family(acon, dict(beta=_BETA), dict(p1=1, p2=0)),
-    'AconB': Family(acon, dict(p2=_P2, beta=_BETA), dict(p1=1)),
-    'AconC': Family(acon, dict(p1=_P1, p2=_P2, beta=_BETA)),
-    'MetaAconC': Family(acon, dict(p1=_P1, p2=_P2, beta=Parameter('β', (.05, .25, .5, .75, .95), .5)),
+    'AconA': Family(ops.acon, dict(beta=_BETA), dict(p1=1, p2=0)),
+    'AconB': Family(ops.acon, dict(p2=_P2, beta=_BETA), dict(p1=1)),
+    'AconC': Family(ops.acon, dict(p1=_P1, p2=_P2, beta=_BETA)),
+    'MetaAconC': Family(ops.acon, dict(p1=_P1, p2=_P2, beta=Parameter('β', (.05, .25, .5, .75, .95), .5)),
                         note='β depends on the input, 0 < β < 1'),
-    'APALU': Family(apalu, dict(a=Parameter('a', (.25, .5, .75, 1), .5), b=Parameter('b', (.25, .5, .75, 1), .75))),
+    'APALU': Family(ops.apalu, dict(a=Parameter('a', (.25, .5, .75, 1), .5), b=Parameter('b', (.25, .5, .75, 1), .75))),
 }
 
 

@@ -3,7 +3,7 @@
 Letters, here and in the backends: z input, λ (``lambda_``) and κ (``kappa``) the two parameters of
 Adaptive Parametric Activation (Alexandridis et al., ECCV 2024, arXiv:2407.08567).
 
-Every function also takes what stands before an activation in a residual network, and does it in the same pass
+Those of λ and κ also take what stands before an activation in a residual network, and do it in the same pass
 over memory: z = ``z·scale + shift + residual·residual_scale``. Only the arguments are kept for backward.
 """
 from typing import Optional
@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 
 from . import standard
-from .layout import Arguments, compute_dtype
+from .acon import acon
+from .apalu import apalu
+from .layout import Arguments, compute_dtype, is_compiling
 from .operator import Parametric, backends, use_backend
 from .recompute import attach_recipe, keep_recipe
 
 LAMBDA_FLOOR = 1e-4  # below it APA is the Gumbel link to four digits, and 1/λ costs the rest
 
-__all__ = ['LAMBDA_FLOOR', 'aglu', 'apa', 'backends', 'keep_recipe', 'neg_log_apa', 'use_backend']
+__all__ = ['LAMBDA_FLOOR', 'acon', 'aglu', 'apa', 'apalu', 'backends', 'keep_recipe', 'neg_log_apa', 'use_backend']
 
 
 def apa(z: Tensor,
@@ -115,13 +117,6 @@ def _call(formula: str, recompute: bool, z: Tensor, lambda_: Tensor, kappa: Tens
     if recompute and not is_compiling():
         return attach_recipe(Parametric.apply(formula, *args), formula, *args)
     return torch.ops.apa_mmdet.parametric(formula, *args)
-
-
-def is_compiling() -> bool:
-    """Whether torch.compile is tracing; it decides by itself what to compute again."""
-    if hasattr(torch.compiler, 'is_compiling'):
-        return torch.compiler.is_compiling()
-    return torch._dynamo.is_compiling()  # before torch 2.3
 
 
 def _activation_parameter(name: str, parameter: Tensor, z: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from .acon import gradients, parameters_of, value
+from .elementwise import gradients, parameters_of, value
 
 SCALE = 1.702  # x·σ(1.702x) is close to GELU
 

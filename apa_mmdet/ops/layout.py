@@ -49,6 +49,13 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def is_compiling() -> bool:
+    """Whether torch.compile is tracing; it decides by itself what to fuse, and what to compute again."""
+    if hasattr(torch.compiler, 'is_compiling'):
+        return torch.compiler.is_compiling()
+    return torch._dynamo.is_compiling()  # before torch 2.3
+
+
 def empty_result(x: Tensor, per_channel: bool) -> Tensor:
     """A dense tensor in the memory order that ``x`` has or, if kernels cannot walk that one, is copied to."""
     if not per_channel:

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 import torch
 
-from apa_mmdet.ops.acon import BLOCK, acon
+from apa_mmdet.ops import acon
+from apa_mmdet.ops.elementwise import BLOCK
 
 SEVERAL_BLOCKS = (5, 6, 61, 103)
 LAYOUTS = {

@@ -3,7 +3,7 @@ import mpmath
 import pytest
 import torch
 
-from apa_mmdet.ops.apalu import apalu
+from apa_mmdet.ops import apalu
 
 SEVERAL_BLOCKS = (5, 6, 61, 103)
 

@@ -4,7 +4,7 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ...ops.acon import acon
+from ... import ops
 from .base import channel_count
 
 
@@ -17,7 +17,7 @@ class AconC(nn.Module):
     β says how sharply it activates: β → ∞ is max(p₁x, p₂x), β = 0 their mean. Source: Ma et al., *Activate or Not:
     Learning Customized Activation*, CVPR 2021, arXiv:2009.04759, section 3.2. p₁ and p₂ start from N(0, 1), β at 1.
     Its parameters have the published names and shapes, (1, C, 1, 1). Dtypes and limits as
-    :func:`apa_mmdet.ops.acon.acon`.
+    :func:`apa_mmdet.ops.acon`.
 
     Args:
         num_features: C, the size of dimension 1 of the input, which may have any number of dimensions from 2 on; 1 for
@@ -57,7 +57,7 @@ class AconC(nn.Module):
                 nn.init.normal_(getattr(self, name))
 
     def forward(self, x: Tensor) -> Tensor:
-        return acon(x, self.p1.flatten(), self.p2.flatten(), self.beta.flatten())
+        return ops.acon(x, self.p1.flatten(), self.p2.flatten(), self.beta.flatten())
 
     def extra_repr(self) -> str:
         return f'num_features={self.num_features}'

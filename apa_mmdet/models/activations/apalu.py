@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ...ops.apalu import apalu
+from ... import ops
 from .base import channel_count
 
 
@@ -16,7 +16,7 @@ class APALU(nn.Module):
     .. math:: \mathrm{APALU}(x) = a (x + x \cdot σ(1.702 x)) \text{ for } x ≥ 0, \quad b (e^x - 1) \text{ for } x < 0
 
     Source: *APALU: A Trainable, Adaptive Activation Function for Deep Learning Networks*, arXiv:2402.08244. Dtypes and
-    limits as :func:`apa_mmdet.ops.apalu.apalu`. a and b are positive whatever an optimiser does: they are the softplus
+    limits as :func:`apa_mmdet.ops.apalu`. a and b are positive whatever an optimiser does: they are the softplus
     of the parameters ``raw_a`` and ``raw_b``. (An exponential would do too, but its steps grow with the value.) At the
     start a = 1/2, so that large inputs pass unchanged as in ReLU and SiLU, and b = 3/4 = 1.5·a, so that there is no
     kink at 0.
@@ -62,7 +62,7 @@ class APALU(nn.Module):
         return F.softplus(self.raw_b)
 
     def forward(self, x: Tensor) -> Tensor:
-        return apalu(x, self.a, self.b)
+        return ops.apalu(x, self.a, self.b)
 
     def extra_repr(self) -> str:
         return f'num_features={self.num_features}, a_init={self.a_init:g}, b_init={self.b_init:g}'

@@ -6,7 +6,7 @@ from mmcv.cnn import build_norm_layer
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ...ops.acon import acon
+from ... import ops
 from ...ops.layout import compute_dtype
 from .base import channel_count
 
@@ -21,7 +21,7 @@ class MetaAconC(nn.Module):
 
     Source: Ma et al., *Activate or Not: Learning Customized Activation*, CVPR 2021, arXiv:2009.04759, section 3.3.
     fc₁ and fc₂ are 1x1 convolutions of C → width → C channels; p₁ and p₂ start from N(0, 1). Its parameters have the
-    published names and shapes. Dtypes and limits as :func:`apa_mmdet.ops.acon.acon`; β itself is computed in the dtype
+    published names and shapes. Dtypes and limits as :func:`apa_mmdet.ops.acon`; β itself is computed in the dtype
     of the convolutions' weights, or what autocast makes of it.
 
     A batch norm in training mode takes its statistics over the images of the batch, as every channel has one value an
@@ -70,7 +70,7 @@ class MetaAconC(nn.Module):
         return _normalise(self.bn2, self.fc2(_normalise(self.bn1, self.fc1(x)))).flatten(1).sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
-        return acon(x, self.p1.flatten(), self.p2.flatten(), self.beta_of(x))
+        return ops.acon(x, self.p1.flatten(), self.p2.flatten(), self.beta_of(x))
 
     def extra_repr(self) -> str:
         return f'num_features={self.num_features}'
