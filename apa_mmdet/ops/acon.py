@@ -32,8 +32,10 @@ def acon(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor) -> Tensor:
             channel, (N, C).
 
     Returns:
-        A tensor of the shape and dtype of ``x``. Finite wherever ``p1·x`` and ``p2·x`` are in that dtype; the gradient
-        to β grows as x², and takes |x| > 1e15 in bfloat16 as 1e15. Only the arguments are kept for backward.
+        A tensor of the shape and dtype of ``x``. Finite wherever ``p1·x``, ``p2·x`` and ``(p1 − p2)·β`` are in that
+        dtype, exact to some units of rounding of the larger of ``|p1·x|`` and ``|p2·x|``. The gradients to parameters
+        grow as x²: float32 holds them up to |x| = 1e15; bfloat16 beyond that is taken as that. Only the arguments are
+        kept for backward.
 
     Raises:
         ValueError: if a parameter has none of its shapes, or lies on another device.
@@ -44,10 +46,7 @@ def acon(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor) -> Tensor:
         >>> acon(torch.tensor([-2., 2.]), one, zero, one)      # SiLU
         tensor([-0.2384,  1.7616])
     """
-    p1, p2, beta = parameters_of(x, p1=p1, p2=p2, beta=beta)
-    if torch.onnx.is_in_onnx_export():
-        return value(_acon, x, (p1 - p2) * beta, p1 - p2, p2)
-    return Acon.apply(x, p1, p2, beta)
+    return Acon.apply(x, *parameters_of(x, p1=p1, p2=p2, beta=beta))
 
 
 class Acon(Function):

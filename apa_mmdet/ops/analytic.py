@@ -21,14 +21,13 @@ from typing import Iterator, Tuple
 import torch
 from torch import Tensor
 
+from .elementwise import BLOCK, LARGEST
 from .layout import Arguments, against, compute_dtype, empty_result, in_order_of
 
 STRAIGHT = 60.  # A above
 FARTHEST = 1e8  # beyond A; farther changes no APA, but would become inf · 0
-LARGEST = 1e15  # |z| in gradients: beyond it z²·p·q, which grows as z² where κ = 0, would leave float32
 SERIES_BELOW = 0.5  # in w
 SERIES = [1 / (2 * k + 3) for k in range(9)]  # the next term is below 1.3e-14 at s = 1/5
-BLOCK = 1 << 16  # elements handled at a time on a CPU: the temporaries of one block stay in the L2 cache
 
 # MKL chooses its vector functions at their first call. Where two threads made that call at once, one of them was seen
 # to compute exp in float64 to 9 digits, once in some twenty starts. A call with one element is made by one thread.
@@ -82,7 +81,7 @@ def _gradients(formula: str, grad: Tensor, z: Tensor, lambda_: Tensor, kappa: Te
     With u = grad·p (APA), grad·z·p (AGLU) or −grad (−log APA) they are κ·u·q (AGLU: + grad·p),
     u·(L/λ − q)/λ and z·u·q.
     """
-    z = z.clamp(-LARGEST, LARGEST)
+    z = z.clamp(-LARGEST, LARGEST)  # z²·p·q grows as z² where κ = 0
     e, w, beyond = log_terms(z, lambda_, kappa)
     log, difference = log_and_difference(w, beyond)
     direct = None

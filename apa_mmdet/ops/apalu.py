@@ -40,10 +40,7 @@ def apalu(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
         >>> apalu(torch.tensor([-1., 0., 1.]), a, b)      # .75·(1/e − 1), 0, (1 + σ(1.702))/2
         tensor([-0.4741,  0.0000,  0.9229])
     """
-    a, b = parameters_of(x, a=a, b=b)
-    if torch.onnx.is_in_onnx_export():
-        return value(_apalu, x, a, b)
-    return Apalu.apply(x, a, b)
+    return Apalu.apply(x, *parameters_of(x, a=a, b=b))
 
 
 class Apalu(Function):
@@ -72,11 +69,12 @@ def _apalu(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
 def _apalu_gradients(grad: Tensor, x: Tensor, a: Tensor, b: Tensor) -> Tuple[Tensor, ...]:
     """The gradient to x; grad times x₊·(1 + s) and expm1(x₋).
 
-    The first is b·exp(x₋) and, where x > 0, the rest. torch.where would take twenty times as long on a CPU.
+    grad is split in two, each 0 on one side of x = 0. torch.where would take twenty times as long on a CPU.
     """
-    e = x.clamp(max=0).exp_().mul_(grad)
-    grad_above = torch.ops.aten.threshold_backward(grad, x, 0)
+    above = torch.ops.aten.threshold_backward(grad, x, 0)
+    below = grad - above
+    e = x.clamp(max=0).exp_().mul_(below)
     s = (x * SCALE).sigmoid_()
     slope = torch.ops.aten.sigmoid_backward(x, s).mul_(SCALE * a).addcmul_(s.add_(1), a)
-    to_x = slope.sub_(b).mul_(grad_above).addcmul_(e, b)
-    return to_x, s.mul_(x).mul_(grad_above), e.sub_(grad)
+    to_x = slope.mul_(above).addcmul_(e, b)
+    return to_x, s.mul_(x).mul_(above), e.sub_(below)

@@ -1,9 +1,8 @@
 """Elementwise functions with parameters per channel: values, and gradients derived by hand, in plain PyTorch.
 
-A function is given as one on tensors that broadcast. On a CPU it goes over large tensors block by block, so that its
-intermediate results stay in the cache; what autograd keeps is up to the caller.
+A function is given as one on tensors that broadcast. It goes over large tensors block by block, so that its intermediate results
+stay small, on a CPU in the cache; what autograd keeps is up to the caller.
 """
-from itertools import repeat
 from typing import Callable, Iterator, List, Sequence, Tuple
 
 import torch
@@ -11,8 +10,9 @@ from torch import Tensor
 
 from .layout import against, compute_dtype, empty_result, in_order_of, is_compiling
 
-LARGEST = 1e15  # |x| of bfloat16 in gradients: sums of x² stay in float32
+LARGEST = 1e15  # |x| in gradients to parameters, which may grow as x²: their sums stay in float32
 BLOCK = 1 << 16  # elements handled at a time on a CPU: the temporaries of one block stay in the L2 cache
+DEVICE_BLOCK = 1 << 22  # on others, which want large steps: the temporaries take 16 MiB each at most
 
 
 def parameters_of(x: Tensor, **parameters: Tensor) -> List[Tensor]:
@@ -28,7 +28,7 @@ def parameters_of(x: Tensor, **parameters: Tensor) -> List[Tensor]:
     for name, parameter in parameters.items():
         if parameter.device != x.device:
             raise ValueError(f'{name} is on {parameter.device}, but the input on {x.device}')
-        if parameter.numel() == 1:
+        if parameter.numel() == 1 and parameter.dim() < 2:
             parameter = parameter.reshape(())
         elif parameter.shape != (x.shape[1:2] if parameter.dim() == 1 else x.shape[:2]):
             channels = x.shape[1] if x.dim() > 1 else 1
@@ -60,20 +60,21 @@ def gradients(function: Callable[..., Tuple[Tensor, ...]], grad: Tensor, x: Tens
               *parameters: Tensor) -> List[Tensor]:
     """``function(grad, x, *parameters)``: its first result as it is, the others summed over positions.
 
-    A sum is of shape (N, C), or any (K, C) where no parameter differs between images, or without C where none does
-    between channels: it broadcasts against the parameters, and its ``sum_to_size`` is the gradient of any.
+    A sum is of shape (N, C), or (1, C) where no parameter differs between images, or without C where none does between
+    channels: it broadcasts against the parameters, and its ``sum_to_size`` is the gradient of any.
     """
     dtype = compute_dtype(x.dtype)
     if _in_one_piece(x):
         to_x, *rest = function(grad.to(dtype), _bounded(x), *(against(x, p) for p in parameters))
         return [to_x.to(x.dtype), *(t.sum(tuple(range(2, t.dim()))) if t.dim() > 2 else t for t in rest)]
-    to_x, sums = empty_result(x, any(p.dim() for p in parameters)), []
-    for dim, grad_, x_, to_x_, *block in _blocks((in_order_of(to_x, grad), in_order_of(to_x, x), to_x), parameters):
+    to_x, sums = empty_result(x, any(p.dim() for p in parameters)), {}
+    for part, grad_, x_, to_x_, *block in _blocks((in_order_of(to_x, grad), in_order_of(to_x, x), to_x), parameters):
         to_block, *rest = function(grad_.to(dtype), _bounded(x_), *block)
         to_x_.copy_(to_block)
-        sums.append([t.sum(dim, keepdim=dim == 0) for t in rest])
+        sums.setdefault(part, []).append([t.sum(1) for t in rest])
+    parts = [[torch.stack(pieces).sum(0) for pieces in zip(*part)] for part in sums.values()]
     width = x.shape[1] if any(p.dim() for p in parameters) else 1
-    return [to_x, *(torch.cat(parts).view(-1, width) for parts in zip(*sums))]
+    return [to_x, *(torch.cat(column).view(-1, width) for column in zip(*parts))]
 
 
 def _bounded(x: Tensor) -> Tensor:
@@ -83,28 +84,39 @@ def _bounded(x: Tensor) -> Tensor:
 
 
 def _in_one_piece(x: Tensor) -> bool:
-    """Other devices are best served by few large steps, a compiler finds its own, and a trace is to know of none."""
-    return is_compiling() or torch.jit.is_tracing() or x.device.type != 'cpu' or x.numel() <= BLOCK
+    """A compiler finds blocks of its own, and a trace is to know of none."""
+    return is_compiling() or torch.jit.is_tracing() or x.numel() <= _block_of(x)
+
+
+def _block_of(x: Tensor) -> int:
+    return BLOCK if x.device.type == 'cpu' else DEVICE_BLOCK
 
 
 def _blocks(tensors: Sequence[Tensor], parameters: Sequence[Tensor]) -> Iterator[tuple]:
-    """Cut dense tensors of one shape and memory order into views of about BLOCK elements.
+    """Cut dense tensors of one shape and memory order into views of about a block of elements.
 
     Yields:
-        Over which of its dimensions the sums of a block run, then its view of each tensor and parameter.
+        The number of the part that a block belongs to, whose sums are to be added up; its view of each tensor, (rows,
+        positions, channels); its view of each parameter, (rows, 1, channels).
     """
+    views, spread = _as_rows(tensors, parameters)
+    block = _block_of(views[0])
+    rows = max(1, block // views[0][0].numel())  # whole ones, or pieces of one
+    positions = max(1, block // views[0].shape[2])
+    for part, cut in enumerate(zip(*(t.split(rows) for t in (*views, *spread)))):
+        for pieces in zip(*(view.split(positions, 1) for view in cut[:len(views)])):
+            yield part, *pieces, *cut[len(views):]
+
+
+def _as_rows(tensors: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tuple[List[Tensor], List[Tensor]]:
+    """Views (rows, positions, channels), in the order of memory, and parameters that are constant over positions."""
     shape, numel = tensors[0].shape, tensors[0].numel()
     if not any(p.dim() for p in parameters):
-        dim, views = 0, [t.as_strided((numel, 1), (1, 1)) for t in tensors]
-        spread = [p.expand(numel, 1) for p in parameters]
-    elif len(shape) > 2 and tensors[0].is_contiguous():
-        dim, views = 1, [t.flatten(2).flatten(0, 1) for t in tensors]
-        spread = [p.expand(shape[:2]).reshape(-1, 1) for p in parameters]
-    elif any(p.dim() > 1 for p in parameters):  # channels innermost
-        dim, views = 1, [t.movedim(1, -1).flatten(1, -2) if len(shape) > 2 else t[:, None] for t in tensors]
-        spread = [p.expand(shape[:2])[:, None] for p in parameters]
-    else:
-        dim, views = 0, [t.movedim(1, -1).flatten(0, -2) for t in tensors]
-        spread = [p.expand(views[0].shape) for p in parameters]
-    length = max(1, BLOCK * len(views[0]) // numel)
-    return zip(repeat(dim), *(view.split(length) for view in (*views, *spread)))
+        return ([t.as_strided((1, numel, 1), (numel, 1, 1)) for t in tensors], [p.expand(1, 1, 1) for p in parameters])
+    if len(shape) > 2 and tensors[0].is_contiguous():
+        return ([t.flatten(2).flatten(0, 1)[..., None] for t in tensors],
+                [p.expand(shape[:2]).reshape(-1, 1, 1) for p in parameters])
+    views = [t.movedim(1, -1).flatten(1, -2) if len(shape) > 2 else t[:, None] for t in tensors]  # channels innermost
+    if any(p.dim() > 1 for p in parameters):
+        return views, [p.expand(shape[:2])[:, None] for p in parameters]
+    return [view.flatten(0, 1)[None] for view in views], [p.expand(1, 1, shape[1]) for p in parameters]

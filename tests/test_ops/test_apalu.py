@@ -50,20 +50,29 @@ def test_gradcheck(shapes):
     assert torch.autograd.gradcheck(apalu, (x, *parameters(*shapes)))
 
 
+@pytest.mark.parametrize('a, b', [(.5, .75), (1e-3, 30.), (30., 1e-3)])
 @pytest.mark.parametrize('dtype, tolerance', [(torch.float32, 5e-7), (torch.float64, 3e-15)])
-def test_keeps_its_digits(dtype, tolerance):
+def test_keeps_its_digits(dtype, tolerance, a, b):
     size = torch.logspace(-8, 4, 200, dtype=torch.float64)
     x = torch.cat([size, -size]).to(dtype)
-    a, b = torch.tensor(.5, dtype=dtype, requires_grad=True), torch.tensor(.75, dtype=dtype, requires_grad=True)
+    a, b = torch.tensor(a, dtype=dtype, requires_grad=True), torch.tensor(b, dtype=dtype, requires_grad=True)
     out, slope, *_ = value_and_gradients(apalu, x, a, b, grad=torch.ones_like(x))
     with mpmath.workdps(40):
         def exact(x):
-            return (x + x / (1 + mpmath.exp(-1.702 * x))) / 2 if x > 0 else mpmath.mpf(3) / 4 * mpmath.expm1(x)
+            above = x > 0
+            return a.item() * (x + x / (1 + mpmath.exp(-1.702 * x))) if above else b.item() * mpmath.expm1(x)
 
         want = [exact(mpmath.mpf(t)) for t in x.tolist()]
         assert max(abs(got / exactly - 1) for got, exactly in zip(out.tolist(), want)) <= tolerance
         want = [mpmath.diff(exact, mpmath.mpf(t)) for t in x.tolist()]
-        assert max(abs(got - exactly) for got, exactly in zip(slope.tolist(), want)) <= tolerance
+        largest = [a.item() if t > 0 else b.item() for t in x.tolist()]
+        assert max(abs(got - w) / size for got, w, size in zip(slope.tolist(), want, largest)) <= 2 * tolerance
+
+
+def test_the_slope_at_0_is_that_from_below():
+    x, a, b = torch.zeros(3, requires_grad=True), torch.tensor(1.), torch.tensor(.2)
+    slope, = torch.autograd.grad(apalu(x, a, b).sum(), x)
+    torch.testing.assert_close(slope, torch.full((3, ), .2))
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])

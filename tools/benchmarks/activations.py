@@ -57,7 +57,11 @@ class Contender(NamedTuple):
 
 
 class Data(NamedTuple):
-    """What the contenders of one shape share. ``affine`` and ``statistics`` are the batch norm's."""
+    """What the contenders of one shape share.
+
+    ``affine`` and ``statistics`` are the batch norm's, ``scalars`` and ``per_channel`` λ and κ, the last three what
+    those activations take, one per channel (Meta-ACON's β: one per image and channel).
+    """
     z: Tensor
     residual: Tensor
     gate: Tensor
@@ -65,10 +69,13 @@ class Data(NamedTuple):
     statistics: Tuple[Tensor, Tensor]
     scalars: Tuple[Tensor, Tensor]
     per_channel: Tuple[Tensor, Tensor]
+    acon: Tuple[Tensor, Tensor, Tensor]
+    meta_acon: Tuple[Tensor, Tensor, Tensor]
+    apalu: Tuple[Tensor, Tensor]
 
     @property
     def parameters(self) -> Tuple[Tensor, ...]:
-        return *self.affine, *self.statistics, *self.scalars, *self.per_channel
+        return tuple(tensor for group in self[3:] for tensor in group)
 
 
 def draw(shape: Sequence[int], dtype: torch.dtype, device: torch.device, memory_format: torch.memory_format) -> Data:
@@ -83,9 +90,12 @@ def draw(shape: Sequence[int], dtype: torch.dtype, device: torch.device, memory_
 
     channels = shape[1]
     gate = uniform(.2, .8, *shape[:2]).detach().to(dtype).requires_grad_()
+    lines = uniform(.5, 1.5, channels), uniform(-.5, .5, channels)
     return Data(normal(), normal(), gate, (uniform(.5, 1.5, channels), uniform(-.1, .1, channels)),
                 (uniform(-.1, .1, channels).detach(), uniform(.5, 1.5, channels).detach()),
-                (uniform(.2, .8, 1), uniform(1., 1.3, 1)), (uniform(.2, .8, channels), uniform(1., 1.3, channels)))
+                (uniform(.2, .8, 1), uniform(1., 1.3, 1)), (uniform(.2, .8, channels), uniform(1., 1.3, channels)),
+                (*lines, uniform(.5, 1.5, channels)), (*lines, uniform(.2, .8, *shape[:2])),
+                (uniform(.4, .6, channels), uniform(.6, .9, channels)))
 
 
 def folded(weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> Tuple[Tensor, Tensor]:
@@ -126,6 +136,9 @@ def contenders(data: Data) -> List[Contender]:
         Contender('aglu', ours, ops.aglu, plain, (2, 3)),
         Contender('aglu per channel', ours, ops.aglu, (data.z, *data.per_channel), (2, 3)),
         Contender('apa', ours, ops.apa, plain, (2, 3)),
+        Contender('acon per channel', 'torch', ops.acon, (data.z, *data.acon), (None, None)),
+        Contender('acon, β per image', 'torch', ops.acon, (data.z, *data.meta_acon), (None, None)),
+        Contender('apalu per channel', 'torch', ops.apalu, (data.z, *data.apalu), (None, None)),
         *(Contender(f'aglu [{name}]', name, ops.aglu, plain, (None, None)) for name in others),
         Contender('textbook aglu', 'autograd', reference.aglu, plain, (None, None)),
         Contender(COMPILED, 'inductor', reference.aglu, plain, (None, None)),

@@ -1,4 +1,4 @@
-from typing import Tuple
+from typing import Dict, Tuple
 
 import torch
 from mmengine.registry import MODELS
@@ -8,16 +8,54 @@ from ... import ops
 from .base import channel_count
 
 
+class AconParameters(nn.Module):
+    """p₁, p₂ and β: what is ``learnt`` as parameters of shape (C,), what is ``fixed`` at its value.
+
+    Published files hold them as (1, C, 1, 1), and load. Here they have one dimension, because MMDetection's transformers
+    draw all their parameters of more than one anew.
+    """
+
+    learnt: Tuple[str, ...] = ()
+    fixed: Dict[str, float] = {}
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = channel_count(self, num_features)
+        for name in self.learnt:
+            setattr(self, name, nn.Parameter(torch.empty(num_features)))
+        for name in self.fixed:
+            self.register_buffer(name, torch.empty(()), persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw p₁ and p₂ anew and set β to 1, those that are learnt; the others to their values."""
+        for name in self.learnt:
+            if name == 'beta':
+                nn.init.ones_(self.beta)
+            else:
+                nn.init.normal_(getattr(self, name))
+        for name, value in self.fixed.items():
+            getattr(self, name).fill_(value)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        for name in (prefix + name for name in self.learnt):
+            if name in state_dict and state_dict[name].shape == (1, self.num_features, 1, 1):
+                state_dict[name] = state_dict[name].flatten()
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def extra_repr(self) -> str:
+        return f'num_features={self.num_features}'
+
+
 @MODELS.register_module()
-class AconC(nn.Module):
+class AconC(AconParameters):
     r"""ACON-C: a smooth maximum of two lines through 0, learnt for each channel.
 
     .. math:: S(x) = (p_1 - p_2) x \cdot σ(β (p_1 - p_2) x) + p_2 x
 
     β says how sharply it activates: β → ∞ is max(p₁x, p₂x), β = 0 their mean. Source: Ma et al., *Activate or Not:
     Learning Customized Activation*, CVPR 2021, arXiv:2009.04759, section 3.2. p₁ and p₂ start from N(0, 1), β at 1.
-    Its parameters have the published names and shapes, (1, C, 1, 1). Dtypes and limits as
-    :func:`apa_mmdet.ops.acon`.
+    Published weights load. Dtypes and limits as :func:`apa_mmdet.ops.acon`.
 
     Args:
         num_features: C, the size of dimension 1 of the input, which may have any number of dimensions from 2 on; 1 for
@@ -36,31 +74,13 @@ class AconC(nn.Module):
         [[1.7615..., 1.7615..., 1.7615...]]
     """
 
-    learnt: Tuple[str, ...] = ('p1', 'p2', 'beta')
+    learnt = ('p1', 'p2', 'beta')
 
     def __init__(self, num_features: int, inplace: bool = False) -> None:
-        super().__init__()
-        self.num_features = channel_count(self, num_features)
-        for name, fixed in dict(p1=1., p2=0., beta=1.).items():
-            if name in self.learnt:
-                setattr(self, name, nn.Parameter(torch.empty(1, num_features, 1, 1)))
-            else:
-                self.register_buffer(name, torch.tensor(fixed), persistent=False)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw p₁ and p₂ anew and set β to 1, those that are learnt."""
-        for name in self.learnt:
-            if name == 'beta':
-                nn.init.ones_(self.beta)
-            else:
-                nn.init.normal_(getattr(self, name))
+        super().__init__(num_features)
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.acon(x, self.p1.flatten(), self.p2.flatten(), self.beta.flatten())
-
-    def extra_repr(self) -> str:
-        return f'num_features={self.num_features}'
+        return ops.acon(x, self.p1, self.p2, self.beta)
 
 
 @MODELS.register_module()
@@ -77,6 +97,7 @@ class AconB(AconC):
     """
 
     learnt = ('p2', 'beta')
+    fixed = dict(p1=1.)
 
 
 @MODELS.register_module()
@@ -91,3 +112,4 @@ class AconA(AconC):
     """
 
     learnt = ('beta', )
+    fixed = dict(p1=1., p2=0.)

@@ -6,6 +6,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ... import ops
+from ...ops.layout import compute_dtype
 from .base import channel_count
 
 
@@ -55,14 +56,19 @@ class APALU(nn.Module):
 
     @property
     def a(self) -> Tensor:
-        return F.softplus(self.raw_a)
+        return _positive(self.raw_a)
 
     @property
     def b(self) -> Tensor:
-        return F.softplus(self.raw_b)
+        return _positive(self.raw_b)
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.apalu(x, self.a, self.b)
 
     def extra_repr(self) -> str:
         return f'num_features={self.num_features}, a_init={self.a_init:g}, b_init={self.b_init:g}'
+
+
+def _positive(raw: Tensor) -> Tensor:
+    """Softplus, in float32 at least, where it does not fall to 0."""
+    return F.softplus(raw.to(compute_dtype(raw.dtype))).clamp(min=torch.finfo(torch.float32).tiny)

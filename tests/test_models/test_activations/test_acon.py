@@ -11,27 +11,36 @@ every_kind = pytest.mark.parametrize('kind', KINDS)
 
 def test_gives_the_recorded_figures():
     recorded, act = load('acon.npz'), AconC(32)
-    act.load_state_dict({key: torch.from_numpy(value(key, t.shape)) for key, t in act.state_dict().items()})
+    act.load_state_dict({name: torch.from_numpy(value(name, (1, 32, 1, 1))) for name in ('p1', 'p2', 'beta')})
     x = torch.from_numpy(image((4, 32, 5, 7), 2)).requires_grad_()
     out = act(x)
     out.backward(torch.from_numpy(np.random.default_rng([79, 0]).normal(0, 1, out.shape).astype(np.float32)))
     got = dict(out=out.detach(), grad_input=x.grad, **{f'grad_{name}': p.grad for name, p in act.named_parameters()})
     for name, tensor in got.items():
-        want = recorded[f'acon_c/{name}']
+        want = recorded[f'acon_c/{name}'].reshape(tensor.shape)
         np.testing.assert_allclose(tensor.numpy(), want, rtol=1e-6, atol=1e-6 * abs(want).max(), err_msg=name)
 
 
 @every_kind
-def test_learns_what_its_name_says_under_the_published_names_and_shapes(kind):
+def test_learns_what_its_name_says_under_the_published_names(kind):
     shapes = {name: tuple(t.shape) for name, t in kind(5).state_dict().items()}
-    assert shapes == dict.fromkeys(KINDS[kind], (1, 5, 1, 1))
+    assert shapes == dict.fromkeys(KINDS[kind], (5, ))
+
+
+def test_loads_published_shapes_within_a_model_and_refuses_others():
+    net = torch.nn.Sequential(AconC(5))
+    published = {f'0.{name}': torch.randn(1, 5, 1, 1) for name in KINDS[AconC]}
+    net.load_state_dict(published)
+    assert all(torch.equal(p, published[name].flatten()) for name, p in net.state_dict().items())
+    with pytest.raises(RuntimeError, match='size mismatch for 0.beta'):
+        net.load_state_dict(dict(published, **{'0.beta': torch.randn(1, 6, 1, 1)}))
 
 
 @every_kind
 def test_is_the_formula_of_its_parameters(kind):
     act, x = kind(5).double(), torch.randn(3, 5, 4, 2, dtype=torch.float64)
     torch.nn.init.uniform_(act.beta)
-    own = {'p1': 1., 'p2': 0., **act.state_dict()}
+    own = {'p1': 1., 'p2': 0., **{name: p.view(5, 1, 1) for name, p in act.named_parameters()}}
     d = own['p1'] - own['p2']
     torch.testing.assert_close(act(x), d * x * torch.sigmoid(own['beta'] * d * x) + own['p2'] * x)
 

@@ -38,6 +38,14 @@ def test_a_and_b_stay_positive_whatever_the_optimiser_does():
     assert (act.a > 0).all() and (act.b > 0).all() and (act.a < .01).all()
 
 
+@pytest.mark.parametrize('dtype, raw', [(torch.float32, -200.), (torch.float16, -20.), (torch.float64, -1e5)])
+def test_a_and_b_do_not_fall_to_0_in_finite_precision(dtype, raw):
+    act = APALU(2).to(dtype)
+    for parameter in act.parameters():
+        torch.nn.init.constant_(parameter, raw)
+    assert (act.a > 0).all() and (act.b > 0).all()
+
+
 @pytest.mark.parametrize('arguments, line', [
     (dict(num_features=0), 'APALU: num_features must be at least 1, got 0'),
     (dict(num_features=None), 'stands for the channel count of the site'),

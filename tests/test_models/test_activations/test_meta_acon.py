@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 from recorded import image, load, value
+from saved import saved_bytes
 
 from apa_mmdet.models.activations import MetaAconC
+from apa_mmdet.models.backbones import SEResNet
 
 
 def textbook(act, x):
@@ -23,7 +25,8 @@ def textbook(act, x):
 @pytest.mark.parametrize('case, channels, width', [('eval', 32, 16), ('train', 32, 16), ('wide_eval', 512, 32)])
 def test_gives_the_recorded_figures(case, channels, width):
     recorded, act = load('acon.npz'), MetaAconC(channels).train(case == 'train')
-    act.load_state_dict({key: torch.from_numpy(value(key, t.shape)) for key, t in act.state_dict().items()})
+    shapes = {key: (1, channels, 1, 1) if key in ('p1', 'p2') else t.shape for key, t in act.state_dict().items()}
+    act.load_state_dict({key: torch.from_numpy(value(key, shape)) for key, shape in shapes.items()})
     assert act.fc1.out_channels == act.bn1.num_features == width
     x = torch.from_numpy(image((4, channels, 5, 7), 2)).requires_grad_()
     out = act(x)
@@ -31,7 +34,7 @@ def test_gives_the_recorded_figures(case, channels, width):
     got = dict(out=out.detach(), grad_input=x.grad, **{f'grad_{name}': p.grad for name, p in act.named_parameters()})
     assert {f'meta_acon_c_{case}/{name}' for name in got} == {key for key in recorded if f'_c_{case}/' in key}
     for name, tensor in got.items():
-        want = recorded[f'meta_acon_c_{case}/{name}']
+        want = recorded[f'meta_acon_c_{case}/{name}'].reshape(tensor.shape)
         # in training a norm takes away the gradient of the bias before it: rounding errors remain
         np.testing.assert_allclose(tensor.numpy(), want, rtol=1e-5, atol=1e-6 * max(1., abs(want).max()), err_msg=name)
 
@@ -80,6 +83,38 @@ def test_half_weights_and_channels_last():
     assert (act.bfloat16()(x.bfloat16()) - want).abs().max() < .05
 
 
+@pytest.mark.parametrize('norm_cfg', [dict(type='BN', eps=.1), dict(type='SyncBN', eps=.1)])
+def test_one_image_alone_is_normalised_as_in_eval_mode(norm_cfg):
+    act, x = MetaAconC(6, norm_cfg=norm_cfg), torch.randn(1, 6, 3, 3)
+    alone = act(x)
+    act.bn1, act.bn2 = (torch.nn.BatchNorm2d(n.num_features, eps=.1) for n in (act.bn1, act.bn2))
+    torch.testing.assert_close(alone, act.eval()(x))
+
+
+def test_the_mean_of_a_large_half_precision_plane_does_not_overflow():
+    act = MetaAconC(2, norm_cfg=None)
+    x = torch.full((1, 2, 40, 40), 1e3)  # 1.6e6 in all
+    torch.testing.assert_close(act.beta_of(x.half()), act.beta_of(x))
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_keeps_its_input_and_what_its_size_does_not_matter_to(dtype):
+    act, x = MetaAconC(6), torch.randn(2, 6, 200, 100).to(dtype).requires_grad_()
+    kept = saved_bytes(lambda: act(x), (*act.parameters(), *act.buffers()))
+    assert x.numel() * x.element_size() <= kept < x.numel() * x.element_size() + 4000
+
+
+def test_frozen_stages_and_norm_eval_reach_its_norms():
+    net = SEResNet(18, act_cfg=dict(type='MetaAconC'), frozen_stages=1, norm_eval=True).train()
+    net(torch.randn(2, 3, 64, 64))[-1].sum().backward()
+    acts = {name: m for name, m in net.named_modules() if isinstance(m, MetaAconC)}
+    assert len(acts) == 17
+    for name, act in acts.items():
+        assert not act.bn1.training and not act.bn2.training and (act.bn1.running_mean == 0).all(), name
+        frozen = name.startswith(('act_stem', 'layer1'))
+        assert all(p.requires_grad != frozen and (p.grad is None) == frozen for p in act.parameters()), name
+
+
 def test_large_inputs_stay_finite():
     act = MetaAconC(6)
     x = (torch.randn(2, 6, 5, 4) * 1e4).requires_grad_()
@@ -93,3 +128,5 @@ def test_an_input_that_does_not_fit_gets_one_clear_line(shape):
         MetaAconC(6)(torch.zeros(shape))
     with pytest.raises(ValueError, match='MetaAconC: num_features must be at least 1, got 0'):
         MetaAconC(0)
+    with pytest.raises(ValueError, match='MetaAconC: reduction must be at least 1, got 0'):
+        MetaAconC(6, reduction=0)
