@@ -20,7 +20,8 @@ def shrunk(cfg, root, data):
             node.update(num_workers=0, persistent_workers=False)
         return node
 
-    return Config(ConfigDict(_changed(cfg._cfg_dict.to_dict(), change)))
+    # its text not laid out: for that yapf takes seconds, at each start and each checkpoint
+    return Config(ConfigDict(_changed(cfg._cfg_dict.to_dict(), change)), format_python_code=False)
 
 
 def _changed(node, change):

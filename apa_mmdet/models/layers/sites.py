@@ -3,13 +3,18 @@
 A layer, here, is a module with parameters of its own. Counting calls would go wrong where a part of a forward pass is
 run again (gradient checkpointing), or several times (a head over the levels of a pyramid); what ran before stays true.
 """
+import inspect
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+from itertools import product
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Size, Tensor, nn
 
 from .source import count_uses
+
+COUNTS = ('out_channels', 'num_features', 'out_features', 'num_channels')  # where layers keep their channel count
 
 
 @dataclass
@@ -19,10 +24,14 @@ class Site:
     Args:
         layers: those that ran since the activation was called before; the last one tells the site.
         num_features: channel count there; None if unknown, or if the channels are not in dimension 1.
+        after: name of the last layer.
+        again: whether it may be called anew with no layer in between.
     """
 
     layers: List[nn.Module]
     num_features: Optional[int] = None
+    after: str = ''
+    again: bool = False
 
 
 class Sites(nn.ModuleList):
@@ -30,11 +39,15 @@ class Sites(nn.ModuleList):
 
     Args:
         activations: one for each site.
-        sites: as many; their layers get a hook that says which site comes next.
+        sites: as many; their layers get a hook that says which site comes next. Who exchanges a layer (a norm, to
+            synchronise it) loses the hook, and gets an error if no other layer of the site is left.
     """
+
+    __repr__ = nn.Module.__repr__  # nn.ModuleList's shows no extra_repr
 
     def __init__(self, activations: Sequence[nn.Module], sites: Sequence[Site]) -> None:
         super().__init__(activations)
+        self.sites = list(sites)
         self.current: Optional[int] = None
         before = {site.layers[-1]: i for i, site in enumerate(sites)}
         for i, site in enumerate(sites):
@@ -44,9 +57,17 @@ class Sites(nn.ModuleList):
             layer.register_forward_hook(_Next(self, i))
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.current is None:
-            raise RuntimeError('Sites: called before any of the layers that it was made for; were they exchanged?')
-        return self[self.current](x)
+        index = self.current
+        if index is None:
+            raise RuntimeError('Sites: called with none of its layers before, which are '
+                               f'{", ".join(site.after for site in self.sites)}; if one was exchanged after '
+                               'SwapActivations (a norm, by sync_bn?), give it its final type in the config')
+        if not self.sites[index].again:
+            self.current = None  # lest the next site is taken for this one
+        return self[index](x)
+
+    def extra_repr(self) -> str:
+        return '\n'.join(f'{i} after {site.after}' for i, site in enumerate(self.sites))
 
 
 class _Next:
@@ -60,28 +81,44 @@ class _Next:
         self.sites.current = self.index
 
 
-def find_sites(owner: nn.Module, names: Sequence[str]) -> Dict[str, Optional[List[Site]]]:
-    """The sites of the activations that ``owner`` holds under ``names``; None for one whose sites cannot be told."""
-    calls = _run(owner, names)
-    if calls is not None:
-        return {name: _tell_apart(calls[name]) for name in names}
-    once = {0: [], 1: [Site([owner])]}  # by name alone, if no input suits the owner
-    return {name: once.get(count_uses(owner, name)) for name in names}
+def find_sites(owner: nn.Module, names: Sequence[str]) -> Dict[str, Union[List[Site], str]]:
+    """The sites of the activations that ``owner`` holds under ``names``; or, in words, why they cannot be told."""
+    runs, error = _runs(owner, names)
+    if runs:
+        layers = {layer: name for name, layer in owner.named_modules()}
+        return {name: _tell_apart([run[name] for run in runs], layers) for name in names}
+    why = f'no guessed input suits it ({error})'
+    once = {0: [], 1: [Site([owner])]}  # by name alone, then
+    return {name: once.get(count_uses(owner, name), why) for name in names}
 
 
-def _tell_apart(calls: List[Tuple[List[nn.Module], Size]]) -> Optional[List[Site]]:
-    """From each call's layers and shape, the sites in the order of their first call."""
-    sites, last = {}, None
-    for layers, shape in calls:
-        last = layers[-1] if layers else last
-        sites.setdefault(last, Site(layers, _channels(shape, last)))
-    return None if None in sites and len(sites) > 1 else list(sites.values())
+Call = Tuple[List[nn.Module], Size]  # the layers before, the input's shape
 
 
-def _channels(shape: Size, last: Optional[nn.Module]) -> Optional[int]:
-    """Of a feature map, or of a batch of vectors; behind a linear layer more dimensions are tokens, channels last."""
-    tokens = len(shape) == 3 or len(shape) > 3 and isinstance(last, nn.Linear)
-    return None if tokens or len(shape) < 2 else shape[1]
+def _tell_apart(runs: Sequence[List[Call]], names: Dict[nn.Module, str]) -> Union[List[Site], str]:
+    """The sites in the order of their first call."""
+    sites = {}
+    for calls in runs:
+        last = None
+        for layers, shape in calls:
+            last = layers[-1] if layers else last
+            site = sites.setdefault(last, Site(layers, _channels(shape, layers), names.get(last, '')))
+            site.again |= not layers
+    return 'it is called before any layer' if None in sites and len(sites) > 1 else list(sites.values())
+
+
+def _channels(shape: Size, layers: List[nn.Module]) -> Optional[int]:
+    """Size of dimension 1, unless the channels, as counted by the last layer that tells, are in the last dimension."""
+    if len(shape) < 3:
+        return shape[1] if len(shape) == 2 else None
+    for layer in reversed(layers):
+        counts = {*getattr(layer, 'normalized_shape', ())[-1:], *(getattr(layer, key, None) for key in COUNTS)}
+        first, last = shape[1] in counts, shape[-1] in counts
+        if last and (not first or isinstance(layer, (nn.Linear, nn.LayerNorm))):
+            return None
+        if first:
+            return shape[1]
+    return shape[1] if len(shape) > 3 else None  # of three dimensions the last one, as of tokens
 
 
 class _Probe(nn.Module):
@@ -94,7 +131,12 @@ class _Probe(nn.Module):
 
     def clear(self) -> None:
         self.ran: list = []
-        self.calls: List[Tuple[List[nn.Module], Size]] = []
+        self.calls: List[Call] = []
+
+    @property
+    def count(self) -> int:
+        """Of the layers that ran."""
+        return len(self.ran) + sum(len(layers) for layers, _ in self.calls)
 
     def forward(self, x: Tensor) -> Tensor:
         self.calls.append((self.ran, x.shape))
@@ -102,33 +144,45 @@ class _Probe(nn.Module):
         return self.activation(x)
 
 
-def _run(owner: nn.Module, names: Sequence[str]) -> Optional[Dict[str, list]]:
-    """Each activation's calls in a forward pass of zeros, in eval mode; None if no guessed input suits the owner."""
+def _runs(owner: nn.Module, names: Sequence[str]) -> Tuple[List[Dict[str, List[Call]]], str]:
+    """Each activation's calls in a forward pass of zeros, in train and in eval mode; the error of the best guess."""
+    runs, error, furthest = [], 'none could be made', 0
+    devices = [part.device for part in owner.parameters() if part.is_cuda][:1]
+    with _probes(owner, names) as probes, torch.no_grad(), torch.random.fork_rng(devices):
+        for training in (True, False):
+            for part in owner.modules():  # train() is overridden here and there
+                part.training = training and not hasattr(part, 'running_mean')
+            for inputs in _inputs(owner):
+                for probe in probes.values():
+                    probe.clear()
+                try:
+                    owner(*inputs)
+                except Exception as wrong:  # whatever a module does with an input that does not suit it
+                    if probe.count >= furthest:
+                        furthest = probe.count
+                        error = f'{type(wrong).__name__}: {wrong}'.partition('\n')[0]
+                else:
+                    runs.append({name: probe.calls for name, probe in probes.items()})
+                    break
+    return runs, error
+
+
+@contextmanager
+def _probes(owner: nn.Module, names: Sequence[str]) -> Iterator[Dict[str, _Probe]]:
+    """In place of the activations, told of each layer that runs; afterwards all is as it was."""
     kept = {name: owner._modules[name] for name in names}
     probes = {name: _Probe(activation) for name, activation in kept.items()}
     modes = {part: part.training for part in owner.modules()}
-    layers = [part for part in modes if part not in {owner, *kept.values()}
-              and next(part.parameters(recurse=False), None) is not None]
 
     def note(layer: nn.Module, *_) -> None:
         for probe in probes.values():
             probe.ran.append(layer)
 
-    hooks = [layer.register_forward_hook(note) for layer in layers]
+    hooks = [part.register_forward_hook(note) for part in modes if part not in {owner, *kept.values()}
+             and next(part.parameters(recurse=False), None) is not None]
     owner._modules.update(probes)
     try:
-        for part in owner.modules():
-            part.training = False  # eval() is overridden here and there
-        for x in _inputs(owner):
-            for probe in probes.values():
-                probe.clear()
-            try:
-                with torch.no_grad():
-                    owner(x)
-            except Exception:  # whatever a module does with an input that does not suit it
-                continue
-            return {name: probe.calls for name, probe in probes.items()}
-        return None
+        yield probes
     finally:
         owner._modules.update(kept)
         for hook in hooks:
@@ -137,22 +191,29 @@ def _run(owner: nn.Module, names: Sequence[str]) -> Optional[Dict[str, list]]:
             part.training = mode
 
 
-def _inputs(owner: nn.Module) -> Iterator:
-    """What the owner may take: feature maps of each branch, of a pyramid, one, a RoI's, tokens, or vectors."""
+def _inputs(owner: nn.Module) -> Iterator[tuple]:
+    """What forward may take: a map of each branch; else one or two of a pyramid, a map, tokens, a vector …"""
     like = next(owner.parameters(), torch.empty(0))
-    channels = getattr(owner, 'in_channels', None)
-    if isinstance(channels, (list, tuple)):
-        yield [like.new_zeros(1, count, 32 >> i, 32 >> i) for i, count in enumerate(channels)]
+    branches = getattr(owner, 'in_channels', None)
+    if isinstance(branches, (list, tuple)):
+        yield [like.new_zeros(1, channels, 32 >> i, 48 >> i) for i, channels in enumerate(branches)],
         return
-    if not isinstance(channels, int):
-        counts = (getattr(part, key, None) for part in owner.modules() for key in ('in_channels', 'in_features'))
-        channels = next((count for count in counts if isinstance(count, int)), None)
-    if channels is None:
-        return
-    roi = getattr(owner, 'roi_feat_size', None)
-    for side in [roi] if roi else [8, 64]:
-        x = like.new_zeros(1, channels, *(side if isinstance(side, tuple) else (side, side)))
-        yield (x, )
-        yield x
-    yield like.new_zeros(1, 4, channels)
-    yield like.new_zeros(1, channels)
+    parameters = inspect.signature(owner.forward).parameters.values()
+    arity = sum(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters) or 1
+    for channels, (height, width) in _sizes(owner) if arity < 3 else ():
+        shapes = ((1, channels, height, width), (1, 13, channels), (1, channels), (1, 1, 13, channels),
+                  (1, 2 * height, 2 * width), (1, 13, 2))  # a map, tokens, a vector, tokens of layers, a mask, points
+        guesses = [like.new_zeros(shape) for shape in shapes]
+        yield from product([(guesses[0], ), *guesses], repeat=arity)
+
+
+def _sizes(owner: nn.Module) -> Iterator[Tuple[int, Tuple[int, int]]]:
+    """Channel counts, each with height and width: a RoI's; or a small map's, unequal lest they pass for channels."""
+    roi = getattr(owner, 'roi_feat_size', None) or getattr(owner, 'input_feat_shape', None)
+    counts = ([getattr(part, key, None) for part in owner.modules()] for key in ('in_channels', 'in_features'))
+    first = (next((count for count in some if isinstance(count, int)), None) for some in counts)
+    for channels in dict.fromkeys(count for count in first if count):
+        if roi:
+            yield channels, (roi, roi) if isinstance(roi, int) else tuple(roi)
+        else:
+            yield from product([channels], [(7, 11), (14, 14), (32, 48), *([(128, 192)] if channels < 5 else ())])

@@ -7,7 +7,9 @@ from typing import Iterator, List, NamedTuple, Optional, Tuple
 
 from torch import nn
 
-LIBRARIES = ('torch.', 'mmengine.')  # their code calls no activation of its own accord
+LIBRARIES = ('torch.', 'mmengine.')  # not looked into, for an activation's own code is a call of the function
+FUNCTIONS = dict(swish='silu', hswish='hardswish')  # mmcv's names, in lower case, of what torch calls otherwise
+PASSES = ('forward', 'forward_single')  # the latter is called once a level by mmdet's heads
 LOOPS = (ast.For, ast.While, ast.ListComp, ast.GeneratorExp, ast.SetComp, ast.DictComp)
 
 
@@ -19,26 +21,34 @@ class FunctionalCalls(NamedTuple):
 
 
 def functional_calls(modules: List[nn.Module], kind: str) -> FunctionalCalls:
-    """Calls such as ``F.relu(x)``, ``torch.relu_(x)`` or ``x.relu()`` by any of ``modules``, for the kind ``ReLU``."""
+    """Where any of ``modules`` mentions ``F.relu``, ``torch.relu_``, ``x.relu`` or ``relu(…)``, for the kind ``ReLU``.
+
+    It reads the methods of their classes, no further: not functions outside of them, nor torch's own layers, of which
+    ``nn.TransformerEncoderLayer`` calls ``F.relu``. A child in a local variable, ``block.relu(x)``, looks the same.
+    """
     places, unknown = {}, {}
+    name = FUNCTIONS.get(kind.lower(), kind.lower())
     for module in modules:
         for cls, method in _methods(module):
             if method is None:
                 unknown[cls.__name__] = None
-            elif any(_is_call(node, kind) for node in _code(method, module)):
+            elif any(_is_function(node, name) for node in _code(method, module)):
                 places[f'{cls.__name__}.{method.name}'] = None
     return FunctionalCalls(list(places), list(unknown))
 
 
 def count_uses(module: nn.Module, name: str) -> Optional[int]:
-    """How often the module's code mentions ``self.<name>``, where 2 means more than once; None if it is unknown."""
+    """How often the module's code mentions ``self.<name>``, where 2 means more than once; None if it is unknown.
+
+    A mention elsewhere than in a forward pass counts as many, for who knows how often that method is called.
+    """
     uses = 0
     for _, method in _methods(module):
         if method is None:
             return None
         for node in _code(method, module):
             loops = isinstance(node, LOOPS) and any(_is_use(part, name) for part in ast.walk(node))
-            uses += 2 if loops else _is_use(node, name)
+            uses += 2 if loops or method.name not in PASSES and _is_use(node, name) else _is_use(node, name)
     return min(uses, 2)
 
 
@@ -59,10 +69,16 @@ def _methods(module: nn.Module) -> Iterator[Tuple[type, Optional[ast.FunctionDef
             isinstance(node, ast.Name) and node.id == 'super' for node in ast.walk(method)))
 
 
-def _is_call(node: ast.AST, kind: str) -> bool:
-    called = node.func if isinstance(node, ast.Call) else None
-    return isinstance(called, ast.Attribute) and called.attr.replace('_', '') == kind.lower() \
-        and not _is_use(called, called.attr)
+def _is_function(node: ast.AST, name: str) -> bool:
+    """Whether it is ``relu`` of anything but ``self`` and what that holds, or a call of a plain ``relu``."""
+    if isinstance(node, ast.Call):
+        return isinstance(node.func, ast.Name) and node.func.id.replace('_', '') == name
+    if not isinstance(node, ast.Attribute) or node.attr.replace('_', '') != name:
+        return False
+    root = node.value
+    while isinstance(root, (ast.Attribute, ast.Subscript)):
+        root = root.value
+    return not (isinstance(root, ast.Name) and root.id == 'self')
 
 
 def _is_use(node: ast.AST, name: str) -> bool:

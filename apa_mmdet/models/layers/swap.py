@@ -18,26 +18,32 @@ from .source import functional_calls
 Patterns = Union[str, Sequence[str]]
 HOMES = ('torch.nn.modules.activation', 'mmcv.cnn.bricks.activation', 'mmcv.cnn.bricks.swish',
          'mmcv.cnn.bricks.hswish', 'mmcv.cnn.bricks.hsigmoid', 'apa_mmdet.models.activations')  # of activations
-ONCE = (nn.Sequential.forward, nn.ModuleList.forward, ConvModule.forward)  # these call each activation at one site
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, ConvModule)  # each activation in one counts as one site
 
 
 @MODELS.register_module('SwapActivations')
-def build_swapped(module: dict, swap: Dict[str, dict], include: Patterns = '*', exclude: Patterns = (),
-                  **arguments) -> nn.Module:
+def build_swapped(module: Optional[dict] = None, swap: Optional[Dict[str, dict]] = None, include: Patterns = '*',
+                  exclude: Patterns = (), **arguments) -> nn.Module:
     """Build a model, or a part of one, and swap its activations: see :func:`swap_activations`.
 
     What comes back is the module that ``module`` describes, with no wrapper around it.
 
     Args:
-        module: config of the module, e.g. ``dict(type='ResNet', depth=50)``.
+        module: config of the module, e.g. ``dict(type='ResNet', depth=50)``; another ``SwapActivations`` will do.
         arguments: further arguments of the module, which may as well stand here. So a config adds no more than
             ``type='SwapActivations', module=dict(type=…), swap=…`` to the part that it inherits.
+
+    Raises:
+        ValueError: if ``module`` is not a config; and see :func:`swap_activations`.
 
     Example:
         >>> cfg = dict(type='SwapActivations', module=dict(type='ResNet'), swap=dict(ReLU=dict(type='AGLU')), depth=50)
         >>> len(MODELS.build(cfg).layer1[0].relu)
         3
     """
+    if not isinstance(module, dict) or 'type' not in module:
+        raise ValueError("SwapActivations: module must be a config, such as module=dict(type='ResNet'); "
+                         f'got {module!r}')
     return swap_activations(MODELS.build({**module, **arguments}), swap, include, exclude)
 
 
@@ -48,16 +54,20 @@ def swap_activations(module: nn.Module, swap: Dict[str, dict], include: Patterns
     A *site* is the call of an activation after one particular layer: mmdet's Bottleneck calls its one ``relu`` after
     each of three convolutions, and so has three. Everything else keeps its names and values, so that weights of the
     stock model load. An activation with one site keeps its name (``stem.2``); several follow one another in the order
-    of their calls (``layer1.0.relu.0``, ``….1``, ``….2``). Where all layers of a site are frozen, so is its activation.
+    of their calls (``layer1.0.relu.0``, ``….1``, ``….2``), as ``print(module)`` shows afterwards. Where all layers of
+    a site are frozen, so is its activation. One in a container (``nn.Sequential``, ``nn.ModuleList`` …) has one site,
+    even if what holds the container calls it several times.
 
-    Two kinds stay, and the log names them: an activation that is never called (parameters that take no part stop
-    distributed training), and one that code calls as a function, ``F.relu(x)``.
+    Two kinds stay, and the log names them: an activation that is never called, neither in training nor in evaluation
+    (parameters that take no part stop distributed training), and one that code calls as a function, ``F.relu(x)``, as
+    far as :func:`~.source.functional_calls` can see it.
 
     Args:
         module: changed in place.
         swap: recipe for each type that is to go, by its registered or class name, e.g.
             ``dict(ReLU=dict(type='AGLU'))``. One with ``num_features=None``, or for an activation that cannot do
             without, gets the channel count of the site, if that has its channels in dimension 1 (tokens have not).
+            Two recipes for one type: swap twice, first the sites that ``include`` names, then the rest.
         include: patterns, as of file names, of what goes: names of sites, or of an activation for all of its sites.
         exclude: patterns of what stays nonetheless.
 
@@ -75,13 +85,11 @@ def swap_activations(module: nn.Module, swap: Dict[str, dict], include: Patterns
         >>> net[1].num_features, type(net[3]).__name__
         (8, 'ReLU')
     """
-    for kind, recipe in swap.items():
-        if not isinstance(recipe, dict) or 'type' not in recipe:
-            raise ValueError(f"SwapActivations: swap={{{kind!r}: …}} must give a recipe, such as dict(type='AGLU'); "
-                             f'got {recipe!r}')
+    _check_recipes(swap)
     choice = _Choice(_listed(include), _listed(exclude))
     places = _find(module, swap)
-    _check(module, choice, places)
+    _check_patterns(module, choice, places)
+    _check_sites(swap, choice, places)
     new = [_build_all(place, swap[place.kind], choice) for place in places]
     if not any(new):
         raise ValueError(f'SwapActivations: nothing to swap in {type(module).__name__}: every {_or(swap)} is excluded, '
@@ -97,19 +105,22 @@ def swap_activations(module: nn.Module, swap: Dict[str, dict], include: Patterns
 
 @dataclass
 class _Place:
-    """An activation, of the type ``kind``, that ``owner`` holds under ``name``; its sites, None if they are unknown."""
+    """An activation, of the type ``kind``, that ``owner`` holds under ``name``; its sites, or why they are unknown."""
 
     path: str
     owner: nn.Module
     name: str
     kind: str
-    sites: Optional[List[Site]]
+    sites: Union[List[Site], str]
 
     @property
-    def names(self) -> List[str]:
-        """Of its sites."""
-        count = len(self.sites or ())
-        return [f'{self.path}.{i}' for i in range(count)] if count > 1 else [self.path]
+    def named(self) -> Dict[str, Site]:
+        """Its sites, those that are known, by their names."""
+        if isinstance(self.sites, str):
+            return {}
+        if isinstance(self.owner, Sites):  # swapped before, at all of its sites; this is one of them
+            return {f'{self.path}.{self.name}': self.sites[0]}
+        return {f'{self.path}.{i}' if len(self.sites) > 1 else self.path: site for i, site in enumerate(self.sites)}
 
 
 class _Choice(NamedTuple):
@@ -132,51 +143,83 @@ def _or(names: Sequence[str]) -> str:
     return ' or '.join(names)
 
 
+def _check_recipes(swap: Dict[str, dict]) -> None:
+    if not isinstance(swap, dict) or not swap:
+        raise ValueError('SwapActivations: swap must say what goes and what comes, such as '
+                         f"swap=dict(ReLU=dict(type='AGLU')); got {swap!r}")
+    for kind, recipe in swap.items():
+        if not isinstance(recipe, dict) or 'type' not in recipe:
+            raise ValueError(f"SwapActivations: swap={{{kind!r}: …}} must give a recipe, such as dict(type='AGLU'); "
+                             f'got {recipe!r}')
+
+
 def _find(module: nn.Module, swap: Dict[str, dict]) -> List[_Place]:
     """All that may be swapped. Nothing is changed yet."""
     registered = {key: MODELS.get(key) for key in swap}
+
+    def kind(part: nn.Module) -> Optional[str]:
+        return next((key for key in swap if type(part) is registered[key] or type(part).__name__ == key), None)
+
     places = []
     for path, owner in module.named_modules():
-        kinds = {name: key for name, child in owner._modules.items() for key in swap
-                 if type(child) is registered[key] or type(child).__name__ == key}
-        sites = dict.fromkeys(kinds, [Site([owner])]) if type(owner).forward in ONCE else {}
-        if kinds and (not sites or any(needs_channels(swap[key]) for key in kinds.values())):
-            sites.update((name, found) for name, found in find_sites(owner, list(kinds)).items()
-                         if found or name not in sites)
-        places += [_Place(f'{path}.{name}' if path else name, owner, name, kinds[name], sites[name]) for name in kinds]
+        kinds = {name: kind(child) for name, child in owner._modules.items() if kind(child)}
+        for name, sites in _sites(owner, [*kinds], any(needs_channels(swap[key]) for key in kinds.values())).items():
+            full = path if isinstance(owner, Sites) else f'{path}.{name}'.lstrip('.')
+            places.append(_Place(full, owner, name, kinds[name], sites))
     missing = [key for key in swap if key not in {place.kind for place in places}]
-    if missing or not swap:
+    if kind(module):
+        raise ValueError(f'SwapActivations: the module is itself a {kind(module)}, and only what a module holds can be '
+                         'swapped; build the other activation in its place')
+    if missing:
         there = Counter(type(part).__name__ for part in module.modules() if type(part).__module__.startswith(HOMES))
         listed = ', '.join(f'{name} ({count})' for name, count in there.items())
-        raise ValueError(f'SwapActivations: no {_or(missing) or "swap=dict(…) given"} in {type(module).__name__}; '
+        raise ValueError(f'SwapActivations: no {_or(missing)} in {type(module).__name__}; '
                          f'its activations are {listed or "none that are modules"}')
     return places
 
 
-def _check(module: nn.Module, choice: _Choice, places: List[_Place]) -> None:
-    names = [name for place in places for name in place.names]
+def _sites(owner: nn.Module, names: List[str], channels: bool) -> Dict[str, Union[List[Site], str]]:
+    """Of the activations that ``owner`` holds under ``names``; ``channels``: whether their counts are needed."""
+    if isinstance(owner, Sites):
+        return {name: [owner.sites[int(name)]] for name in names}
+    once = any(isinstance(owner, kind) and type(owner).forward is kind.forward for kind in CONTAINERS)
+    found = find_sites(owner, names) if names and (channels or not once) else dict.fromkeys(names, [])
+    return {name: [Site([owner])] if once and (not sites or isinstance(sites, str)) else sites
+            for name, sites in found.items()}
+
+
+def _check_patterns(module: nn.Module, choice: _Choice, places: List[_Place]) -> None:
+    names = [name for place in places for name in place.named]
     for pattern in (*choice.include, *choice.exclude):
         if not _matches([pattern], names + [place.path for place in places]):
             raise ValueError(f'SwapActivations: pattern {pattern!r} matches none of the {len(names)} sites in '
                              f'{type(module).__name__}, which are {", ".join(names[:3])}{" …" * (len(names) > 3)}')
 
 
+def _check_sites(swap: Dict[str, dict], choice: _Choice, places: List[_Place]) -> None:
+    """All that cannot be swapped, in one error."""
+    untold = [place for place in places if isinstance(place.sites, str) and choice(place.path)]
+    if untold:
+        reasons = dict.fromkeys(f'{type(place.owner).__name__} calls its {place.name}: {place.sites}'
+                                for place in untold)
+        raise ValueError(f'SwapActivations: cannot tell at how many sites {"; nor ".join(reasons)}; leave out what is '
+                         f'not known with exclude={[*choice.exclude, *(place.path for place in untold)]}')
+    blind = {name: swap[place.kind]['type'] for place in places for name, site in place.named.items()
+             if choice(name, place.path) and site.num_features is None and needs_channels(swap[place.kind])}
+    if blind:
+        raise ValueError(f'SwapActivations: {_or(dict.fromkeys(blind.values()))} needs the channel count, and here the '
+                         'channels are not in dimension 1 (tokens), or no guessed input suits; give it num_features=1, '
+                         f'or leave them out with exclude={[*choice.exclude, *blind]}')
+
+
 def _build_all(place: _Place, recipe: dict, choice: _Choice) -> List[Optional[nn.Module]]:
     """A new activation for each site, None for those that keep theirs; empty if all do."""
-    if place.sites is None and choice(place.path):
-        raise ValueError(f'SwapActivations: cannot tell at how many sites {type(place.owner).__name__} calls '
-                         f'{place.path}, for no guessed input suits it; leave it out with exclude={place.path!r}')
-    wanted = [choice(name, place.path) for name, _ in zip(place.names, place.sites or ())]
     old = place.owner._modules[place.name]
-    return [_build(recipe, site, name, old) if want else None
-            for name, site, want in zip(place.names, place.sites, wanted)] if any(wanted) else []
+    new = [_build(recipe, site, old) if choice(name, place.path) else None for name, site in place.named.items()]
+    return new if any(new) else []
 
 
-def _build(recipe: dict, site: Site, name: str, old: nn.Module) -> nn.Module:
-    if site.num_features is None and needs_channels(recipe):
-        raise ValueError(f'SwapActivations: {recipe["type"]} needs the channel count at {name}, where the channels are '
-                         'not in dimension 1 (tokens), or no guessed input suits; give it num_features=1, or leave it '
-                         f'out with exclude={name!r}')
+def _build(recipe: dict, site: Site, old: nn.Module) -> nn.Module:
     new = build_activation(recipe, site.num_features)
     if hasattr(new, 'inplace') and 'inplace' not in recipe:
         new.inplace = getattr(old, 'inplace', False)  # where the old one kept its input, somebody may need it
