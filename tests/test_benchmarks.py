@@ -1,5 +1,6 @@
 """The benchmarks as a user starts them, at a tiny size; their counts of memory where the figure is known by hand."""
 import csv
+import logging
 import os
 import subprocess
 import sys
@@ -17,6 +18,10 @@ sys.path.insert(0, str(BENCHMARKS))
 import activations  # noqa: E402
 import backbone  # noqa: E402
 import measure  # noqa: E402
+import step as training_step  # noqa: E402
+from tinier import tinier  # noqa: E402
+
+from apa_mmdet.datasets.tiny_lvis import make_tiny_lvis  # noqa: E402
 
 CPU = torch.device('cpu')
 SPREADS = [f'{step}_ms{end}' for step in ('forward', 'forward_backward') for end in ('_low', '', '_high')]
@@ -203,6 +208,65 @@ def test_spread_and_turns():
     rounds = [turns[i:i + 3] for i in range(0, 12, 3)]
     assert all(sorted(turn) == ['a', 'b', 'c'] for turn in rounds) and len(set(map(tuple, rounds))) > 1
     assert all(len(taken) == 4 and min(taken) > (0, 0) for taken in samples.values())
+
+
+@pytest.fixture
+def two_detectors(tmp_path):
+    """The files of two configs with other activations, on data that are drawn."""
+    make_tiny_lvis(tmp_path / 'data', train=4, val=2, size=(96, 96), seed=0, progress=False)
+    paths = []
+    for kind in ('AGLU', 'ReLU'):
+        cfg = tinier(tmp_path / 'data', tmp_path, **{'model.backbone.act_cfg.type': kind})
+        paths.append(tmp_path / f'{kind.lower()}.py')
+        paths[-1].write_text(cfg.pretty_text.removeprefix('config = ').join(['globals().update(', ')']))
+    return paths
+
+
+def test_training_steps_of_detectors(two_detectors, tmp_path, monkeypatch, capsys):
+    arguments = ['--device', 'cpu', '--rounds', '2', '--batches', '1', '--out', tmp_path / 'out', *two_detectors]
+    monkeypatch.setattr(sys, 'argv', ['step.py', *map(str, arguments)])
+    monkeypatch.setattr(logging.root.manager, 'disable', 0)  # put back in the end: the tool silences MMEngine
+    assert training_step.main() == 0
+    assert len(capsys.readouterr().out.splitlines()) < 15
+    lines = (tmp_path / 'out/step_cpu.csv').read_text().splitlines()
+    assert any(line.startswith('# mmdet: ') for line in lines)
+    aglu, relu = csv.DictReader(line for line in lines if not line.startswith('#'))
+    assert (aglu['config'], relu['config'], float(aglu['to_first'])) == ('aglu', 'relu', 1)
+    for row in (aglu, relu):
+        assert 0 < float(row['step_ms_low']) <= float(row['step_ms']) <= float(row['step_ms_high'])
+    assert float(relu['to_first']) == pytest.approx(float(relu['step_ms']) / float(aglu['step_ms']), rel=1e-3)
+    assert int(aglu['parameters']) > int(relu['parameters']) > 1e5
+    assert 4 * int(relu['parameters']) < int(relu['peak_bytes']) != int(aglu['peak_bytes'])
+
+
+def test_what_step_lacks_is_said_in_a_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'argv', ['step.py', '--device', 'cpu', str(ROOT / 'configs/tiny_lvis/mask_rcnn_se_r18_apa.py')])
+    monkeypatch.setattr(logging.root.manager, 'disable', 0)
+    assert training_step.main() == 2
+    said = capsys.readouterr().err
+    assert said.startswith('step: missing: data/tiny_lvis/annotations/lvis_v1_train.json; make the data set with')
+
+
+def test_every_detector_does_the_same_work_in_every_step(two_detectors):
+    from mmengine.config import Config
+    configs = [Config.fromfile(path) for path in two_detectors]
+    for cfg in configs:
+        cfg.model.train_cfg.rcnn.sampler.num = 64  # a quarter of an image's may be objects: more than it has
+    batches = training_step.batches_of(configs[0], 2)
+    shapes = []
+    for cfg in configs:
+        step = training_step.Step(cfg, batches, CPU)
+        heads = [step.model.roi_head.bbox_head, step.model.roi_head.mask_head]
+        for head in heads:
+            head.register_forward_pre_hook(lambda head, inputs: shapes[-1].append(len(inputs[0])))
+        before = [parameter.detach().clone() for parameter in step.model.parameters()]
+        for _ in range(3):
+            shapes.append([])
+            step()
+        assert all(torch.equal(old, new) for old, new in zip(before, step.model.parameters()))
+        assert step.wrapper.optimizer.state, 'the optimiser has made its steps'
+    assert shapes == [[128, 32]] * 6, 'RoIs of two images'
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from apa_mmdet.datasets.tiny_lvis import CATEGORIES
-from apa_mmdet.models.activations import AGLU, APA
+from apa_mmdet.models.activations import AGLU, APA, APALU, AconC, MetaAconC
 from apa_mmdet.models.losses import DropLoss
 from apa_mmdet.models.roi_heads import LearnableNormedConv2d
 
@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / 'configs').glob('[!_]*/*.py'))
 FLAGSHIP = 'configs/lvis/mask_rcnn_se_r50_apa.py'
 TINY = 'configs/tiny_lvis/mask_rcnn_se_r18_apa.py'
+LEARNABLE = {'acon': AconC, 'meta-acon': MetaAconC, 'apalu': APALU}
 
 
 @lru_cache(maxsize=None)
@@ -172,6 +173,14 @@ def test_class_frequencies_of_lvis_drop_815_classes():
     ('v3det/faster_rcnn_swin-b_gelu.py', 'v3det/faster_rcnn_swin-b_apa.py', ['backbone.act_cfg']),
     ('tiny_lvis/mask_rcnn_se_r18_relu_softmax.py', 'tiny_lvis/mask_rcnn_se_r18_apa.py',
      ['backbone.act_cfg', 'backbone.se_cfg', 'roi_head.bbox_head.init_cfg', 'roi_head.bbox_head.loss_cls']),
+    ('tiny_lvis/mask_rcnn_se_r18_relu_gol.py', 'tiny_lvis/mask_rcnn_se_r18_apa.py',
+     ['backbone.act_cfg', 'backbone.se_cfg']),
+    ('tiny_lvis/mask_rcnn_se_r18_apa_softmax.py', 'tiny_lvis/mask_rcnn_se_r18_apa.py',
+     ['roi_head.bbox_head.init_cfg', 'roi_head.bbox_head.loss_cls']),
+    *((f'tiny_lvis/mask_rcnn_se_r18_{a}.py', 'tiny_lvis/mask_rcnn_se_r18_relu_gol.py', ['backbone.act_cfg'])
+      for a in LEARNABLE),
+    *((f'lvis/mask_rcnn_se_r50_{a}.py', 'lvis/mask_rcnn_se_r50_relu_gol.py', ['backbone.act_cfg', 'backbone.init_cfg'])
+      for a in LEARNABLE),
 ])
 def test_a_leaf_is_its_difference(leaf, base, changed):
     leaf, base = load(f'configs/{leaf}'), load(f'configs/{base}')
@@ -179,6 +188,20 @@ def test_a_leaf_is_its_difference(leaf, base, changed):
     assert sorted(found) == changed
     leaf.pop('model'), base.pop('model')
     assert differences(leaf._cfg_dict, base._cfg_dict) == []
+
+
+@pytest.mark.parametrize('name, kind', LEARNABLE.items())
+def test_the_other_activations_stand_after_the_3x3_of_r50_and_everywhere_in_r18(name, kind):
+
+    def sites(config):
+        with torch.device('meta'):
+            model = build(load(config))
+        return [key.removeprefix('backbone.') for key, module in model.named_modules() if isinstance(module, kind)]
+
+    assert sites(f'configs/lvis/mask_rcnn_se_r50_{name}.py') == [
+        f'layer{s}.{b}.act_conv2' for s, n in enumerate((3, 4, 6, 3), 1) for b in range(n)]
+    assert sites(f'configs/tiny_lvis/mask_rcnn_se_r18_{name}.py') == ['act_stem', *(
+        f'layer{s}.{b}.act_{site}' for s in (1, 2, 3, 4) for b in (0, 1) for site in ('conv1', 'out'))]
 
 
 def test_the_baseline_has_nothing_adaptive():

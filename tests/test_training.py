@@ -28,7 +28,8 @@ FORMS = dict(lvis='lvis_v1', coco='coco', v3det='v3det', tiny_lvis='tiny_lvis', 
 ROOTS = dict(lvis='data/lvis_v1/', coco='data/coco/', v3det='data/V3Det/', tiny_lvis='data/tiny_lvis/', own_data='data/own')
 METRICS = dict(lvis='lvis/{}_APr', coco='coco/{}_mAP', v3det='coco/{}_mAP', tiny_lvis='lvis/{}_APr', own_data='coco/{}_mAP')
 
-LEARNT = dict(apa='.kappa', acon='.p1', apalu='.raw_a')  # a word of a config's name: a parameter of its activation
+# a part of a config's name: a parameter that its activation alone has (attention has an fc1 as well)
+LEARNT = {'apa': r'\.kappa$', 'acon': r'\.beta$', 'meta-acon': r'\.act_\w+\.fc1\.weight$', 'apalu': r'\.raw_a$'}
 
 
 @pytest.fixture(scope='session')
@@ -90,5 +91,5 @@ def test_trains_and_evaluates(name, made, tmp_path, monkeypatch):
     learnt = [key for key, p in before.items() if not torch.equal(p, after[key])]
     assert {'backbone', 'neck', 'rpn_head', 'roi_head'} == {key.split('.')[0] for key in learnt}
     assert ('mask' in name) == any('mask_head' in key for key in learnt)
-    adaptive = [LEARNT[word] for word in re.split('[_-]', name) if word in LEARNT]
-    assert adaptive == [p for p in LEARNT.values() if any(key.endswith(p) for key in learnt)]
+    adaptive = [LEARNT[word] for word in name.split('_') if word in LEARNT]
+    assert adaptive == [p for p in LEARNT.values() if any(re.search(p, key) for key in learnt)]

@@ -23,7 +23,7 @@ def _positive(text):
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--types', nargs='+', default=list(FAMILIES), metavar='TYPE',
+    parser.add_argument('--types', nargs='+', metavar='TYPE',
                         help=f'registered activations (default: {" ".join(FAMILIES)})')
     parser.add_argument('--checkpoint', type=Path, help='draw the learnt curve of every site of this one instead')
     parser.add_argument('--config', type=Path, help='config of its detector (default: the one that lies beside it)')
@@ -31,7 +31,12 @@ def parse_args():
                         help='inputs go from -LIMIT to LIMIT (default: %(default)s)')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/activations'), metavar='DIR',
                         help='folder of the pictures (default: %(default)s)')
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.config and not args.checkpoint:
+        parser.error('--config goes with --checkpoint: it says how to build the detector of the weights')
+    if args.types and args.checkpoint:
+        parser.error('--types and --checkpoint exclude each other: a checkpoint shows the activations that it has')
+    return args
 
 
 def main():
@@ -40,7 +45,7 @@ def main():
         if args.checkpoint:
             paths = draw_checkpoint(args.checkpoint, args.config, args.out, args.limit)
         else:
-            paths = draw_types(args.types, args.out, args.limit)
+            paths = draw_types(args.types or list(FAMILIES), args.out, args.limit)
     except (OSError, ValueError) as error:
         return f'plot_activations: {error}'
     print('\n'.join(f'written: {path}' for path in paths))

@@ -19,6 +19,7 @@ from ..models.activations import build_activation
 from .weights_file import read_checkpoint
 
 POINTS = 801
+CHANNELS = 24  # of one panel: more cannot be told apart
 
 
 class Parameter(NamedTuple):
@@ -131,10 +132,15 @@ def _as_built(kind: str, limit: float) -> Curves:
         raise ValueError(f'activation {kind!r} is not registered; this package has {", ".join(FAMILIES)}')
     try:
         activation = build_activation(dict(type=kind), 1).eval()
-        return curves(lambda z: activation(z.clone()), 1, limit)  # some work in place
+        found = curves(lambda z: activation(z.clone()), 1, limit)  # some work in place
+        far = torch.tensor([[-100.], [100.]])
+        changes = not torch.equal(activation(far.clone()), far)  # a dropout does not, nor does what stands for nothing
     except (TypeError, RuntimeError, ValueError):
+        changes = False
+    if not changes:
         raise ValueError(f'{kind!r} is registered, but is no activation that can be built from its name '
-                         'and maps every number by itself') from None
+                         'and maps every number by itself')
+    return found
 
 
 # As a network has learnt them
@@ -149,7 +155,9 @@ class Site(NamedTuple):
 
 
 def draw_checkpoint(checkpoint: Path, config: Optional[Path], out: Path, limit: float = 5.) -> List[Path]:
-    """Draw the learnt curve of every site; ``out/<config>_<checkpoint>_values.png``, ``…_derivatives.png``.
+    """Draw the learnt curve of every site; ``out/<run>_<checkpoint>_values.png``, ``…_derivatives.png``.
+
+    <run> is the folder of the checkpoint and, where it is called otherwise, the config.
 
     Args:
         checkpoint: weights of a detector, or of its backbone alone.
@@ -159,21 +167,33 @@ def draw_checkpoint(checkpoint: Path, config: Optional[Path], out: Path, limit: 
 
     Raises:
         OSError: if a file is not there.
-        ValueError: if the checkpoint is none or does not fit, or the model learns no activation.
+        ValueError: if the checkpoint is none or does not fit, the config cannot be built, or its model learns no
+            activation.
     """
     weights = read_checkpoint(checkpoint).weights
     config = config or config_beside(checkpoint)
-    cfg = Config.fromfile(config)
-    if 'model' not in cfg:
-        raise ValueError(f'{config} is no config of a detector: it has no `model`')
-    init_default_scope('mmdet')
-    sites = sites_of(MODELS.build(cfg.model))
+    sites = sites_of(_built(config))
     if not sites:
         raise ValueError(f'{config}: its model has none of the learnable activations {", ".join(FAMILIES)}')
     load_sites(sites, weights, checkpoint)
-    return [_save(sites_figure(sites, f'{config.stem}, {checkpoint.stem}', slope, limit),
-                  out / f'{config.stem}_{checkpoint.stem}_{"derivatives" if slope else "values"}.png')
-            for slope in (False, True)]
+    names = list(dict.fromkeys((checkpoint.resolve().parent.name, config.stem, checkpoint.stem)))
+    return [_save(sites_figure(sites, ', '.join(names), slope, limit),
+                  out / f'{"_".join(names)}_{"derivatives" if slope else "values"}.png') for slope in (False, True)]
+
+
+def _built(config: Path) -> nn.Module:
+    """The model of a config."""
+    init_default_scope('mmdet')
+    try:
+        cfg = Config.fromfile(config)
+        if 'model' in cfg:
+            return MODELS.build(cfg.model)
+    except OSError:
+        raise
+    except Exception as error:  # a config is code, and fails in any way
+        lines = str(error.args[0] if isinstance(error, KeyError) else error).strip().splitlines()
+        raise ValueError(f'{config}: its model cannot be built: {type(error).__name__}: {" ".join(lines)}') from error
+    raise ValueError(f'{config} is no config of a detector: it has no `model`')
 
 
 def config_beside(checkpoint: Path) -> Path:
@@ -201,10 +221,10 @@ def _place(name: str) -> Tuple[str, str]:
     """Stage and kind of a site, from its name."""
     if name.endswith('act_stem'):
         return 'stem', ''
-    stage = re.search(r'\b(?:layers?|stages?|blocks)\.?\d+', name)
+    stage = re.match(r'(?:backbone\.)?(.*?(?:layers?|stages?|blocks)\.?\d+)', name)
     kind = re.search(r'[^.]+(?:\.\d+)*$', name).group()  # numbers at the end tell the sites of a block apart
     kind = 'se gate' if name.endswith('.se.gate') else kind.removeprefix('act_')
-    return stage.group() if stage else name.split('.')[0], kind
+    return stage.group(1) if stage else name.split('.')[0], kind
 
 
 def load_sites(sites: Sequence[Site], weights: Dict[str, Tensor], checkpoint: Path) -> None:
@@ -213,12 +233,14 @@ def load_sites(sites: Sequence[Site], weights: Dict[str, Tensor], checkpoint: Pa
     for site in sites:
         own = site.activation.state_dict()
         names = {key: f'{site.name}.{key}'.removeprefix(prefix) for key in own}
-        for key, name in names.items():
-            if name not in weights or weights[name].shape != own[key].shape:
-                had = f'has {name} of shape {tuple(weights[name].shape)}' if name in weights else f'has no {name}'
-                raise ValueError(f'{checkpoint} {had}, which the config asks for with {tuple(own[key].shape)}: '
-                                 'was it trained with this config?')
-        site.activation.load_state_dict({key: weights[name] for key, name in names.items()})
+        try:
+            site.activation.load_state_dict({key: weights[name] for key, name in names.items() if name in weights})
+        except RuntimeError:  # something is missing, or has neither its own shape nor that of published files
+            key, name = next((key, name) for key, name in names.items()
+                             if name not in weights or weights[name].shape != own[key].shape)
+            had = f'has {name} of shape {tuple(weights[name].shape)}' if name in weights else f'has no {name}'
+            raise ValueError(f'{checkpoint} {had}, which the config asks for with {tuple(own[key].shape)}: '
+                             'was it trained with this config?') from None
 
 
 def site_curves(activation: nn.Module, limit: float) -> Curves:
@@ -228,10 +250,24 @@ def site_curves(activation: nn.Module, limit: float) -> Curves:
     at = dict(zip(learnt, torch.broadcast_tensors(
         *(getattr(activation, name).detach().float().flatten() for name in learnt))))
     if 'beta' in parameters and 'beta' not in learnt:  # Meta-ACON's depends on the input
-        betas, count = torch.tensor(parameters['beta'].values), at['p1'].numel()
+        betas = _usual_betas(activation)
         at = {name: value.repeat(len(betas)) for name, value in at.items()}
-        at['beta'] = betas.repeat_interleave(count)
+        at['beta'] = betas.flatten()
     return curves(lambda z: function(z, **at), next(iter(at.values())).numel(), limit)
+
+
+def _usual_betas(activation: nn.Module) -> Tensor:
+    """β of Meta-ACON, (values, channels): the usual ones as its last norm has them; without a norm, all over (0, 1)."""
+    if _knows_betas(activation):
+        norm = activation.bn2  # over the training data, its results have this mean and deviation
+        mean, deviation = norm.bias.detach().float(), norm.weight.detach().float().abs()
+        return torch.stack([mean - deviation, mean, mean + deviation]).sigmoid()
+    betas = torch.tensor(FAMILIES['MetaAconC'].parameters['beta'].values)
+    return betas[:, None].expand(-1, activation.num_features)
+
+
+def _knows_betas(activation: nn.Module) -> bool:
+    return all(getattr(activation.bn2, name, None) is not None for name in ('weight', 'bias'))
 
 
 def sites_figure(sites: Sequence[Site], title: str, slope: bool, limit: float) -> Figure:
@@ -240,42 +276,55 @@ def sites_figure(sites: Sequence[Site], title: str, slope: bool, limit: float) -
     kinds = list(dict.fromkeys(site.kind for site in sites if site.kind)) or ['']
     panels = {(kind, stage): [site for site in sites if (site.kind or kinds[0], site.stage) == (kind, stage)]
               for kind in kinds for stage in stages}  # the stem has no kind, and stands in the first row
-    figure = Figure(figsize=(2.2 + 2.3 * len(stages), 1.4 + 2.1 * len(kinds)), layout='constrained')
-    grid = figure.subplots(len(kinds), len(stages), sharex=True, sharey='row', squeeze=False)
-    banded = False
-    for axis, ((kind, stage), panel) in zip(grid.flat, panels.items()):
+    columns = len(stages) if len(kinds) > 1 else min(len(stages), 6)  # a single row goes on below
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(2.2 + 2.3 * columns, 1.4 + 2.1 * rows), layout='constrained')
+    grid = figure.subplots(rows, columns, sharex=True, sharey='row', squeeze=False)
+    several = False
+    for axis in grid.flat:
         axis.set_axis_off()
+    for axis, ((kind, stage), panel) in zip(grid.flat, panels.items()):
         if panel:
             axis.set_axis_on()
             axis.set_title(stage if stage == 'stem' else f'{stage} {kind}', fontsize=9)
-            banded |= _draw_panel(axis, panel, slope, limit)
+            several |= _draw_panel(axis, panel, slope, limit)
     for line, side in [(row, 'labelleft') for row in grid] + [(column[::-1], 'labelbottom') for column in grid.T]:
         first = next(axis for axis in line if axis.axison)  # where panels are missing, not the one at the edge
         first.tick_params(**{side: True})
     figure.supxlabel('z', fontsize=10)
     figure.supylabel('first derivative' if slope else 'value', fontsize=10)
-    of = 'channels and of β from 0.05 to 0.95' if _has_meta_acon(sites) else 'channels'
-    figure.suptitle(title + f'\nmean (line) and middle half (band) of the {of}' * banded)
+    figure.suptitle('\n'.join([title, *_notes(sites, several)]))
     _add_scale(figure, grid)
     return figure
 
 
-def _has_meta_acon(sites: Iterable[Site]) -> bool:
-    return any(type(site.activation).__name__ == 'MetaAconC' for site in sites)
+def _notes(sites: Iterable[Site], several: bool) -> Iterable[str]:
+    """What the lines of a panel are."""
+    if several:
+        yield f'thick: the channel nearest to the median of all; thin: some of all, up to {CHANNELS} in a panel'
+    known = {_knows_betas(site.activation) for site in sites if type(site.activation).__name__ == 'MetaAconC'}
+    if True in known:
+        yield "a channel's β is σ(bias + t·|weight|) of the last norm, t = −1, 0 or 1: usual inputs"
+    if False in known:
+        yield 'β depends on the input and has no norm: from 0.05 to 0.95'
 
 
 def _draw_panel(axis, panel: Sequence[Site], slope: bool, limit: float) -> bool:
-    """Whether there is a site with several curves, of which a band shows the middle half."""
-    banded = False
+    """Whether there is a site with several curves: then some are drawn, thick the one nearest to their median."""
+    several = False
     for site, color in zip(panel, _colors(len(panel))):
         found = site_curves(site.activation, limit)
         lines = found.slope if slope else found.value
-        axis.plot(found.x, lines.mean(1), color=color, linewidth=1.2)
-        if lines.shape[1] > 1:
-            banded = True
-            axis.fill_between(found.x, *np.quantile(lines, (.25, .75), axis=1), color=color, alpha=.15, linewidth=0)
+        count = lines.shape[1]
+        if count > 1:
+            several = True
+            some = np.linspace(0, count - 1, min(count, max(1, CHANNELS // len(panel)))).round().astype(int)
+            axis.plot(found.x, lines[:, some], color=color, linewidth=.6, alpha=.5)
+        # none of them is their mean or median, which can have a shape that no channel has
+        middle = np.abs(found.value - np.median(found.value, 1, keepdims=True)).sum(0).argmin()
+        axis.plot(found.x, lines[:, middle], color=color, linewidth=1.6)
     _cross(axis, limit)
-    return banded
+    return several
 
 
 def _add_scale(figure: Figure, grid: np.ndarray) -> None:

@@ -3,224 +3,177 @@
     python tools/make_tiny_lvis.py                                  # the data, once
     python tools/benchmarks/ablation.py                             # some four hours on two cores
     python tools/benchmarks/ablation.py --runs apa-gol acon --seeds 0
+    python tools/benchmarks/step.py                                 # time and memory of a step, on an idle machine
     python tools/benchmarks/ablation.py --table                     # what there is so far, into docs/ablation.md
 
 Every run is a process of tools/train.py, one after another, seed 0 of every contender first. Its result is written as
 soon as it ends; the same command, started again, skips what is there and does the rest, an interrupted run from its
-beginning. A run that fails is reported and tried again by the next call.
+beginning. The command may be started several times at once, and then shares the work; what still trains after its
+parent was killed is left alone.
 
-``step_ms`` is the median of the logged times of a step, each the mean of up to 50, data loading included;
-``cpu_s`` the processor time of the whole process, which neighbours on the machine disturb less; ``peak_mib`` the most
-memory that the process had resident, or that torch had allocated on the GPU.
+A run that diverges counts: where it leaves no result, its AP is 0, and the column ``note`` says why. A run that fails
+otherwise is reported and tried again by the next call. ``config`` is a hash of the parsed config, without the
+``options``; ``commit`` has a + where tracked files were changed. ``minutes`` say how long the run took, beside whatever
+else ran: time and memory are measured by step.py.
 """
 import argparse
-import csv
+import fcntl
+import hashlib
 import importlib.metadata
 import json
+import math
 import os
+import re
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Dict, Iterable, List, NamedTuple, Optional, Tuple
+from typing import Dict, Iterator, List, Optional, Tuple
 
 import measure  # noqa: I001  before torch
 import torch
+from ablation_table import (CONFIGS, CONTENDERS, METRICS, SEEDS, add, key_of, markdown, read, read_steps,
+                            refuse_other_configs, write_table)
+from mmengine.config import Config
 
-CONFIGS = measure.ROOT / 'configs/tiny_lvis'
 PAGE = measure.ROOT / 'docs/ablation.md'
-BEGIN, END = '<!-- written by tools/benchmarks/ablation.py --table -->', '<!-- end of the table -->'
+# what SkipNonFiniteHook ends with; FastLVISMetric; MMDetection's metric, where it gives no result
+DIVERGED = re.compile(r'^FloatingPointError: .*|^ValueError: image .* are not finite$|'
+                      r'The testing results of the whole dataset is empty', re.MULTILINE)
 
 
-class Contender(NamedTuple):
-    config: str
-    activation: str
-    gate: str
-    loss: str
-
-
-CONTENDERS: Dict[str, Contender] = {
-    'relu-softmax': Contender('mask_rcnn_se_r18_relu_softmax', 'ReLU', 'sigmoid', 'softmax CE'),
-    'relu-gol': Contender('mask_rcnn_se_r18_relu_gol', 'ReLU', 'sigmoid', 'GOL'),
-    'apa-softmax': Contender('mask_rcnn_se_r18_apa_softmax', 'AGLU', 'APA', 'softmax CE'),
-    'apa-gol': Contender('mask_rcnn_se_r18_apa', 'AGLU', 'APA', 'GOL'),
-    'acon': Contender('mask_rcnn_se_r18_acon', 'ACON-C', 'sigmoid', 'GOL'),
-    'meta-acon': Contender('mask_rcnn_se_r18_meta-acon', 'Meta-ACON', 'sigmoid', 'GOL'),
-    'apalu': Contender('mask_rcnn_se_r18_apalu', 'APALU', 'sigmoid', 'GOL'),
-}
-SEEDS = (0, 1, 2)
-METRICS = {'mask_ap': 'lvis/segm_AP', 'mask_apr': 'lvis/segm_APr', 'mask_apc': 'lvis/segm_APc',
-           'mask_apf': 'lvis/segm_APf', 'box_ap': 'lvis/bbox_AP'}
-COLUMNS = ('name', 'seed', 'epochs', *METRICS, 'step_ms', 'peak_mib', 'cpu_s', 'minutes', 'options')
-
-
-class Results(measure.Table):
-    """A CSV that grows over several calls; each puts lines with # before its first row."""
-
-    def __init__(self, path: Path, described: Dict[str, str]) -> None:
-        if path.exists():
-            self.path, self.columns, self.rows = path, COLUMNS, read(path)
-        else:
-            super().__init__(path, COLUMNS, {})
-        self.described = described
-
-    def add(self, **row) -> None:
-        if self.described:
-            with self.path.open('a', encoding='utf-8') as file:
-                file.writelines(f'# {name}: {text}\n' for name, text in self.described.items())
-            self.described = {}
-        super().add(**row)
-
-
-def read(path: Path) -> List[Dict[str, str]]:
-    """The rows of a CSV of results, each with what was said (hardware, torch …) before it."""
-    said, rows, columns = {}, [], None
-    for line in path.read_text(encoding='utf-8').splitlines():
-        if line.startswith('#'):
-            said.update([line[2:].split(': ', 1)])
-        elif columns is None:
-            columns = line.split(',')
-            if columns != list(COLUMNS):
-                raise ValueError(f'{path} has other columns than this script writes; name another file with --out')
-        else:
-            rows.append({**said, **dict(zip(columns, next(csv.reader([line]))))})
-    return rows
-
-
-# Runs
-
-
-def run(name: str, seed: int, work_dir: Path, options: List[str]) -> Dict[str, float]:
-    """Train and evaluate one contender; the figures of its row.
+def run(name: str, seed: int, folder: Path, options: List[str], lock: int) -> Dict:
+    """Train and evaluate one contender; the figures of its row. The process inherits the descriptor ``lock``.
 
     Raises:
         RuntimeError: if the run fails.
     """
-    shutil.rmtree(work_dir, ignore_errors=True)  # of a run that was interrupted
-    work_dir.mkdir(parents=True)
-    output = work_dir / 'output.txt'
-    command = [sys.executable, measure.ROOT / 'tools/train.py', CONFIGS / f'{CONTENDERS[name].config}.py', '--work-dir',
-               work_dir, '--cfg-options', f'randomness.seed={seed}', 'default_hooks.checkpoint.save_optimizer=False',
-               *options]
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was interrupted
+    folder.mkdir(parents=True)
+    config = CONFIGS / f'{CONTENDERS[name].config}.py'
+    command = [sys.executable, measure.ROOT / 'tools/train.py', config, '--work-dir', folder, '--cfg-options',
+               f'randomness.seed={seed}', 'default_hooks.checkpoint.save_optimizer=False', *options]
     paths = [str(measure.ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]  # this checkout's, whatever is installed
-    begin = time.time()
+    begin, output = time.time(), folder / 'output.txt'
     with output.open('w') as file:
-        process = subprocess.Popen([str(part) for part in command], stdout=file, stderr=subprocess.STDOUT,
-                                   env=dict(os.environ, PYTHONPATH=os.pathsep.join(paths)))
-        try:
-            _, status, usage = os.wait4(process.pid, 0)
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        lines = output.read_text(errors='replace').strip().splitlines() or ['it said nothing']
-        raise RuntimeError(f'{lines[-1]} (exit status {process.returncode}; all it said: {output})')
-    resident = usage.ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
-    return dict(figures(work_dir, resident), cpu_s=usage.ru_utime + usage.ru_stime, minutes=(time.time() - begin) / 60)
+        status = subprocess.run([str(part) for part in command], stdout=file, stderr=subprocess.STDOUT,
+                                env=dict(os.environ, PYTHONPATH=os.pathsep.join(paths)), pass_fds=[lock]).returncode
+    said = output.read_text(errors='replace').strip()
+    figures = {} if status else result(folder)
+    diverged = DIVERGED.search(said)
+    if not figures and not diverged:
+        ended = f'signal {-status} ({signal.strsignal(-status)})' if status < 0 else f'exit status {status}'
+        why = (said.splitlines() or ['it said nothing'])[-1] if status else 'its logs hold no result of an evaluation'
+        raise RuntimeError(f'{ended}: {why}; all it said: {output}')
+    figures = figures or dict.fromkeys(METRICS, 0.) | dict(note=f'diverged: {diverged.group()}')
+    epochs = Config.fromfile(folder / config.name, import_custom_modules=False).train_cfg.max_epochs
+    return dict(figures, epochs=epochs, minutes=(time.time() - begin) / 60)
 
 
-def figures(work_dir: Path, resident: int) -> Dict[str, float]:
-    """What the logs of a run say; ``resident`` bytes are its memory where they name none of a GPU."""
-    logged = [json.loads(line) for path in work_dir.glob('*/vis_data/scalars.json')
-              for line in path.read_text().splitlines()]
-    steps = [line for line in logged if 'loss' in line]
-    results = [line for line in logged if METRICS['mask_ap'] in line]
-    if not steps or not results:
-        missing = 'no result, perhaps because nothing was detected' if steps else 'no step'
-        raise RuntimeError(f'its logs in {work_dir} hold {missing}')
-    on_gpu = max(line.get('memory', 0) for line in steps) * measure.MIB
-    return dict({column: results[-1][key] for column, key in METRICS.items()}, epochs=results[-1]['step'],
-                step_ms=statistics.median(line['time'] for line in steps) * 1e3,
-                peak_mib=(on_gpu or resident) / measure.MIB)
+def result(folder: Path) -> Dict:
+    """What the logs of a run say, with a note if its last loss is not finite; nothing if they hold no finite result.
+
+    Raises:
+        RuntimeError: if a line of them is broken.
+    """
+    try:
+        logged = [json.loads(line) for path in folder.glob('*/vis_data/scalars.json')
+                  for line in path.read_text().splitlines()]
+    except ValueError as error:
+        raise RuntimeError(f'a line of scalars.json in {folder} is broken: {error}') from None
+    results = [[line.get(key, math.nan) for key in METRICS.values()] for line in logged]
+    results = [figures for figures in results if all(map(math.isfinite, figures))]
+    loss = next((line['loss'] for line in reversed(logged) if 'loss' in line), 0.)
+    note = '' if math.isfinite(loss) else f'diverged: the last loss is {loss}'
+    return dict(zip(METRICS, results[-1]), note=note) if results else {}
 
 
-def run_all(results: Results, todo: List[Tuple[str, int]], args: argparse.Namespace) -> int:
+def run_all(todo: List[Tuple[str, int]], args: argparse.Namespace) -> int:
     """Do what is to be done as long as there is time; how many runs failed."""
-    begin, longest, failed = time.time(), 0., 0
+    begin, failed, described, runs = time.time(), 0, environment(), args.out.with_suffix('')
     for i, (name, seed) in enumerate(todo):
-        started = time.time()
-        if started + longest - begin >= args.max_hours * 3600:
-            print(f'stopped: a run as long as the longest would not end within --max-hours {args.max_hours:g}; '
-                  f'{len(todo) - i} left, the same command goes on')
-            break
-        print(f'[{i + 1}/{len(todo)}] {name}, seed {seed} …', flush=True)
-        try:
-            row = run(name, seed, Path('work_dirs') / args.out.stem / f'{name}_seed{seed}', args.cfg_options)
-        except RuntimeError as error:
-            failed += 1
-            print(f'ablation: {name}, seed {seed}, failed: {error}', flush=True)
-            continue
-        results.add(name=name, seed=seed, options=' '.join(args.cfg_options), **row)
-        longest = max(longest, time.time() - started)
-        hours = (time.time() - begin) / 3600 / (i + 1) * (len(todo) - i - 1)
-        print(f'    mask AP {row["mask_ap"]:.3f}, APr {row["mask_apr"]:.3f}, {row["step_ms"]:.0f} ms a step, '
-              f'{row["peak_mib"]:.0f} MiB, {row["minutes"]:.1f} minutes; {len(todo) - i - 1} left, '
-              f'about {hours:.1f} hours', flush=True)
+        what, left = f'{name}, seed {seed}', len(todo) - i - 1
+        with locked(runs / f'{name}_seed{seed}.lock') as lock:
+            if lock is None:
+                print(f'{what}, runs in another process: skipped', flush=True)
+                continue
+            rows = read(args.out)  # again: another process may have added to it
+            if (name, seed) in map(key_of, rows):
+                print(f'{what}, was done by another process', flush=True)
+                continue
+            longest = max((float(row['minutes']) for row in rows), default=0.)
+            if (time.time() - begin) / 60 + longest > args.max_hours * 60:
+                print(f'stopped: a run of {longest:.0f} minutes, the longest so far, would not end within --max-hours '
+                      f'{args.max_hours:g}; {left + 1} left, the same command goes on')
+                break
+            print(f'[{i + 1}/{len(todo)}] {what} …', flush=True)
+            row = dict(name=name, seed=seed, options=' '.join(args.cfg_options), commit=commit(),
+                       config=config_hash(name))
+            try:
+                refuse_other_configs([*rows, row])
+                row.update(run(name, seed, runs / f'{name}_seed{seed}', args.cfg_options, lock))
+            except (RuntimeError, ValueError) as error:
+                failed += 1
+                print(f'ablation: {what}, failed: {error}', flush=True)
+                continue
+            with locked(runs / 'csv.lock', wait=True):
+                add(args.out, row, described)
+        print(f'    mask AP {row["mask_ap"]:.3f}, APr {row["mask_apr"]:.3f}, {row["minutes"]:.1f} minutes; '
+              f'{left} left, about {left * row["minutes"] / 60:.1f} hours', flush=True)
+        if row['note']:
+            print(f'    {row["note"]}', flush=True)
     return failed
 
 
-# The table
+@contextmanager
+def locked(path: Path, wait: bool = False) -> Iterator[Optional[int]]:
+    """The descriptor of a file that is ours meanwhile, or None if another process has it.
 
-
-def markdown(rows: List[Dict[str, str]]) -> str:
-    """The table and what was measured where, from the rows of a CSV.
-
-    Raises:
-        ValueError: if the runs are of different lengths or had different options.
+    A process that inherits the descriptor keeps the file, even when this one is killed.
     """
-    for column in ('epochs', 'options'):
-        values = sorted({row[column] for row in rows})
-        if len(values) > 1:
-            raise ValueError(f'runs of different {column} cannot be compared: {", ".join(map(repr, values))}; '
-                             'keep them in different files with --out')
-    seeds = {name: [row for row in rows if row['name'] == name] for name in CONTENDERS}
-    head = ('activation', 'gate', 'loss', 'seeds', 'mask AP', 'APr', 'APc', 'APf', 'ms a step', 'CPU time, s',
-            'peak memory, MiB')
-    lines = [f'| {" | ".join(head)} |', '|---' * len(head) + '|']
-    for name, (_, activation, gate, loss) in CONTENDERS.items():
-        cells = [mean_and_spread((float(row[column]) for row in seeds[name]), 3 if column.startswith('mask') else 0)
-                 for column in ('mask_ap', 'mask_apr', 'mask_apc', 'mask_apf', 'step_ms', 'cpu_s', 'peak_mib')]
-        lines.append(f'| {" | ".join([activation, gate, loss, str(len(seeds[name])), *cells])} |')
-    return '\n'.join([*lines, '', *_conditions(rows, seeds)])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open('w') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            descriptor = file.fileno()
+        except BlockingIOError:
+            descriptor = None
+        yield descriptor
 
 
-def _conditions(rows: List[Dict[str, str]], seeds: Dict[str, List]) -> Iterable[str]:
-    done, wanted = sum(map(len, seeds.values())), len(CONTENDERS) * len(SEEDS)
-    yield f'{done} of {wanted} runs so far.' if done < wanted else f'All {wanted} runs.'
-    if rows:
-        options = f', with `{rows[0]["options"]}`' if rows[0]['options'] else ''
-        dates = sorted(row['date'].split()[0] for row in rows)
-        yield f'{rows[0]["epochs"]} epochs each{options}; {" to ".join(dict.fromkeys((dates[0], dates[-1])))}.'
-        for where in dict.fromkeys(f'{row["hardware"]}; Python {row["python"]}, PyTorch {row["torch"]}, '
-                                   f'MMDetection {row["mmdet"]}.' for row in rows):
-            yield where
+def commit() -> str:
+    """Of this checkout, with a + if tracked files differ from it."""
+    git = dict(cwd=measure.ROOT, capture_output=True, text=True,
+               env=dict(os.environ, GIT_CEILING_DIRECTORIES=str(measure.ROOT.parent)))  # no repository around it
+    try:
+        head = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], check=True, **git).stdout.strip()
+        return head + '+' * subprocess.run(['git', 'diff', '--quiet', 'HEAD'], **git).returncode
+    except (OSError, subprocess.CalledProcessError):
+        return 'unknown'
 
 
-def mean_and_spread(values: Iterable[float], digits: int) -> str:
-    """Mean ± standard deviation of the sample; of one value only itself.
-
-    LVIS gives −1 where there is nothing to average.
-    """
-    values = list(values)
-    if not values or min(values) < 0:
-        return '–'
-    spread = f' ± {statistics.stdev(values):.{digits}f}' if len(values) > 1 else ''
-    return f'{statistics.mean(values):.{digits}f}{spread}'
+def config_hash(name: str) -> str:
+    cfg = Config.fromfile(CONFIGS / f'{CONTENDERS[name].config}.py', import_custom_modules=False)
+    return hashlib.sha256(cfg.pretty_text.encode()).hexdigest()[:7]
 
 
-def write_table(rows: List[Dict[str, str]], page: Path) -> None:
-    """Put the table between its two marks in a page."""
-    text = page.read_text(encoding='utf-8')
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise ValueError(f'{page} has no place for the table: it has to hold the lines {BEGIN} and {END}')
-    page.write_text(f'{before}{begin}\n{markdown(rows)}\n{end}{after}', encoding='utf-8')
+def environment() -> Dict[str, str]:
+    described = measure.environment(torch.device('cuda' if torch.cuda.is_available() else 'cpu'))
+    described.pop('freed memory', None)  # of this process, which measures nothing
+    return dict(described, mmdet=importlib.metadata.version('mmdet'))
+
+
+def hours(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.
+    if not number > 0:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a number above 0')
+    return number
 
 
 def parse_args(arguments: Optional[List[str]] = None) -> argparse.Namespace:
@@ -230,37 +183,40 @@ def parse_args(arguments: Optional[List[str]] = None) -> argparse.Namespace:
                         help=f'contenders: {", ".join(CONTENDERS)} (default: all)')
     parser.add_argument('--seeds', nargs='+', type=measure.at_least(0), default=list(SEEDS), metavar='SEED')
     parser.add_argument('--out', type=Path, metavar='CSV',
-                        default=measure.ROOT / f'tools/benchmarks/results/ablation_{device}.csv',
-                        help='results; the runs lie in work_dirs/ under its name (default: %(default)s)')
-    parser.add_argument('--max-hours', type=float, default=float('inf'),
+                        default=measure.ROOT / f'work_dirs/benchmarks/ablation_{device}.csv',
+                        help='results; the runs lie beside it, in a folder of its name (default: %(default)s)')
+    parser.add_argument('--max-hours', type=hours, default=math.inf,
                         help='begin no run that would not end in this time (default: no limit)')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='handed on to tools/train.py')
     parser.add_argument('--table', nargs='?', type=Path, const=PAGE, metavar='PAGE',
                         help='run nothing, write the table of this page (default: docs/ablation.md)')
-    return parser.parse_args(arguments)
-
-
-def environment() -> Dict[str, str]:
-    described = measure.environment(torch.device('cuda' if torch.cuda.is_available() else 'cpu'))
-    described.pop('freed memory', None)  # of this process, which measures nothing
-    return dict(described, mmdet=importlib.metadata.version('mmdet'))
+    parser.add_argument('--steps', type=Path, metavar='CSV',
+                        help=f'time and memory for the table (default: step_{device}.csv beside that of --out, if '
+                        'there is one)')
+    args = parser.parse_args(arguments)
+    beside = args.out.with_name(f'step_{device}.csv')
+    args.steps = args.steps or (beside if beside.exists() else None)
+    return args
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
     args = parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the run in progress would go on by itself
     try:
+        if args.table and not args.out.exists():
+            raise FileNotFoundError(f'there are no results yet: {args.out} does not exist')
+        rows = read(args.out)
         if args.table:
-            write_table(read(args.out), args.table)
+            write_table(markdown(rows, args.steps and read_steps(args.steps)), args.table)
             print(f'written: {args.table}')
             return 0
-        results = Results(args.out, environment())
-        if {row['options'] for row in results.rows} - {' '.join(args.cfg_options)}:
+        if {row['options'] for row in rows} - {' '.join(args.cfg_options)}:
             raise ValueError(f'{args.out} holds runs with other --cfg-options; name another file with --out')
-        done = {(row['name'], int(row['seed'])) for row in results.rows}
-        todo = [key for seed in args.seeds for name in args.runs if (key := (name, seed)) not in done]
+        done = set(map(key_of, rows))
+        todo = [key for seed in dict.fromkeys(args.seeds) for name in dict.fromkeys(args.runs)
+                if (key := (name, seed)) not in done]
         print(f'{len(done)} runs are in {args.out}, {len(todo)} to do', flush=True)
-        return int(run_all(results, todo, args) > 0)
+        return int(run_all(todo, args) > 0)
     except (OSError, ValueError) as error:
         print(f'ablation: {error}', file=sys.stderr)
         return 2

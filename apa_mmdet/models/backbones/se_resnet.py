@@ -116,7 +116,8 @@ class SEResNet(ResNet):
     Shape: (N, 3, H, W) → one (N, C_i, H/s_i, W/s_i) per ``out_indices``.
 
     Raises:
-        ValueError: for an unknown depth or site, or ``recompute_act`` together with ``with_cp``; in
+        ValueError: for an unknown depth or site, an ``act_cfg`` that is no recipe, or ``recompute_act`` together with
+            ``with_cp``; in
             ``init_weights``, if the file that ``init_cfg`` names holds other weights.
         KeyError: for an activation or attention that is not registered.
         FileNotFoundError: in ``init_weights``, if there is no such file.
@@ -197,13 +198,26 @@ class SEResNet(ResNet):
 
 
 def per_site(act_cfg: dict, sites: Sequence[str]) -> Dict[str, dict]:
-    """One recipe for each of ``sites``."""
+    """One recipe for each of ``sites``.
+
+    Raises:
+        ValueError: for what is no recipe, an unknown site, or a recipe and sites at once.
+    """
+    if not isinstance(act_cfg, dict):
+        raise ValueError(
+            f"act_cfg: {act_cfg!r} is no recipe such as dict(type='AGLU'), nor a dict of one for each site")
     if 'type' in act_cfg:
+        named = [site for site in ('stem', 'conv1', 'conv2', 'out') if site in act_cfg]
+        if named:
+            raise ValueError(f'act_cfg has both a type and sites ({", ".join(named)}): a leaf needs _delete_=True')
         return dict.fromkeys(sites, act_cfg)
     unknown = sorted(set(act_cfg) - set(sites))
     if unknown:
         raise ValueError(f'act_cfg: unknown site {unknown[0]!r}, this depth has {list(sites)}; '
                          'or give one recipe with a `type`')
+    for site, recipe in act_cfg.items():
+        if not isinstance(recipe, dict) or 'type' not in recipe:
+            raise ValueError(f"act_cfg: {recipe!r} of site {site!r} is no recipe such as dict(type='ReLU')")
     return {site: act_cfg.get(site, dict(type='AGLU')) for site in sites}
 
 

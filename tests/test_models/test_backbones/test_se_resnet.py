@@ -334,6 +334,11 @@ def test_weights_of_a_detector_load_by_prefix(tmp_path):
     (dict(depth=51), r'SEResNet: unknown depth 51, choose from \[18, 34, 50, 101, 152\]'),
     (dict(depth=50, act_cfg=dict(conv3=dict(type='ReLU'))), r"act_cfg: unknown site 'conv3', this depth has \['stem', 'conv1', 'conv2', 'out'\]"),
     (dict(depth=18, act_cfg=dict(conv2=dict(type='ReLU'))), r"act_cfg: unknown site 'conv2', this depth has \['stem', 'conv1', 'out'\]"),
+    (dict(depth=18, act_cfg=dict(type='ReLU', conv1=dict(type='AconC'))), r'act_cfg has both a type and sites \(conv1\): a leaf needs _delete_=True'),
+    (dict(depth=50, act_cfg='ReLU'), r"act_cfg: 'ReLU' is no recipe such as dict\(type='AGLU'\), nor a dict of one for each site"),
+    (dict(depth=50, act_cfg=None), r'act_cfg: None is no recipe'),
+    (dict(depth=50, act_cfg=dict(stem='ReLU')), r"act_cfg: 'ReLU' of site 'stem' is no recipe such as dict\(type='ReLU'\)"),
+    (dict(depth=50, act_cfg=dict(out=None)), r"act_cfg: None of site 'out' is no recipe"),
 ])
 def test_bad_arguments_get_one_clear_line(arguments, line):
     with pytest.raises(ValueError, match=line):
