@@ -15,7 +15,7 @@ setup(
     license='Apache-2.0',
     packages=find_packages(include=['apa_mmdet', 'apa_mmdet.*']),
     package_data={'apa_mmdet.ops': ['*.c']},  # compiled on first use
-    python_requires='>=3.9',
+    python_requires='>=3.10',
     # The ranges of apa_mmdet/compat.py. torch and mmcv have to match each other and the machine's
     # accelerator: install them first.
     install_requires=[
@@ -24,6 +24,7 @@ setup(
         'mmcv>=2.0.0,<2.2.0',
         'mmdet>=3.3.0,<4.0',
         'lvis>=0.5.3',
+        'faster-coco-eval>=1.8',  # FastLVISMetric
         'numpy',
         'pycocotools',
         'tqdm',
@@ -31,6 +32,6 @@ setup(
     ],
     extras_require=dict(
         triton=['triton>=2.1'],  # torch's CUDA builds bring it
-        tests=['pytest', 'psutil', 'onnx', 'onnxruntime', 'onnxscript'],
+        tests=['pytest', 'hypothesis', 'psutil', 'onnx', 'onnxruntime', 'onnxscript'],
     ),
 )

@@ -33,3 +33,5 @@ model = dict(
             predictor_cfg=dict(type='LearnableNormedConv2d'))),
     test_cfg=dict(
         rcnn=dict(score_thr=1e-4, nms=dict(iou_threshold=0.3), max_per_img=300, mask_thr_binary=0.4)))
+val_evaluator = dict(type='FastLVISMetric')
+test_evaluator = val_evaluator

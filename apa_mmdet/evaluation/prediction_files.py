@@ -1,0 +1,262 @@
+"""Predictions of a test on disk: a file for each process, a record for each image, nothing that could run code.
+
+A file is its header (:data:`HEADER`: magic, rank, number of ranks, a random token) and records. A record is
+:data:`RECORD` (marker, bytes of the payload, their CRC-32) and the payload: :data:`IMAGE` (id, n, height and width of
+the masks, flags), boxes (n x 4 float32, x1 y1 x2 y2), scores (n float32), labels (n int32), where there are some mask
+scores (n float32), and for masks the lengths (n uint32) and bytes of their compressed RLE. All is little-endian.
+"""
+import os
+import struct
+import zlib
+from contextlib import ExitStack, contextmanager
+from itertools import islice, zip_longest
+from pathlib import Path
+from typing import BinaryIO, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+import torch.distributed
+from mmengine import dist
+from mmengine.logging import MMLogger
+
+HEADER, MAGIC = struct.Struct('<8sII16s'), b'APAPRED1'
+RECORD, MARKER = struct.Struct('<4sQI'), b'IMG:'
+IMAGE = struct.Struct('<qIIIB')
+WITH_MASK_SCORES, WITH_MASKS = 1, 2
+PIECE = 16 * 2**20  # bytes that are sent to another process at once
+
+
+class Masks(NamedTuple):
+    """``counts``: compressed RLE of n masks; read from a file, where they lie in it is known instead."""
+    size: Tuple[int, int]
+    counts: Sequence[bytes] = ()
+    offsets: Optional[np.ndarray] = None
+    lengths: Optional[np.ndarray] = None
+
+
+class Prediction(NamedTuple):
+    """What was found in an image: boxes (n, 4) as x1 y1 x2 y2, scores, labels, and masks with scores of their own."""
+    image_id: int
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    mask_scores: Optional[np.ndarray] = None
+    masks: Optional[Masks] = None
+    file: int = 0  # which of several files it was read from
+
+
+def path_of(folder: Path, rank: int) -> Path:
+    return folder / f'rank{rank}.predictions'
+
+
+class PredictionWriter:
+    """Writes the predictions of this process into ``folder``, image by image.
+
+    What an earlier test with more processes left there is removed by rank 0.
+    """
+
+    def __init__(self, folder: Path, rank: int = 0, world_size: int = 1) -> None:
+        self.folder, self.path, self.token = folder, path_of(folder, rank), os.urandom(16)
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob('rank*.predictions') if rank == 0 else ():
+            if old not in {path_of(folder, i) for i in range(world_size)}:
+                old.unlink()
+        self.file = self.path.open('wb')
+        self.file.write(HEADER.pack(MAGIC, rank, world_size, self.token))
+
+    def write(self, prediction: Prediction) -> None:
+        payload = b''.join(_payload(prediction))
+        with self._named():
+            self.file.write(RECORD.pack(MARKER, len(payload), zlib.crc32(payload)))
+            self.file.write(payload)
+
+    def close(self) -> None:
+        with self._named():
+            self.file.close()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Say of which file an error is, a full disk for one."""
+        try:
+            yield
+        except OSError as error:
+            what = f'{error.strerror}, while predictions were written'
+            raise OSError(error.errno, what, str(self.path)) from error
+
+
+def _payload(prediction: Prediction) -> Iterator[bytes]:
+    image_id, boxes, scores, labels, mask_scores, masks, _ = prediction
+    flags = WITH_MASK_SCORES * (mask_scores is not None) + WITH_MASKS * (masks is not None)
+    yield IMAGE.pack(image_id, len(scores), *(masks.size if masks else (0, 0)), flags)
+    for values, kind in ((boxes, '<f4'), (scores, '<f4'), (labels, '<i4'), (mask_scores, '<f4')):
+        if values is not None:
+            yield np.asarray(values, kind).tobytes()
+    if masks:
+        yield np.array([len(counts) for counts in masks.counts], '<u4').tobytes()
+        yield from masks.counts
+
+
+class PredictionFiles:
+    """The predictions in the files of all ranks, in the order of the data set; can be gone through several times.
+
+    Args:
+        paths: the files, by rank.
+        size: images in the data set; what samplers add so that every rank has as many is left out. None: all there are.
+
+    Raises:
+        ValueError: while reading, if a file is damaged, or if fewer than ``size`` images were written.
+    """
+
+    def __init__(self, paths: Sequence[Path], size: Optional[int] = None) -> None:
+        self.paths, self.size = list(paths), size
+
+    def __iter__(self) -> Iterator[Prediction]:
+        """Each image once: DefaultSampler repeats the first ones to fill the last batch."""
+        seen, count = set(), 0
+        rounds = zip_longest(*(read_predictions(path, i) for i, path in enumerate(self.paths)))
+        for prediction in islice((p for found in rounds for p in found if p), self.size):
+            count += 1
+            if prediction.image_id not in seen:
+                seen.add(prediction.image_id)
+                yield prediction
+        if self.size is not None and count < self.size:
+            raise ValueError(f'{self.paths[0].parent} holds predictions for {count} of the {self.size} images to be '
+                             'tested')
+
+    @contextmanager
+    def open(self) -> Iterator[List[BinaryIO]]:
+        """The files in which the masks lie."""
+        with ExitStack() as stack:
+            yield [stack.enter_context(path.open('rb')) for path in self.paths]
+
+
+def files_in(folder: Path) -> PredictionFiles:
+    """What a test left in ``folder``, finished or not.
+
+    Raises:
+        FileNotFoundError: if the file of a rank is missing.
+        ValueError: if a file is not one of these.
+    """
+    first = path_of(folder, 0)
+    if not first.is_file():
+        raise FileNotFoundError(f'{folder} holds no predictions: there is no {first.name} in it')
+    with first.open('rb') as file:
+        _, world_size, _ = _read_header(file, first)
+    paths = [path_of(folder, rank) for rank in range(world_size)]
+    for rank, path in enumerate(paths):
+        if not path.is_file():
+            raise FileNotFoundError(f'{folder}: {path.name} is missing; {world_size} processes wrote these predictions')
+        with path.open('rb') as file:
+            if _read_header(file, path)[:2] != (rank, world_size):
+                raise ValueError(f'{path} belongs to another test than {first}')
+    return PredictionFiles(paths)
+
+
+def read_predictions(path: Path, index: int = 0) -> Iterator[Prediction]:
+    """The predictions of one process; masks stay in the file, and where they lie there is given.
+
+    Of a file that ends within a record, as after a crash, the whole ones before it are given, and the log says so.
+
+    Raises:
+        ValueError: if it is not such a file or is damaged.
+    """
+    size, number = path.stat().st_size, 0
+    with path.open('rb') as file:
+        _read_header(file, path)
+        while (start := file.tell()) < size:
+            head = file.read(RECORD.size)
+            if len(head) == RECORD.size:
+                marker, length, checksum = RECORD.unpack(head)
+                if marker != MARKER:
+                    raise ValueError(f'{path} is damaged: record {number + 1}, at byte {start}, does not begin as one')
+            if len(head) < RECORD.size or file.tell() + length > size:
+                MMLogger.get_current_instance().warning(
+                    f'{path} ends within a record, as after a crash: the {number} whole ones before it are used')
+                return
+            payload = file.read(length)
+            if zlib.crc32(payload) != checksum:
+                raise ValueError(f'{path} is damaged: the checksum of record {number + 1}, at byte {start}, is wrong')
+            yield _prediction(payload, file.tell(), index)
+            number += 1
+
+
+def _read_header(file: BinaryIO, path: Path) -> Tuple[int, int, bytes]:
+    """Rank, number of ranks, token."""
+    head = file.read(HEADER.size)
+    if len(head) < HEADER.size or not head.startswith(MAGIC):
+        raise ValueError(f'{path} is no file of predictions, or was cut off at its beginning')
+    return HEADER.unpack(head)[1:]
+
+
+def _prediction(payload: bytes, end: int, index: int) -> Prediction:
+    """``end``: where the payload ends in its file."""
+    image_id, n, height, width, flags = IMAGE.unpack_from(payload)
+    at = IMAGE.size
+
+    def read(kind: str, columns: int = 1) -> np.ndarray:
+        nonlocal at
+        values = np.frombuffer(payload, kind, n * columns, at)
+        at += values.nbytes
+        return values
+
+    boxes, scores, labels = read('<f4', 4).reshape(n, 4), read('<f4'), read('<i4')
+    mask_scores = read('<f4') if flags & WITH_MASK_SCORES else None
+    masks = None
+    if flags & WITH_MASKS:
+        lengths = read('<u4').astype(np.int64)
+        masks = Masks((height, width), offsets=end - len(payload) + at + lengths.cumsum() - lengths, lengths=lengths)
+    return Prediction(image_id, boxes, scores, labels, mask_scores, masks, index)
+
+
+# Several processes
+
+
+def gather_files(writer: PredictionWriter) -> List[Path]:
+    """Where rank 0 finds the closed files of all ranks; to be called by all, nothing for the others.
+
+    A file that rank 0 does not see in its own folder is sent there through torch.distributed, piece by piece.
+    """
+    rank, world_size = dist.get_dist_info()
+    paths = [path_of(writer.folder, i) for i in range(world_size)]
+    if world_size == 1:
+        return paths
+    size = writer.path.stat().st_size
+    mine = torch.tensor(list(writer.token + size.to_bytes(8, 'little')), dtype=torch.uint8)
+    facts = [bytes(fact.tolist()) for fact in dist.all_gather(mine)]
+    wanted = torch.zeros(world_size, dtype=torch.uint8)
+    if rank == 0:
+        wanted = torch.tensor([not _is_there(*pair) for pair in zip(paths, facts)], dtype=torch.uint8)
+    dist.broadcast(wanted, 0)
+    for sender in wanted.nonzero().flatten().tolist():
+        if rank == 0:
+            _receive(paths[sender], int.from_bytes(facts[sender][16:], 'little'), sender)
+        elif rank == sender:
+            _send(writer.path)
+    return paths if rank == 0 else []
+
+
+def _is_there(path: Path, fact: bytes) -> bool:
+    """Whether it has the token and the size that its writer gave."""
+    try:
+        with path.open('rb') as file:
+            size = os.fstat(file.fileno()).st_size
+            return file.read(HEADER.size)[-16:] + size.to_bytes(8, 'little') == fact
+    except OSError:
+        return False
+
+
+def _send(path: Path) -> None:
+    with path.open('rb') as file:
+        while piece := file.read(PIECE):
+            tensor = torch.frombuffer(bytearray(piece), dtype=torch.uint8)
+            torch.distributed.send(tensor.to(dist.get_comm_device()), 0)
+
+
+def _receive(path: Path, size: int, sender: int) -> None:
+    part = path.with_suffix('.part')
+    with part.open('wb') as file:
+        for start in range(0, size, PIECE):
+            piece = torch.empty(min(PIECE, size - start), dtype=torch.uint8, device=dist.get_comm_device())
+            torch.distributed.recv(piece, sender)
+            file.write(piece.cpu().numpy().tobytes())
+    part.replace(path)  # whole, or not at all

@@ -1,0 +1,36 @@
+"""The LVIS metrics of predictions on disk, as the test would have given them.
+
+    python tools/eval_results.py CONFIG FOLDER               what a test or its evaluation left; its log names FOLDER
+    python tools/eval_results.py CONFIG results.segm.json    a file that LVISMetric with format_only wrote
+"""
+import argparse
+import json
+import sys
+
+from mmengine.config import DictAction
+
+from apa_mmdet.engine.eval_results import eval_results
+from apa_mmdet.engine.stock_tools import explain
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config')
+    parser.add_argument('predictions', help='folder, or JSON file')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='settings of the config, as for training')
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    try:
+        metrics = eval_results(args.config, args.predictions, args.cfg_options)
+    except FileNotFoundError as error:
+        return f'eval_results: {explain(error)}'
+    except ValueError as error:
+        return f'eval_results: {error}'
+    print(json.dumps(metrics, indent=1))
+
+
+if __name__ == '__main__':
+    sys.exit(main())
