@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Dict, Iterable, List, Optional, Tuple
 
+import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
@@ -133,13 +134,25 @@ def infer_backbone(weights: StateDict) -> dict:
 
 def compare(weights: StateDict, expected: StateDict) -> Dict[str, List[str]]:
     """What keeps ``weights`` from being loaded as ``expected``, under three headings."""
+    shared = {name: (weights[name], tensor) for name, tensor in expected.items() if name in weights}
+    fitting = {name: (ours, theirs) for name, (ours, theirs) in shared.items() if ours.shape == theirs.shape}
+    kinds = {name: _kind(ours) for name, (ours, theirs) in fitting.items() if _kind(ours) != _kind(theirs)}
     return {
         'missing': [name for name in expected if name not in weights],
-        'of another shape': [f'{name}: {tuple(weights[name].shape)}, not {tuple(tensor.shape)}'
-                             for name, tensor in expected.items()
-                             if name in weights and weights[name].shape != tensor.shape],
+        'of another shape': [f'{name}: {tuple(ours.shape)}, not {tuple(theirs.shape)}'
+                             for name, (ours, theirs) in shared.items() if name not in fitting],
+        'of another kind': [f'{name}: {kind}' for name, kind in kinds.items()],
+        'not finite': [name for name, (ours, _) in fitting.items() if name not in kinds and not ours.isfinite().all()],
         'unexplained': [name for name in weights if name not in expected],
     }
+
+
+def _kind(tensor: Tensor) -> str:
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+        return 'no plain tensor'
+    if tensor.is_floating_point():
+        return 'floating-point numbers'
+    return 'complex numbers' if tensor.is_complex() else 'integers'
 
 
 def likely_reason(weights: StateDict, expected: StateDict) -> str:

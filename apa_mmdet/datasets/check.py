@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ..engine.stock_tools import explain
 from ..models.losses.class_frequency import load_class_frequency
-from .check_annotations import Content, check_annotations, check_lvis_fields, read_annotations
+from .check_annotations import Content, check_annotations, check_lvis_fields, is_number, read_annotations
 from .check_images import check_images
 from .check_notes import ERROR, WARNING, Finding, Notes, show
 from .check_sources import (Source, Use, evaluators, find_sources, find_use, image_loader, lacks_masks, leaves,
@@ -142,6 +142,7 @@ def _check_source(source: Source, cfg: Config, notes: Notes, images: bool, worke
     if use.evaluated_as_lvis:
         check_lvis_fields(content, notes)
     paths = _image_paths(dataset, content, notes)
+    _check_folder(dataset, [path for path, *_ in paths], notes)
     check_images(paths, loader, notes, images, workers, progress)
     return checked._replace(content=content)
 
@@ -220,16 +221,36 @@ def _check_filters(source: Source, content: Content, notes: Notes) -> None:
 
 def _image_paths(dataset: CocoDataset, content: Content, notes: Notes) -> List[Tuple[str, float, float]]:
     """Path, height and width of each image, as the data set finds them in the annotation file without annotations."""
+    named = [all(isinstance(r.get(key, ''), str) for key in ('file_name', 'coco_url')) for r in content.images]
+    notes.some(ERROR, 'images whose "file_name" or "coco_url" is no text',
+               [r['id'] for r, is_named in zip(content.images, named) if not is_named], len(named), 'correct it')
+    images = [r for r, is_named in zip(content.images, named) if is_named]
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
         dataset.ann_file = str(Path(folder, 'images.json'))
         Path(dataset.ann_file).write_text(
-            json.dumps(dict(images=content.images, annotations=[], categories=content.categories)))
+            json.dumps(dict(images=images, annotations=[], categories=content.categories)))
         try:
             return [(r['img_path'], r['height'], r['width']) for r in dataset.load_data_list()]
         except Exception as error:
             what = f'no {error} in data_prefix or "images"' if isinstance(error, KeyError) else said(error)
             notes.error(f'{type(dataset).__name__} cannot tell where its images are: {what}')
             return []
+
+
+def _check_folder(dataset: CocoDataset, paths: List[str], notes: Notes) -> None:
+    """An annotation file from elsewhere should not say which other files to open."""
+    folder = (dataset.data_prefix or {}).get('img') or ''
+    outside = [path for path in paths if _is_outside(path, folder)]
+    notes.some(WARNING, 'images outside the folder of the data set', outside, len(paths),
+               f'"file_name" or "coco_url" leads out of {folder or "."}; training opens them all the same')
+
+
+def _is_outside(path: str, folder: str) -> bool:
+    if '://' in folder:
+        return not path.startswith(folder) or '/../' in path
+    if '://' in path:
+        return True
+    return bool(folder) and os.path.relpath(path, folder).split(os.sep)[0] == os.pardir
 
 
 # ---------------------------------------------------------------- all data sets together
@@ -266,8 +287,13 @@ def _check_model(cfg: Config, checked: List[Checked], notes: Notes) -> None:
 
 def _check_frequencies(path: str, file: str, number: int, checked: List[Checked], notes: Notes) -> None:
     read = [c for c in checked if os.path.realpath(c.ann_file) == os.path.realpath(file)]
-    if read and not read[0].content:
+    if read and not (read[0].content and read[0].content.categories):
         return  # reported already
+    if read:
+        wrong = [f'{show(c["name"])} ({c["image_count"]!r})' for c in read[0].content.categories
+                 if not is_number(c.get('image_count', 0)) or c.get('image_count', 0) < 0]
+        notes.some(ERROR, f'{path}.class_frequency: categories whose "image_count" is no number of images', wrong,
+                   len(read[0].content.categories), f'correct {file}')
     try:
         found = len(read[0].content.categories if read else load_class_frequency(file))
     except (OSError, ValueError, KeyError, TypeError) as error:

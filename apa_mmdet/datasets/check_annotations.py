@@ -1,16 +1,17 @@
 """What an annotation file in COCO's or LVIS's format holds, and what training would stumble over."""
 import json
 from collections import Counter
-from typing import Any, Container, Dict, List, NamedTuple, Optional
+from typing import Any, Container, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
 from .check_masks import check_masks
-from .check_notes import ERROR, WARNING, Notes
+from .check_notes import ERROR, WARNING, Notes, show
 from .check_sources import Use
 
 RARE = 10  # images, LVIS's own threshold
 LARGE = 1e12  # pixels, or square pixels
+SIDE = 1 << 20  # pixels; OpenCV reads no larger picture
 MANY = 0.1  # of the boxes
 
 
@@ -37,7 +38,7 @@ def read_annotations(path: str) -> dict:
     """
     try:
         with open(path, encoding='utf-8') as file:
-            content = json.load(file)
+            content = json.load(file, object_pairs_hook=_record)
     except json.JSONDecodeError as error:
         if not error.doc.strip():
             raise ValueError(f'{path} is empty; get it again') from None
@@ -52,6 +53,8 @@ def read_annotations(path: str) -> dict:
                          f'{path} is not JSON in UTF-8; save it in that encoding, or get it again') from None
     except RecursionError:
         raise ValueError(f'{path} is nested too deeply for an annotation file; get it again') from None
+    except _NamedTwice as error:
+        raise ValueError(f'{path} {error}, of which the last would count; take one of them away') from None
     except ValueError as error:  # a number of thousands of digits
         raise ValueError(f'{path} cannot be read ({error}); correct it') from None
     if not isinstance(content, dict):
@@ -60,23 +63,37 @@ def read_annotations(path: str) -> dict:
     return content
 
 
+class _NamedTwice(ValueError):
+    pass
+
+
+def _record(pairs: List[Tuple[str, Any]]) -> dict:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        key = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        whose = f'the record with the id {show(record["id"])}' if 'id' in record else 'a record without id'
+        raise _NamedTwice(f'gives "{show(key)}" more than once in {whose}')
+    return record
+
+
 # ---------------------------------------------------------------- records and their fields
 
 
 def _is_id(value: Any) -> bool:
-    return isinstance(value, (int, str))
+    return isinstance(value, (int, str)) and not isinstance(value, bool)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and -LARGE < value < LARGE  # NaN is not
+def is_number(value: Any) -> bool:
+    # true is 1 to Python; NaN is in no range
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -LARGE < value < LARGE
 
 
 def _is_side(value: Any) -> bool:
-    return _is_number(value) and value > 0
+    return is_number(value) and 0 < value <= SIDE and value == int(value)
 
 
 def _is_box(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
+    return isinstance(value, list) and len(value) == 4 and all(map(is_number, value))
 
 
 def _is_name(value: Any) -> bool:
@@ -88,7 +105,7 @@ FIELDS = dict(
     images=dict(id=('a number', _is_id), width=('pixels', _is_side), height=('pixels', _is_side)),
     annotations=dict(
         id=('a number', _is_id), image_id=('the id of an image', _is_id), category_id=('the id of a category', _is_id),
-        bbox=('[x, y, width, height]', _is_box), area=('a number', _is_number)),
+        bbox=('[x, y, width, height]', _is_box), area=('a number', is_number)),
     categories=dict(id=('a number', _is_id), name=('a text', _is_name)))
 
 
@@ -141,6 +158,7 @@ def check_annotations(content: dict, notes: Notes, classes: Optional[Container[s
         empty = np.flatnonzero(np.bincount(image[image >= 0], minlength=len(images)) == 0)
         notes.some(WARNING, 'images without annotations', [images[i]['id'] for i in empty], len(images),
                    'training leaves them out with filter_empty_gt=True, and takes them for background without')
+    _check_flags(annotations, ['ignore'] if use.evaluated_as_coco else ['iscrowd', 'ignore'], notes)
     check_evaluated([a for a, u in zip(annotations, used) if u], use, notes)
 
     sizes = np.array([(r['width'], r['height']) for r in images] + [(0, 0)], float)
@@ -171,6 +189,13 @@ def _places(annotations: List[dict], kind: str, records: List[dict], then: str, 
     notes.some(ERROR, f'annotations of {plural} that are not in the file',
                [f'{a["id"]} ({kind} {a[f"{kind}_id"]!r})' for a in lost], len(annotations), then)
     return found
+
+
+def _check_flags(annotations: List[dict], flags: Sequence[str], notes: Notes) -> None:
+    for flag in flags:
+        wrong = [f'{a["id"]} ({a[flag]!r})' for a in annotations if a.get(flag) not in (None, 0, 1)]
+        notes.some(ERROR, f'annotations whose "{flag}" is neither 0 nor 1', wrong, len(annotations),
+                   'training takes whatever is not empty for 1, and leaves them out')
 
 
 def _left_out(annotations: List[dict], sizes: np.ndarray, known: np.ndarray, notes: Notes) -> np.ndarray:
@@ -207,7 +232,7 @@ def _count(category: np.ndarray, image: np.ndarray, number: int):
 def check_evaluated(annotations: List[dict], use: Use, notes: Notes) -> None:
     """What metrics need of the annotations that they compare with predictions."""
     if use.evaluated:
-        wrong = [a['id'] for a in annotations if a['id'] == 0 or not _is_number(a['id'])]
+        wrong = [a['id'] for a in annotations if a['id'] == 0 or not is_number(a['id'])]
         notes.some(ERROR, 'ids of annotations that are 0 or no number', [repr(i) for i in wrong], len(annotations),
                    'number them from 1: metrics take 0 for "no match"')
     if use.evaluated_as_coco:
@@ -218,10 +243,15 @@ def check_evaluated(annotations: List[dict], use: Use, notes: Notes) -> None:
 
 def check_lvis_fields(content: Content, notes: Notes) -> None:
     """What LVIS's metric needs beyond COCO's fields: classes known to be absent, and each class's frequency."""
+    known = {c['id'] for c in content.categories}
     for field in ('neg_category_ids', 'not_exhaustive_category_ids'):
         lacking = [r['id'] for r in content.images if not isinstance(r.get(field), list)]
         notes.some(ERROR, f'images without "{field}"', lacking, len(content.images),
                    "LVIS's metric needs it; take CocoMetric for data without")
+        strange = [f'{r["id"]} ({i!r})' for r in content.images if isinstance(r.get(field), list)
+                   for i in r[field] if not _is_id(i) or i not in known]
+        notes.some(ERROR, f'images whose "{field}" names something that is no category of the file', strange,
+                   len(content.images), "correct it, or LVIS's metric judges predictions of that class wrongly")
     lacking = [c['name'] for c in content.categories if c.get('frequency') not in ('r', 'c', 'f')]
     notes.some(ERROR, 'categories without "frequency" (r, c or f)', lacking, len(content.categories),
                "LVIS's metric needs it; take CocoMetric for data without")

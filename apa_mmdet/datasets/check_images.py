@@ -50,11 +50,11 @@ class ImageFiles(Dataset):
 
     def __getitem__(self, index: int) -> Optional[Problem]:
         path, *annotated = self.images[index]
-        if not fileio.isfile(path, backend_args=self.backend_args):
-            return Problem('missing', path)
-        if not self.decode:
-            return None
         try:
+            if not fileio.isfile(path, backend_args=self.backend_args):
+                return Problem('missing', path)
+            if not self.decode:
+                return None
             _read_to_the_end(fileio.get(path, backend_args=self.backend_args))
             found = list(self.loader(dict(img_path=path))['ori_shape'])
         except Exception as error:  # decoders raise what they like

@@ -1,4 +1,5 @@
 """Whether the masks of an annotation file are what the loader and the metrics can read."""
+from itertools import chain
 from typing import Any, List, Optional
 
 import numpy as np
@@ -51,15 +52,14 @@ def _fault(mask: Any, width: float, height: float, evaluated: bool) -> Optional[
         size, counts = mask.get('size'), mask.get('counts')
         if not isinstance(size, list) or len(size) != 2 or not isinstance(counts, (list, str)):
             return 'wrong'
-        if size != [height, width]:
+        if size != [height, width] or not all(map(_is_whole, size)):
             return 'resized'
         return None if _fill(counts, width * height) else 'runs'
     if not isinstance(mask, list) or not all(isinstance(polygon, list) for polygon in mask):
         return 'wrong'
-    try:
-        if not all(-FAR <= value <= FAR for polygon in mask for value in polygon):  # NaN is not
-            return 'far'
-    except TypeError:
+    if not set(map(type, chain.from_iterable(mask))) <= {int, float}:
+        return 'far'
+    if not all(-FAR <= value <= FAR for polygon in mask for value in polygon):  # NaN is not
         return 'far'
     if evaluated and len(mask[0]) < 6:
         return 'first'
@@ -71,7 +71,11 @@ def _fill(counts: Any, pixels: float) -> bool:
     if isinstance(counts, str):
         runs = run_lengths(counts)
         return runs is not None and bool((runs >= 0).all()) and int(runs.sum()) == pixels
-    return all(isinstance(run, int) and run >= 0 for run in counts) and sum(counts) == pixels
+    return all(map(_is_whole, counts)) and sum(counts) == pixels
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def run_lengths(text: str) -> Optional[np.ndarray]:

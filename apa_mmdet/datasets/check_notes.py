@@ -2,6 +2,7 @@
 from typing import Any, List, NamedTuple, Sequence
 
 ERROR, WARNING = 'error', 'warning'
+LONG = 300  # characters of a name or path that are shown
 
 
 class Finding(NamedTuple):
@@ -40,11 +41,12 @@ class Notes:
 
 
 def show(value: Any) -> str:
-    """A name or id as it is, with quotes where it would be hard to see or to print.
+    """A name or id as it is, with quotes where it would be hard to see or to print, and cut where it is very long.
 
     Example:
         >>> show('date'), show(7), show(' date'), show('')
         ('date', '7', "' date'", "''")
     """
     text = str(value)
+    text = f'{text[:LONG]}…' if len(text) > LONG else text
     return text if text and text == text.strip() and text.isprintable() else repr(text)

@@ -68,18 +68,11 @@ def test_whole_modules_scripts_and_attributes_are_refused(save, tmp_path):
     assert 'TorchScript' in said(tmp_path / 'script.pth')
 
 
-def test_a_torch_that_can_allow_nothing_says_which_can(save, monkeypatch):
+def test_a_torch_that_can_allow_nothing_reads_the_same(save, monkeypatch):
     path = save(dict(model=WEIGHTS, args=argparse.Namespace(lr=1)))
+    monkeypatch.delattr(torch.serialization, 'add_safe_globals')
     assert read_checkpoint(path).rest == ['args']
-    allowed = torch.serialization.get_safe_globals()
-    torch.serialization.clear_safe_globals()
-    try:
-        with monkeypatch.context() as patch:
-            patch.delattr(torch.serialization, 'add_safe_globals')
-            assert re.fullmatch(r'holds argparse.Namespace, which torch \S+ cannot load as mere data; torch 2.4 or newer can', said(path))
-            assert 'would run code (functools.partial)' in said(save(dict(model=Call(functools.partial, print))))
-    finally:
-        torch.serialization.add_safe_globals(allowed)
+    assert 'would run code (functools.partial)' in said(save(dict(model=Call(functools.partial, print))))
 
 
 @pytest.mark.parametrize('keep', [100, .5, .999])

@@ -4,7 +4,7 @@ import os
 import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import List, Optional, Sequence, Union
+from typing import Any, List, Optional, Sequence, Union
 
 from mmengine.logging import MMLogger
 
@@ -62,7 +62,7 @@ def _frequencies(content: dict, path: Path) -> List[float]:
     if not isinstance(content, dict):
         raise ValueError(f'{path}: expected a JSON list of frequencies or an object, got {type(content).__name__}')
     n_images = content['n_images_annotated']
-    if not isinstance(n_images, (int, float)) or not n_images > 0:
+    if not _is_count(n_images) or not n_images:
         raise ValueError(f'{path}: n_images_annotated must be a positive number, got {n_images!r}')
     return check_frequencies([c['image_count'] / n_images for c in _categories(content, path)], str(path))
 
@@ -72,20 +72,36 @@ def _categories(content: dict, path: Path, needed: Sequence[str] = ('id', 'image
     if not isinstance(categories, list) or not categories:
         raise ValueError(f'{path}: "categories" is missing or empty, so there are no class frequencies in it')
     for category in categories:
-        missing = [key for key in needed if key not in category]
+        missing = [key for key in needed if not isinstance(category, dict) or key not in category]
         if missing:
-            raise ValueError(f'{path}: a category lacks "{missing[0]}": {category}')
+            raise ValueError(f'{path}: a category lacks "{missing[0]}": {category!r:.200}')
+        if not _is_count(category.get('image_count', 0)):
+            raise ValueError(f'{path}: the "image_count" of the category with the id {category.get("id")!r} is '
+                             f'{category["image_count"]!r:.50}, no number of images')
     return categories
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e15  # NaN is not
 
 
 def _count_images(content: dict, path: Path) -> dict:
     """The second kind of file out of the third."""
     if not isinstance(content.get('annotations'), list) or not content['annotations']:
         raise ValueError(f'{path}: neither "n_images_annotated" nor "annotations" to count the annotated images from')
-    pairs = {(annotation['category_id'], annotation['image_id']) for annotation in content['annotations']}
+    pairs = set()
+    for annotation in content['annotations']:
+        try:
+            pairs.add((annotation['category_id'], annotation['image_id']))
+        except (KeyError, TypeError):  # a list has no keys, and is no key
+            raise ValueError(f'{path}: an annotation without ids of its category and image: {annotation!r:.200}; '
+                             'tools/check_dataset.py finds all of them') from None
     seen = Counter(category for category, _ in pairs)
-    counts = [dict(id=c['id'], image_count=c.get('image_count', seen[c['id']]))
-              for c in _categories(content, path, needed=['id'])]
+    try:
+        counts = [dict(id=c['id'], image_count=c.get('image_count', seen[c['id']]))
+                  for c in _categories(content, path, needed=['id'])]
+    except TypeError:
+        raise ValueError(f'{path}: the id of a category is no number; tools/check_dataset.py finds it') from None
     return dict(n_images_annotated=len({image for _, image in pairs}), categories=counts)
 
 
@@ -94,6 +110,8 @@ def _read_json(path: Path) -> Union[dict, list]:
         return json.loads(path.read_bytes())
     except ValueError as error:
         raise ValueError(f'{path}: not a JSON file ({error})') from None
+    except RecursionError:
+        raise ValueError(f'{path}: nested too deeply for a file of annotations or frequencies') from None
 
 
 def _cache_of(path: Path) -> Path:
@@ -110,7 +128,7 @@ def _read_cache(path: Path) -> Optional[dict]:
     try:
         cached = json.loads(_cache_of(path).read_bytes())
         fresh = 'n_images_annotated' in cached and all(cached[key] == value for key, value in _state(path).items())
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return cached if fresh else None
 

@@ -1,0 +1,292 @@
+"""Whatever a file holds, it is read, or refused in a line that names it; never a traceback, a hang or a silent error.
+
+Each property is tried on a few dozen examples, always the same ones; ``make test-slow`` draws hundreds, new each time.
+"""
+import contextlib
+import copy
+import io
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import strategies as st
+from mmdet.datasets import LVISV1Dataset
+from mmdet.datasets.transforms import LoadAnnotations
+from mmengine.config import Config
+
+from apa_mmdet.checkpoint import convert_file, convert_official_state_dict, other_names
+from apa_mmdet.datasets import check
+from apa_mmdet.datasets.check_annotations import check_annotations, read_annotations
+from apa_mmdet.datasets.check_notes import Notes
+from apa_mmdet.datasets.check_sources import Use
+from apa_mmdet.datasets.tiny_lvis import CATEGORIES, make_tiny_lvis
+from apa_mmdet.engine.weights_file import BadCheckpoint, load_as_data, read_checkpoint
+from apa_mmdet.models.backbones import SEResNet
+from apa_mmdet.models.losses import load_class_frequency
+
+TINY = Path(__file__).parents[1] / 'configs/tiny_lvis/mask_rcnn_se_r18_apa.py'
+AMOUNTS = pytest.mark.parametrize('amount', ['few', pytest.param('many', marks=pytest.mark.slow)])
+
+
+def explore(attempt, amount, few):
+    """Call ``attempt(data)`` with ``few`` examples, or fifteen times as many from a new seed."""
+    run = settings(max_examples=few if amount == 'few' else 15 * few, derandomize=amount == 'few', database=None, deadline=None,
+                   suppress_health_check=list(HealthCheck))(given(st.data())(attempt))
+    if amount == 'many':
+        chosen = random.SystemRandom().randrange(2**32)
+        print(f'seed {chosen}')  # pytest shows it of a test that fails
+        run = seed(chosen)(run)
+    run()
+
+
+def one_line(error, path):
+    assert str(path) in str(error) and '\n' not in str(error) and len(str(error)) < 1500, repr(str(error))
+
+
+# ---------------------------------------------------------------- annotations
+
+NUMBERS = st.one_of(
+    st.integers(-3, 100), st.sampled_from([0.5, -0.0, 1e308, -1e308, 5e-324, 2**63, -2**70, 10**400, 65536, 10**6, 80.0, 64.0]),
+    st.floats(), st.booleans())
+TEXTS = st.one_of(st.sampled_from(['', '1', '0', 'a\0b', '\ud800', '\u202eabc', '../../../etc/passwd', '/etc/passwd', 'http://x/y.jpg',
+                                   'NaN', ' ', 'é' * 400]), st.text(max_size=5))
+VALUES = st.recursive(st.one_of(NUMBERS, TEXTS, st.none()), lambda inner: st.one_of(
+    st.lists(inner, max_size=5), st.dictionaries(TEXTS, inner, max_size=3)), max_leaves=10)
+POINTS = st.lists(st.one_of(st.floats(-20, 120), NUMBERS), max_size=12)
+MASKS = st.one_of(
+    st.lists(POINTS, max_size=3),
+    st.fixed_dictionaries(dict(size=st.one_of(st.just([64, 80]), st.lists(NUMBERS, max_size=3)),
+                               counts=st.one_of(st.lists(NUMBERS, max_size=4), st.text(max_size=6), st.just([20, 5100])))))
+BOXES = st.lists(st.one_of(st.floats(-20, 120), NUMBERS), min_size=3, max_size=5)
+FIELDS = dict(images=['id', 'width', 'height', 'coco_url', 'file_name', 'neg_category_ids'],
+              annotations=['id', 'image_id', 'category_id', 'bbox', 'area', 'segmentation', 'iscrowd', 'ignore'],
+              categories=['id', 'name', 'image_count', 'frequency'])
+LIKELY = dict(bbox=BOXES, segmentation=MASKS)
+
+
+@pytest.fixture(scope='module')
+def small(tmp_path_factory):
+    """A config, the path of its annotation file, and what belongs into it; of little data, each class in it."""
+    folder = tmp_path_factory.mktemp('fuzz')
+    make_tiny_lvis(folder, train=40, val=1, size=(80, 64), progress=False)
+    path, cfg = folder / 'annotations/lvis_v1_train.json', Config.fromfile(TINY)
+    cfg.train_dataloader.dataset.dataset.data_root = str(folder)
+    cfg.model.roi_head.bbox_head.loss_cls.class_frequency = str(path)
+    return cfg, path, json.loads(path.read_text())
+
+
+def disturbed(data, content):
+    """A few fields, records or lists of the content are changed."""
+    content = copy.deepcopy(content)
+    for _ in range(data.draw(st.integers(1, 3))):
+        kind = data.draw(st.sampled_from(sorted(FIELDS)))
+        records = content.get(kind)
+        way = data.draw(st.sampled_from(['field'] * 6 + ['gone', 'twice', 'record', 'all']))
+        if not isinstance(records, list) or not records or way == 'all':
+            content[kind] = data.draw(VALUES)
+            continue
+        at = data.draw(st.integers(0, min(5, len(records) - 1)))
+        if way == 'twice':
+            records.append(records[at])
+        elif way == 'record' or not isinstance(records[at], dict):
+            records[at] = data.draw(VALUES)
+        else:
+            field = data.draw(st.sampled_from(FIELDS[kind]))
+            records[at] = dict(records[at])
+            if way == 'gone':
+                records[at].pop(field, None)
+            else:
+                records[at][field] = data.draw(st.one_of(LIKELY.get(field, VALUES), VALUES))
+    return content
+
+
+def looked_through(small, text):
+    """The findings, and what loading the class frequencies says, for an annotation file with this text."""
+    cfg, path, _ = small
+    path.write_text(text, encoding='utf-8', errors='surrogatepass')
+    path.with_name('lvis_v1_train.class_frequency.json').unlink(missing_ok=True)
+    report = check.check_config(cfg, ['train'], images=False, progress=False)
+    str(report).encode('utf-8', 'backslashreplace')
+    for finding in report.findings:
+        assert '\n' not in finding.message and len(finding.message) < 3000
+    try:
+        assert all(0 <= frequency <= 1 for frequency in load_class_frequency(path))
+    except ValueError as error:
+        one_line(error, path)
+    return report
+
+
+def learnt(path):
+    """How many instances mmdet's data set and loader make of the file, of each class."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        dataset = LVISV1Dataset(ann_file=str(path), data_prefix=dict(img=''), pipeline=[], metainfo=dict(classes=CATEGORIES))
+    load, counts = LoadAnnotations(with_bbox=True, with_mask=True), dict.fromkeys(CATEGORIES, 0)
+    for i in range(len(dataset)):
+        info = dataset.get_data_info(i)
+        made = load(dict(info, ori_shape=(info['height'], info['width'])))
+        assert torch.isfinite(made['gt_bboxes'].tensor).all() and len(made['gt_masks']) == len(made['gt_bboxes'])
+        for label, instance in zip(made['gt_bboxes_labels'], info['instances']):
+            counts[CATEGORIES[label]] += not instance['ignore_flag']
+    return counts
+
+
+@AMOUNTS
+def test_what_passes_the_check_is_learnt_as_the_check_counts_it(small, amount):
+    """Otherwise there is a finding: training never stumbles over, or learns something else from, a file without errors."""
+    passed = []
+
+    def attempt(data):
+        content = disturbed(data, small[2])
+        report = looked_through(small, json.dumps(content))
+        if not report.errors:
+            passed.append(1)
+            expected = check_annotations(read_annotations(str(small[1])), Notes('train'), None, Use('required')).counts
+            assert learnt(small[1]) == expected
+
+    explore(attempt, amount, 60)
+    assert passed, 'no example without errors'
+
+
+@AMOUNTS
+def test_a_text_with_flipped_bytes_or_cut_off(small, amount):
+
+    def attempt(data):
+        text = bytearray(json.dumps(small[2]).encode())
+        for _ in range(data.draw(st.integers(0, 4))):
+            text[data.draw(st.integers(0, len(text) - 1))] = data.draw(st.integers(0, 255))
+        del text[data.draw(st.one_of(st.just(len(text)), st.integers(0, len(text)))):]
+        report = looked_through(small, text.decode('utf-8', 'surrogateescape').encode('utf-8', 'surrogatepass').decode('utf-8', 'surrogatepass'))
+        if not report.errors:
+            learnt(small[1])
+
+    explore(attempt, amount, 30)
+
+
+@AMOUNTS
+def test_any_json_is_no_annotation_file_but_a_finding(small, amount):
+
+    def attempt(data):
+        report = looked_through(small, json.dumps(data.draw(st.one_of(VALUES, st.fixed_dictionaries(
+            dict(images=VALUES, annotations=VALUES, categories=VALUES)), st.fixed_dictionaries(
+                dict(n_images_annotated=VALUES, categories=st.lists(st.dictionaries(st.sampled_from(['id', 'image_count']), VALUES))))))))
+        assert report.errors
+
+    explore(attempt, amount, 60)
+
+
+# ---------------------------------------------------------------- weights
+
+
+def published(state_dict):
+    """A state dict of ours under the published names."""
+    names = other_names(state_dict, to_official=True)
+    return {names[name]: tensor for name, tensor in state_dict.items()}
+
+
+@pytest.fixture(scope='module')
+def sound(tmp_path_factory):
+    """Published weights of a backbone, and their bytes in both forms of torch's files."""
+    weights = published(SEResNet(18).state_dict())
+    files = []
+    for zipped in (True, False):
+        file = io.BytesIO()
+        torch.save(dict(model=dict(a=torch.arange(30.), b=torch.ones(2, 2).half()), epoch=3), file,
+                   _use_new_zipfile_serialization=zipped)
+        files.append(file.getvalue())
+    return weights, files, tmp_path_factory.mktemp('weights')
+
+
+@AMOUNTS
+def test_names_are_translated_whatever_they_are(amount):
+    part = st.sampled_from(['backbone', 'layer1', 'layer4', '0', '1', '17', 'unirect1', 'unirect3', 'se', 'uniact', 'excitation', 'relu',
+                            'lambda_param', 'kappa_param', 'lambda_', 'act_stem', 'conv3', 'fc', 'weight', '', '\n', '\ud800'])
+    name = st.one_of(st.lists(part, max_size=6).map('.'.join), st.text(max_size=10))
+
+    def attempt(data):
+        names = data.draw(st.lists(name, max_size=12, unique=True))
+        weights = {name: torch.tensor(i) for i, name in enumerate(names)}
+        try:
+            ours = convert_official_state_dict(weights)
+        except ValueError as error:
+            assert 'would both become' in str(error)
+            return
+        kept = [name for name in names if not name.startswith('fc.')]
+        assert [tensor.item() for tensor in ours.values()] == [names.index(name) for name in kept]
+
+    explore(attempt, amount, 100)
+
+
+@AMOUNTS
+def test_a_file_of_weights_with_flipped_bytes_or_cut_off(sound, amount):
+    _, files, folder = sound
+    path = folder / 'harmed.pth'
+
+    def attempt(data):
+        content = bytearray(data.draw(st.sampled_from(files)))
+        for _ in range(data.draw(st.integers(0, 5))):
+            content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+        del content[data.draw(st.one_of(st.just(len(content)), st.integers(0, len(content)))):]
+        path.write_bytes(content)
+        try:
+            weights = read_checkpoint(path).weights
+            assert weights and all(isinstance(tensor, torch.Tensor) for tensor in weights.values())
+        except BadCheckpoint as error:
+            one_line(error, path)
+
+    explore(attempt, amount, 150)
+
+
+@pytest.mark.parametrize('form', [0, 1], ids=['zip', 'legacy'])
+def test_every_prefix_of_a_file_of_weights_is_refused(sound, form):
+    _, files, folder = sound
+    content, path = files[form], folder / 'prefix.pth'
+    for size in range(0, len(content), 1 if len(content) < 1500 else 7):
+        path.write_bytes(content[:size])
+        with pytest.raises(BadCheckpoint):
+            read_checkpoint(path)
+
+
+HARM = dict(
+    shape=lambda tensor: torch.zeros(*tensor.shape, 2), flat=lambda tensor: tensor.flatten()[:3], integer=lambda tensor: tensor.int(),
+    boolean=lambda tensor: tensor.bool(), complex=lambda tensor: tensor.to(torch.complex64), nan=lambda tensor: tensor / 0,
+    infinite=lambda tensor: torch.full_like(tensor, torch.inf), sparse=lambda tensor: tensor.to_sparse(), meta=lambda tensor: tensor.to('meta'),
+    number=lambda tensor: 3, text=str, none=lambda tensor: None, nested=lambda tensor: dict(a=tensor))
+WRAPPERS = (lambda w: w, lambda w: dict(model=w), lambda w: dict(state_dict=w, meta=dict(a=1)), lambda w: {f'module.{k}': v for k, v in w.items()},
+            lambda w: dict(model=dict(state_dict=w)), lambda w: [w], lambda w: dict(state_dict=[w]), lambda w: dict(net=w))
+NESTED = WRAPPERS[4:]
+
+
+@AMOUNTS
+def test_the_converter_writes_what_fits_or_nothing(sound, amount):
+    weights, _, folder = sound
+    path, out, expected = folder / 'in.pth', folder / 'out.pth', SEResNet(18).state_dict()
+    names = sorted(name for name, tensor in weights.items() if tensor.is_floating_point())
+
+    def attempt(data):
+        harmed, harm = dict(weights), data.draw(st.sampled_from(['nothing', 'missing', 'extra', 'renamed', *HARM]))
+        name = data.draw(st.sampled_from(names))
+        if harm in HARM:
+            harmed[name] = HARM[harm](harmed[name])
+        elif harm != 'nothing':
+            tensor = harmed[name] if harm == 'extra' else harmed.pop(name)
+            if harm != 'missing':
+                harmed[data.draw(st.one_of(st.just('é' + name), st.text(max_size=9)))] = tensor
+        wrap = data.draw(st.sampled_from(WRAPPERS))
+        torch.save(wrap(harmed), path)
+        out.unlink(missing_ok=True)
+        try:
+            convert_file(str(path), str(out))
+        except ValueError as error:
+            one_line(error, path)
+            assert not out.exists()
+            assert harm != 'nothing' or wrap in NESTED
+            getattr(error, 'report', '').encode()
+            return
+        made = load_as_data(out)['state_dict']
+        assert wrap not in NESTED and made.keys() == expected.keys()
+        assert all(torch.equal(made[ours], weights[theirs]) for theirs, ours in other_names(weights).items())
+
+    explore(attempt, amount, 15)
