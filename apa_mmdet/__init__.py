@@ -13,6 +13,7 @@ if find_spec('mmdet') is not None:
     compat.check_host_versions()
     compat.mend()
 
-    from . import datasets, evaluation, models  # noqa: F401  (registers; only once the host is checked and mended)
+    # registers; only once the host is checked and mended
+    from . import datasets, engine, evaluation, models  # noqa: F401
 
 __all__ = ['__version__']

@@ -1,12 +1,16 @@
 """Starts MMDetection's own command-line tools, which its package carries."""
+import argparse
+import importlib.util
 import os
 import re
-import runpy
 import sys
 from pathlib import Path
-from typing import Dict
+from typing import Dict, Sequence
 
 import mmdet
+
+from .distributed import CPURunner, LauncherError, join_on_cpu
+from .weights_file import BadCheckpoint
 
 # what a missing path looks like, from the beginning of a folder's or file's name on → what to do about it
 HINTS: Dict[str, str] = {
@@ -47,15 +51,29 @@ def stock_tool(name: str) -> Path:
 
 
 def run(name: str) -> None:
-    """Run MMDetection's Python tool ``name`` with this process's arguments.
+    """Run MMDetection's Python tool ``name`` with this process's arguments, as one of several without a GPU too.
 
-    A missing file ends it with one line that says what is missing and what to do, instead of a traceback.
+    A missing file, a checkpoint that is none or would run code, losses that stay without a number, or a launcher that
+    cannot be end it with one line that says what is wrong and what to do, instead of a traceback.
     """
     # the tool finds its config relative to the working directory, and imports apa_mmdet through the config
+    spec = importlib.util.spec_from_file_location(f'mmdet_{Path(name).stem}', stock_tool(name))
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
     try:
-        runpy.run_path(str(stock_tool(name)), run_name='__main__')
+        if join_on_cpu(_launcher(sys.argv[1:])):
+            tool.Runner = CPURunner  # which the tool takes where the config names no runner_type
+        tool.main()
     except FileNotFoundError as error:
         sys.exit(explain(error))
+    except (BadCheckpoint, FloatingPointError, LauncherError) as error:
+        sys.exit(str(error))
+
+
+def _launcher(arguments: Sequence[str]) -> str:
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument('--launcher', default='none')
+    return parser.parse_known_args(arguments)[0].launcher
 
 
 def explain(error: FileNotFoundError) -> str:

@@ -1,2 +1,8 @@
 _base_ = 'mmdet::_base_/default_runtime.py'
 custom_imports = dict(imports=['apa_mmdet'], allow_failed_imports=False)
+# docs/faults.md
+default_hooks = dict(
+    checkpoint=dict(type='SafeCheckpointHook'),
+    resume=dict(type='ExactResumeHook'),
+    finite=dict(type='SkipNonFiniteHook'),
+    activations=dict(type='ActivationHealthHook'))

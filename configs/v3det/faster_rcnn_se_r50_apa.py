@@ -1,6 +1,12 @@
 # Published on V3Det val: box AP 29.9 (arXiv:2407.08567; not reproduced here).
 _base_ = 'mmdet::v3det/faster_rcnn_r50_fpn_8x4_sample1e-3_mstrain_v3det_2x.py'
 custom_imports = dict(imports=['apa_mmdet'], allow_failed_imports=False)
+default_hooks = dict(  # docs/faults.md
+    checkpoint=dict(type='SafeCheckpointHook'),
+    resume=dict(type='ExactResumeHook'),
+    finite=dict(type='SkipNonFiniteHook'),
+    activations=dict(type='ActivationHealthHook'))
+randomness = dict(seed=0)  # the order of the data, which no epoch tells
 model = dict(
     backbone=dict(type='SEResNet', init_cfg=dict(checkpoint='pretrained/se_resnet50_apa.pth')),
     roi_head=dict(

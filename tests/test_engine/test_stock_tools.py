@@ -10,7 +10,7 @@ from apa_mmdet.engine import stock_tools
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize('name', ['train.py', 'test.py', 'dist_train.sh', 'dist_test.sh', 'slurm_train.sh'])
+@pytest.mark.parametrize('name', ['train.py', 'test.py', 'slurm_train.sh'])
 def test_mmdet_carries_the_tool_and_ours_starts_it(name):
     assert stock_tools.stock_tool(name).is_file()
     assert name in (ROOT / 'tools' / name).read_text()

@@ -1,0 +1,183 @@
+"""Checkpoints that stand whole or not at all, whatever kills the process or fills the disk meanwhile."""
+import os
+import shutil
+from collections import deque
+from contextlib import contextmanager
+from copy import copy
+from pathlib import Path
+from typing import Dict, Iterator, List, Union
+
+from mmengine.dist import is_main_process
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.hooks import CheckpointHook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+UNFINISHED = '.unfinished'
+BOOKS = 'last_ckpt', 'keep_ckpt_ids', 'best_ckpt_path', 'best_ckpt_path_dict'  # what the hook knows of its files
+
+
+@register_backend('whole_file')
+class WholeFileBackend(LocalBackend):
+    """Local files that are replaced in one move: a reader finds the old content or the new, never a part of it.
+
+    Example:
+        >>> import tempfile
+        >>> path = tempfile.mkdtemp() + '/last_checkpoint'
+        >>> WholeFileBackend().put(b'epoch_1.pth', path)
+        >>> WholeFileBackend().get(path)
+        b'epoch_1.pth'
+    """
+
+    def put(self, obj: bytes, filepath: Union[str, Path]) -> None:
+        """Write beside the target, bring it to the disk, then rename.
+
+        Raises:
+            OSError: if the disk is full or the file cannot be written; the target is what it was before.
+        """
+        path = Path(filepath)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(path.name + UNFINISHED)
+        try:
+            with unfinished.open('wb') as file:
+                file.write(obj)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(unfinished, path)
+        except OSError as error:
+            unfinished.unlink(missing_ok=True)
+            free = shutil.disk_usage(path.parent).free
+            raise OSError(error.errno, f'{error.strerror}, {len(obj) / 2**20:.1f} MiB to write, '
+                          f'{free / 2**20:.1f} MiB free', str(path)) from None
+        _sync_folder(path.parent)
+
+    def put_text(self, obj: str, filepath: Union[str, Path], encoding: str = 'utf-8') -> None:
+        """As :meth:`put`."""
+        self.put(obj.encode(encoding), filepath)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring a rename to the disk, or a power cut could undo it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class _RemovesLater:
+    """A file backend that notes what to remove, for :meth:`remove_all`."""
+
+    def __init__(self, backend) -> None:
+        self.backend, self.doomed = backend, []
+
+    def __getattr__(self, name: str):
+        return getattr(self.backend, name)
+
+    def remove(self, path: str) -> None:
+        self.doomed.append(path)
+
+    rmtree = remove
+
+    def remove_all(self) -> None:
+        for path in self.doomed:
+            _remove(self.backend, path)
+
+
+def _remove(backend, path: str) -> None:
+    if backend.isfile(path):
+        backend.remove(path)
+    elif backend.isdir(path):  # DeepSpeed's checkpoints
+        backend.rmtree(path)
+
+
+@HOOKS.register_module()
+class SafeCheckpointHook(CheckpointHook):
+    """MMEngine's CheckpointHook, with every argument that it has, and three promises more.
+
+    - A file under its final name is complete: it is written beside it, brought to the disk and renamed. So is
+      ``last_checkpoint``, and only once the checkpoint that it names stands.
+    - What ``max_keep_ckpts`` or ``save_best`` outdates is removed after its successor stands, not before.
+    - Where a file cannot be written (disk full, over quota, read-only), one line says so with the free space, the
+      previous one stays, and training goes on and tries again at the next interval. The last checkpoint of a run has
+      no next: there the error ends the run.
+
+    On remote storage, or with ``backend_args``, MMEngine's own backends write, and what a finished write is, is up to
+    them. What a killed process left unfinished is removed at the start of the next.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Choose the backend, and clear away what a killed process left."""
+        super().before_train(runner)
+        folders = {runner.work_dir}
+        if type(self.file_backend) is LocalBackend:
+            self.file_backend, self.backend_args = WholeFileBackend(), dict(backend='whole_file')
+            folders.add(str(self.out_dir))
+        if is_main_process():
+            for path in [path for folder in folders for path in Path(folder).glob('*' + UNFINISHED)]:
+                path.unlink()
+                runner.logger.info(f'removed {path}, which an interrupted run left unfinished')
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        last = step >= (runner.max_epochs if self.by_epoch else runner.max_iters)
+        with self._books_kept(runner, last):
+            outdated = self._enter(runner, step)
+            runner.save_checkpoint(
+                self.out_dir,
+                self.filename_tmpl.format(step),
+                self.file_client_args,
+                save_optimizer=self.save_optimizer,
+                save_param_scheduler=self.save_param_scheduler,
+                meta=meta,
+                by_epoch=self.by_epoch,
+                backend_args=self.backend_args,
+                **self.args)
+            if is_main_process():
+                WholeFileBackend().put_text(self.last_ckpt, os.path.join(runner.work_dir, 'last_checkpoint'))
+                for path in outdated:
+                    _remove(self.file_backend, path)
+
+    def _enter(self, runner: Runner, step: int) -> List[str]:
+        """Enter the checkpoint of ``step`` in the books; returns the paths that it outdates.
+
+        Their numbers stay in the list that the checkpoint holds. MMEngine removes what is too many in it when a run
+        starts, which makes good a kill before the removal.
+        """
+        self.last_ckpt = self._path(step)
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        if self.max_keep_ckpts <= 0:
+            return []
+        kept = [number for number in self.keep_ckpt_ids if number != step] + [step]
+        runner.message_hub.update_info('keep_ckpt_ids', kept)
+        self.keep_ckpt_ids = deque(kept, self.max_keep_ckpts)
+        return [self._path(number) for number in kept[:-self.max_keep_ckpts]]
+
+    def _path(self, step: int) -> str:
+        return self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(step))
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: Dict[str, float]) -> None:
+        backend = self.file_backend
+        self.file_backend = later = _RemovesLater(backend)
+        try:
+            with self._books_kept(runner, last=False):
+                super()._save_best_checkpoint(runner, metrics)
+                later.remove_all()
+        finally:
+            self.file_backend = backend
+
+    @contextmanager
+    def _books_kept(self, runner: Runner, last: bool) -> Iterator[None]:
+        """Whatever cannot be written in the block is as if it had not been tried; ``last``: raise all the same."""
+        info = dict(runner.message_hub.runtime_info)
+        books = {name: copy(getattr(self, name)) for name in BOOKS if hasattr(self, name)}
+        try:
+            yield
+        except OSError as error:
+            runner.message_hub.runtime_info.clear()
+            runner.message_hub.runtime_info.update(info)
+            vars(self).update(books)
+            if last:
+                raise
+            where, why = error.filename or self.out_dir, error.strerror or error
+            runner.logger.error(f'{where} could not be written ({why}): the checkpoint before it stays, training goes '
+                                'on and tries again at the next interval')

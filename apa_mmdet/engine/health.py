@@ -1,0 +1,203 @@
+"""Numbers that training must not go on with: losses and gradients that are not finite, λ and κ out of their range."""
+from functools import wraps
+from typing import Any, Callable, Dict, Iterable, List, Optional, Set, Tuple
+
+import torch
+from mmengine.dist import all_gather_object, all_reduce
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from ..ops import LAMBDA_FLOOR
+
+STATISTICS = 'running_mean', 'running_var', 'num_batches_tracked'
+
+
+@HOOKS.register_module()
+class SkipNonFiniteHook(Hook):
+    """Skips a step whose loss or gradient is not finite, and stops training after too many of them in a row.
+
+    Neither parameters, optimizer state nor the running statistics of norms change then, in no process; one line names
+    the first loss that is not finite, or else the first parameter whose gradient is not, in the order of the model.
+    Of accumulated gradients, the whole step is skipped.
+
+    A good step costs a pass over the gradients (their norms; one that overflows is not finite either, and clipping
+    would make zeros of all gradients), one synchronisation with the GPU and, with several processes, the reduction of
+    two numbers; statistics of norms in training mode are copied.
+
+    Where a loss scale adapts itself (float16), overflowing gradients are its business, and no failure, as long as it
+    stands at ``min_scale`` or above.
+
+    Args:
+        max_in_a_row: this many failures in a row stop the training.
+        min_scale: the lowest loss scale at which an overflow is normal.
+
+    Example:
+        >>> default_hooks = dict(finite=dict(type='SkipNonFiniteHook', max_in_a_row=5))  # in a config
+    """
+
+    def __init__(self, max_in_a_row: int = 10, min_scale: float = 1.) -> None:
+        self.max_in_a_row, self.min_scale = max_in_a_row, min_scale
+        self.in_a_row = 0
+        self.losses: List[Dict[str, Any]] = []  # of the forward passes since the last step
+
+    def before_train(self, runner: Runner) -> None:
+        """Watch the model's losses and stand before the optimizer's steps."""
+        self.model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self.model.register_forward_hook(self._note_losses)
+        self.norms = [module for module in self.model.modules() if hasattr(module, STATISTICS[0])]
+        wrapper = runner.optim_wrapper
+        for one in wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]:
+            # what the config chose, --amp's wrapper for one, is not ours to subclass
+            one.step = self._guarded(one.step, one, runner)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Optional[dict] = None) -> None:
+        if not self.losses:  # not amid accumulated gradients
+            self.statistics = [(buffer, buffer.clone()) for norm in self.norms if norm.training
+                               for buffer in map(norm._buffers.get, STATISTICS) if buffer is not None]
+
+    def _note_losses(self, model: nn.Module, inputs: tuple, outputs: Any) -> None:
+        if model.training and isinstance(outputs, dict):
+            self.losses.append({name: _detached(value) for name, value in outputs.items() if 'loss' in name})
+
+    def _guarded(self, step: Callable, wrapper: OptimWrapper, runner: Runner) -> Callable:
+
+        @wraps(step)  # schedulers leave a mark on it
+        def guarded(**kwargs) -> None:
+            losses, self.losses = self.losses, []
+            loss_is_finite, gradient_is_finite = _finite(losses, _gradients(wrapper.optimizer))
+            if loss_is_finite and (gradient_is_finite or self._scale_will_adapt(wrapper)):
+                self.in_a_row = 0 if gradient_is_finite else self.in_a_row
+                return step(**kwargs)
+            self._fail(runner, self._first_bad(losses))
+            if loss_is_finite and _scaler(wrapper):
+                step(**kwargs)  # the scaler does not touch the parameters either, and counts
+
+        return guarded
+
+    def _scale_will_adapt(self, wrapper: OptimWrapper) -> bool:
+        adapts = _scaler(wrapper) and wrapper._scale_update_param is None
+        return bool(adapts and wrapper.loss_scaler.get_scale() >= self.min_scale)
+
+    def _fail(self, runner: Runner, reason: str) -> None:
+        """Undo what the forward passes did, and say so."""
+        for buffer, before in self.statistics:
+            buffer.copy_(before)
+        self.in_a_row += 1
+        where = f'iteration {runner.iter + 1}'
+        if self.in_a_row < self.max_in_a_row:
+            runner.logger.warning(f'{where}: step skipped, {reason} ({self.in_a_row} in a row, '
+                                  f'{self.max_in_a_row} stop the training)')
+            return
+        bad = _first_not_finite(self.model.state_dict().items())
+        advice = (f'{bad[0]} itself is {bad[1]}: resume from a checkpoint before this happened' if bad else
+                  'the weights are finite: look at the pictures and boxes of these iterations, at the weights of the '
+                  'losses, and at the learning rate')
+        raise FloatingPointError(f'{where}: {reason}; {self.in_a_row} steps in a row could not be made; {advice}')
+
+    def _first_bad(self, losses: List[Dict[str, Any]]) -> str:
+        """In words, the same in every process."""
+        named = ((name, value) for entry in losses for name, values in entry.items() for value in _listed(values))
+        of_processes = all_gather_object(_first_not_finite(named))
+        for rank, bad in enumerate(of_processes):
+            if bad:
+                return f'{bad[0]} is {bad[1]}' + (f' in process {rank}' if len(of_processes) > 1 else '')
+        bad = _first_not_finite((name, p.grad) for name, p in self.model.named_parameters())
+        return f'the gradient of {bad[0]} is {bad[1]}' if bad else 'the norm of the gradients overflows'
+
+
+def _detached(value: Any) -> Any:
+    return [one.detach() for one in value] if isinstance(value, (list, tuple)) else value.detach()
+
+
+def _listed(value: Any) -> list:
+    return value if isinstance(value, list) else [value]
+
+
+def _gradients(optimizer: torch.optim.Optimizer) -> List[Tensor]:
+    return [p.grad for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
+
+
+def _finite(losses: List[Dict[str, Any]], gradients: List[Tensor]) -> Tuple[bool, bool]:
+    """Whether all losses and all gradients are finite, the same answer in every process."""
+    loss = [value.sum() for entry in losses for values in entry.values() for value in _listed(values)]
+    # on a CPU the largest magnitude, which would not overflow, takes seven times as long
+    norms = torch._foreach_norm(gradients) if gradients else []
+    device = gradients[0].device if gradients else None
+    answers = torch.stack([torch.stack(values).isfinite().all() if len(values) else torch.tensor(True, device=device)
+                           for values in (loss, norms)]).int()
+    all_reduce(answers, 'min')
+    return tuple(map(bool, answers.tolist()))
+
+
+def _first_not_finite(named: Iterable[Tuple[str, Optional[Tensor]]]) -> Optional[Tuple[str, str]]:
+    """Name of the first tensor that is not finite, and ``nan`` or ``inf``."""
+    for name, tensor in named:
+        if tensor is not None and not tensor.isfinite().all():
+            return name, 'nan' if tensor.isnan().any() else 'inf'
+    return None
+
+
+def _scaler(wrapper: OptimWrapper) -> bool:
+    """Whether the losses of this wrapper are scaled."""
+    return hasattr(wrapper, 'loss_scaler') and wrapper.loss_scaler.is_enabled()
+
+
+@HOOKS.register_module()
+class ActivationHealthHook(Hook):
+    """Warns of activations that have stopped to learn or left the range in which they compute well.
+
+    - λ at its floor of 1e-4, where it has no gradient: only weight decay could move it. The activation is the Gumbel
+      link there, for good.
+    - |κ| above ``max_kappa``: AGLU is ReLU to 0.7 / κ there, APA a step, whose slope of about κ / 4 at 0 makes
+      gradients spiky. 30 is three times what our configs start with where ReLU is to be imitated.
+    - either not finite.
+
+    It looks at every parameter called ``lambda_`` or ``kappa``, at the end of each epoch and every ``interval``
+    iterations, and speaks of a site once.
+
+    Args:
+        interval: iterations between two looks.
+        max_kappa: the largest |κ| that is not reported.
+
+    Example:
+        >>> default_hooks = dict(activations=dict(type='ActivationHealthHook', max_kappa=50.))  # in a config
+    """
+
+    def __init__(self, interval: int = 1000, max_kappa: float = 30.) -> None:
+        self.interval, self.max_kappa = interval, max_kappa
+        self.known: Set[str] = set()
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Optional[dict] = None,
+                         outputs: Optional[dict] = None) -> None:
+        if self.every_n_train_iters(runner, self.interval):
+            self._look(runner)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        self._look(runner)
+
+    @torch.no_grad()
+    def _look(self, runner: Runner) -> None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        for kind, what, is_good in (
+            ('lambda_', f'λ is at its floor of {LAMBDA_FLOOR:g}, where it has no gradient', lambda p: p > LAMBDA_FLOOR),
+            ('kappa', f'|κ| is above {self.max_kappa:g}', lambda p: p.abs() <= self.max_kappa)):
+            found = {name: p for name, p in model.named_parameters() if name.split('.')[-1] == kind}
+            bad = {name: p[~is_good(p)] for name, p in found.items() if not is_good(p).all()}  # nan is not good either
+            if bad.keys() - self.known:
+                self.known |= bad.keys()
+                runner.logger.warning(f'{what}, in {len(bad)} of {len(found)} sites: {_listing(bad)}')
+
+
+def _listing(bad: Dict[str, Tensor], most: int = 8) -> str:
+    """Names with the first bad value of each and how many there are.
+
+    Example:
+        >>> _listing({'stem.kappa': torch.tensor([40.]), 'out.kappa': torch.tensor([31., 32.])})
+        'stem.kappa 40, out.kappa 31 (2 values)'
+    """
+    told = [f'{name} {p[0].item():.3g}' + (f' ({len(p)} values)' if len(p) > 1 else '') for name, p in bad.items()]
+    return ', '.join(told[:most]) + (f' and {len(told) - most} more' if len(told) > most else '')

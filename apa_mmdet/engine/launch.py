@@ -1,0 +1,72 @@
+"""What tools/dist_train.sh and tools/dist_test.sh call: a tool in several processes, through torchrun.
+
+Run by its path, so that it imports nothing but torch.
+"""
+import os
+import re
+import sys
+from pathlib import Path
+from typing import List, Mapping, Sequence
+
+FILES = dict(train=('CONFIG', ), test=('CONFIG', 'CHECKPOINT'))  # that a tool takes before its options
+TOOLS = Path(__file__).resolve().parents[2] / 'tools'
+
+
+def torchrun_arguments(tool: str, arguments: Sequence[str], environ: Mapping[str, str]) -> List[str]:
+    """Torchrun's arguments for ``tools/dist_{tool}.sh arguments``.
+
+    Args:
+        tool: ``train`` or ``test``.
+        arguments: the files of :data:`FILES`, the number of processes on this machine, options of the tool.
+        environ: on several machines ``NNODES``, ``NODE_RANK``, ``MASTER_ADDR`` and ``PORT``, as of MMDetection's
+            scripts. On one machine a free port is found.
+
+    Raises:
+        ValueError: one line for a user.
+
+    Example:
+        >>> torchrun_arguments('train', [__file__, '2', '--resume'], {})[:3]
+        ['--standalone', '--local-addr=127.0.0.1', '--nproc-per-node=2']
+    """
+    names = FILES[tool]
+    usage = f'usage: tools/dist_{tool}.sh {" ".join(names)} PROCESSES [options of tools/{tool}.py]'
+    if len(arguments) <= len(names):
+        raise ValueError(usage)
+    files, processes, options = arguments[:len(names)], arguments[len(names)], arguments[len(names) + 1:]
+    for name, file in zip(names, files):
+        if not Path(file).is_file():
+            raise ValueError(f'missing: {file}, given as {name}; {usage}')
+    if not re.fullmatch('[1-9][0-9]*', processes):
+        raise ValueError(f'PROCESSES, how many to start on this machine, must be 1 or more, got {processes!r}; {usage}')
+    return [*_machines(environ), f'--nproc-per-node={processes}', str(TOOLS / f'{tool}.py'), *files,
+            '--launcher', 'pytorch', *options]
+
+
+def _machines(environ: Mapping[str, str]) -> List[str]:
+    if environ.get('NNODES', '1') == '1':
+        return ['--standalone', '--local-addr=127.0.0.1']
+    needed = dict(NODE_RANK='the number of this machine, from 0 on', MASTER_ADDR='the address of machine 0')
+    for name, what in needed.items():
+        if not environ.get(name):
+            raise ValueError(f'with NNODES={environ["NNODES"]} machines set {name} too, {what}')
+    return [f'--nnodes={environ["NNODES"]}', f'--node-rank={environ["NODE_RANK"]}',
+            f'--master-addr={environ["MASTER_ADDR"]}', f'--master-port={environ.get("PORT", "29500")}']
+
+
+def main(tool: str, *arguments: str) -> None:
+    """Start it; what goes wrong ends this process with one line."""
+    try:
+        arguments = torchrun_arguments(tool, arguments, os.environ)
+    except ValueError as error:
+        sys.exit(str(error))
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    try:
+        run.main(arguments)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        sys.exit(f'rank {rank} ended first, with exit code {failure.exitcode}; what it said stands above')
+
+
+if __name__ == '__main__':
+    main(*sys.argv[1:])

@@ -1,0 +1,40 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from apa_mmdet.engine.launch import torchrun_arguments
+
+ROOT = Path(__file__).parents[2]
+CONFIG = str(ROOT / 'configs/tiny_lvis/mask_rcnn_se_r18_apa.py')
+
+
+def test_one_machine_takes_a_free_port_and_the_tool_its_options():
+    arguments = torchrun_arguments('train', [CONFIG, '2', '--resume', 'auto'], dict(PORT='29500'))
+    assert '--standalone' in arguments and '--nproc-per-node=2' in arguments
+    assert arguments[-6:] == [str(ROOT / 'tools/train.py'), CONFIG, '--launcher', 'pytorch', '--resume', 'auto']
+
+
+def test_several_machines_take_mmdets_variables():
+    machines = dict(NNODES='3', NODE_RANK='1', MASTER_ADDR='10.0.0.1')
+    assert torchrun_arguments('test', [CONFIG, CONFIG, '8'], machines)[:5] == [
+        '--nnodes=3', '--node-rank=1', '--master-addr=10.0.0.1', '--master-port=29500', '--nproc-per-node=8']
+    assert '--master-port=4000' in torchrun_arguments('train', [CONFIG, '8'], dict(machines, PORT='4000'))
+
+
+@pytest.mark.parametrize('script, arguments, machines, line', [
+    ('train', [CONFIG], {}, 'usage: tools/dist_train.sh CONFIG PROCESSES [options of tools/train.py]'),
+    ('train', ['nowhere.py', '2'], {}, 'missing: nowhere.py, given as CONFIG; usage: tools/dist_train.sh'),
+    ('test', [CONFIG, 'nowhere.pth', '2'], {}, 'missing: nowhere.pth, given as CHECKPOINT; usage: tools/dist_test.sh'),
+    ('train', [CONFIG, 'two'], {}, "PROCESSES, how many to start on this machine, must be 1 or more, got 'two'"),
+    ('train', [CONFIG, '2'], dict(NNODES='2'), 'with NNODES=2 machines set NODE_RANK too, the number of this machine'),
+    ('train', [CONFIG, '2'], dict(NNODES='2', NODE_RANK='1'), 'with NNODES=2 machines set MASTER_ADDR too'),
+])
+def test_what_is_wrong_is_said_in_one_line(script, arguments, machines, line):
+    path = f'{Path(sys.executable).parent}:{os.environ["PATH"]}'
+    run = subprocess.run(['bash', ROOT / f'tools/dist_{script}.sh', *arguments], capture_output=True, text=True,
+                         env=dict(os.environ, PATH=path, **machines))
+    assert run.returncode == 1 and run.stdout == ''
+    assert run.stderr.startswith(line) and run.stderr.count('\n') == 1

@@ -1,0 +1,96 @@
+"""A run interrupted and resumed equals one that was not: weights, optimizer, schedulers and logs, bit for bit."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.runner import Runner
+from soak import compare, differences
+from tinier import Stop, tinier
+
+from apa_mmdet.datasets.tiny_lvis import make_tiny_lvis
+
+SOAK = Path(__file__).with_name('soak.py')
+OPTIONS = {'train_cfg': dict(max_epochs=2), 'default_hooks.checkpoint.by_epoch': False,
+           'default_hooks.checkpoint.interval': 4}
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('tiny')
+    make_tiny_lvis(folder, train=12, val=1, size=(96, 96), seed=0, progress=False)
+    return folder
+
+
+def train(data, work_dir, stop=None, **options):
+    """A run in ``work_dir``, with a seed of its own unless ``options`` name one."""
+    options = {'randomness.seed': None, **OPTIONS, **options}
+    # or runs would share their logs
+    options['experiment_name'] = options['visualizer.name'] = f'{work_dir} until {stop}'
+    runner = Runner.from_cfg(tinier(data, work_dir, **options))
+    if stop:
+        runner.register_hook(Stop(stop), 'LOWEST')
+        with pytest.raises(KeyboardInterrupt):
+            runner.train()
+    else:
+        runner.train()
+    return runner
+
+
+def interrupted_and_not(data, folder, **options):
+    """What differs between a run stopped after 6 steps, resumed from its 4th, and a run of the same seed."""
+    seed = train(data, folder / 'stopped', stop=6, **options).seed
+    assert (folder / 'stopped/last_checkpoint').read_text().endswith('iter_4.pth')
+    train(data, folder / 'stopped', resume=True, **options)
+    train(data, folder / 'whole', **{**options, 'randomness.seed': seed})
+    return compare(folder / 'whole', folder / 'stopped')
+
+
+def test_a_run_stopped_amid_an_epoch_goes_on_as_if_it_had_not_been(data, tmp_path):
+    assert interrupted_and_not(data, tmp_path) == []
+
+
+ITERATIONS = {'train_cfg': dict(type='IterBasedTrainLoop', max_iters=9), 'log_processor.by_epoch': False,
+              'param_scheduler': [dict(type='LinearLR', start_factor=.1, by_epoch=False, begin=0, end=9)]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('workers', [0, 2])
+def test_so_does_one_of_iterations_without_epochs(workers, data, tmp_path):
+    options = {'train_dataloader.num_workers': workers, 'train_dataloader.persistent_workers': workers > 0,
+               'randomness.seed': 0, **ITERATIONS}
+    assert interrupted_and_not(data, tmp_path, **options) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('options', [
+    {'custom_hooks': [dict(type='EMAHook', momentum=.1)]},
+    {'optim_wrapper.accumulative_counts': 2},
+    {'optim_wrapper.type': 'MixedPrecisionOptimWrapper', 'optim_wrapper.dtype': 'bfloat16'},
+    {'optim_wrapper.type': 'MixedPrecisionOptimWrapper', 'optim_wrapper.dtype': 'float16'},
+], ids=['EMA', 'accumulated gradients', 'bfloat16', 'float16'])
+def test_so_does_one_with_more_state(options, data, tmp_path):
+    assert interrupted_and_not(data, tmp_path, **options) == []
+
+
+@pytest.mark.slow
+def test_without_our_hook_it_does_not(data, tmp_path):
+    found = interrupted_and_not(data, tmp_path, **{'default_hooks.resume': None, 'randomness.seed': 0})
+    assert any('state_dict' in name for name in found) and any('log of step' in name for name in found)
+
+
+def test_differences_are_found_wherever_they_are():
+    one = dict(a=[torch.zeros(2), 1.], b=dict(c=torch.ones(1)))
+    assert differences(one, dict(a=[torch.zeros(2), 1.], b=dict(c=torch.ones(1)))) == []
+    assert differences(one, dict(a=[torch.tensor([0., 1e-30]), 2.], b={})) == ['.a.0', '.a.1', '.b.c']
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_twenty_random_moments_equals_one_that_was_not(tmp_path):
+    env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(SOAK.parent), PYTHONWARNINGS='ignore')
+    command = [sys.executable, SOAK, tmp_path / 'soak', '--kills', '20']
+    run = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+    assert all(words in run.stdout for words in ('killed 20 times', 'while a file was written', 'no difference'))
