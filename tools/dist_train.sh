@@ -1,5 +1,3 @@
 #!/usr/bin/env bash
-# MMDetection's tools/dist_train.sh with all its options, started from wherever mmdet is installed.
-set -euo pipefail
-stock=$(python -c 'from apa_mmdet.engine.stock_tools import stock_tool; print(stock_tool("dist_train.sh"))')
-exec bash "$stock" "$@"
+# tools/train.py in several processes, a GPU each (nccl) or, on a machine without any, through gloo; docs/distributed.md.
+exec python "$(dirname "$0")/../apa_mmdet/engine/launch.py" train "$@"
