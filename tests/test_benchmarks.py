@@ -277,3 +277,17 @@ def test_the_parts_of_a_head(tmp_path):
     assert len(rows) == 15 and all(0 < float(row['ms']) < float('inf') for row in rows.values())
     for name in ('wrapped Cauchy', 'Linear'):  # ours: no more than twice the logits
         assert all(float(rows[name, part]['peak_logits']) <= 2.05 for part in ('loss', 'accuracy', 'detections'))
+
+
+@pytest.mark.slow
+def test_lvis_metrics_agree_on_what_is_drawn(tmp_path):
+    run = subprocess.run([sys.executable, BENCHMARKS / 'lvis_metric.py', '--images', '8', '--out', 'out'], cwd=tmp_path,
+                         env=dict(os.environ, OMP_NUM_THREADS='1'), capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-3000:]
+    lines = [line for line in (tmp_path / 'out/lvis_metric_8.csv').read_text().splitlines() if not line.startswith('#')]
+    rows = {(row['name'], row['metric']): row for row in csv.DictReader(lines)}
+    assert len(rows) == 6 and all(float(row['seconds']) > 0 and not row['note'] for row in rows.values())
+    for (name, metric), row in rows.items():
+        for figure in ('AP', 'APr', 'APc', 'APf'):  # ours has three digits, as LVISMetric
+            assert float(row[figure]) == pytest.approx(float(rows['lvis', metric][figure]), abs=5.1e-4), (name, figure)
+    assert 0 < float(rows['lvis', 'bbox']['AP']) < 1

@@ -80,6 +80,13 @@ def test_the_flagship_is_the_published_recipe():
     assert (backbone.type, backbone.depth, backbone.frozen_stages, backbone.norm_eval) == ('SEResNet', 50, 1, True)
 
 
+def test_lvis_is_evaluated_by_the_fast_metric():
+    names = [name for name in CONFIGS if name.startswith(('configs/lvis/', 'configs/tiny_lvis/'))]
+    assert FLAGSHIP in names and TINY in names
+    for name in names:
+        assert load(name).val_evaluator.type == load(name).test_evaluator.type == 'FastLVISMetric', name
+
+
 @pytest.mark.parametrize('model', ['mask_rcnn_se_r50', 'mask_rcnn_se_r101', 'faster_rcnn_se_r50'])
 def test_coco_has_mmdets_schedules(model):
     for suffix, schedule, epochs in (('', '1x', 12), ('_2x', '2x', 24)):

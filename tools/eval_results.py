@@ -27,7 +27,7 @@ def main():
         metrics = eval_results(args.config, args.predictions, args.cfg_options)
     except FileNotFoundError as error:
         return f'eval_results: {explain(error)}'
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         return f'eval_results: {error}'
     print(json.dumps(metrics, indent=1))
 

@@ -1,12 +1,15 @@
 import itertools
 import json
+import os
 import shutil
 import tempfile
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Dict, Iterator, List, Optional, Sequence
 
 import numpy as np
+import torch
 from lvis import LVIS
 from mmdet.evaluation import LVISMetric, bbox_overlaps
 from mmdet.evaluation.functional.recall import _recalls, print_recall_summary, set_recall_param
@@ -17,13 +20,11 @@ from mmengine.logging import MMLogger
 from terminaltables import AsciiTable
 from torch import Tensor
 
-from .lvis_evaluation import FastLVISEval, Limits, load_ground_truth
-from .prediction_files import Masks, Prediction, PredictionFiles, PredictionWriter, files_in, gather_files
+from .lvis_evaluation import FastLVISEval, Limits, brief, load_ground_truth
+from .prediction_files import Masks, Prediction, PredictionFiles, PredictionWriter, gather_files
 
 AVERAGE_PRECISIONS = 'AP', 'AP50', 'AP75', 'APs', 'APm', 'APl', 'APr', 'APc', 'APf'
 AVERAGE_RECALLS = 'AR@300', 'ARs@300', 'ARm@300', 'ARl@300'
-
-_numbers = itertools.count()  # metrics of a process; those of all ranks are made in the same order
 
 
 @METRICS.register_module()
@@ -33,7 +34,8 @@ class FastLVISMetric(LVISMetric):
     Predictions are written to files as they come, beside the log of the run, and evaluated from there by
     faster-coco-eval; the annotations are read for the evaluation alone, by rank 0. When it has succeeded the files are
     removed, unless there is an ``outfile_prefix``: then they stay in ``<outfile_prefix>.predictions``, beside the JSON
-    files of that prefix. If it fails they stay as well, and ``tools/eval_results.py`` finishes from them.
+    files of that prefix. If it fails they stay as well, and ``tools/eval_results.py`` finishes from them. All ranks
+    make their metrics in the same order: they agree on a name there.
 
     As in mmdet, 'proposal' is recall by category, and ``iou_thrs`` is for 'proposal_fast' alone. Unlike there, a test
     without any detection has AP 0 instead of no result.
@@ -46,7 +48,8 @@ class FastLVISMetric(LVISMetric):
             many there are in an image, instead of the best 300 of each image.
 
     Raises:
-        ValueError: for arguments that do not go together, or from ``process`` for a prediction that is not finite.
+        ValueError: for arguments that do not go together, or from ``process`` for a prediction that is not finite, for
+            an image that comes a second time, and if another metric writes under the same ``outfile_prefix``.
         FileNotFoundError: if there is no such ``ann_file``.
         RuntimeError: if an evaluation fails; it names the folder of the predictions.
     """
@@ -61,10 +64,13 @@ class FastLVISMetric(LVISMetric):
         super().__init__(None, *args, **kwargs)
         if max_per_class is not None and 'proposal' in self.metrics:
             raise ValueError("metric 'proposal' counts 300 detections of an image; max_per_class counts others")
-        if not fileio.exists(ann_file, backend_args=self.backend_args):
+        backend = fileio.get_file_backend(ann_file, backend_args=self.backend_args)
+        if hasattr(backend, 'exists') and not backend.exists(ann_file):  # a web server cannot be asked
             raise FileNotFoundError(2, 'No such file or directory', ann_file)
         self.ann_file, self.limits = ann_file, Limits(per_class=max_per_class)
-        self._name = f'predictions_{next(_numbers)}'
+        token = torch.frombuffer(bytearray(os.urandom(8)), dtype=torch.uint8)
+        dist.broadcast(token)
+        self._token, self._tests = bytes(token.tolist()), itertools.count()
         self._open: Optional[PredictionWriter] = None
 
     # While testing, on every rank
@@ -72,43 +78,53 @@ class FastLVISMetric(LVISMetric):
     @property
     def _writer(self) -> PredictionWriter:
         if self._open is None:
-            self._open = PredictionWriter(self._folder(), *dist.get_dist_info())
+            token = self._token + next(self._tests).to_bytes(8, 'little')  # the same on all ranks
+            self._open = PredictionWriter(self._folder(), *dist.get_dist_info(), token)
             MMLogger.get_current_instance().info(f'Predictions are written to {self._open.folder}')
         return self._open
 
     def _folder(self) -> Path:
-        """Beside the log of the run; a temporary folder where there is none."""
+        """Beside the log of the run, where another run may have begun in the same second; or a temporary folder."""
         if self.outfile_prefix is not None:
             return Path(f'{self.outfile_prefix}.predictions')
         log = MMLogger.get_current_instance().log_file
-        return Path(log).parent / self._name if log else Path(tempfile.mkdtemp(prefix=f'{self._name}_'))
+        return (Path(log).parent if log else Path(tempfile.gettempdir())) / f'predictions_{self._token.hex()}'
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Write the predictions of a batch."""
-        for sample in data_samples:
-            self._writer.write(_prediction(sample))
+        try:
+            for sample in data_samples:
+                self._writer.write(_prediction(sample))
+        except Exception:  # ends this test; the next one begins anew
+            if self._open:
+                with suppress(OSError):
+                    self._open.close()
+            self._open = None
+            raise
 
     def evaluate(self, size: int) -> Dict[str, float]:
         """The metrics of ``size`` images, on every rank; see the class for what happens to the files."""
         writer, self._open = self._writer, None
-        writer.close()
-        paths = gather_files(writer)
-        outcome = [None, None]
-        if dist.is_main_process():
-            try:
-                outcome[0] = self.evaluate_files(PredictionFiles(paths, size))
-            except Exception as error:  # the other ranks wait for the outcome, whatever it is
-                outcome[1], cause = f'{type(error).__name__}: {error}', error
-        dist.broadcast_object_list(outcome)
-        metrics, failure = outcome
-        if failure:
-            raise RuntimeError(
-                f'the evaluation failed: {failure}; the predictions are kept, and python tools/eval_results.py CONFIG '
-                f'{writer.folder} evaluates them') from (cause if dist.is_main_process() else None)
+        metrics = cause = None
+        try:
+            paths = gather_files(writer)
+            if dist.is_main_process():
+                metrics = self.evaluate_files(PredictionFiles(paths, size))
+        except Exception as error:  # every rank hears of it, whatever it is
+            cause = error
+        outcomes = dist.all_gather_object((metrics, cause and f'{type(cause).__name__}: {brief(cause, None)}'))
+        with suppress(OSError):  # has been flushed, or is in the failure
+            writer.close()
+        for _, failure in outcomes:
+            if failure:
+                raise RuntimeError(
+                    f'the evaluation failed: {failure}; the predictions are kept, and python tools/eval_results.py '
+                    f'CONFIG {writer.folder} evaluates them') from cause
         if self.outfile_prefix is None:
+            dist.barrier()  # all have closed their files
             shutil.rmtree(writer.folder, ignore_errors=True)  # ranks may share it
             dist.barrier()  # before any begins the next one there
-        return metrics
+        return outcomes[0][0]
 
     # Evaluation, on rank 0
 
@@ -194,13 +210,14 @@ class FastLVISMetric(LVISMetric):
     def _proposal_recall(self, predictions: PredictionFiles) -> Dict[str, float]:
         """As mmdet's ``eval_recalls``, which fails (NumPy ≥ 1.24) where images differ in their number of boxes."""
         counts, thresholds = set_recall_param(self.proposal_nums, self.iou_thrs)
-        found = {prediction.image_id: prediction.boxes[:counts[-1]] for prediction in predictions}
-        overlaps = np.empty(len(self.img_ids), object)
-        for i, image in enumerate(self.img_ids):
-            objects = np.array([a['bbox'] for a in self._lvis_api.img_ann_map[image]], np.float64).reshape(-1, 4)
-            objects[:, 2:] += objects[:, :2]
-            overlaps[i] = bbox_overlaps(objects.astype(np.float32), found.get(image, np.zeros((0, 4), np.float32)))
-        recalls = _recalls(overlaps, counts, thresholds)
+        hits, total = np.zeros((len(counts), len(thresholds))), len(self._lvis_api.anns)
+        for prediction in predictions:
+            objects = np.array([a['bbox'] for a in self._lvis_api.img_ann_map.get(prediction.image_id, ())], np.float64)
+            if len(objects):
+                objects[:, 2:] += objects[:, :2]
+                overlaps = bbox_overlaps(objects.astype(np.float32), prediction.boxes[:counts[-1]])
+                hits += np.rint(_recalls(overlaps[None], counts, thresholds) * len(objects))
+        recalls = hits / (total or np.nan)
         print_recall_summary(recalls, counts, thresholds, logger=MMLogger.get_current_instance())
         return {f'AR@{count}': recall for count, recall in zip(self.proposal_nums, recalls.mean(axis=1))}
 
@@ -214,6 +231,8 @@ class FastLVISMetric(LVISMetric):
             with results.open() as files, open(written[kind], 'w', encoding='utf-8') as out:
                 separator = '['
                 for prediction in results:
+                    if kind == 'segm' and prediction.masks is None:
+                        continue  # as mmdet does
                     for found in self._as_json(prediction, files[prediction.file] if kind == 'segm' else None):
                         out.write(separator + json.dumps(found))
                         separator = ', '

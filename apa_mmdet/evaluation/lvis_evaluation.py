@@ -10,14 +10,17 @@ Where faster-coco-eval differs from lvis 0.5.3, it is given what makes them agre
   overlap otherwise;
 - lvis takes annotation number 0 for none: here annotations are numbered anew, from 1 on.
 """
-from typing import BinaryIO, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+import math
+import reprlib
+from typing import BinaryIO, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 from lvis import LVIS, LVISEval
 from lvis.eval import Params
+from mmengine.logging import MMLogger
 
-from .prediction_files import Prediction, PredictionFiles
+from .prediction_files import Prediction, PredictionFiles, is_rle
 
 # a detection; image and category are positions among the sorted ids, the file is that of a rank
 ROW = np.dtype([('image', 'i4'), ('category', 'i4'), ('box', 'f4', 4), ('score', 'f4'), ('file', 'i4'),
@@ -25,37 +28,103 @@ ROW = np.dtype([('image', 'i4'), ('category', 'i4'), ('box', 'f4', 4), ('score',
 
 
 def load_ground_truth(path: str) -> LVIS:
-    """Raise ValueError, naming the file and the place, unless it is an annotation file as LVIS's are."""
+    """What lvis makes of an annotation file; annotations without area, which it leaves out, are counted in the log.
+
+    Raises:
+        ValueError: naming the file and the record, unless it is an annotation file as LVIS's are.
+    """
     try:
-        ground_truth = LVIS(path)
-        for kind, things, keys in (
-            ('image', ground_truth.imgs, ('height', 'width', 'neg_category_ids', 'not_exhaustive_category_ids')),
-            ('category', ground_truth.cats, ('name', 'frequency')),
-            ('annotation', ground_truth.anns, ('bbox', 'area'))):
-            for number, thing in things.items():
-                missing = [key for key in keys if key not in thing]
-                if missing:
-                    raise ValueError(f'{kind} {number} has no {missing[0]!r}')
-    except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
+        ground_truth = _CheckedLVIS(path)
+    except (AssertionError, AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f'{path} is no LVIS annotation file: {_words(error)}') from error
-    _check_references(path, ground_truth)
+    empty = sum(annotation['area'] <= 0 for annotation in ground_truth.dataset['annotations'])
+    if empty:
+        MMLogger.get_current_instance().warning(f'{path}: {empty} of {len(ground_truth.anns)} annotations have no area '
+                                                'and are left out of AP, as lvis does')
     return ground_truth
 
 
+def brief(error: Exception, most: Optional[int] = 200) -> str:
+    """What it says, in a line, of at most so many characters."""
+    return ' '.join(str(error).split())[:most]
+
+
 def _words(error: Exception) -> str:
-    return f'{error.args[0]!r} is missing' if isinstance(error, KeyError) else str(error)
+    return f'{error.args[0]!r} is missing' if isinstance(error, KeyError) else brief(error, None)
 
 
-def _check_references(path: str, ground_truth: LVIS) -> None:
-    images, categories = ground_truth.imgs, ground_truth.cats
-    if len(ground_truth.anns) != len(ground_truth.dataset['annotations']):
-        raise ValueError(f'{path}: two annotations have the same id')
-    for number, annotation in ground_truth.anns.items():
-        if annotation['image_id'] not in images or annotation['category_id'] not in categories:
-            raise ValueError(f'{path}: annotation {number} is of an image or a category that is not in the file')
-    for number, category in categories.items():
-        if category['frequency'] not in ('r', 'c', 'f'):
-            raise ValueError(f'{path}: the frequency of category {number} is {category["frequency"]!r}, not r, c or f')
+class _CheckedLVIS(LVIS):
+    """Looks at every record before it is used."""
+
+    def _create_index(self) -> None:
+        self._categories, self._sizes = set(), {}  # ids, and height and width by id
+        for kind, check in (('categories', self._check_category), ('images', self._check_image),
+                            ('annotations', self._check_annotation)):
+            seen = set()
+            _need(isinstance(self.dataset[kind], list), self.dataset, kind, 'a list')
+            for i, record in enumerate(self.dataset[kind]):
+                try:
+                    if record['id'] in seen:
+                        raise ValueError('an earlier one has the same id')
+                    seen.add(record['id'])
+                    check(record)
+                except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+                    number = f', id {record["id"]!r}' if isinstance(record, dict) and 'id' in record else ''
+                    raise ValueError(f'{kind}[{i}]{number}: {_words(error)}') from error
+        super()._create_index()
+
+    def _check_category(self, category: dict) -> None:
+        _need(category['frequency'] in ('r', 'c', 'f'), category, 'frequency', 'r, c or f')
+        _need(isinstance(category['name'], str), category, 'name', 'text')
+        _need(type(category['id']) is int, category, 'id', 'a whole number')
+        self._categories.add(category['id'])
+
+    def _check_image(self, image: dict) -> None:
+        _need(type(image['id']) is int, image, 'id', 'a whole number')
+        for key in ('height', 'width'):
+            _need(type(image[key]) is int and image[key] > 0, image, key, 'a whole number above 0')
+        for key in ('neg_category_ids', 'not_exhaustive_category_ids'):
+            ids = image[key]
+            known = isinstance(ids, list) and all(type(i) is int for i in ids) and self._categories.issuperset(ids)
+            _need(known, image, key, 'a list of ids of categories in the file')
+        self._sizes[image['id']] = [image['height'], image['width']]
+
+    def _check_annotation(self, annotation: dict) -> None:
+        _need(annotation['image_id'] in self._sizes, annotation, 'image_id', 'that of an image in the file')
+        _need(annotation['category_id'] in self._categories, annotation, 'category_id',
+              'that of a category in the file')
+        box = annotation['bbox']
+        _need(isinstance(box, list) and len(box) == 4 and _finite(box) and min(box[2:]) >= 0, annotation, 'bbox',
+              'four finite numbers, x, y, width and height, the last two not negative')
+        _need(_finite([annotation['area']]), annotation, 'area', 'a finite number')
+        if 'segmentation' in annotation:
+            _need(_is_mask(annotation['segmentation'], self._sizes[annotation['image_id']]), annotation,
+                  'segmentation', 'a list of polygons, each of three points or more, or the RLE of a mask as large as '
+                  'the image')
+
+
+def _need(right: bool, record: dict, key: str, wanted: str) -> None:
+    if not right:
+        raise ValueError(f'{key} is {reprlib.repr(record[key])}, not {wanted}')
+
+
+def _finite(numbers: list) -> bool:
+    try:
+        return math.isfinite(sum(numbers))
+    except (OverflowError, TypeError):
+        return False
+
+
+def _is_mask(mask: Union[dict, list], size: List[int]) -> bool:
+    if isinstance(mask, list):
+        return len(mask) > 0 and all(isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
+                                     and _finite(polygon) for polygon in mask)
+    if not isinstance(mask, dict) or mask.get('size') != size:
+        return False
+    counts = mask.get('counts')
+    if isinstance(counts, list):
+        return all(type(count) is int and count >= 0 for count in counts) and sum(counts) == math.prod(size)
+    return isinstance(counts, str) and is_rle(counts.encode(), math.prod(size))
 
 
 class Limits(NamedTuple):
@@ -94,6 +163,7 @@ class FastLVISEval(LVISEval):
         self.params.img_ids, self.params.cat_ids = sorted(ground_truth.imgs), sorted(ground_truth.cats)
         self.params.max_dets = -1 if limits.per_class else limits.per_image  # what lvis calls it in the keys of recall
         self.results, self.eval = {}, {}
+        self._position = {number: i for i, number in enumerate(self.params.img_ids)}
         self.labels = list(ground_truth.cats)  # of label 0, 1, …: as the file has them
 
     def evaluate(self) -> None:
@@ -103,7 +173,7 @@ class FastLVISEval(LVISEval):
         for annotation in self.lvis_gt.dataset['annotations']:
             if self.params.iou_type == 'segm' and 'segmentation' not in annotation:
                 raise ValueError(f"metric 'segm' compares masks, but annotation {annotation['id']} has none")
-            if 0 < annotation['area'] < float('inf'):
+            if annotation['area'] > 0:
                 annotations[position[annotation['category_id']]].append(annotation)
         detections = self._read(self._verified(annotations))
         counts = len(self.params.cat_ids), len(self.params.area_rng)
@@ -124,7 +194,7 @@ class FastLVISEval(LVISEval):
     def _verified(self, annotations: Sequence[Sequence[dict]]) -> List[np.ndarray]:
         """For each image the categories, as positions, of which it is known whether they are in it."""
         position = {number: i for i, number in enumerate(self.params.cat_ids)}
-        known = {number: {position[c] for c in image['neg_category_ids'] if c in position}
+        known = {number: {position[c] for c in image['neg_category_ids']}
                  for number, image in self.lvis_gt.imgs.items()}
         for i, of_category in enumerate(annotations):
             for annotation in of_category:
@@ -133,12 +203,11 @@ class FastLVISEval(LVISEval):
 
     def _read(self, verified: Sequence[np.ndarray]) -> Detections:
         rows, sizes = [], {}
-        image_of = {number: i for i, number in enumerate(self.params.img_ids)}
         category_of = np.searchsorted(self.params.cat_ids, self.labels)
         for prediction in self.predictions:
             if len(prediction.labels):
                 self._check(prediction)
-                image = image_of[prediction.image_id]
+                image = self._position[prediction.image_id]
                 rows.append(self._rows(prediction, image, category_of[prediction.labels], verified[image]))
                 sizes[image] = prediction.masks and prediction.masks.size
         rows = np.concatenate(rows) if rows else np.zeros(0, ROW)
@@ -187,16 +256,22 @@ class FastLVISEval(LVISEval):
 
     def _evaluate_category(self, annotations: Sequence[dict], found: List[dict]) -> dict:
         """Precision (thresholds, recalls, 1, areas, 1) and recall (thresholds, 1, areas, 1)."""
-        images = {a['image_id'] for a in annotations} | {d['image_id'] for d in found}
-        ground_truth = COCO(dict(
-            images=[self.lvis_gt.imgs[i] for i in sorted(images)],
-            categories=[self.lvis_gt.cats[annotations[0]['category_id']]],
-            annotations=[dict(a, id=i, iscrowd=0) for i, a in enumerate(annotations, 1)]))
-        evaluation = _CategoryEval(ground_truth, ground_truth.loadRes(found), self.params.iou_type, lvis_style=True,
-                                   rle_iou_max_workers=1)  # an image has few masks of a category: threads would wait
-        evaluation.params.maxDets = [max(1, len(found))]
-        evaluation.evaluate()
-        evaluation.accumulate()
+        number = annotations[0]['category_id']
+        annotations = [dict(a, id=i, image_id=self._position[a['image_id']], iscrowd=0)
+                       for i, a in enumerate(annotations, 1)]
+        images = sorted({a['image_id'] for a in annotations} | {d['image_id'] for d in found})
+        try:
+            ground_truth = COCO(dict(
+                images=[dict(self.lvis_gt.imgs[self.params.img_ids[i]], id=i) for i in images],
+                categories=[self.lvis_gt.cats[number]], annotations=annotations))
+            evaluation = _CategoryEval(  # an image has few masks of a category: threads would wait
+                ground_truth, ground_truth.loadRes(found), self.params.iou_type, lvis_style=True, rle_iou_max_workers=1)
+            evaluation.params.maxDets = [max(1, len(found))]
+            evaluation.evaluate()
+            evaluation.accumulate()
+        except Exception as error:
+            raise ValueError(f'category {number}: faster-coco-eval says {type(error).__name__}: {brief(error)}'
+                             ) from error
         return evaluation.eval
 
     def _dicts(self, detections: Detections, category: int, files: Sequence[BinaryIO]) -> Iterator[dict]:
@@ -207,7 +282,7 @@ class FastLVISEval(LVISEval):
         for image, score, file, offset, length, corner, side in zip(*columns, corners.tolist(), sides.tolist()):
             if side[0] * side[1] <= 0:
                 continue
-            found = dict(image_id=self.params.img_ids[image], category_id=self.params.cat_ids[category],
+            found = dict(image_id=image, category_id=self.params.cat_ids[category],
                          bbox=[*corner[:2], *side], score=score)
             if self.params.iou_type == 'segm':
                 files[file].seek(offset)

@@ -1,6 +1,6 @@
 """Predictions of a test on disk: a file for each process, a record for each image, nothing that could run code.
 
-A file is its header (:data:`HEADER`: magic, rank, number of ranks, a random token) and records. A record is
+A file is its header (:data:`HEADER`: magic, rank, number of ranks, the test's token) and records. A record is
 :data:`RECORD` (marker, bytes of the payload, their CRC-32) and the payload: :data:`IMAGE` (id, n, height and width of
 the masks, flags), boxes (n x 4 float32, x1 y1 x2 y2), scores (n float32), labels (n int32), where there are some mask
 scores (n float32), and for masks the lengths (n uint32) and bytes of their compressed RLE. All is little-endian.
@@ -8,7 +8,7 @@ scores (n float32), and for masks the lengths (n uint32) and bytes of their comp
 import os
 import struct
 import zlib
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import BinaryIO, Iterator, List, NamedTuple, Optional, Sequence, Tuple
@@ -18,6 +18,11 @@ import torch
 import torch.distributed
 from mmengine import dist
 from mmengine.logging import MMLogger
+
+try:
+    import fcntl
+except ImportError:  # Windows: files are not locked there, and what another test did to them is found in the end
+    fcntl = None
 
 HEADER, MAGIC = struct.Struct('<8sII16s'), b'APAPRED1'
 RECORD, MARKER = struct.Struct('<4sQI'), b'IMG:'
@@ -50,29 +55,69 @@ def path_of(folder: Path, rank: int) -> Path:
 
 
 class PredictionWriter:
-    """Writes the predictions of this process into ``folder``, image by image.
+    """Writes the predictions of this process into ``folder``, image by image; nobody else can until it is closed.
 
     What an earlier test with more processes left there is removed by rank 0.
+
+    Args:
+        folder: made if it is not there.
+        rank: of this process.
+        world_size: number of processes.
+        token: 16 bytes that all ranks of a test have in common, and no other test; default: random.
+
+    Raises:
+        ValueError: if the file is open for another writer, or an image comes a second time.
+        OSError: naming the file, if it cannot be written.
     """
 
-    def __init__(self, folder: Path, rank: int = 0, world_size: int = 1) -> None:
-        self.folder, self.path, self.token = folder, path_of(folder, rank), os.urandom(16)
+    def __init__(self, folder: Path, rank: int = 0, world_size: int = 1, token: Optional[bytes] = None) -> None:
+        self.folder, self.path, self._seen = folder, path_of(folder, rank), set()
+        self.header = HEADER.pack(MAGIC, rank, world_size, token or os.urandom(16))
         folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob('rank*.predictions') if rank == 0 else ():
+        self.file = self.path.open('ab')
+        with self._named():
+            self._lock()
+            if self.file.tell():
+                self.file.truncate(0)
+            self.file.write(self.header)
+            self.file.flush()
+        for old in folder.glob('rank*.p*') if rank == 0 else ():
             if old not in {path_of(folder, i) for i in range(world_size)}:
                 old.unlink()
-        self.file = self.path.open('wb')
-        self.file.write(HEADER.pack(MAGIC, rank, world_size, self.token))
+
+    def _lock(self) -> None:
+        try:
+            if fcntl:
+                fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.file.close()
+            raise ValueError(f'{self.path} is being written by another test, or by another metric of this one: give '
+                             'each an outfile_prefix of its own') from error
+        except OSError:
+            pass  # a file system without locks
 
     def write(self, prediction: Prediction) -> None:
+        if prediction.image_id in self._seen:
+            raise ValueError(f'image {prediction.image_id} comes a second time in one test, as after one that was '
+                             f'interrupted; its predictions are in {self.path}: copy them to keep them, then test anew')
+        self._seen.add(prediction.image_id)
         payload = b''.join(_payload(prediction))
         with self._named():
             self.file.write(RECORD.pack(MARKER, len(payload), zlib.crc32(payload)))
             self.file.write(payload)
 
-    def close(self) -> None:
+    def flush(self) -> None:
+        """So that other machines see it, too."""
         with self._named():
-            self.file.close()
+            self.file.flush()
+            os.fsync(self.file.fileno())
+
+    def close(self) -> None:
+        with self._named(), self.file:
+            self.file.flush()
+            if fcntl:
+                with suppress(OSError):
+                    fcntl.flock(self.file, fcntl.LOCK_UN)  # for worker processes too, which share the open file
 
     @contextmanager
     def _named(self) -> Iterator[None]:
@@ -80,8 +125,11 @@ class PredictionWriter:
         try:
             yield
         except OSError as error:
-            what = f'{error.strerror}, while predictions were written'
-            raise OSError(error.errno, what, str(self.path)) from error
+            raise _about(self.path, 'predictions were written', error) from error
+
+
+def _about(path: Path, what: str, error: OSError) -> OSError:
+    return OSError(error.errno, f'{error.strerror}, while {what}', str(path))
 
 
 def _payload(prediction: Prediction) -> Iterator[bytes]:
@@ -135,20 +183,23 @@ def files_in(folder: Path) -> PredictionFiles:
 
     Raises:
         FileNotFoundError: if the file of a rank is missing.
-        ValueError: if a file is not one of these.
+        ValueError: if a file is not one of these, or is of another test than the first.
     """
     first = path_of(folder, 0)
     if not first.is_file():
         raise FileNotFoundError(f'{folder} holds no predictions: there is no {first.name} in it')
     with first.open('rb') as file:
-        _, world_size, _ = _read_header(file, first)
+        _, world_size, token = _read_header(file, first)
     paths = [path_of(folder, rank) for rank in range(world_size)]
     for rank, path in enumerate(paths):
         if not path.is_file():
-            raise FileNotFoundError(f'{folder}: {path.name} is missing; {world_size} processes wrote these predictions')
+            raise FileNotFoundError(f'{folder}: {path.name} is missing; {world_size} processes wrote these '
+                                    f'predictions: copy it from the folder {folder.name} '
+                                    f'on the machine of process {rank}')
         with path.open('rb') as file:
-            if _read_header(file, path)[:2] != (rank, world_size):
-                raise ValueError(f'{path} belongs to another test than {first}')
+            if _read_header(file, path) != (rank, world_size, token):
+                raise ValueError(f'{path} belongs to another test than {first}: copy that of the same test from the '
+                                 f'folder {folder.name} on the machine of process {rank}')
     return PredictionFiles(paths)
 
 
@@ -195,7 +246,7 @@ def _prediction(payload: bytes, end: int, index: int) -> Prediction:
 
     def read(kind: str, columns: int = 1) -> np.ndarray:
         nonlocal at
-        values = np.frombuffer(payload, kind, n * columns, at)
+        values = np.frombuffer(payload, kind, n * columns, at).copy()  # a view would keep the payload
         at += values.nbytes
         return values
 
@@ -208,39 +259,70 @@ def _prediction(payload: bytes, end: int, index: int) -> Prediction:
     return Prediction(image_id, boxes, scores, labels, mask_scores, masks, index)
 
 
+def is_rle(counts: bytes, pixels: int) -> bool:
+    """Whether it is the compressed RLE of a mask of so many pixels; faster-coco-eval and pycocotools take anything."""
+    digits = np.frombuffer(counts, np.uint8).astype(np.int64) - 48  # of 5 bits, a sixth if more follow
+    if not len(digits) or not 0 <= digits.min() <= digits.max() < 64 or digits[-1] & 32:
+        return False
+    ends = np.flatnonzero(digits & 32 == 0)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    if lengths.max() > 7:
+        return False
+    shifts = 5 * (np.arange(len(digits)) - np.repeat(starts, lengths))
+    runs = np.add.reduceat((digits & 31) << shifts, starts) - ((digits[ends] & 16 > 0) << 5 * lengths)
+    runs[1::2], runs[2::2] = runs[1::2].cumsum(), runs[2::2].cumsum()  # given as differences to the last but one
+    return runs.min() >= 0 and runs.sum() == pixels
+
+
 # Several processes
 
 
 def gather_files(writer: PredictionWriter) -> List[Path]:
-    """Where rank 0 finds the closed files of all ranks; to be called by all, nothing for the others.
+    """Where rank 0 finds the files of all ranks, whose writers are still open; nothing for the others. All call it.
 
     A file that rank 0 does not see in its own folder is sent there through torch.distributed, piece by piece.
+
+    Raises:
+        OSError: if a file cannot be written: on the rank that writes it, and of one's own on every rank.
+        ValueError: on every rank, if another test has written to a file.
     """
     rank, world_size = dist.get_dist_info()
+    facts = dist.all_gather_object(_finish(writer))
+    for _, error in facts:
+        if error:
+            raise error
     paths = [path_of(writer.folder, i) for i in range(world_size)]
-    if world_size == 1:
-        return paths
-    size = writer.path.stat().st_size
-    mine = torch.tensor(list(writer.token + size.to_bytes(8, 'little')), dtype=torch.uint8)
-    facts = [bytes(fact.tolist()) for fact in dist.all_gather(mine)]
-    wanted = torch.zeros(world_size, dtype=torch.uint8)
-    if rank == 0:
-        wanted = torch.tensor([not _is_there(*pair) for pair in zip(paths, facts)], dtype=torch.uint8)
-    dist.broadcast(wanted, 0)
-    for sender in wanted.nonzero().flatten().tolist():
+    wanted = [[i for i, (fact, _) in enumerate(facts) if not _is_there(paths[i], *fact)]]
+    dist.broadcast_object_list(wanted)  # what rank 0 lacks
+    failures = []
+    for sender in wanted[0]:
         if rank == 0:
-            _receive(paths[sender], int.from_bytes(facts[sender][16:], 'little'), sender)
+            failures += _receive(paths[sender], facts[sender][0][1], sender)
         elif rank == sender:
             _send(writer.path)
+    if failures:
+        raise failures[0]
     return paths if rank == 0 else []
 
 
-def _is_there(path: Path, fact: bytes) -> bool:
-    """Whether it has the token and the size that its writer gave."""
+def _finish(writer: PredictionWriter) -> Tuple[Tuple[bytes, int], Optional[Exception]]:
+    """Header and size of the file, and what is wrong with it."""
+    try:
+        writer.flush()
+        fact = writer.header, writer.path.stat().st_size
+    except OSError as error:
+        return (b'', 0), error
+    if not _is_there(writer.path, *fact):
+        return fact, ValueError(f'another test has written to {writer.path}')
+    return fact, None
+
+
+def _is_there(path: Path, header: bytes, size: int) -> bool:
+    """Whether it is what its writer says."""
     try:
         with path.open('rb') as file:
-            size = os.fstat(file.fileno()).st_size
-            return file.read(HEADER.size)[-16:] + size.to_bytes(8, 'little') == fact
+            return os.fstat(file.fileno()).st_size == size and file.read(HEADER.size) == header
     except OSError:
         return False
 
@@ -252,11 +334,24 @@ def _send(path: Path) -> None:
             torch.distributed.send(tensor.to(dist.get_comm_device()), 0)
 
 
-def _receive(path: Path, size: int, sender: int) -> None:
-    part = path.with_suffix('.part')
-    with part.open('wb') as file:
-        for start in range(0, size, PIECE):
-            piece = torch.empty(min(PIECE, size - start), dtype=torch.uint8, device=dist.get_comm_device())
-            torch.distributed.recv(piece, sender)
-            file.write(piece.cpu().numpy().tobytes())
-    part.replace(path)  # whole, or not at all
+def _receive(path: Path, size: int, sender: int) -> List[OSError]:
+    """Whole, or not at all; what cannot be written is received all the same, since its sender waits for that."""
+    part, pieces = path.with_suffix('.part'), _pieces(size, sender)
+    try:
+        with part.open('wb') as file:
+            for piece in pieces:
+                file.write(piece)
+        part.replace(path)
+        return []
+    except OSError as error:
+        for _ in pieces:
+            pass
+        part.unlink(missing_ok=True)
+        return [_about(path, f'those of process {sender} were received', error)]
+
+
+def _pieces(size: int, sender: int) -> Iterator[bytes]:
+    for start in range(0, size, PIECE):
+        piece = torch.empty(min(PIECE, size - start), dtype=torch.uint8, device=dist.get_comm_device())
+        torch.distributed.recv(piece, sender)
+        yield piece.cpu().numpy().tobytes()

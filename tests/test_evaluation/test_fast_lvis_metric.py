@@ -1,11 +1,16 @@
 """The same numbers as mmdet's LVISMetric and lvis 0.5.3, from files, in any number of processes, and after a crash."""
 import json
 import multiprocessing
+import os
 import runpy
+import shutil
+import signal
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import pycocotools.mask as mask_utils
 import pytest
 import torch
 from lvis import LVIS, LVISEval, LVISResults
@@ -249,8 +254,8 @@ def test_what_a_failed_evaluation_leaves_is_finished(tmp_path, monkeypatch, caps
     content, samples = draw(10)
     wanted = result(FastLVISMetric, saved(content, tmp_path), samples, metric=['bbox', 'segm'])
     ann_file = saved(dict(content, categories=[]), tmp_path)
-    said = (r'the evaluation failed: ValueError: .*a category that is not in the file; the predictions are kept, and '
-            r'python tools/eval_results.py CONFIG .*/run/predictions_\d+ evaluates them')
+    said = (r'the evaluation failed: ValueError: .*gt.json .* the file; the predictions are kept, and '
+            r'python tools/eval_results.py CONFIG .*/run/predictions_\w+ evaluates them')
     with pytest.raises(RuntimeError, match=said) as error:
         result(FastLVISMetric, ann_file, samples, metric=['bbox', 'segm'])
     folder = str(error.value).split('CONFIG ')[1].split()[0]
@@ -275,10 +280,13 @@ def test_mmdets_files_are_evaluated(tmp_path):
     assert {**eval_results(recipe, str(bbox)), **eval_results(recipe, str(segm))} == wanted
     content = json.loads(bbox.read_text())
     bbox.write_text(bbox.read_text()[:-50])
-    with pytest.raises(ValueError, match='stock.bbox.json: it ends too early or is damaged'):
+    with pytest.raises(ValueError, match='stock.bbox.json: after image .*: it ends too early or is damaged'):
+        eval_results(recipe, str(bbox))
+    bbox.write_text(json.dumps(content).replace('}, {', '}, "score": 1, {', 1))
+    with pytest.raises(ValueError, match='it is damaged: before a detection stands .*score'):
         eval_results(recipe, str(bbox))
     bbox.write_text(json.dumps([*content, content[0]]))
-    with pytest.raises(ValueError, match='the detections of image .* do not stand together'):
+    with pytest.raises(ValueError, match=r'stock.bbox.json: image \d+: its detections do not stand together'):
         eval_results(recipe, str(bbox))
 
 
@@ -299,14 +307,18 @@ def evaluate_in_process(rank, folder, ann_file, samples, shared):
     (folder / f'outcome{rank}').write_text(json.dumps(outcome))
 
 
-def in_two_processes(*args):
+def run_in_two_processes(function, exitcode, *args):
     context = multiprocessing.get_context('fork')
-    processes = [context.Process(target=evaluate_in_process, args=(rank, *args)) for rank in range(2)]
+    processes = [context.Process(target=function, args=(rank, *args)) for rank in range(2)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(60)
-        assert process.exitcode == 0
+        assert process.exitcode == exitcode
+
+
+def in_two_processes(*args):
+    run_in_two_processes(evaluate_in_process, 0, *args)
     return [json.loads((args[0] / f'outcome{rank}').read_text()) for rank in range(2)]
 
 
@@ -324,6 +336,22 @@ def test_every_process_hears_of_a_failure(tmp_path):
     ann_file = saved(dict(content, categories=[]), tmp_path)
     for outcome in in_two_processes(tmp_path, ann_file, samples, True):
         assert 'the evaluation failed' in outcome and 'results.predictions' in outcome
+
+
+def evaluate_with_a_full_disk(rank, folder, ann_file, samples):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
+    metric = FastLVISMetric(ann_file, outfile_prefix=str(folder / f'machine{rank}/results'))
+    metric.process({}, samples[rank::2])
+    if rank == 0:
+        (folder / 'machine0/results.predictions/rank1.part').symlink_to('/dev/full')
+    with pytest.raises(RuntimeError, match='while those of process 1 were received.* the predictions are kept'):
+        metric.evaluate(len(samples))
+
+
+def test_every_process_hears_of_a_full_disk(tmp_path):
+    content, samples = draw(13)
+    run_in_two_processes(evaluate_with_a_full_disk, 0, tmp_path, saved(content, tmp_path), samples)
 
 
 # Errors
@@ -356,14 +384,188 @@ def test_predictions_that_do_not_belong_to_the_annotations(change, said, tmp_pat
         result(FastLVISMetric, saved(draw(0)[0], tmp_path), [sample], metric='segm')
 
 
+def first(kind, **values):
+    return lambda content: content[kind][0].update(values)
+
+
 @pytest.mark.parametrize('damage, said', [
-    (lambda c: c['images'][0].pop('neg_category_ids'), "image .* has no 'neg_category_ids'"),
-    (lambda c: c['categories'][0].update(frequency='x'), "frequency of category 1 is 'x', not r, c or f"),
-    (lambda c: c['annotations'].append(c['annotations'][0]), 'two annotations have the same id'),
+    (lambda c: c['images'][0].pop('neg_category_ids'), r"images\[0\], id \d+: 'neg_category_ids' is missing"),
     (lambda c: c.pop('annotations'), "'annotations' is missing"),
+    (lambda c: c['annotations'].insert(0, None), r'annotations\[0\]: '),
+    (lambda c: c['annotations'][2].pop('image_id'), r"annotations\[2\], id 3: 'image_id' is missing"),
+    *((lambda c, kind=kind: c[kind].append(c[kind][0]), rf'{kind}\[\d+\], id \d+: an earlier one has the same id')
+      for kind in ('images', 'categories', 'annotations')),
+    (first('categories', frequency='x'), r"categories\[0\], id 1: frequency is 'x', not r, c or f"),
+    *((first('images', neg_category_ids=ids), r'images\[0\], id \d+: neg_category_ids is .*, not a list of ids')
+      for ids in (None, 1, [99], ['1'], [[1]])),
+    (first('images', height=0), 'height is 0, not a whole number above 0'),
+    (first('annotations', category_id=99), r'annotations\[0\], id 1: category_id is 99, not that of a category in'),
+    *((first('annotations', bbox=box), r'annotations\[0\], id 1: bbox is .*, not four finite numbers')
+      for box in (None, [1, 2, 3], [1, 2, 3, '4'], [float('nan'), 2, 3, 4], [1, 2, float('inf'), 4], [1, 2, -3, 4])),
+    *((first('annotations', area=area), r'annotations\[0\], id 1: area is .*, not a finite number')
+      for area in ('5', None, float('nan'), float('inf'))),
+    *((first('annotations', segmentation=mask), r'annotations\[0\], id 1: segmentation is .*, not a list of polygons')
+      for mask in ([], [[1, 2, 3, 4]], [[1, 2, 3, 4, 5, float('nan')]], [[1, 2, 3, 4, 5, '6']], None, 7, {},
+                   dict(size=[HEIGHT, WIDTH], counts='x'), dict(size=[1, 2], counts=[2]),
+                   dict(size=[HEIGHT, WIDTH], counts=[3, 4]))),
 ])
 def test_annotations_that_are_not_lvis(damage, said, tmp_path):
     content, _ = draw(1)
     damage(content)
     with pytest.raises(ValueError, match=f'gt.json.*{said}'):
         load_ground_truth(saved(content, tmp_path))
+
+
+def test_annotations_without_area_are_counted(tmp_path, run_folder):
+    content, samples = draw(1)
+    content['annotations'][0].update(area=-1)
+    content['annotations'][1].update(area=0)
+    others = sum(annotation['area'] == 0 for annotation in content['annotations'][2:])
+    both(saved(content, tmp_path), samples, metric=['bbox', 'segm'])
+    said = f'{2 + others} of {len(content["annotations"])} annotations have no area and are left out of AP'
+    assert said in (run_folder / 'run.log').read_text()
+
+
+@pytest.mark.parametrize('form', ['runs', 'text'])
+def test_annotations_may_be_rle(form, tmp_path):
+    content, samples = draw(2)
+    before = saved(content, tmp_path)
+    wanted = result(LVISMetric, before, samples, metric='segm')
+    for annotation in content['annotations']:
+        mask = LVIS(before).ann_to_mask(annotation)
+        edges = np.flatnonzero(np.diff(mask.ravel('F'), prepend=0, append=2))
+        runs = np.diff(edges, prepend=0).tolist()
+        text = mask_utils.encode(np.asfortranarray(mask))['counts'].decode()
+        annotation['segmentation'] = dict(size=[HEIGHT, WIDTH], counts=runs if form == 'runs' else text)
+    assert same(result(FastLVISMetric, saved(content, tmp_path), samples, metric='segm'), wanted)
+
+
+def test_ids_of_images_may_be_negative(tmp_path):
+    content, samples = draw(3)
+    for thing in (*content['images'], *content['annotations'], *samples):
+        key = next(key for key in ('img_id', 'image_id', 'id') if key in thing)
+        thing[key] = 10 - thing[key]
+    both(saved(content, tmp_path), samples, metric=['bbox', 'segm'])
+
+
+def test_where_existence_cannot_be_checked(tmp_path):
+    FastLVISMetric('http://localhost/gt.json')
+
+
+@pytest.mark.parametrize('change, said', [
+    (dict(image_id='7'), "image '7': image_id is not a whole number"),
+    (dict(image_id=2**70), 'image .*: image_id is not a whole number of 64 bits'),
+    (dict(image_id=99), 'cannot be evaluated: image 99 was tested, but is not in the annotations'),
+    (dict(category_id=77), 'category_id 77 of a detection is not in the annotations'),
+    (dict(category_id=1.5), 'category_id 1.5 of a detection'),
+    *((dict(score=score), 'score of a detection is not 1 finite number$')
+      for score in ('x', None, float('nan'), 1e60, [1, 2])),
+    *((dict(bbox=box), 'bbox of a detection is not 4 finite numbers$')
+      for box in (None, [1, 2, 3], [1, 2, float('nan'), 3], ['1', '2', '3', '4'])),
+    *((dict(segmentation=mask), r'image \d+: segmentation of a detection')
+      for mask in ([[1, 2, 3, 4, 5, 6]], dict(size=[HEIGHT, WIDTH]), dict(size=[HEIGHT, WIDTH], counts='x'),
+                   dict(size=[5, 5], counts='0I'), dict(size=['5', 5], counts='0I'))),
+])
+@pytest.mark.parametrize('place', [0, 1])
+def test_json_that_is_damaged_names_file_and_image(place, change, said, tmp_path):
+    content, samples = draw(11)
+    ann_file = saved(content, tmp_path)
+    result(LVISMetric, ann_file, samples, metric='segm', format_only=True, outfile_prefix=str(tmp_path / 'stock'))
+    path = tmp_path / 'stock.segm.json'
+    detections = json.loads(path.read_text())
+    found = [d for d in detections if d['image_id'] == detections[0]['image_id']]
+    found = found[:1] if 'image_id' in change else found
+    found[place % len(found)].update(change)
+    path.write_text(json.dumps(found))
+    with pytest.raises(ValueError, match=f'stock.segm.json:? .*{said}'):
+        eval_results(config(tmp_path, ann_file, type='mmdet.LVISMetric', metric='segm'), str(path))
+
+
+# Tests that were interrupted, or are not alone
+
+
+def test_metrics_of_the_same_second_have_folders_of_their_own(tmp_path):
+    content, samples = draw(9)
+    ann_file = saved(content, tmp_path)
+    metrics = [FastLVISMetric(ann_file) for _ in range(2)]
+    found = [samples, [dict(sample, pred_instances={k: v[:1] for k, v in sample['pred_instances'].items()})
+                       for sample in samples]]
+    for batch in zip(*found):
+        for metric, sample in zip(metrics, batch):
+            metric.process({}, [sample])
+    assert [metric.evaluate(len(samples)) for metric in metrics] == [
+        result(LVISMetric, ann_file, one_of_both) for one_of_both in found]
+
+
+def test_an_outfile_prefix_for_each_metric(tmp_path):
+    content, samples = draw(9)
+    options = dict(ann_file=saved(content, tmp_path), outfile_prefix=str(tmp_path / 'out'))
+    first, second = FastLVISMetric(**options), FastLVISMetric(**options)
+    first.process({}, samples)
+    with pytest.raises(ValueError, match='out.predictions/rank0.predictions is being written .* outfile_prefix of its'):
+        second.process({}, samples)
+    wanted = first.evaluate(len(samples))
+    second.process({}, samples)
+    assert second.evaluate(len(samples)) == wanted
+
+
+def test_a_test_that_was_interrupted_begins_anew(tmp_path):
+    content, samples = draw(9)
+    metric = FastLVISMetric(saved(content, tmp_path))
+    metric.process({}, samples[:2])
+    with pytest.raises(ValueError, match='comes a second time'):
+        metric.process({}, samples)
+    metric.process({}, samples)
+    assert metric.evaluate(len(samples)) == result(FastLVISMetric, metric.ann_file, samples)
+
+
+def test_images_with_and_without_masks(tmp_path):
+    content, samples = draw(8)
+    samples[1]['pred_instances'].pop('masks')
+    prefix = tmp_path / 'out'
+    result(FastLVISMetric, saved(content, tmp_path), samples, format_only=True, outfile_prefix=str(prefix))
+    images = [{found['image_id'] for found in json.loads(Path(f'{prefix}.{kind}.json').read_text())}
+              for kind in ('bbox', 'segm')]
+    assert images[0] - images[1] == {samples[1]['img_id']}
+
+
+def killed_in_a_second_test(rank, folder, ann_file, samples):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
+    metric = FastLVISMetric(ann_file, outfile_prefix=str(folder / f'machine{rank}/results'))
+    metric.process({}, samples[rank::2])
+    metric.evaluate(len(samples))
+    metric.process({}, samples[rank:4:2])
+    metric._open.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_what_a_killed_test_leaves_is_evaluated(tmp_path):
+    """Two processes on machines of their own; the one of rank 0 still has a file of the test before."""
+    content, samples = draw(12)
+    ann_file = saved(content, tmp_path)
+    run_in_two_processes(killed_in_a_second_test, -signal.SIGKILL, tmp_path, ann_file, samples)
+    recipe = config(tmp_path, ann_file, type='FastLVISMetric')
+    folders = [tmp_path / f'machine{rank}/results.predictions' for rank in range(2)]
+    with pytest.raises(ValueError, match='rank1.predictions belongs to another test'):
+        eval_results(recipe, str(folders[0]))
+    (folders[0] / 'rank1.predictions').unlink()
+    with pytest.raises(FileNotFoundError, match='rank1.predictions is missing; .* machine of process 1'):
+        eval_results(recipe, str(folders[0]))
+    shutil.copy(folders[1] / 'rank1.predictions', folders[0])
+    assert same(eval_results(recipe, str(folders[0])), result(LVISMetric, ann_file, samples[:4]))
+
+
+def test_proposal_recall_does_not_hold_the_file(tmp_path):
+    content, samples = draw(5, images=100, found=0)
+    found = dict(bboxes=torch.ones(10, 4), scores=torch.ones(10), labels=torch.ones(10, dtype=torch.long),
+                 masks=[dict(size=(HEIGHT, WIDTH), counts=b'x' * 10000)] * 10)
+    metric = FastLVISMetric(saved(content, tmp_path), metric='proposal_fast')
+    metric.process({}, [dict(sample, pred_instances=found) for sample in samples])
+    metric._open.flush()
+    size = metric._open.path.stat().st_size
+    tracemalloc.start()
+    metric.evaluate(len(samples))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < size / 5

@@ -1,14 +1,16 @@
 """What is written is read back, from one process or several; what is damaged is found."""
 import multiprocessing
+import tracemalloc
 
 import numpy as np
+import pycocotools.mask as mask_utils
 import pytest
 import torch
 from mmengine.logging import MMLogger
 
 from apa_mmdet.evaluation import prediction_files
 from apa_mmdet.evaluation.prediction_files import (Masks, Prediction, PredictionFiles, PredictionWriter, files_in,
-                                                   gather_files, path_of, read_predictions)
+                                                   gather_files, is_rle, path_of, read_predictions)
 
 
 def draw(image_id, count=3, masks=True, mask_scores=False):
@@ -18,10 +20,15 @@ def draw(image_id, count=3, masks=True, mask_scores=False):
                       Masks((5, 7), [rng.bytes(rng.integers(1, 9)) for _ in range(count)]) if masks else None)
 
 
-def write(folder, predictions, rank=0, world_size=1):
-    writer = PredictionWriter(folder, rank, world_size)
+def opened(folder, predictions, rank=0, world_size=1, token=b'one test of all.'):
+    writer = PredictionWriter(folder, rank, world_size, token)
     for prediction in predictions:
         writer.write(prediction)
+    return writer
+
+
+def write(*args):
+    writer = opened(*args)
     writer.close()
     return writer
 
@@ -86,11 +93,12 @@ def test_other_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match='is no file of predictions'):
         files_in(tmp_path)
     write(tmp_path, [draw(1)], 0, 2)
-    with pytest.raises(FileNotFoundError, match='rank1.predictions is missing; 2 processes'):
+    with pytest.raises(FileNotFoundError, match='rank1.predictions is missing; 2 processes .* copy it from the folder'):
         files_in(tmp_path)
-    write(tmp_path, [draw(1)], 1, 3)
-    with pytest.raises(ValueError, match='belongs to another test'):
-        files_in(tmp_path)
+    for other in ((1, 3), (1, 2, b'a second test...')):
+        write(tmp_path, [draw(1)], *other)
+        with pytest.raises(ValueError, match='rank1.predictions belongs to another test than .*rank0'):
+            files_in(tmp_path)
 
 
 def test_a_full_disk_names_the_file(tmp_path):
@@ -104,6 +112,43 @@ def test_a_new_test_removes_the_files_of_more_processes(tmp_path):
         write(tmp_path, [draw(rank)], rank, 3)
     write(tmp_path, [draw(9)])
     assert [path.name for path in tmp_path.iterdir()] == ['rank0.predictions']
+
+
+def test_nobody_else_writes_to_an_open_file(tmp_path):
+    writer = PredictionWriter(tmp_path)
+    writer.write(draw(1))
+    with pytest.raises(ValueError, match='rank0.predictions is being written by another test, or by another metric'):
+        PredictionWriter(tmp_path)
+    writer.close()
+    assert all(same(*pair, files_in(tmp_path)) for pair in zip(files_in(tmp_path), [draw(1)], strict=True))
+    PredictionWriter(tmp_path).close()
+    assert not list(files_in(tmp_path))
+
+
+def test_what_another_test_did_to_a_file_is_found(tmp_path):
+    """Where files cannot be locked."""
+    writer = PredictionWriter(tmp_path)
+    writer.path.unlink()
+    write(tmp_path, [])  # as long as the first
+    with pytest.raises(ValueError, match='another test has written to .*rank0.predictions'):
+        gather_files(writer)
+
+
+def test_an_image_comes_once(tmp_path):
+    writer = PredictionWriter(tmp_path)
+    writer.write(draw(1))
+    with pytest.raises(ValueError, match='image 1 comes a second time in one test'):
+        writer.write(draw(1))
+
+
+def test_what_is_read_does_not_keep_the_masks(tmp_path):
+    masks = Masks((9, 9), [b'x' * 10000] * 10)
+    size = write(tmp_path, [draw(i, 10)._replace(masks=masks) for i in range(100)]).path.stat().st_size
+    tracemalloc.start()
+    kept = [(p.boxes, p.scores, p.labels) for p in files_in(tmp_path)]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(kept) == 100 and peak < size / 10
 
 
 def in_processes(function, *args):
@@ -121,7 +166,7 @@ def gather(rank, folder, shared):
     torch.set_num_threads(1)
     torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
     prediction_files.PIECE = 1000  # so that there are several
-    writer = write(folder / ('all' if shared else str(rank)), [draw(i, 50) for i in range(rank, 6, 2)], rank, 2)
+    writer = opened(folder / ('all' if shared else str(rank)), [draw(i, 50) for i in range(rank, 6, 2)], rank, 2)
     (folder / f'paths{rank}').write_text('\n'.join(map(str, gather_files(writer))))
 
 
@@ -132,3 +177,34 @@ def test_rank_0_gets_the_files_of_all(tmp_path, shared):
     files = files_in(tmp_path / ('all' if shared else '0'))
     assert (tmp_path / 'paths0').read_text().splitlines() == [str(path) for path in files.paths]
     assert all(same(*pair, files) for pair in zip(files, [draw(i, 50) for i in range(6)], strict=True))
+
+
+def gather_with_a_full_disk(rank, folder):
+    torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
+    prediction_files.PIECE = 1000
+    writer = opened(folder / str(rank), [draw(i, 50) for i in range(rank, 6, 2)], rank, 2)
+    if rank == 0:
+        path_of(writer.folder, 1).with_suffix('.part').symlink_to('/dev/full')
+    try:
+        outcome = gather_files(writer)
+    except OSError as error:
+        outcome = error
+    (folder / f'outcome{rank}').write_text(str(outcome))
+
+
+def test_a_full_disk_while_receiving_holds_nobody_up(tmp_path):
+    in_processes(gather_with_a_full_disk, tmp_path)
+    assert (tmp_path / 'outcome1').read_text() == '[]'
+    said = (tmp_path / 'outcome0').read_text()
+    assert 'No space left on device, while those of process 1 were received' in said and 'rank1.predictions' in said
+    assert [path.name for path in (tmp_path / '0').iterdir()] == ['rank0.predictions']
+
+
+def test_rle_is_what_pycocotools_writes(tmp_path):
+    rng = np.random.default_rng(0)
+    for height, width, share in rng.random((200, 3)) * [300, 300, 1.2]:
+        mask = np.asfortranarray(rng.random((int(height) + 1, int(width) + 1)) < share)
+        counts = mask_utils.encode(mask.astype(np.uint8))['counts']
+        assert is_rle(counts, mask.size) and not is_rle(counts, mask.size + 1)
+    for counts in (b'', b'o', b'\x00', b'oooooooo1', b'O2', '\u2028'.encode()):
+        assert not is_rle(counts, 30)

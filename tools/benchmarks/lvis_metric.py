@@ -7,8 +7,9 @@ Annotations and predictions are drawn: 1,203 categories as frequent as in LVIS v
 average with polygons of 40 corners, 3 or 4 categories in an image, 7 that are known not to be in it, and 300 detections
 with box and mask, of which two fifths are of categories that somebody looked for. They are written image by image and
 kept in the folder of the results, so that a further run starts with what there is. Each contender evaluates in a
-process of its own: ``seconds`` are those from files of predictions to AP, reading included, ``peak_mib`` is the most
-memory that the process held, with all that it imports. The annotations are loaded before the clock starts.
+process of its own: ``seconds`` are those from the files of annotations and predictions to AP, reading and checking
+included, for each metric anew; ``peak_mib`` is the most memory that the process held, with all that it imports. AP is
+rounded to three digits where FastLVISMetric gives it.
 """
 import argparse
 import json
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, NamedTuple
+from typing import Dict, List, NamedTuple
 
 import measure  # noqa: I001  before torch and apa_mmdet
 import numpy as np
@@ -105,60 +106,50 @@ def _predict(rng: np.random.Generator, image: int, scene: Scene, labels: np.ndar
                       Masks((HEIGHT, WIDTH), [scene.masks[i] for i in order]))
 
 
-# Contenders: each gives, per metric, what get_results() of lvis does
+# Contenders: each gives what get_results() of lvis does
 
 
-def ours(folder: Path) -> Iterator[Callable[[], Dict[str, float]]]:
-    from apa_mmdet.evaluation.lvis_evaluation import FastLVISEval, load_ground_truth
-    ground_truth = load_ground_truth(str(folder / 'gt.json'))
-    for metric in ('bbox', 'segm'):
-        evaluation = FastLVISEval(ground_truth, files_in(folder), metric)
-        yield lambda: (evaluation.run(), evaluation.get_results())[1]
+def ours(folder: Path, metric: str) -> Dict[str, float]:
+    found = _metric(folder, metric=metric).evaluate_files(files_in(folder))
+    return {key.split('_')[-1]: value for key, value in found.items()}
 
 
-def lvis_api(folder: Path) -> Iterator[Callable[[], Dict[str, float]]]:
+def lvis_api(folder: Path, metric: str) -> Dict[str, float]:
     from lvis import LVIS, LVISEval, LVISResults
     ground_truth = LVIS(str(folder / 'gt.json'))
-
-    def evaluate() -> Dict[str, float]:
-        evaluation = LVISEval(ground_truth, LVISResults(ground_truth, str(folder / f'mmdet.{metric}.json')), metric)
-        evaluation.run()
-        return evaluation.get_results()
-
-    for metric in ('bbox', 'segm'):
-        yield evaluate
+    evaluation = LVISEval(ground_truth, LVISResults(ground_truth, str(folder / f'mmdet.{metric}.json')), metric)
+    evaluation.run()
+    return evaluation.get_results()
 
 
-def faster(folder: Path) -> Iterator[Callable[[], Dict[str, float]]]:
+def faster(folder: Path, metric: str) -> Dict[str, float]:
     from faster_coco_eval import COCO, COCOeval_faster
     ground_truth = COCO(str(folder / 'gt.json'))
-
-    def evaluate() -> Dict[str, float]:
-        found = ground_truth.loadRes(str(folder / f'mmdet.{metric}.json'))
-        evaluation = COCOeval_faster(ground_truth, found, metric, lvis_style=True)
-        evaluation.params.maxDets = [DETECTIONS]
-        evaluation.run()
-        return dict(zip(('AP', 'APr', 'APc', 'APf'), evaluation.all_stats[[0, -3, -2, -1]]))
-
-    for metric in ('bbox', 'segm'):
-        yield evaluate
+    found = ground_truth.loadRes(str(folder / f'mmdet.{metric}.json'))
+    evaluation = COCOeval_faster(ground_truth, found, metric, lvis_style=True)
+    evaluation.params.maxDets = [DETECTIONS]
+    evaluation.run()
+    return dict(zip(('AP', 'APr', 'APc', 'APf'), evaluation.all_stats[[0, -3, -2, -1]]))
 
 
 CONTENDERS = {OURS: ours, LVIS_API: lvis_api, FASTER: faster}
 
 
+def _metric(folder: Path, **options):
+    from apa_mmdet.evaluation import FastLVISMetric
+    return FastLVISMetric(str(folder / 'gt.json'), **options)
+
+
 def write_json(folder: Path) -> None:
     """For the contenders that read MMDetection's files."""
-    from apa_mmdet.evaluation import FastLVISMetric
-    FastLVISMetric(str(folder / 'gt.json'), format_only=True, outfile_prefix=str(folder / 'mmdet')).evaluate_files(
-        files_in(folder))
+    _metric(folder, format_only=True, outfile_prefix=str(folder / 'mmdet')).evaluate_files(files_in(folder))
 
 
 def run_contender(name: str, folder: Path) -> None:
     """In a process of its own: a line of JSON for each metric."""
-    for metric, evaluate in zip(('bbox', 'segm'), CONTENDERS[name](folder)):
+    for metric in ('bbox', 'segm'):
         start = time.perf_counter()
-        found = evaluate()
+        found = CONTENDERS[name](folder, metric)
         row = dict(metric=metric, seconds=time.perf_counter() - start, peak_mib=_peak())
         print(json.dumps(dict(row, **{key: float(found[key]) for key in ('AP', 'APr', 'APc', 'APf')})), flush=True)
 
