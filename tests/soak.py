@@ -23,7 +23,7 @@ from mmengine.runner import Runner
 
 import apa_mmdet  # noqa: F401  before the processes are forked, which makes a start cheap
 from apa_mmdet.datasets.tiny_lvis import make_tiny_lvis
-from tinier import tinier
+from tinier import saved_at, tinier
 
 EPOCHS = 7
 OPTIONS = {
@@ -125,7 +125,7 @@ def differences(one, other, path=''):
 
 def compare(reference, survivor):
     """What differs between two work dirs: in the last checkpoints and in the logs."""
-    ends = [torch.load((folder / 'last_checkpoint').read_text(), weights_only=True) for folder in (reference, survivor)]
+    ends = [saved_at((folder / 'last_checkpoint').read_text()) for folder in (reference, survivor)]
     ends = [{key: end[key] for key in ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers') if key in end}
             | {'iter': end['meta']['iter'], 'epoch': end['meta']['epoch']} for end in ends]
     found = differences(*ends)

@@ -75,6 +75,47 @@ def test_so_does_one_with_more_state(options, data, tmp_path):
     assert interrupted_and_not(data, tmp_path, **options) == []
 
 
+TWO = '''
+import random, sys, torch
+from tinier import Points, Stop, Toy, toy
+from apa_mmdet.engine.distributed import CPURunner, join_on_cpu
+class Shaken(Points):
+    def __getitem__(self, index):
+        return dict(inputs=super().__getitem__(index)['inputs'] * (1 + random.random()))
+class Dropping(Toy):
+    def forward(self, inputs, mode='tensor', **_):
+        return super().forward([torch.nn.functional.dropout(picture, .3) for picture in inputs], mode)
+work_dir, stop, resume, workers = sys.argv[1], *map(int, sys.argv[2:])
+join_on_cpu('pytorch')
+torch.manual_seed(0)
+runner = toy(work_dir, dataset=Shaken(), resume=bool(resume), kind=CPURunner, launcher='pytorch', name=str(stop),
+             loader=dict(num_workers=workers, sampler=dict(type='DefaultSampler', shuffle=True)), by_epoch=False,
+             interval=1, options=dict(model=Dropping()))
+runner.register_hook(Stop(stop), 'LOWEST')
+try:
+    runner.train()
+except KeyboardInterrupt:
+    pass
+'''
+
+
+@pytest.mark.slow
+def test_so_does_one_of_two_processes(tmp_path):
+    script = tmp_path / 'two.py'
+    script.write_text(TWO)
+    env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore', CUDA_VISIBLE_DEVICES='',
+               PYTHONPATH=f'{SOAK.parent}:{SOAK.parents[1]}')
+    for work_dir, stop, resume, workers in (('whole', 0, 0, 0), ('stopped', 3, 0, 2), ('stopped', 0, 1, 2)):
+        command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', script,
+                   tmp_path / work_dir, stop, resume, workers]
+        run = subprocess.run([str(word) for word in command], env=env, capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr[-3000:]
+        if stop:
+            assert (tmp_path / 'stopped/last_checkpoint').read_text().endswith('iter_3.pth')
+            assert compare(tmp_path / 'whole', tmp_path / 'stopped') != []
+    assert compare(tmp_path / 'whole', tmp_path / 'stopped') == []
+
+
 @pytest.mark.slow
 def test_without_our_hook_it_does_not(data, tmp_path):
     found = interrupted_and_not(data, tmp_path, **{'default_hooks.resume': None, 'randomness.seed': 0})

@@ -5,7 +5,7 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
-from mmengine.runner import Runner
+from mmengine.runner import CheckpointLoader, Runner
 from small import shrunk, two_steps
 from torch import nn
 from torch.utils.data import Dataset
@@ -61,6 +61,8 @@ class Toy(BaseModel):
         self.weight = weight
 
     def forward(self, inputs, mode='tensor', **_):
+        if mode == 'predict':
+            return list(inputs)
         inputs = torch.stack(list(inputs))
         out = self.out(self.act(self.norm(self.conv(inputs))).flatten(1))
         root = (out.float() * inputs.any(1).any(1).any(1)[:, None]).square().sum(1).sqrt().mean()
@@ -68,20 +70,22 @@ class Toy(BaseModel):
 
 
 def toy(work_dir, dataset=None, weight=1., epochs=2, hooks=(), optim_wrapper=(), resume=False, name='',
-        launcher='none', **checkpoint):
+        launcher='none', kind=None, loader=(), options=(), **checkpoint):
     """A Runner for it: four steps of three pictures an epoch, in order."""
     runtime = Config.fromfile(ROOT / 'configs/_base_/default_runtime.py')
     default_hooks = dict(runtime.default_hooks, **dict(hooks))
     default_hooks['checkpoint'] = dict(default_hooks['checkpoint'], **checkpoint)
     del default_hooks['visualization']
     torch.manual_seed(0)
-    return Runner(
-        Toy(weight), str(work_dir), launcher=launcher, default_scope='mmdet', resume=resume,
+    train_dataloader = dict(dataset=dataset or Points(), batch_size=3, num_workers=0,
+                            sampler=dict(type='DefaultSampler', shuffle=False))
+    return (kind or Runner)(**{**dict(
+        model=Toy(weight), work_dir=str(work_dir), launcher=launcher, default_scope='mmdet', resume=resume,
         experiment_name=f'{work_dir} {name}',  # or runs that begin in the same second would share their logs
-        train_dataloader=dict(dataset=dataset or Points(), batch_size=3, num_workers=0,
-                              sampler=dict(type='DefaultSampler', shuffle=False)),
-        train_cfg=dict(by_epoch=True, max_epochs=epochs), randomness=dict(seed=0), default_hooks=default_hooks,
-        optim_wrapper=dict(dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=.01)), **dict(optim_wrapper)))
+        train_dataloader=dict(train_dataloader, **dict(loader)), train_cfg=dict(by_epoch=True, max_epochs=epochs),
+        randomness=dict(seed=0), default_hooks=default_hooks,
+        optim_wrapper=dict(dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=.01)), **dict(optim_wrapper))),
+        **dict(options)})
 
 
 class Stop(Hook):
@@ -93,6 +97,11 @@ class Stop(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         if runner.iter + 1 == self.after:
             raise KeyboardInterrupt
+
+
+def saved_at(path):
+    """The content of a checkpoint."""
+    return CheckpointLoader.load_checkpoint(str(path), 'cpu', 'silent')
 
 
 def log_of(work_dir):

@@ -31,7 +31,7 @@ def join_on_cpu(launcher: str) -> bool:
     Raises:
         LauncherError: for a launcher other than ``pytorch`` without a GPU, or one that has not set its variables.
     """
-    if launcher == 'none' or get_device() != 'cpu':
+    if launcher not in ('pytorch', 'slurm', 'mpi') or get_device() != 'cpu':  # the tools refuse others themselves
         return False
     if launcher != 'pytorch':
         raise LauncherError(f'--launcher {launcher} needs a GPU for each process, and there is none; without GPUs '

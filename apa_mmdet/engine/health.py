@@ -31,6 +31,8 @@ class SkipNonFiniteHook(Hook):
     Where a loss scale adapts itself (float16), overflowing gradients are its business, and no failure, as long as it
     stands at ``min_scale`` or above.
 
+    Several optimizers (OptimWrapperDict) are refused: when the gradients of one turn out bad, others have stepped.
+
     Args:
         max_in_a_row: this many failures in a row stop the training.
         min_scale: the lowest loss scale at which an overflow is normal.
@@ -45,14 +47,20 @@ class SkipNonFiniteHook(Hook):
         self.losses: List[Dict[str, Any]] = []  # of the forward passes since the last step
 
     def before_train(self, runner: Runner) -> None:
-        """Watch the model's losses and stand before the optimizer's steps."""
+        """Watch the model's losses and stand before the optimizer's steps.
+
+        Raises:
+            ValueError: on several optimizers.
+        """
+        wrapper = runner.optim_wrapper
+        if isinstance(wrapper, OptimWrapperDict):
+            raise ValueError('SkipNonFiniteHook skips the steps of one optimizer, and this config has several '
+                             f'({", ".join(wrapper.keys())}): leave the hook out of default_hooks')
         self.model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         self.model.register_forward_hook(self._note_losses)
         self.norms = [module for module in self.model.modules() if hasattr(module, STATISTICS[0])]
-        wrapper = runner.optim_wrapper
-        for one in wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]:
-            # what the config chose, --amp's wrapper for one, is not ours to subclass
-            one.step = self._guarded(one.step, one, runner)
+        # what the config chose, --amp's wrapper for one, is not ours to subclass
+        wrapper.step = self._guarded(wrapper.step, wrapper, runner)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Optional[dict] = None) -> None:
         if not self.losses:  # not amid accumulated gradients
@@ -105,7 +113,7 @@ class SkipNonFiniteHook(Hook):
         for rank, bad in enumerate(of_processes):
             if bad:
                 return f'{bad[0]} is {bad[1]}' + (f' in process {rank}' if len(of_processes) > 1 else '')
-        bad = _first_not_finite((name, p.grad) for name, p in self.model.named_parameters())
+        bad = _first_not_finite((name, _values(p.grad)) for name, p in self.model.named_parameters())
         return f'the gradient of {bad[0]} is {bad[1]}' if bad else 'the norm of the gradients overflows'
 
 
@@ -118,7 +126,11 @@ def _listed(value: Any) -> list:
 
 
 def _gradients(optimizer: torch.optim.Optimizer) -> List[Tensor]:
-    return [p.grad for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
+    return [_values(p.grad) for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
+
+
+def _values(gradient: Optional[Tensor]) -> Optional[Tensor]:
+    return gradient.coalesce().values() if gradient is not None and gradient.is_sparse else gradient
 
 
 def _finite(losses: List[Dict[str, Any]], gradients: List[Tensor]) -> Tuple[bool, bool]:
@@ -126,9 +138,9 @@ def _finite(losses: List[Dict[str, Any]], gradients: List[Tensor]) -> Tuple[bool
     loss = [value.sum() for entry in losses for values in entry.values() for value in _listed(values)]
     # on a CPU the largest magnitude, which would not overflow, takes seven times as long
     norms = torch._foreach_norm(gradients) if gradients else []
-    device = gradients[0].device if gradients else None
-    answers = torch.stack([torch.stack(values).isfinite().all() if len(values) else torch.tensor(True, device=device)
-                           for values in (loss, norms)]).int()
+    device = next((one.device for one in (*gradients, *loss)), None)  # a loss that is only logged may be on the CPU
+    answers = torch.stack([torch.stack([one.to(device) for one in values]).isfinite().all() if len(values) else
+                           torch.tensor(True, device=device) for values in (loss, norms)]).int()
     all_reduce(answers, 'min')
     return tuple(map(bool, answers.tolist()))
 
@@ -187,9 +199,11 @@ class ActivationHealthHook(Hook):
             ('kappa', f'|κ| is above {self.max_kappa:g}', lambda p: p.abs() <= self.max_kappa)):
             found = {name: p for name, p in model.named_parameters() if name.split('.')[-1] == kind}
             bad = {name: p[~is_good(p)] for name, p in found.items() if not is_good(p).all()}  # nan is not good either
-            if bad.keys() - self.known:
-                self.known |= bad.keys()
-                runner.logger.warning(f'{what}, in {len(bad)} of {len(found)} sites: {_listing(bad)}')
+            new = {name: values for name, values in bad.items() if name not in self.known}
+            if new:
+                self.known |= new.keys()
+                newer = f', {len(new)} of them new' if len(new) < len(bad) else ''
+                runner.logger.warning(f'{what}, in {len(bad)} of {len(found)} sites{newer}: {_listing(new)}')
 
 
 def _listing(bad: Dict[str, Tensor], most: int = 8) -> str:

@@ -45,12 +45,17 @@ def torchrun_arguments(tool: str, arguments: Sequence[str], environ: Mapping[str
 def _machines(environ: Mapping[str, str]) -> List[str]:
     if environ.get('NNODES', '1') == '1':
         return ['--standalone', '--local-addr=127.0.0.1']
-    needed = dict(NODE_RANK='the number of this machine, from 0 on', MASTER_ADDR='the address of machine 0')
-    for name, what in needed.items():
-        if not environ.get(name):
-            raise ValueError(f'with NNODES={environ["NNODES"]} machines set {name} too, {what}')
-    return [f'--nnodes={environ["NNODES"]}', f'--node-rank={environ["NODE_RANK"]}',
-            f'--master-addr={environ["MASTER_ADDR"]}', f'--master-port={environ.get("PORT", "29500")}']
+    given = {'PORT': '29500', **environ}
+    for name, what, pattern in (('NNODES', 'how many machines', '[1-9][0-9]*'),
+                                ('NODE_RANK', 'the number of this machine, from 0 on', '[0-9]+'),
+                                ('MASTER_ADDR', 'the address of machine 0', '.+'),
+                                ('PORT', 'a free port of machine 0', '[0-9]+')):
+        if not given.get(name):
+            raise ValueError(f'with NNODES={given["NNODES"]} machines set {name} too, {what}')
+        if not re.fullmatch(pattern, given[name]):
+            raise ValueError(f'{name}, {what}, must be a whole number, got {given[name]!r}')
+    return [f'--nnodes={given["NNODES"]}', f'--node-rank={given["NODE_RANK"]}',
+            f'--master-addr={given["MASTER_ADDR"]}', f'--master-port={given["PORT"]}']
 
 
 def main(tool: str, *arguments: str) -> None:
@@ -59,13 +64,15 @@ def main(tool: str, *arguments: str) -> None:
         arguments = torchrun_arguments(tool, arguments, os.environ)
     except ValueError as error:
         sys.exit(str(error))
-    from torch.distributed import run
+    import torch.distributed.run
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     try:
-        run.main(arguments)
+        torch.distributed.run.main(arguments)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         sys.exit(f'rank {rank} ended first, with exit code {failure.exitcode}; what it said stands above')
+    except getattr(torch.distributed, 'DistError', RuntimeError) as error:  # older torch has none
+        sys.exit(f'the machines cannot meet at MASTER_ADDR and PORT: {str(error).splitlines()[0]}')
 
 
 if __name__ == '__main__':

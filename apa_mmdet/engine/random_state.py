@@ -1,8 +1,9 @@
 """A resumed run draws the random numbers that the uninterrupted one would have drawn.
 
 Instead of saving the state of every generator in every process, numbers are made to depend on the place they are drawn
-at: a step of the model on (seed, iteration), an item of the data set on (seed, epoch, index). That also makes the data
-independent of how many workers and processes load it.
+at: a step of the model on (seed, iteration, process), an item of the data set on (seed, epoch, place in the epoch,
+index). That also makes the data independent of how many workers load it, and of how many processes where the sampler
+deals its images out in turn.
 """
 import random
 from typing import Any, Dict, List, Optional, Sequence
@@ -10,12 +11,14 @@ from typing import Any, Dict, List, Optional, Sequence
 import numpy as np
 import torch
 from mmengine.dataset import pseudo_collate
+from mmengine.device import get_device
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import DataLoader, get_worker_info
 
+STEP, ITEM = 0, 1  # no numbers of the one are those of the other
 BATCHES, SAMPLER_SEED = 'batches in an epoch', 'seed of the order'
 
 
@@ -32,35 +35,45 @@ def seed_generators(*place: int) -> None:
     words = np.random.SeedSequence((len(place), *place)).generate_state(3)  # to it, a zero at the end is nothing
     random.seed(int(words[0]))
     np.random.seed(words[1])
-    torch.manual_seed(int(words[2]))
+    # for a GPU that is not there torch.manual_seed would format the stack, which takes longer than the rest
+    (torch.default_generator if get_device() == 'cpu' else torch).manual_seed(int(words[2]))
 
 
 class SeededItems:
     """What a DataLoader asks for a batch, as ``dataset.__getitems__``: each item from random numbers of its own.
 
-    Args:
-        dataset: the outermost data set, whose indices tell the copies of a repeated image apart.
-        seed: seed of the run.
-        skip: number of batches at the start that nobody will look at; they are not loaded.
+    An index that a sampler repeats within an epoch draws others each time.
 
-    Attributes:
-        epoch: shared with the worker processes.
+    Args:
+        dataset: the outermost data set.
+        seed: seed of the run.
+        batch_size: how many items are a batch.
     """
 
-    def __init__(self, dataset: Any, seed: int, skip: int) -> None:
-        self.dataset, self.seed, self.skip = dataset, seed, skip
-        self.epoch = torch.zeros((), dtype=torch.long).share_memory_()
-        self.calls = 0
+    def __init__(self, dataset: Any, seed: int, batch_size: int) -> None:
+        self.dataset, self.seed, self.batch_size = dataset, seed, batch_size
+        self.rank, self.processes = get_rank(), get_world_size()
+        self.now = torch.zeros(2, dtype=torch.long).share_memory_()  # with the worker processes
+        self.epoch, self.calls = -1, 0  # of this process
+
+    def begin(self, epoch: int, skip: int = 0) -> None:
+        """Begin an epoch, of which nobody will look at the first ``skip`` batches; they are not loaded."""
+        self.now.copy_(torch.tensor([epoch, skip]))
 
     def __call__(self, indices: Sequence[int]) -> List[Any]:
+        epoch, skip = self.now.tolist()
+        if epoch != self.epoch:
+            self.epoch, self.calls = epoch, 0
         worker = get_worker_info()
         # batches go to the workers in turn
         batch = self.calls * worker.num_workers + worker.id if worker else self.calls
         self.calls += 1
-        return [self._item(index) if batch >= self.skip else None for index in indices]
+        if batch < skip:
+            return [None] * len(indices)
+        return [self._item(batch * self.batch_size + i, index) for i, index in enumerate(indices)]
 
-    def _item(self, index: int) -> Any:
-        seed_generators(self.seed, int(self.epoch), index)
+    def _item(self, place: int, index: int) -> Any:
+        seed_generators(ITEM, self.seed, self.epoch, place * self.processes + self.rank, index)
         return self.dataset[index]
 
 
@@ -88,7 +101,8 @@ class ExactResumeHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Restore the order of the data, and give every item random numbers of its own."""
         loop, loader = runner.train_loop, runner.train_dataloader
-        self.by_epoch, self.done = isinstance(loop, EpochBasedTrainLoop), 0
+        self.by_epoch = isinstance(loop, EpochBasedTrainLoop)
+        self.done = 0 if self.by_epoch else runner.iter
         if runner.iter:  # resumed
             if self.by_epoch and SAMPLER_SEED in self.recorded:
                 _sampler(loader).seed = self.recorded[SAMPLER_SEED]
@@ -98,32 +112,26 @@ class ExactResumeHook(Hook):
         self.items = None
         # an iteration-based loop has started its workers by now; it loads again what was loaded before the checkpoint
         if self.by_epoch or loader.num_workers == 0:
-            unseen = self.done if self.by_epoch else runner.iter
-            # another collate function may not like None
-            skip = unseen if getattr(loader.collate_fn, 'func', None) is pseudo_collate else 0
-            self.items = loader.dataset.__getitems__ = SeededItems(loader.dataset, runner.seed, skip)
+            size = np.max(getattr(loader.batch_sampler, 'batch_size', 1))  # there may be several
+            self.items = loader.dataset.__getitems__ = SeededItems(loader.dataset, runner.seed, int(size))
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Tell the workers the epoch; pass over what was trained on before the checkpoint."""
+        loop, done = runner.train_loop, self.done
         if self.items:
-            self.items.epoch.fill_(runner.epoch if self.by_epoch else runner.iter)
-        if self.done:
-            loop, done = runner.train_loop, self.done
+            takes_none = getattr(runner.train_dataloader.collate_fn, 'func', None) is pseudo_collate
+            self.items.begin(runner.epoch, done if takes_none else 0)
+        if done and self.by_epoch:  # the other loop passes over by itself
             run_iter = loop.run_iter
             loop.run_iter = lambda idx, data_batch: run_iter(idx, data_batch) if idx >= done else None
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Optional[dict] = None) -> None:
-        seed_generators(runner.seed, runner.iter, get_rank())  # each process draws its own
-
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Optional[dict] = None,
-                         outputs: Optional[dict] = None) -> None:
-        if self.items and not self.by_epoch:  # in this process, and without epochs: an index comes again and again
-            self.items.epoch.fill_(runner.iter + 1)
+        seed_generators(STEP, runner.seed, runner.iter, get_rank())  # each process draws its own
 
     def after_train_epoch(self, runner: Runner) -> None:
-        if self.done:
-            self.done = 0
+        if self.done and self.by_epoch:
             del runner.train_loop.run_iter  # the class's own again
+        self.done = 0
 
 
 def _sampler(loader: DataLoader) -> Any:

@@ -1,13 +1,18 @@
 import errno
+import os
 import resource
+import stat
 import subprocess
 from contextlib import contextmanager
 from pathlib import Path
 
+import mmengine.runner
 import pytest
-import torch
-from mmengine.fileio import FileClient, LocalBackend, register_backend
-from tinier import Stop, log_of, toy
+from mmengine.evaluator import BaseMetric
+from mmengine.fileio import FileClient, LocalBackend, get_file_backend, register_backend
+from mmengine.registry import METRICS
+from mmengine.runner import FlexibleRunner
+from tinier import Points, Stop, log_of, saved_at, toy
 
 from apa_mmdet.engine import WholeFileBackend
 
@@ -33,6 +38,31 @@ def full_disk(runner, first, last):
 
     runner.save_checkpoint = limited
     return runner
+
+
+@METRICS.register_module()
+class Given(BaseMetric):
+    """Scores that are known before."""
+
+    def __init__(self, scores):
+        super().__init__()
+        self.scores = list(scores)
+
+    def process(self, data_batch, data_samples):
+        self.results.append(0)
+
+    def compute_metrics(self, results):
+        return dict(acc=self.scores.pop(0))
+
+
+def validated_with(*scores, **options):
+    """Options of a toy whose validations have these scores."""
+    loader = dict(dataset=Points(), batch_size=12, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False))
+    return dict(val_cfg=dict(), val_dataloader=loader, val_evaluator=dict(type='Given', scores=scores), **options)
+
+
+def said(work_dir, level):
+    return [line.split(' - ')[-1] for line in log_of(work_dir).splitlines() if f' - {level} - ' in line]
 
 
 def names(folder):
@@ -69,9 +99,10 @@ def test_training_goes_on_past_a_full_disk_and_keeps_the_checkpoint_before(tmp_p
         runner.train()
     assert names(tmp_path) == ['epoch_1.pth', 'last_checkpoint']
     assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'epoch_1.pth')
-    said = [line for line in log_of(tmp_path).splitlines() if 'ERROR' in line]
-    assert len(said) == 2 and 'epoch_2.pth could not be written (File too large, 0.' in said[0]
-    assert 'the checkpoint before it stays, training goes on' in said[0]
+    errors = said(tmp_path, 'ERROR')
+    assert len(errors) == 2 and 'epoch_2.pth could not be written (File too large, 0.' in errors[0]
+    assert errors[0].endswith(
+        ': the checkpoint before it stays, training goes on and tries again at the next interval')
     resumed = toy(tmp_path, epochs=4, max_keep_ckpts=1, resume=True, name='resumed')
     resumed.train()
     assert names(tmp_path) == ['epoch_4.pth', 'last_checkpoint'] and resumed.iter == 16
@@ -81,7 +112,7 @@ def test_the_next_interval_writes_again(tmp_path):
     runner = full_disk(toy(tmp_path, epochs=3, max_keep_ckpts=1), 2, 2)
     runner.train()
     assert names(tmp_path) == ['epoch_3.pth', 'last_checkpoint']
-    info = torch.load(tmp_path / 'epoch_3.pth', weights_only=True)['message_hub']['runtime_info']
+    info = saved_at(tmp_path / 'epoch_3.pth')['message_hub']['runtime_info']
     assert info['keep_ckpt_ids'] == [1, 3]
 
 
@@ -110,6 +141,92 @@ def test_the_best_checkpoint_stays_until_a_better_one_stands(tmp_path):
     assert runner.message_hub.get_info('best_score') == .1, 'a best that could not be kept must not bar a lesser one'
     assert validated(3, .2) == ['best_acc_epoch_3.pth'] and hook.best_ckpt_path.endswith('epoch_3.pth')
     assert validated(4, .15) == ['best_acc_epoch_3.pth']
+
+
+@pytest.mark.parametrize('resume', [False, True])
+def test_checkpoints_of_one_name_are_replaced_and_not_removed(resume, tmp_path):
+    same = dict(filename_tmpl='latest.pth', max_keep_ckpts=1)
+    toy(tmp_path, **same).train()
+    assert names(tmp_path) == ['last_checkpoint', 'latest.pth']
+    toy(tmp_path, epochs=3, resume=resume, name='again', **same).train()
+    assert names(tmp_path) == ['last_checkpoint', 'latest.pth']
+    assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'latest.pth')
+    assert saved_at(tmp_path / 'latest.pth')['meta']['epoch'] == 3
+
+
+def test_so_are_best_ones_of_one_name(tmp_path):
+    iterations = validated_with(.1, .2, train_cfg=dict(type='IterBasedTrainLoop', max_iters=4, val_interval=2),
+                                log_processor=dict(by_epoch=False))
+    toy(tmp_path, save_best='acc', rule='greater', options=iterations).train()  # by_epoch=True counts no iterations
+    assert names(tmp_path) == ['best_acc_epoch_0.pth', 'epoch_1.pth', 'last_checkpoint']
+    assert saved_at(tmp_path / 'best_acc_epoch_0.pth')['meta']['iter'] == 4
+
+
+def test_a_best_one_that_cannot_be_written_at_the_end_is_no_error(tmp_path):
+    full_disk(toy(tmp_path, save_best='acc', rule='greater', options=validated_with(.1, .2)), 3, 3).train()
+    assert names(tmp_path) == ['best_acc_epoch_1.pth', 'epoch_1.pth', 'epoch_2.pth', 'last_checkpoint']
+    assert 'best_acc_epoch_2.pth could not be written' in said(tmp_path, 'ERROR')[0]
+    assert said(tmp_path, 'ERROR')[0].endswith('and the next validation that beats it, if one comes, tries again')
+
+
+def test_an_old_file_that_cannot_be_removed_is_told_of_and_the_new_one_counts(tmp_path):
+
+    class Keeps(LocalBackend):
+
+        def remove(self, filepath):
+            raise PermissionError(errno.EPERM, 'Operation not permitted', filepath)
+
+    runner = toy(tmp_path / 'work', max_keep_ckpts=1)
+    register_backend('local', Keeps, force=True, prefixes='')
+    try:
+        runner.train()
+        resumed = toy(tmp_path / 'work', max_keep_ckpts=1, epochs=3, resume=True, name='resumed')
+        resumed.train()
+    finally:
+        register_backend('local', LocalBackend, force=True, prefixes='')
+    assert names(tmp_path / 'work') == ['epoch_1.pth', 'epoch_2.pth', 'epoch_3.pth', 'last_checkpoint']
+    assert (tmp_path / 'work/last_checkpoint').read_text().endswith('epoch_3.pth') and resumed.iter == 12
+    told = [line for line in said(tmp_path / 'work', 'WARNING') if 'outdated' in line]
+    assert 'epoch_1.pth is outdated and could not be removed (Operation not permitted): training goes on' in told[0]
+    assert len(told) == 3 and said(tmp_path / 'work', 'ERROR') == []
+
+
+def test_a_folder_that_cannot_be_synced_is_no_error(tmp_path, monkeypatch):
+    """As on some network file systems, of which there is none here."""
+    sync = os.fsync
+
+    def of_files(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, 'Invalid argument')
+        sync(descriptor)
+
+    monkeypatch.setattr(os, 'fsync', of_files)
+    WholeFileBackend().put(b'new', tmp_path / 'file')
+    assert (tmp_path / 'file').read_bytes() == b'new'
+
+
+def test_the_strategies_of_a_flexible_runner_write_whole_files_too(tmp_path):
+    runner = toy(tmp_path, epochs=3, kind=FlexibleRunner, options=dict(strategy=dict(type='SingleDeviceStrategy')))
+    full_disk(runner, 2, 2).train()
+    assert names(tmp_path) == ['epoch_1.pth', 'epoch_3.pth', 'last_checkpoint']
+    assert 'epoch_2.pth could not be written (File too large' in said(tmp_path, 'ERROR')[0]
+    assert type(get_file_backend(str(tmp_path))) is LocalBackend
+
+
+def test_a_published_checkpoint_is_whole_too(tmp_path, monkeypatch):
+    save = mmengine.runner.save_checkpoint  # which publishing alone calls by this name
+
+    def limited(*args, **kwargs):
+        with files_no_larger_than(2048):
+            save(*args, **kwargs)
+
+    monkeypatch.setattr(mmengine.runner, 'save_checkpoint', limited)
+    with pytest.raises(OSError, match='File too large, 0.0 MiB to write'):
+        toy(tmp_path / 'full', published_keys=['meta', 'state_dict']).train()
+    monkeypatch.undo()
+    toy(tmp_path / 'free', published_keys=['meta', 'state_dict']).train()
+    assert names(tmp_path / 'full') == ['epoch_1.pth', 'epoch_2.pth', 'last_checkpoint']
+    assert len(names(tmp_path / 'free')) == 4
 
 
 def test_what_a_killed_run_left_behind_is_cleared_away(tmp_path):

@@ -5,11 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import Runner
-from tinier import Points, log_of, tinier, toy
+from tinier import Points, Toy, log_of, tinier, toy
+from torch import nn
 
 from apa_mmdet.datasets.tiny_lvis import make_tiny_lvis
+from apa_mmdet.engine.health import _finite
+from apa_mmdet.models.activations import AGLU
 
 NAN = Points(broken=[4], change=lambda picture: picture * float('nan'))  # in the second step of an epoch
 BLACK = Points(broken=[4], change=torch.zeros_like)  # where the slope of the root is infinite, and its value 0
@@ -121,6 +125,47 @@ def test_one_that_it_will_not_mend_is(scale, tmp_path):
     assert len(skipped(tmp_path)) == 1 and 'the gradient of conv.weight is nan' in skipped(tmp_path)[0]
 
 
+def test_several_optimizers_are_refused(tmp_path):
+    runner = toy(tmp_path)
+    parts = [torch.optim.SGD(part.parameters(), .1) for part in (runner.model.conv, runner.model.out)]
+    runner.optim_wrapper = OptimWrapperDict(a=OptimWrapper(parts[0]), b=OptimWrapper(parts[1]))
+    with pytest.raises(ValueError, match=r'this config has several \(a, b\): leave the hook out of default_hooks'):
+        runner.train()
+
+
+class Looked(Toy):
+    """With a table whose gradient is sparse and ``factor`` times as large as it should be."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.table, self.factor = nn.Embedding(5, 2, sparse=True), factor
+
+    def forward(self, inputs, mode='tensor', **_):
+        found = self.table(torch.tensor([1, 2, 1]))
+        found.register_hook(lambda gradient: gradient * self.factor)
+        return dict(super().forward(inputs, mode), loss_table=found.square().sum())
+
+
+@pytest.mark.parametrize('factor, told', [(1., None), (float('inf'), 'inf')])
+def test_a_sparse_gradient_counts(factor, told, tmp_path):
+    model = Looked(factor)
+    start = model.table.weight.detach().clone()
+    sgd = dict(type='SGD', lr=.01)
+    toy(tmp_path, epochs=1, optim_wrapper=dict(optimizer=sgd), options=dict(model=model)).train()
+    assert torch.equal(start, model.table.weight) == bool(told)
+    assert all(f'the gradient of table.weight is {told}' in line for line in skipped(tmp_path))
+    assert len(skipped(tmp_path)) == (4 if told else 0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.parametrize('gradients', [[], [torch.ones(2)]], ids=['no gradient', 'one'])
+def test_losses_and_gradients_may_be_on_different_devices(gradients):
+    gradients = [gradient.cuda() for gradient in gradients]
+    losses = [dict(loss_a=torch.tensor(1., device='cuda'), loss_b=torch.tensor(2.))]
+    assert _finite(losses, gradients) == (True, True)
+    assert _finite([dict(loss=torch.tensor(float('nan')))], gradients) == (False, True)
+
+
 def test_activations_out_of_range_are_reported_once(tmp_path):
     runner = toy(tmp_path, epochs=3)
     with torch.no_grad():
@@ -131,6 +176,23 @@ def test_activations_out_of_range_are_reported_once(tmp_path):
     assert len(said) == 2
     assert said[0] == 'λ is at its floor of 0.0001, where it has no gradient, in 1 of 1 sites: act.lambda_ -1'
     assert said[1].startswith('|κ| is above 30, in 1 of 1 sites: act.kappa -40')
+
+
+def test_later_ones_are_reported_alone_and_the_counts_are_of_all(tmp_path):
+    runner = toy(tmp_path, hooks=dict(activations=dict(type='ActivationHealthHook', max_kappa=50.)))
+    runner.model.more = nn.ModuleList(AGLU() for _ in range(11))  # which the model does not call
+    hook = next(hook for hook in runner.hooks if type(hook).__name__ == 'ActivationHealthHook')
+    with torch.no_grad():
+        for site in runner.model.more[:9]:
+            site.kappa.fill_(60.)
+        hook.after_train_epoch(runner)
+        runner.model.more[10].kappa.fill_(70.)
+        hook.after_train_epoch(runner)
+        hook.after_train_epoch(runner)
+    said = [line.split(' - WARNING - ')[1] for line in log_of(tmp_path).splitlines() if ' sites' in line]
+    assert said[0].startswith('|κ| is above 50, in 9 of 12 sites: more.0.kappa 60, ')
+    assert said[0].endswith(', more.7.kappa 60 and 1 more')
+    assert said[1:] == ['|κ| is above 50, in 10 of 12 sites, 1 of them new: more.10.kappa 70']
 
 
 @pytest.fixture(scope='module')
