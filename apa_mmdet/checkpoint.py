@@ -22,7 +22,7 @@ StateDict = Dict[str, Tensor]
 
 # ---------------------------------------------------------------- names
 
-PLACE = re.compile(r'layer(\d+)\.(\d+)')
+PLACE = re.compile(r'layer(\d{1,4})\.(\d{1,4})')
 BLOCK = re.compile(rf'(?:backbone\.)?{PLACE.pattern}\.')
 CLASSIFIER = re.compile(r'fc\.')
 

@@ -13,6 +13,8 @@ import torch
 from mmengine.logging import HistoryBuffer
 
 from apa_mmdet import compat
+from apa_mmdet.engine.data_pickle import ALLOWED
+from apa_mmdet.engine.weights_file import BadCheckpoint, load_as_data
 
 
 class RunsCode:
@@ -48,7 +50,7 @@ def test_what_mmengine_and_classifiers_write_loads_weights_only(tmp_path):
         meta=dict(seed=1, time='now', dataset_meta=dict(CLASSES=('a', 'b'))),
         args=argparse.Namespace(lr=.1))
     path = saved(checkpoint, tmp_path / 'c.pth')
-    loaded = torch.load(path, weights_only=True)
+    loaded = load_as_data(path)
     assert loaded['args'] == argparse.Namespace(lr=.1)
     history = loaded['message_hub']['log_scalars']['train/loss']
     assert history.mean() == buffer.mean() == 7 / 4 and history.statistics('max') == 4
@@ -59,8 +61,8 @@ def test_what_mmengine_and_classifiers_write_loads_weights_only(tmp_path):
 def test_a_checkpoint_that_runs_code_is_refused(tmp_path):
     witness = tmp_path / 'ran'
     path = saved(dict(state_dict=RunsCode(witness)), tmp_path / 'c.pth')
-    with pytest.raises(pickle.UnpicklingError, match='posix.system|os.system'):
-        torch.load(path)
+    with pytest.raises(BadCheckpoint, match='posix.system|os.system'):
+        load_as_data(path)
     assert not witness.exists()
 
 
@@ -68,13 +70,12 @@ def test_a_checkpoint_that_runs_code_is_refused(tmp_path):
                                          (dict, 'fromkeys')])
 def test_a_checkpoint_may_not_look_up_other_attributes(tmp_path, owner, name):
     path = saved(LooksUp(owner, name), tmp_path / 'c.pth')
-    with pytest.raises((pickle.UnpicklingError, TypeError), match='may not look up|Unsupported'):
-        torch.load(path)
+    with pytest.raises(BadCheckpoint, match=rf"\(a checkpoint may not look up '{name}' of |\(dict\)"):
+        load_as_data(path)
 
 
-def test_the_real_getattr_and_eval_are_not_allow_listed():
-    allowed = [entry[0] if isinstance(entry, tuple) else entry for entry in torch.serialization.get_safe_globals()]
-    assert getattr not in allowed and eval not in allowed and exec not in allowed
+def test_the_real_getattr_and_eval_are_not_allowed():
+    assert not {getattr, eval, exec, np.ndarray, np.dtype, HistoryBuffer} & {*ALLOWED.values()}
 
 
 def twice_the_last(buffer):
@@ -85,10 +86,10 @@ def test_a_users_own_statistic_is_named_and_can_be_allowed(tmp_path):
     HistoryBuffer.register_statistics(twice_the_last)
     try:
         path = saved(dict(logs=HistoryBuffer([1., 3.], [1, 1])), tmp_path / 'c.pth')
-        with pytest.raises(pickle.UnpicklingError, match='twice_the_last'):
-            torch.load(path)
+        with pytest.raises(BadCheckpoint, match=r'twice_the_last\); .* allow it with torch.serialization.add_safe_globals$'):
+            load_as_data(path)
         with torch.serialization.safe_globals([twice_the_last]):
-            assert torch.load(path)['logs'].statistics('twice_the_last') == 6
+            assert load_as_data(path)['logs'].statistics('twice_the_last') == 6
     finally:
         del HistoryBuffer._statistics_methods['twice_the_last']
 
@@ -106,25 +107,37 @@ def test_lvis_without_the_fault_is_not_patched(monkeypatch):
     assert lvis.eval.np is np
 
 
-def test_a_torch_that_can_allow_nothing_is_left_alone(monkeypatch):
-    allowed = torch.serialization.get_safe_globals()
-    monkeypatch.delattr(torch.serialization, 'add_safe_globals')
-    compat.allow_mmengine_checkpoints()
-    assert torch.serialization.get_safe_globals() == allowed
+def test_outside_of_our_loading_torch_allows_what_it_did(tmp_path):
+    load_as_data(saved(dict(a=np.eye(2)), tmp_path / 'c.pth'))
+    assert not {*torch.serialization.get_safe_globals()} & {*ALLOWED.values()}
+    with pytest.raises(pickle.UnpicklingError, match='numpy._core.multiarray._reconstruct was not an allowed global'):
+        torch.load(tmp_path / 'c.pth', weights_only=True)
 
 
 def test_what_is_allowed_goes_by_its_own_name_as_torch_2_4_wants_it():
     """Torch 2.4 and 2.5 know no pairs of a function and its name, and look at ``__name__``."""
-    allowed = torch.serialization.get_safe_globals()
-    names = {f'{entry.__module__}.{entry.__name__}' for entry in allowed}
-    assert {'builtins.getattr', 'numpy.core.multiarray.scalar', 'numpy._core.multiarray._reconstruct', 'argparse.Namespace'} <= names
+    assert all(name == f'{entry.__module__}.{entry.__name__}' for name, entry in ALLOWED.items())
+    assert {'builtins.getattr', 'numpy.core.multiarray.scalar', 'numpy._core.multiarray._reconstruct', 'argparse.Namespace'} <= {*ALLOWED}
+
+
+def test_a_users_own_list_of_what_is_allowed_is_left_as_it_is(tmp_path):
+    """Of two under one name torch takes either, by chance."""
+    path = saved(dict(a=np.array(['x']), b=np.eye(2)), tmp_path / 'text.pth')
+    theirs = [np.ndarray, np.dtype, np.zeros(0).__reduce__()[0], np.dtypes.StrDType, np.dtypes.Float64DType, (getattr, 'builtins.getattr')]
+    with torch.serialization.safe_globals(theirs):
+        before = {id(entry) for entry in torch.serialization.get_safe_globals()}
+        assert type(load_as_data(saved(dict(a=np.eye(2)), tmp_path / 'c.pth'))['a']) is np.ndarray
+        with pytest.raises(BadCheckpoint, match="may not look up 'tofile'"):
+            load_as_data(saved(LooksUp(np.ndarray, 'tofile'), tmp_path / 'c.pth'))
+        assert {id(entry) for entry in torch.serialization.get_safe_globals()} == before
+        assert torch.load(path, weights_only=True)['a'].tolist() == ['x']
 
 
 def test_what_numpy_1_wrote_loads(tmp_path):
     path = tmp_path / 'c.pth'
     torch.save(dict(a=np.eye(2), b=np.float32(.5)), path, _use_new_zipfile_serialization=False)
     path.write_bytes(path.read_bytes().replace(b'cnumpy._core.multiarray', b'cnumpy.core.multiarray'))
-    loaded = torch.load(path, weights_only=True)
+    loaded = load_as_data(path)
     assert np.array_equal(loaded['a'], np.eye(2)) and loaded['b'] == .5
 
 

@@ -116,6 +116,7 @@ def looked_through(small, text):
         assert all(0 <= frequency <= 1 for frequency in load_class_frequency(path))
     except ValueError as error:
         one_line(error, path)
+        assert report.errors, error
     return report
 
 
@@ -275,7 +276,12 @@ def test_the_converter_writes_what_fits_or_nothing(sound, amount):
             if harm != 'missing':
                 harmed[data.draw(st.one_of(st.just('é' + name), st.text(max_size=9)))] = tensor
         wrap = data.draw(st.sampled_from(WRAPPERS))
-        torch.save(wrap(harmed), path)
+        content = wrap(harmed)
+        if isinstance(content, dict) and not content.keys() & harmed.keys():
+            content.update(data.draw(st.dictionaries(TEXTS.filter(lambda key: key not in content), VALUES, max_size=2)))
+            if 'state_dict' in content:
+                content['meta'] = data.draw(VALUES)
+        torch.save(content, path)
         out.unlink(missing_ok=True)
         try:
             convert_file(str(path), str(out))

@@ -11,9 +11,9 @@ from mmengine.config import Config
 from apa_mmdet.checkpoint import convert_file, other_names
 from apa_mmdet.datasets import check
 from apa_mmdet.datasets.tiny_lvis import CATEGORIES, make_tiny_lvis
-from apa_mmdet.engine.weights_file import BadCheckpoint, read_checkpoint
+from apa_mmdet.engine.weights_file import BadCheckpoint, load_as_data, read_checkpoint
 from apa_mmdet.models.backbones import SEResNet
-from apa_mmdet.models.losses import load_class_frequency
+from apa_mmdet.models.losses import class_frequency, load_class_frequency
 
 TINY = Path(__file__).parents[1] / 'configs/tiny_lvis/mask_rcnn_se_r18_apa.py'
 
@@ -82,6 +82,26 @@ def test_a_field_that_is_not_what_it_should_be(sound, kind, values, line):
     assert any(message.startswith(line) for message in errors), errors
 
 
+def test_more_images_of_a_class_than_there_are(sound, tmp_path):
+    content = changed(sound, 'train', 'categories', image_count=41)
+    assert found(sound, 'train', content) == [
+        ('error', 'model.roi_head.bbox_head.loss_cls.class_frequency: categories whose "image_count" is above the number of annotated '
+         f'images, 40: 1 of 48, e.g. {CATEGORIES[0]} (41); correct {sound[0]}/annotations/lvis_v1_train.json')]
+    (tmp_path / 'a.json').write_text(json.dumps(content))
+    with pytest.raises(ValueError, match='number 0 is 1.025'):
+        load_class_frequency(tmp_path / 'a.json')
+    assert not list(tmp_path.glob('*.class_frequency.json'))
+
+
+@pytest.mark.parametrize('first, faulty', [(1, False), (10**15, False), (20240101123456789 % 2**53, False), (2**53 - 2, True), (-5, True)])
+def test_ids_of_annotations_are_any_that_metrics_can_keep(sound, first, faulty):
+    content = changed(sound, 'val', 'images')
+    for i, annotation in enumerate(content['annotations']):
+        annotation['id'] = first + i
+    errors = [message for severity, message in found(sound, 'val', content) if severity == 'error']
+    assert bool(errors) == faulty and all(line.startswith('ids of annotations that are no whole number from 1 to 2^53') for line in errors)
+
+
 @pytest.mark.parametrize('url', ['http://images.cocodataset.org/../../../../../../etc/passwd', 'http://images.cocodataset.org//etc/passwd'])
 def test_paths_that_leave_the_folder(sound, url):
     findings = found(sound, 'train', changed(sound, 'train', 'images', coco_url=url))
@@ -142,6 +162,38 @@ def test_class_frequencies_of_a_hostile_file(tmp_path, change, line):
     assert str(error.value).startswith(f'{tmp_path}/a.json: {line}') and len(str(error.value)) < 500
 
 
+def counted(classes):
+    """Annotations of as many images, one of the class in each."""
+    return json.dumps(dict(images=[dict(id=i) for i in range(len(classes))], categories=[dict(id=1), dict(id=2)],
+                           annotations=[dict(id=i, image_id=i, category_id=int(c)) for i, c in enumerate(classes)]))
+
+
+def test_counts_of_a_file_that_was_replaced_meanwhile_are_not_kept(tmp_path, monkeypatch):
+    path, read = tmp_path / 'a.json', class_frequency._read_json
+
+    def read_and_replace(path):
+        content = read(path)
+        path.write_text(counted('1111111112'))
+        return content
+
+    path.write_text(counted('1222'))
+    monkeypatch.setattr(class_frequency, '_read_json', read_and_replace)
+    assert load_class_frequency(path) == [.25, .75]
+    monkeypatch.undo()
+    assert load_class_frequency(path) == [.9, .1]
+
+
+@pytest.mark.parametrize('harm', [dict(n_images_annotated=0), dict(categories=[dict(id=1, image_count='a')]), dict(categories=3),
+                                  dict(categories=[dict(id=1, image_count=5)])])
+def test_damaged_counts_are_counted_anew(tmp_path, harm):
+    path, cache = tmp_path / 'a.json', tmp_path / 'a.class_frequency.json'
+    path.write_text(counted('1222'))
+    load_class_frequency(path)
+    sound = json.loads(cache.read_text())
+    cache.write_text(json.dumps({**sound, **harm}))
+    assert load_class_frequency(path) == [.25, .75] and json.loads(cache.read_text()) == sound
+
+
 # ---------------------------------------------------------------- weights
 
 
@@ -190,5 +242,49 @@ class Larger:
 @pytest.mark.parametrize('zipped', [True, False])
 def test_a_tensor_that_claims_more_than_there_is(tmp_path, size, zipped):
     torch.save(dict(a=Larger(torch.ones(3), size)), tmp_path / 'in.pth', _use_new_zipfile_serialization=zipped)
-    with pytest.raises(BadCheckpoint, match='is cut short, damaged or no checkpoint'):
+    with pytest.raises(BadCheckpoint, match='is cut short, damaged or no checkpoint|needs more memory than there is, or is damaged'):
         read_checkpoint(tmp_path / 'in.pth')
+
+
+class Sparse:
+    """A sparse tensor with an index outside its size: reading it would read foreign memory."""
+
+    def __reduce__(self):
+        indices = torch.tensor([[0], [10**9]])
+        return torch._utils._rebuild_sparse_tensor, (torch.sparse_coo, (indices, torch.ones(1), torch.Size([1, 3]), True))
+
+
+def test_a_sparse_tensor_with_indices_outside_its_size(tmp_path):
+    torch.save(dict(a=Sparse()), tmp_path / 'in.pth')
+    with pytest.raises(BadCheckpoint, match=r'damaged or no checkpoint .* size is 3 but found index 1000000000\)$'):
+        read_checkpoint(tmp_path / 'in.pth')
+    assert not torch.sparse.check_sparse_tensor_invariants.is_enabled()
+
+
+def repeated(depth, copies):
+    value = 1
+    for _ in range(depth):
+        value = [value] * copies
+    return value
+
+
+def test_plain_data_that_cannot_be_written_again_are_left_out(published, tmp_path):
+    itself = []
+    itself.append(itself)
+    meta = dict(time='now', shared=repeated(40, 2), itself=itself, deep=repeated(300, 1), config='program', flat=[1, (2.5, None)])
+    torch.save({'state_dict': published, 'meta': meta, 'x\ud800': 1, 'x\n\x1b[31mall is well': 2}, tmp_path / 'in.pth')
+    report = convert_file(str(tmp_path / 'in.pth'), str(tmp_path / 'out.pth'))
+    dropped = report.split('dropped')[1].split('missing')[0]
+    report.encode()
+    assert "'x\\ud800'" in dropped and "'x\\n\\x1b[31mall is well'" in dropped and '\x1b' not in report
+    assert all(f'meta.{key}\n' in dropped for key in ('itself', 'deep', 'config'))
+    kept = load_as_data(tmp_path / 'out.pth')['meta']
+    shared = kept.pop('shared')  # not to be compared: 2^40 numbers
+    assert shared[0] is shared[1] and kept == dict(time='now', flat=[1, (2.5, None)])
+
+
+def test_a_name_with_a_number_of_thousands_of_digits(published, tmp_path):
+    name = f'layer1.{"9" * 5000}.x'
+    torch.save(dict(model={**published, name: torch.ones(1)}), tmp_path / 'in.pth')
+    with pytest.raises(ValueError, match=f'in.pth does not fit .* 1 unexplained, first {name}$'):
+        convert_file(str(tmp_path / 'in.pth'), str(tmp_path / 'out.pth'))

@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 
 from apa_mmdet.datasets.tiny_lvis import make_tiny_lvis
 from apa_mmdet.engine.stock_tools import stock_tool
+from apa_mmdet.engine.weights_file import load_as_data
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / 'configs/tiny_lvis/mask_rcnn_se_r18_apa.py'
@@ -60,7 +61,7 @@ def test_training_logs_the_losses_and_writes_a_checkpoint(trained):
     assert len(steps) == 2
     assert {'loss_cls', 'loss_bbox', 'loss_mask', 'loss_rpn_cls', 'loss_rpn_bbox', 'acc_classes'} <= set(steps[0])
     assert all(torch.tensor(step['loss']).isfinite() for step in steps)
-    checkpoint = torch.load(trained / 'epoch_1.pth', weights_only=True)
+    checkpoint = load_as_data(trained / 'epoch_1.pth')
     assert checkpoint['meta']['epoch'] == 1 and 'backbone.layer1.0.act_conv1.lambda_' in checkpoint['state_dict']
 
 
@@ -84,8 +85,8 @@ def test_training_resumes_where_it_stopped(tiny, trained):
     (tiny / 'resumed/last_checkpoint').write_text(str(tiny / 'resumed/epoch_1.pth'))
     log = python(ROOT / 'tools/train.py', TINY, '--work-dir', 'resumed', '--resume', *options, cwd=tiny)
     assert 'resumed epoch: 1, iter: 2' in log
-    first = torch.load(trained / 'epoch_1.pth', weights_only=True)
-    second = torch.load(tiny / 'resumed/epoch_2.pth', weights_only=True)
+    first = load_as_data(trained / 'epoch_1.pth')
+    second = load_as_data(tiny / 'resumed/epoch_2.pth')
     assert second['meta']['iter'] == 4
     assert {s['step'].item() for s in second['optimizer']['state'].values()} == {4.}
     name = 'backbone.layer2.0.act_out.lambda_'

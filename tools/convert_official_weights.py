@@ -23,7 +23,7 @@ def parse_args():
 def main():
     try:
         print(convert_file(**vars(parse_args())))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, MemoryError) as error:
         if hasattr(error, 'report'):
             print(error.report)
         return f'convert_official_weights: {error}'

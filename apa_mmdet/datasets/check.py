@@ -290,10 +290,14 @@ def _check_frequencies(path: str, file: str, number: int, checked: List[Checked]
     if read and not (read[0].content and read[0].content.categories):
         return  # reported already
     if read:
-        wrong = [f'{show(c["name"])} ({c["image_count"]!r})' for c in read[0].content.categories
-                 if not is_number(c.get('image_count', 0)) or c.get('image_count', 0) < 0]
-        notes.some(ERROR, f'{path}.class_frequency: categories whose "image_count" is no number of images', wrong,
-                   len(read[0].content.categories), f'correct {file}')
+        content = read[0].content
+        counts = [(c['name'], c.get('image_count', 0)) for c in content.categories]
+        for what, wrong in (
+                ('is no number of images', [(n, k) for n, k in counts if not is_number(k) or k < 0]),
+                (f'is above the number of annotated images, {content.annotated}',
+                 [(n, k) for n, k in counts if is_number(k) and k > content.annotated])):
+            notes.some(ERROR, f'{path}.class_frequency: categories whose "image_count" {what}',
+                       [f'{show(n)} ({k!r:.50})' for n, k in wrong], len(counts), f'correct {file}')
     try:
         found = len(read[0].content.categories if read else load_class_frequency(file))
     except (OSError, ValueError, KeyError, TypeError) as error:

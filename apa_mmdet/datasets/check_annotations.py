@@ -11,6 +11,7 @@ from .check_sources import Use
 
 RARE = 10  # images, LVIS's own threshold
 LARGE = 1e12  # pixels, or square pixels
+EXACT = 1 << 53  # metrics keep ids as floating-point numbers
 SIDE = 1 << 20  # pixels; OpenCV reads no larger picture
 MANY = 0.1  # of the boxes
 
@@ -24,6 +25,7 @@ class Content(NamedTuple):
     counts: Dict[str, int]  # instances that training sees, by class
     rare: int  # classes with 1 to 10 images
     labelled: np.ndarray  # whether an image has any annotation of a class in use, also one that training skips
+    annotated: int = 0  # images with any annotation
 
 
 # ---------------------------------------------------------------- reading
@@ -174,7 +176,7 @@ def check_annotations(content: dict, notes: Notes, classes: Optional[Container[s
     return Content(images, categories, len(annotations),
                    {name: int(n) for name, n, u in zip(names, counts, in_use) if u},
                    int(((image_counts > 0) & (image_counts <= RARE)).sum()),
-                   np.bincount(image[used], minlength=len(images)) > 0)
+                   np.bincount(image[used], minlength=len(images)) > 0, len({a['image_id'] for a in annotations}))
 
 
 def _places(annotations: List[dict], kind: str, records: List[dict], then: str, notes: Notes) -> np.ndarray:
@@ -232,9 +234,9 @@ def _count(category: np.ndarray, image: np.ndarray, number: int):
 def check_evaluated(annotations: List[dict], use: Use, notes: Notes) -> None:
     """What metrics need of the annotations that they compare with predictions."""
     if use.evaluated:
-        wrong = [a['id'] for a in annotations if a['id'] == 0 or not is_number(a['id'])]
-        notes.some(ERROR, 'ids of annotations that are 0 or no number', [repr(i) for i in wrong], len(annotations),
-                   'number them from 1: metrics take 0 for "no match"')
+        wrong = [a['id'] for a in annotations if isinstance(a['id'], str) or not 0 < a['id'] < EXACT]
+        notes.some(ERROR, 'ids of annotations that are no whole number from 1 to 2^53', [f'{i!r:.50}' for i in wrong],
+                   len(annotations), 'number them from 1: metrics take 0 for "no match"')
     if use.evaluated_as_coco:
         wrong = [a['id'] for a in annotations if a.get('iscrowd') not in (0, 1)]
         notes.some(ERROR, 'annotations without "iscrowd" (0 or 1)', wrong, len(annotations),

@@ -1,5 +1,6 @@
 """Reading a file of weights without trusting it, and writing one whole."""
 import os
+import pickle
 import re
 import tarfile
 import warnings
@@ -11,10 +12,13 @@ from typing import IO, Any, Dict, List, NamedTuple, Optional, Union
 import torch
 from torch import Tensor
 
-from .. import compat
+from . import data_pickle
+from .data_pickle import Refused, runs_code
 
-# how torch, and compat.py, word that something would have to be called; the rest of what they say is about damage
-CODE = r'(a checkpoint may not [^;\n]+|(?:Can only (?:create|build)|Trying to call)[^\n.]+)'
+# how torch words that something would have to be called; the rest of what it says is about damage
+NAMED = re.compile(r'unsupported (?:global: global|global) ([\w.]+)', re.IGNORECASE)
+CALLED = re.compile(r'(?:Can only (?:create|build)|Trying to call)[^\n.]+')
+DEEPEST = 100  # levels of plain data; pickle fails over some hundreds
 
 
 class BadCheckpoint(ValueError):
@@ -36,30 +40,36 @@ def load_as_data(file: Union[str, os.PathLike, IO[bytes]], map_location: Any = N
     Raises:
         OSError: if the file is not there or not to be read.
         BadCheckpoint: if it is damaged or no checkpoint, or if code would have to run.
+        MemoryError: if there is not enough memory for it.
+        Exception: what torch or ``map_location`` raise where the file itself is sound.
     """
     named = isinstance(file, (str, os.PathLike))
+    name = os.fspath(file) if named else getattr(file, 'name', 'the checkpoint')
     with open(file, 'rb') if named else nullcontext(file) as stream:
         try:
             _refuse_archives(stream)
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore')  # of files that are refused anyway
-                how = dict(weights_only=True) if hasattr(torch.serialization, 'add_safe_globals') else dict(
-                    pickle_module=_DataPickle)
-                # not torch.load, for which this one stands in while MMEngine loads
-                return torch.serialization.load(file, map_location, **how)
+                return data_pickle.load(file, map_location)
+        except Refused as error:
+            raise BadCheckpoint(f'{name} {error}') from None
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except MemoryError as error:
+            raise MemoryError(f'{name} needs more memory than there is, or is damaged') from error
         except Exception as error:  # torch raises all kinds over arbitrary bytes, OSError among them
-            name = os.fspath(file) if named else getattr(file, 'name', 'the checkpoint')
-            raise BadCheckpoint(f'{name} {_why_unreadable(stream, error)}') from None
+            if _is_sound(file, stream):  # then it does not fit where map_location wants it
+                raise
+            raise BadCheckpoint(f'{name} {_why_unreadable(stream, error)}') from error
 
 
-class _DataPickle:
-    """``pickle``, as far as torch uses it to load."""
-
-    Unpickler = compat.Unpickler
-
-    @staticmethod
-    def load(file: IO[bytes], **kwargs) -> Any:
-        return compat.Unpickler(file, **kwargs).load()
+def _is_sound(file: Any, stream: IO[bytes]) -> bool:
+    stream.seek(0)
+    try:
+        data_pickle.load(file, 'cpu')
+    except Exception:  # as above
+        return False
+    return True
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -81,27 +91,42 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if all(key.startswith('module.') for key in weights):  # of a model inside DistributedDataParallel
         weights = {key.removeprefix('module.'): value for key, value in weights.items()}
     meta = content['meta'] if name and isinstance(content.get('meta'), dict) else {}
-    # the config among it names modules of the code that wrote it
-    kept = {key: value for key, value in meta.items() if key != 'cfg' and _is_plain(value)}
-    rest = [str(key) for key in content if key not in (name, 'meta')] if name else []
-    return Checkpoint(weights, name, kept, rest + [f'meta.{key}' for key in meta if key not in kept])
+    # the configs among it are programs
+    kept = {key: value for key, value in meta.items() if key not in ('cfg', 'config') and _is_plain(value)}
+    rest = [_shown(key) for key in content if key not in (name, 'meta')] if name else []
+    return Checkpoint(weights, name, kept, rest + [f'meta.{_shown(key)}' for key in meta if key not in kept])
+
+
+def _shown(key: Any) -> str:
+    return key if isinstance(key, str) and key.isprintable() else repr(key)
 
 
 def _is_plain(value: Any) -> bool:
-    if isinstance(value, (dict, list, tuple)):
-        return all(map(_is_plain, [*value, *value.values()] if isinstance(value, dict) else value))
-    return value is None or isinstance(value, (str, int, float))
-
-
-class _Archive(Exception):
-    """An archive that torch before 2.6 would read in a way that runs code."""
+    """Whether it is numbers, texts and containers of these that can be written again: neither very deep nor endless."""
+    level = [value]
+    for _ in range(DEEPEST):
+        inner: List[Any] = []
+        for part in level:
+            if isinstance(part, (dict, list, tuple)):
+                inner += [*part, *part.values()] if isinstance(part, dict) else part
+            elif not (part is None or isinstance(part, (str, int, float))):
+                return False
+        level = list({id(part): part for part in inner}.values())  # what is shared counts once
+        if not level:
+            return True
+    return False
 
 
 def _refuse_archives(stream: IO[bytes]) -> None:
+    """Refuse archives that torch before 2.6 would read in a way that runs code."""
     if tarfile.is_tarfile(stream):
-        raise _Archive('is a tar archive, not a checkpoint; unpack it first')
-    if any(name.endswith('/constants.pkl') for name in _names(stream)):
-        raise _Archive('is a TorchScript program, not a checkpoint; get a file that holds weights alone')
+        raise Refused('is a tar archive, not a checkpoint; unpack it first')
+    stream.seek(0)
+    zipped = stream.read(4) == b'PK\x03\x04'  # torch's own rule
+    stream.seek(0)
+    # zipfile may fail over an archive that torch's reader can list
+    if zipped and 'constants.pkl' in torch._C.PyTorchFileReader(stream).get_all_records():
+        raise Refused('is a TorchScript program, not a checkpoint; get a file that holds weights alone')
     stream.seek(0)
 
 
@@ -116,8 +141,6 @@ def _names(stream: IO[bytes]) -> List[str]:
 
 def _why_unreadable(stream: IO[bytes], error: Exception) -> str:
     """What is wrong with a file that torch fails to load."""
-    if isinstance(error, _Archive):
-        return str(error)
     size = stream.seek(0, os.SEEK_END)
     stream.seek(0)
     start = stream.read(16)
@@ -130,16 +153,37 @@ def _why_unreadable(stream: IO[bytes], error: Exception) -> str:
         return f'is a zip archive, not a checkpoint; unpack it first, it holds {", ".join(names[:3])}'
     if not start.startswith((b'PK', b'\x80\x02')):
         return f'is no checkpoint of PyTorch, it begins with {start!r}; if it is an archive, unpack it first'
-    if re.search('_WEIGHTS_ONLY_LOAD|explicit pickle_module', str(error)):
+    said = str(error)
+    if re.search('_WEIGHTS_ONLY_LOAD|explicit pickle_module', said) and not isinstance(error, pickle.UnpicklingError):
         return 'cannot be read while TORCH_FORCE_WEIGHTS_ONLY_LOAD is set; unset it, only data are read without it too'
-    code = re.search(r'unsupported (?:global: global|global|class) ([\w.]+)', str(error), re.IGNORECASE) or re.search(
-        CODE, str(error))
-    if code:
-        return f'is refused, because loading it would run code ({code[1]}); get a file that holds weights alone'
-    if 'Unsupported operand' in str(error):
+    refused = _refused_by_torch(said)
+    if refused:
+        return str(refused)
+    if 'Unsupported operand' in said:
         return ('is damaged, or of a pickle protocol that torch does not load as mere data; download it again, or save '
                 'it anew with torch.save and its own protocol')
-    return f'is cut short, damaged or no checkpoint ({size:,} bytes); download it again'
+    line = _line(error)
+    if 'must be imported' in line:
+        return f'cannot be read yet: {line}'
+    if 'allocate memory' in line:
+        return f'needs more memory than there is, or is damaged ({size:,} bytes; {line})'
+    return f'is cut short, damaged or no checkpoint ({size:,} bytes); download it again ({line})'
+
+
+def _refused_by_torch(said: str) -> Optional[Refused]:
+    named, called = NAMED.search(said), CALLED.search(said)
+    if named is None:
+        return runs_code(called[0]) if called else None
+    own = '.' in named[1] and 'is blocked' not in said
+    return runs_code(named[1], '; if it is a class of your own that only holds data, allow it with '
+                               'torch.serialization.add_safe_globals' if own else '')
+
+
+def _line(error: Exception) -> str:
+    """The first line of what torch says, without what it says of every file."""
+    text = re.split('WeightsUnpickler error:|Weights only load failed.', str(error))[-1].strip()
+    line = f'{type(error).__name__}: {text.splitlines()[0][:200]}' if text else type(error).__name__
+    return line if line.isprintable() else repr(line)
 
 
 def write_checkpoint(checkpoint: Dict[str, Any], path: Path) -> None:

@@ -510,8 +510,8 @@ def evaluated(folder, metric='bbox', **evaluator):
 @pytest.mark.parametrize('change, line', [
     (dict(iscrowd=None), 'annotations without "iscrowd" (0 or 1): 1 of 2, e.g. 1; add it, CocoMetric needs it'),
     (dict(iscrowd='0'), 'annotations without "iscrowd" (0 or 1): 1 of 2, e.g. 1; add it, CocoMetric needs it'),
-    (dict(id=0), 'ids of annotations that are 0 or no number: 1 of 2, e.g. 0; number them from 1: metrics take 0 for'),
-    (dict(id='a'), "ids of annotations that are 0 or no number: 1 of 2, e.g. 'a'; number them from 1: metrics take 0"),
+    (dict(id=0), 'ids of annotations that are no whole number from 1 to 2^53: 1 of 2, e.g. 0; number them from 1: metrics take 0 for'),
+    (dict(id='a'), "ids of annotations that are no whole number from 1 to 2^53: 1 of 2, e.g. 'a'; number them from 1: metrics take 0"),
 ])
 def test_what_the_coco_metric_needs(tmp_path, change, line):
     cfg = evaluated(tmp_path / 'd')

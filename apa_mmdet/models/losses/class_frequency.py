@@ -38,14 +38,17 @@ def load_class_frequency(path: Union[str, os.PathLike]) -> List[float]:
                                 'image frequencies')
     cached = _read_cache(path)
     if cached is not None:
-        return _frequencies(cached, path)
+        return cached
+    state = _state(path)  # before reading: another version may arrive meanwhile
     content = _read_json(path)
     if isinstance(content, list):
         return check_frequencies(content, str(path))
-    if isinstance(content, dict) and 'n_images_annotated' not in content:
-        content = _count_images(content, path)
-        _write_cache(content, path)
-    return _frequencies(content, path)
+    if not isinstance(content, dict) or 'n_images_annotated' in content:
+        return _frequencies(content, path)
+    counts = _count_images(content, path)
+    frequencies = _frequencies(counts, path)
+    _write_cache(dict(state, **counts), path)
+    return frequencies
 
 
 def check_frequencies(frequencies: Sequence[float], origin: str) -> List[float]:
@@ -123,14 +126,14 @@ def _state(path: Path) -> dict:
     return dict(source=path.name, source_size=stat.st_size, source_mtime_ns=stat.st_mtime_ns)
 
 
-def _read_cache(path: Path) -> Optional[dict]:
-    """The kept counts, None if there are none, they are of another state of the source, or cannot be read."""
+def _read_cache(path: Path) -> Optional[List[float]]:
+    """The kept frequencies, None if there are none, they are of another state of the source, or damaged."""
     try:
         cached = json.loads(_cache_of(path).read_bytes())
-        fresh = 'n_images_annotated' in cached and all(cached[key] == value for key, value in _state(path).items())
+        fresh = all(cached[key] == value for key, value in _state(path).items())
+        return _frequencies(cached, path) if fresh else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return cached if fresh else None
 
 
 def _write_cache(content: dict, path: Path) -> None:
@@ -140,7 +143,7 @@ def _write_cache(content: dict, path: Path) -> None:
     try:
         with tempfile.NamedTemporaryFile('w', dir=cache.parent, prefix=cache.name, delete=False) as file:
             temporary = file.name
-            json.dump(dict(_state(path), **content), file)
+            json.dump(content, file)
         os.chmod(temporary, 0o644)  # the data may be shared, and a temporary file is its owner's alone
         os.replace(temporary, cache)
     except OSError as error:
