@@ -218,7 +218,7 @@ def two_detectors(tmp_path):
     for kind in ('AGLU', 'ReLU'):
         cfg = tinier(tmp_path / 'data', tmp_path, **{'model.backbone.act_cfg.type': kind})
         paths.append(tmp_path / f'{kind.lower()}.py')
-        paths[-1].write_text(cfg.pretty_text.removeprefix('config = ').join(['globals().update(', ')']))
+        cfg.dump(paths[-1])
     return paths
 
 
