@@ -201,7 +201,6 @@ def parse_args(arguments: Optional[List[str]] = None) -> argparse.Namespace:
 
 def main(arguments: Optional[List[str]] = None) -> int:
     args = parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the run in progress would go on by itself
     try:
         if args.table and not args.out.exists():
             raise FileNotFoundError(f'there are no results yet: {args.out} does not exist')
@@ -226,4 +225,5 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 
 if __name__ == '__main__':
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the run in progress would go on by itself
     sys.exit(main())
