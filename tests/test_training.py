@@ -22,7 +22,7 @@ CONFIGS = sorted(str(p.relative_to(ROOT / 'configs').with_suffix('')) for p in (
                  if p.parent.name != 'any_detector')  # test_any_detector.py
 QUICK = {
     'coco/faster_rcnn_se_r50_apa_2x', 'coco/mask_rcnn_se_r50_relu_sigmoid', 'lvis/mask_rcnn_se_r50_apa',
-    'lvis/mask_rcnn_se_r50_relu_softmax', 'v3det/mask_rcnn_se_r50_apa',
+    'v3det/mask_rcnn_se_r50_apa',
 }
 FORMS = dict(lvis='lvis_v1', coco='coco', v3det='v3det', tiny_lvis='tiny_lvis', own_data='coco')
 ROOTS = dict(lvis='data/lvis_v1/', coco='data/coco/', v3det='data/V3Det/', tiny_lvis='data/tiny_lvis/', own_data='data/own')
