@@ -1,4 +1,5 @@
 """Reading a file of weights without trusting it, and writing one whole."""
+import io
 import os
 import pickle
 import re
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from . import data_pickle
+from .checkpoint_hook import WholeFileBackend
 from .data_pickle import Refused, runs_code
 
 # how torch words that something would have to be called; the rest of what it says is about damage
@@ -188,10 +190,6 @@ def _line(error: Exception) -> str:
 
 def write_checkpoint(checkpoint: Dict[str, Any], path: Path) -> None:
     """Write it whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f'{path.name}.unfinished')
-    try:
-        torch.save(checkpoint, unfinished)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    content = io.BytesIO()
+    torch.save(checkpoint, content)
+    WholeFileBackend().put(content.getvalue(), path)

@@ -1,6 +1,5 @@
 """The same numbers as mmdet's LVISMetric and lvis 0.5.3, from files, in any number of processes, and after a crash."""
 import json
-import multiprocessing
 import os
 import runpy
 import shutil
@@ -17,6 +16,7 @@ from lvis import LVIS, LVISEval, LVISResults
 from mmdet.evaluation import LVISMetric
 from mmdet.evaluation.metrics.lvis_metric import LVISFixedAPMetric
 from mmengine.logging import MMLogger
+from processes import in_two_processes
 
 from apa_mmdet.engine.eval_results import eval_results
 from apa_mmdet.evaluation import FastLVISMetric
@@ -307,18 +307,8 @@ def evaluate_in_process(rank, folder, ann_file, samples, shared):
     (folder / f'outcome{rank}').write_text(json.dumps(outcome))
 
 
-def run_in_two_processes(function, exitcode, *args):
-    context = multiprocessing.get_context('fork')
-    processes = [context.Process(target=function, args=(rank, *args)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-        assert process.exitcode == exitcode
-
-
-def in_two_processes(*args):
-    run_in_two_processes(evaluate_in_process, 0, *args)
+def outcomes_of_two_processes(*args):
+    in_two_processes(evaluate_in_process, *args)
     return [json.loads((args[0] / f'outcome{rank}').read_text()) for rank in range(2)]
 
 
@@ -327,14 +317,14 @@ def test_two_processes_have_the_metrics_of_one(tmp_path, shared):
     content, samples = draw(12, images=5)
     ann_file = saved(content, tmp_path)
     wanted = result(FastLVISMetric, ann_file, samples, metric=EVERYTHING)
-    for outcome in in_two_processes(tmp_path, ann_file, samples, shared):
+    for outcome in outcomes_of_two_processes(tmp_path, ann_file, samples, shared):
         assert outcome == pytest.approx(wanted, abs=1e-12)
 
 
 def test_every_process_hears_of_a_failure(tmp_path):
     content, samples = draw(13, images=5)
     ann_file = saved(dict(content, categories=[]), tmp_path)
-    for outcome in in_two_processes(tmp_path, ann_file, samples, True):
+    for outcome in outcomes_of_two_processes(tmp_path, ann_file, samples, True):
         assert 'the evaluation failed' in outcome and 'results.predictions' in outcome
 
 
@@ -351,7 +341,7 @@ def evaluate_with_a_full_disk(rank, folder, ann_file, samples):
 
 def test_every_process_hears_of_a_full_disk(tmp_path):
     content, samples = draw(13)
-    run_in_two_processes(evaluate_with_a_full_disk, 0, tmp_path, saved(content, tmp_path), samples)
+    in_two_processes(evaluate_with_a_full_disk, tmp_path, saved(content, tmp_path), samples)
 
 
 # Errors
@@ -544,7 +534,7 @@ def test_what_a_killed_test_leaves_is_evaluated(tmp_path):
     """Two processes on machines of their own; the one of rank 0 still has a file of the test before."""
     content, samples = draw(12)
     ann_file = saved(content, tmp_path)
-    run_in_two_processes(killed_in_a_second_test, -signal.SIGKILL, tmp_path, ann_file, samples)
+    in_two_processes(killed_in_a_second_test, tmp_path, ann_file, samples, exitcode=-signal.SIGKILL)
     recipe = config(tmp_path, ann_file, type='FastLVISMetric')
     folders = [tmp_path / f'machine{rank}/results.predictions' for rank in range(2)]
     with pytest.raises(ValueError, match='rank1.predictions belongs to another test'):

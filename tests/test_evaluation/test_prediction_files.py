@@ -1,5 +1,4 @@
 """What is written is read back, from one process or several; what is damaged is found."""
-import multiprocessing
 import tracemalloc
 
 import numpy as np
@@ -7,6 +6,7 @@ import pycocotools.mask as mask_utils
 import pytest
 import torch
 from mmengine.logging import MMLogger
+from processes import in_two_processes
 
 from apa_mmdet.evaluation import prediction_files
 from apa_mmdet.evaluation.prediction_files import (Masks, Prediction, PredictionFiles, PredictionWriter, files_in,
@@ -151,17 +151,6 @@ def test_what_is_read_does_not_keep_the_masks(tmp_path):
     assert len(kept) == 100 and peak < size / 10
 
 
-def in_processes(function, *args):
-    """Call ``function(rank, *args)`` in two processes."""
-    context = multiprocessing.get_context('fork')
-    processes = [context.Process(target=function, args=(rank, *args)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-        assert process.exitcode == 0
-
-
 def gather(rank, folder, shared):
     torch.set_num_threads(1)
     torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
@@ -172,7 +161,7 @@ def gather(rank, folder, shared):
 
 @pytest.mark.parametrize('shared', [True, False])
 def test_rank_0_gets_the_files_of_all(tmp_path, shared):
-    in_processes(gather, tmp_path, shared)
+    in_two_processes(gather, tmp_path, shared)
     assert (tmp_path / 'paths1').read_text() == ''
     files = files_in(tmp_path / ('all' if shared else '0'))
     assert (tmp_path / 'paths0').read_text().splitlines() == [str(path) for path in files.paths]
@@ -193,7 +182,7 @@ def gather_with_a_full_disk(rank, folder):
 
 
 def test_a_full_disk_while_receiving_holds_nobody_up(tmp_path):
-    in_processes(gather_with_a_full_disk, tmp_path)
+    in_two_processes(gather_with_a_full_disk, tmp_path)
     assert (tmp_path / 'outcome1').read_text() == '[]'
     said = (tmp_path / 'outcome0').read_text()
     assert 'No space left on device, while those of process 1 were received' in said and 'rank1.predictions' in said
