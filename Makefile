@@ -5,12 +5,13 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 DEMO := mask_rcnn_se_r18_apa
 CONFIG := configs/tiny_lvis/$(DEMO).py
 
-.PHONY: help setup demo test test-slow bench clean force
+.PHONY: help setup demo test test-slow lint bench clean force
 
 help:
 	@echo 'make demo       train, test and picture a long-tailed instance segmenter (a quarter of an hour on 2 cores)'
 	@echo 'make test       the tests'
 	@echo 'make test-slow  the tests that take minutes each'
+	@echo 'make lint       the style of the code: ruff, as pyproject.toml has it'
 	@echo 'make bench      check the activations against 60-digit values, then time them, the backbones and the heads'
 	@echo 'make setup      the virtual environment $(VENV) alone; both of the above do it first'
 	@echo 'make clean      remove $(VENV), data/tiny_lvis and work_dirs/$(DEMO)'
@@ -18,7 +19,7 @@ help:
 setup: $(VENV)/.ready
 
 # TORCH, PYTHON and MMCV_CACHE are for this script, which explains them
-$(VENV)/.ready: requirements.txt setup.py tools/setup_env.sh tools/build_mmcv.sh $(if $(TORCH),force)
+$(VENV)/.ready: requirements.txt pyproject.toml tools/setup_env.sh tools/build_mmcv.sh $(if $(TORCH),force)
 	tools/setup_env.sh $(VENV)
 	@touch $@
 
@@ -33,6 +34,10 @@ test: setup
 
 test-slow: setup
 	python -m pytest -m slow
+
+lint: setup
+	ruff check .
+	ruff format --check .
 
 bench: setup
 	python tools/benchmarks/activations.py --check --keep-memory

@@ -4,10 +4,11 @@ A *classification checkpoint* (weights under ``model``, classifier ``fc.*``) bec
 ``init_cfg=dict(type='Pretrained', checkpoint=…)``, a *detection checkpoint* (names under ``backbone.``) one that
 ``tools/test.py`` loads. Everything is compared with the model it is for before anything is written.
 """
+
 import re
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Dict, Iterable, List, Optional, Tuple
 
 import torch
 from mmdet.registry import MODELS
@@ -18,7 +19,7 @@ from torch import Tensor
 from .engine.weights_file import read_checkpoint, write_checkpoint
 from .models.backbones import SEResNet
 
-StateDict = Dict[str, Tensor]
+StateDict = dict[str, Tensor]
 
 # ---------------------------------------------------------------- names
 
@@ -27,23 +28,28 @@ BLOCK = re.compile(rf'(?:backbone\.)?{PLACE.pattern}\.')
 CLASSIFIER = re.compile(r'fc\.')
 
 
-def _activations(modules: Dict[str, str]) -> Dict[str, str]:
+def _activations(modules: dict[str, str]) -> dict[str, str]:
     parameters = dict(lambda_param='lambda_', kappa_param='kappa')
     return {f'{theirs}.{p}': f'{ours}.{q}' for theirs, ours in modules.items() for p, q in parameters.items()}
 
 
 # what a name begins with → published rest of it: ours
-HEADS = ((re.compile(r'(?:backbone\.)?'), _activations(dict(relu='act_stem'))),
-         (re.compile(r'.*\.conv_logits\.'), dict(tempearture='temperature')),
-         (re.compile(r'.*\.fc_cls\.'), dict(s_='scale')))
-ATTENTION = {**_activations({'se.uniact': 'se.gate'}),
-             'se.excitation.0.weight': 'se.fc1.weight', 'se.excitation.2.weight': 'se.fc2.weight'}
+HEADS = (
+    (re.compile(r'(?:backbone\.)?'), _activations(dict(relu='act_stem'))),
+    (re.compile(r'.*\.conv_logits\.'), dict(tempearture='temperature')),
+    (re.compile(r'.*\.fc_cls\.'), dict(s_='scale')),
+)
+ATTENTION = {
+    **_activations({'se.uniact': 'se.gate'}),
+    'se.excitation.0.weight': 'se.fc1.weight',
+    'se.excitation.2.weight': 'se.fc2.weight',
+}
 BOTTLENECK = _activations(dict(unirect1='act_conv1', unirect2='act_conv2', unirect3='act_out'))
 # no published file of depth 18 or 34 was at hand: this takes its activations to be counted in the order of use
 BASIC_BLOCK = _activations(dict(unirect1='act_conv1', unirect2='act_out'))
 
 
-def other_names(names: Iterable[str], to_official: bool = False) -> Dict[str, str]:
+def other_names(names: Iterable[str], to_official: bool = False) -> dict[str, str]:
     """Published name → ours for each of ``names``, in their order; the other way round with ``to_official``.
 
     A name that is the same on both sides, or not known, stays.
@@ -64,16 +70,18 @@ def other_names(names: Iterable[str], to_official: bool = False) -> Dict[str, st
     def other(name: str) -> str:
         for where, table in rules:
             place = where.match(name)
-            if place and name[place.end():] in table:
-                return name[:place.end()] + table[name[place.end():]]
+            if place and name[place.end() :] in table:
+                return name[: place.end()] + table[name[place.end() :]]
         return name
 
     result, taken = {}, {}
     for name in names:
         result[name] = other(name)
         if taken.setdefault(result[name], name) != name:
-            raise ValueError(f'{taken[result[name]]} and {name} would both become {result[name]}: '
-                             'the names are partly published ones, partly ours')
+            raise ValueError(
+                f'{taken[result[name]]} and {name} would both become {result[name]}: '
+                'the names are partly published ones, partly ours'
+            )
     return result
 
 
@@ -97,7 +105,7 @@ def _is_bottleneck(names: Iterable[str]) -> bool:
 # ---------------------------------------------------------------- comparison
 
 
-def depth_of(names: Iterable[str]) -> Optional[int]:
+def depth_of(names: Iterable[str]) -> int | None:
     """Depth of the ResNet whose parameters have these names, None if SEResNet knows no such depth.
 
     Example:
@@ -120,27 +128,32 @@ def infer_backbone(weights: StateDict) -> dict:
     """
     depth = depth_of(weights)
     if depth is None:
-        raise ValueError(f'the weights, {", ".join(list(weights)[:3])} …, are not those of the blocks, layer1.0 to '
-                         f'layer4.…, of a ResNet of depth {list(SEResNet.arch_settings)}; name the config of another '
-                         'backbone with --config')
+        raise ValueError(
+            f'the weights, {", ".join(list(weights)[:3])} …, are not those of the blocks, layer1.0 to '
+            f'layer4.…, of a ResNet of depth {list(SEResNet.arch_settings)}; name the config of another '
+            'backbone with --config'
+        )
     recipe = dict(type='SEResNet', depth=depth)
     grouped = weights.get('layer1.0.conv2.weight')
     if grouped is not None and grouped.dim() == 4 and 0 < grouped.shape[1] < len(grouped):
         recipe.update(type='SEResNeXt', groups=len(grouped) // grouped.shape[1], base_width=grouped.shape[1])
     if not any(name.endswith('.lambda_') for name in weights):
-        recipe.update(act_cfg=dict(type='ReLU'), se_cfg=dict(norm_cfg=None, gate_cfg=dict(type='Sigmoid'), dropout=0.))
+        recipe.update(act_cfg=dict(type='ReLU'), se_cfg=dict(norm_cfg=None, gate_cfg=dict(type='Sigmoid'), dropout=0.0))
     return recipe
 
 
-def compare(weights: StateDict, expected: StateDict) -> Dict[str, List[str]]:
+def compare(weights: StateDict, expected: StateDict) -> dict[str, list[str]]:
     """What keeps ``weights`` from being loaded as ``expected``, under three headings."""
     shared = {name: (weights[name], tensor) for name, tensor in expected.items() if name in weights}
     fitting = {name: (ours, theirs) for name, (ours, theirs) in shared.items() if ours.shape == theirs.shape}
     kinds = {name: _kind(ours) for name, (ours, theirs) in fitting.items() if _kind(ours) != _kind(theirs)}
     return {
         'missing': [name for name in expected if name not in weights],
-        'of another shape': [f'{name}: {tuple(ours.shape)}, not {tuple(theirs.shape)}'
-                             for name, (ours, theirs) in shared.items() if name not in fitting],
+        'of another shape': [
+            f'{name}: {tuple(ours.shape)}, not {tuple(theirs.shape)}'
+            for name, (ours, theirs) in shared.items()
+            if name not in fitting
+        ],
         'of another kind': [f'{name}: {kind}' for name, kind in kinds.items()],
         'not finite': [name for name, (ours, _) in fitting.items() if name not in kinds and not ours.isfinite().all()],
         'unexplained': [name for name in weights if name not in expected],
@@ -170,7 +183,7 @@ def likely_reason(weights: StateDict, expected: StateDict) -> str:
     return ''
 
 
-def summary(headings: Dict[str, List[str]]) -> str:
+def summary(headings: dict[str, list[str]]) -> str:
     """The lines under their headings; those that differ in stage and block alone make one.
 
     Example:
@@ -189,9 +202,9 @@ def summary(headings: Dict[str, List[str]]) -> str:
     return '\n'.join(text)
 
 
-def _runs(places: List[Tuple[str, str]]) -> str:
+def _runs(places: list[tuple[str, str]]) -> str:
     """Pairs of stage and block, in order, as e.g. ``layer1.0-2, layer2.0``."""
-    runs: List[Tuple[str, int, int]] = []
+    runs: list[tuple[str, int, int]] = []
     for stage, block in places:
         begun = runs and runs[-1][0] == stage and runs[-1][2] == int(block) - 1
         runs.append((stage, runs.pop()[1] if begun else int(block), int(block)))
@@ -209,8 +222,9 @@ class WrongWeights(ValueError):
         self.report = report
 
 
-def convert_file(source: str, target: str, config: Optional[str] = None, to_official: bool = False,
-                 force: bool = False) -> str:
+def convert_file(
+    source: str, target: str, config: str | None = None, to_official: bool = False, force: bool = False
+) -> str:
     """Convert a checkpoint file; return a report that lists every key renamed or dropped.
 
     Args:
@@ -241,9 +255,13 @@ def convert_file(source: str, target: str, config: Optional[str] = None, to_offi
         raise ValueError(f'{source} is a detection checkpoint; name the config of its model with --config')
     expected, model = _expected(config, detector, ours)
     wrong = compare(ours, expected)
-    report = f'{source}: {len(names)} weights, compared with {model}\n' + summary({
-        'renamed': [f'{old} → {new}' for old, new in names.items() if old != new],
-        'dropped': classifier + rest, **wrong})
+    report = f'{source}: {len(names)} weights, compared with {model}\n' + summary(
+        {
+            'renamed': [f'{old} → {new}' for old, new in names.items() if old != new],
+            'dropped': classifier + rest,
+            **wrong,
+        }
+    )
     if any(wrong.values()):
         counts = ', '.join(f'{len(lines)} {heading}' for heading, lines in wrong.items() if lines)
         first = next(lines[0] for lines in wrong.values() if lines)
@@ -251,19 +269,27 @@ def convert_file(source: str, target: str, config: Optional[str] = None, to_offi
         raise WrongWeights(f'{source} does not fit {model}: {reason}{counts}, first {first}', report)
     nest = 'model' if to_official and not detector else 'state_dict'
     write_checkpoint({'meta': meta, nest: {new: weights[old] for old, new in names.items()}}, target)
-    use = ('for the published code' + ('' if detector else ', without a classifier') if to_official else
-           f'for tools/test.py {config}' if detector else f"for {model} with init_cfg=dict(type='Pretrained', …)")
+    use = (
+        'for the published code' + ('' if detector else ', without a classifier')
+        if to_official
+        else f'for tools/test.py {config}'
+        if detector
+        else f"for {model} with init_cfg=dict(type='Pretrained', …)"
+    )
     return f'{report}\nwritten: {target}, {use}'
 
 
-def _check_direction(source: Path, names: Dict[str, str], to_official: bool) -> None:
+def _check_direction(source: Path, names: dict[str, str], to_official: bool) -> None:
     renamed = [name for name, other in names.items() if other != name]
     if not renamed and any(other != name for name, other in other_names(names, not to_official).items()):
-        raise ValueError(f'{source} has the published names already; leave out --to-official' if to_official else
-                         f'{source} has our names already and needs no conversion; --to-official goes the other way')
+        raise ValueError(
+            f'{source} has the published names already; leave out --to-official'
+            if to_official
+            else f'{source} has our names already and needs no conversion; --to-official goes the other way'
+        )
 
 
-def _expected(config: Optional[str], detector: bool, weights: StateDict) -> Tuple[StateDict, str]:
+def _expected(config: str | None, detector: bool, weights: StateDict) -> tuple[StateDict, str]:
     """The weights of the model that ``weights`` are for, and what to call it."""
     if not config:
         recipe = infer_backbone(weights)
@@ -287,6 +313,7 @@ def _build(recipe: dict) -> StateDict:
 
 
 def _as_call(recipe: dict) -> str:
-    arguments = (f'{key}={_as_call(value) if isinstance(value, dict) else repr(value)}'
-                 for key, value in recipe.items())
+    arguments = (
+        f'{key}={_as_call(value) if isinstance(value, dict) else repr(value)}' for key, value in recipe.items()
+    )
     return f'dict({", ".join(arguments)})'

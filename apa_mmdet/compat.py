@@ -2,6 +2,7 @@
 
 Each mend looks first whether the thing is broken, and leaves it alone where it is not.
 """
+
 import functools
 import importlib.metadata
 import inspect
@@ -9,13 +10,14 @@ import logging
 import os
 import re
 import types
+from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, Callable, Tuple
+from typing import Any
 
 import numpy as np
 import torch
 
-# package: (first supported, first not supported); the reason stands in setup.py's requirements
+# package: (first supported, first not supported); the reasons stand in pyproject.toml
 SUPPORTED = {
     'torch': ('2.1', None),
     'mmengine': ('0.10.0', '1.0'),
@@ -40,7 +42,7 @@ def check_host_versions(installed: Callable[[str], str] = importlib.metadata.ver
             raise ImportError(f'apa_mmdet needs {wanted}, but {package} {version} is installed')
 
 
-def _release(version: str) -> Tuple[int, ...]:
+def _release(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.match(r'\d+(\.\d+)*', version).group().split('.'))
 
 
@@ -60,6 +62,7 @@ def load_checkpoints_as_data() -> None:
     """
     from mmengine.infer import BaseInferencer
     from mmengine.runner.checkpoint import CheckpointLoader
+
     stock_load, stock_loader, stock_model = torch.load, CheckpointLoader.load_checkpoint, BaseInferencer._init_model
 
     @functools.wraps(stock_load)
@@ -67,6 +70,7 @@ def load_checkpoints_as_data() -> None:
         if not _as_data.get():
             return stock_load(*args, **kwargs)
         from .engine.weights_file import load_as_data
+
         given = inspect.signature(stock_load).bind(*args, **kwargs).arguments
         return load_as_data(given['f'], given.get('map_location'))
 
@@ -81,8 +85,10 @@ def load_checkpoints_as_data() -> None:
 
     def init_model(self, cfg, weights, device='cpu'):
         if not cfg:
-            raise ValueError(f'{weights}: name the config of its model as well; the one inside a checkpoint is a '
-                             'program, and is not run')
+            raise ValueError(
+                f'{weights}: name the config of its model as well; the one inside a checkpoint is a '
+                'program, and is not run'
+            )
         return stock_model(self, cfg, weights, device)
 
     torch.load = load
@@ -92,9 +98,13 @@ def load_checkpoints_as_data() -> None:
 
 def _leave_out_program(checkpoint: Any, filename: str, logger: Any) -> None:
     from mmengine.logging import print_log
+
     if os.environ.get('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '0').lower() in ('1', 'y', 'yes', 'true'):
-        print_log(f'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set, but not for apa_mmdet: {filename} was read as data alone',
-                  logger, logging.WARNING)
+        print_log(
+            f'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set, but not for apa_mmdet: {filename} was read as data alone',
+            logger,
+            logging.WARNING,
+        )
     # a loader of the user's own may hand on a dict whose `get` and `pop` are the file's
     meta = dict.get(checkpoint, 'meta') if isinstance(checkpoint, dict) else None
     if isinstance(meta, dict) and dict.__contains__(meta, 'config'):
@@ -117,6 +127,7 @@ class NumpyWithFloat(types.ModuleType):
 def restore_np_float_for_lvis() -> None:
     """Give ``lvis.eval``, and it alone, the ``np.float`` that lvis 0.5.3 uses."""
     import lvis.eval
+
     if not hasattr(np, 'float') and re.search(r'\bnp\.float\b', inspect.getsource(lvis.eval)):
         lvis.eval.np = NumpyWithFloat('numpy')
 

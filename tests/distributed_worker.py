@@ -1,4 +1,5 @@
 """The run that tests/test_distributed.py starts in one and in two processes, and what it keeps of it."""
+
 import json
 from pathlib import Path
 
@@ -30,8 +31,10 @@ class RecordHook(Hook):
         history = {key: buffer.data[0].tolist() for key, buffer in runner.message_hub.log_scalars.items()}
         weights = _weights(runner.model)
         empty = step_without_objects(runner) if get_world_size() > 1 else None
-        torch.save(dict(history=history, weights=weights, drawn=torch.stack(self.drawn), empty=empty),
-                   Path(runner.work_dir) / f'rank{get_rank()}.pth')
+        torch.save(
+            dict(history=history, weights=weights, drawn=torch.stack(self.drawn), empty=empty),
+            Path(runner.work_dir) / f'rank{get_rank()}.pth',
+        )
 
 
 def _weights(model):
@@ -95,18 +98,17 @@ def without_chance(data, work_dir, load_from):
     cfg = small_config(data, work_dir)
     cfg.load_from = str(load_from)
     cfg.train_dataloader.update(batch_size=4, sampler=dict(type='DefaultSampler', shuffle=False))
-    next(step for step in cfg.train_dataloader.dataset.dataset.pipeline if step.type == 'RandomFlip').prob = 0.
-    cfg.model.backbone.update(norm_eval=True, se_cfg=dict(dropout=0.))
+    next(step for step in cfg.train_dataloader.dataset.dataset.pipeline if step.type == 'RandomFlip').prob = 0.0
+    cfg.model.backbone.update(norm_eval=True, se_cfg=dict(dropout=0.0))
     train = cfg.model.train_cfg
-    train.rpn.assigner.update(pos_iou_thr=.7, neg_iou_thr=.7)
-    train.rpn_proposal.update(nms_pre=ALL, max_per_img=ALL, min_bbox_size=-1,
-                              nms=dict(type='nms', iou_threshold=1.))
-    train.rcnn.assigner.update(pos_iou_thr=.99, neg_iou_thr=.99, min_pos_iou=.99)
+    train.rpn.assigner.update(pos_iou_thr=0.7, neg_iou_thr=0.7)
+    train.rpn_proposal.update(nms_pre=ALL, max_per_img=ALL, min_bbox_size=-1, nms=dict(type='nms', iou_threshold=1.0))
+    train.rcnn.assigner.update(pos_iou_thr=0.99, neg_iou_thr=0.99, min_pos_iou=0.99)
     for sampler in (train.rpn.sampler, train.rcnn.sampler):
-        sampler.update(num=ALL, pos_fraction=1., neg_pos_ub=-1)
-    cfg.model.roi_head.bbox_head.loss_cls.frequency_threshold = 2.
+        sampler.update(num=ALL, pos_fraction=1.0, neg_pos_ub=-1)
+    cfg.model.roi_head.bbox_head.loss_cls.frequency_threshold = 2.0
     # Adam's first steps are as long for a gradient of rounding errors as for any other
-    cfg.optim_wrapper.optimizer = dict(type='SGD', lr=.005, momentum=.9)
+    cfg.optim_wrapper.optimizer = dict(type='SGD', lr=0.005, momentum=0.9)
     cfg.custom_imports.imports = ['apa_mmdet', 'distributed_worker']
     cfg.custom_hooks = [dict(type='RecordHook')]
     return cfg

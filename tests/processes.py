@@ -1,4 +1,5 @@
 """Two processes that come from the test's own."""
+
 import multiprocessing
 
 

@@ -1,4 +1,5 @@
 """Figures recorded from the published implementations, and the rule that gave both sides the same weights."""
+
 import zlib
 from pathlib import Path
 
@@ -26,14 +27,14 @@ def value(key, shape, salt=0):
         return np.zeros(shape, np.int64)
     if leaf in ('tempearture', 's_'):
         drawn = np.full(shape, 4.5)
-    elif leaf in ('running_var', 'g') or leaf == 'weight' and len(shape) < 2:
-        drawn = rng.uniform(.5, 1.5, shape)
+    elif leaf in ('running_var', 'g') or (leaf == 'weight' and len(shape) < 2):
+        drawn = rng.uniform(0.5, 1.5, shape)
     elif leaf == 'lambda_param':
-        drawn = rng.uniform(.05, 1., shape)
+        drawn = rng.uniform(0.05, 1.0, shape)
     elif leaf == 'kappa_param':
         drawn = rng.uniform(*((-1, 0) if '.se.' in key else (1, 1.3)), shape)
     elif leaf != 'running_mean' and len(shape) >= 2:
-        drawn = rng.normal(0, (1.6 / np.prod(shape[1:]))**.5, shape)
+        drawn = rng.normal(0, (1.6 / np.prod(shape[1:])) ** 0.5, shape)
     else:
-        drawn = rng.normal(0, .1, shape)
+        drawn = rng.normal(0, 0.1, shape)
     return drawn.astype(np.float32)

@@ -1,11 +1,17 @@
 """Configs at the size of a test: data in another place, of a few pixels, loaded without worker processes."""
+
 from mmengine.config import Config, ConfigDict
 
 SIDE = 96
 SIZES = dict(  # type of a transform: the arguments that say how large its pictures are
-    Resize=dict(scale=(SIDE, 64)), RandomChoiceResize=dict(scales=[(SIDE, 64), (120, 80)]), RandomResize=dict(scale=(120, 120)),
-    RandomCrop=dict(crop_size=(64, 64)), Pad=dict(size=(SIDE, SIDE)), CachedMosaic=dict(img_scale=(SIDE, SIDE)),
-    CachedMixUp=dict(img_scale=(SIDE, SIDE)))
+    Resize=dict(scale=(SIDE, 64)),
+    RandomChoiceResize=dict(scales=[(SIDE, 64), (120, 80)]),
+    RandomResize=dict(scale=(120, 120)),
+    RandomCrop=dict(crop_size=(64, 64)),
+    Pad=dict(size=(SIDE, SIDE)),
+    CachedMosaic=dict(img_scale=(SIDE, SIDE)),
+    CachedMixUp=dict(img_scale=(SIDE, SIDE)),
+)
 
 
 def shrunk(cfg, root, data):
@@ -14,7 +20,7 @@ def shrunk(cfg, root, data):
     def change(node):
         for key, value in node.items():
             if isinstance(value, str) and value.startswith(root):
-                node[key] = str(data / value[len(root):])
+                node[key] = str(data / value[len(root) :])
         node.update({key: size for key, size in SIZES.get(node.get('type'), {}).items() if key in node})
         if 'num_workers' in node:
             node.update(num_workers=0, persistent_workers=False)
@@ -41,8 +47,8 @@ def two_steps(cfg):
         cfg.train_cfg.update(max_iters=2, val_interval=2)
     else:
         cfg.train_cfg.update(max_epochs=1, val_interval=1)
-    cfg.optim_wrapper.optimizer.weight_decay = 0.  # would change every parameter
+    cfg.optim_wrapper.optimizer.weight_decay = 0.0  # would change every parameter
     if 'start_factor' in cfg.param_scheduler[0]:
-        cfg.param_scheduler[0].start_factor = 1.  # no warm-up: two steps are to change what is learnt
+        cfg.param_scheduler[0].start_factor = 1.0  # no warm-up: two steps are to change what is learnt
     cfg.default_hooks.logger.interval = 1
     return cfg

@@ -6,6 +6,7 @@ A checkpoint every step makes saving a large share of the time, and every other 
 Data loading workers, momentum averages of the weights, gradient clipping and two checkpoints kept are on. Every life is
 a process of its own, killed by SIGKILL with its workers. Prints what the kills met, and what differs at the end.
 """
+
 import argparse
 import json
 import os
@@ -17,19 +18,23 @@ from collections import Counter
 from pathlib import Path
 
 import torch
-import torch._dynamo  # noqa: F401  an optimizer imports it, for seconds
+import torch._dynamo
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from tinier import saved_at, tinier
 
 import apa_mmdet  # noqa: F401  before the processes are forked, which makes a start cheap
 from apa_mmdet.datasets.tiny_lvis import make_tiny_lvis
-from tinier import saved_at, tinier
 
 EPOCHS = 7
 OPTIONS = {
-    'train_cfg.max_epochs': EPOCHS, 'train_dataloader.num_workers': 2, 'train_dataloader.persistent_workers': True,
-    'default_hooks.checkpoint.by_epoch': False, 'default_hooks.checkpoint.interval': 1,
-    'default_hooks.checkpoint.max_keep_ckpts': 2, 'custom_hooks': [dict(type='EMAHook', momentum=.1)],
+    'train_cfg.max_epochs': EPOCHS,
+    'train_dataloader.num_workers': 2,
+    'train_dataloader.persistent_workers': True,
+    'default_hooks.checkpoint.by_epoch': False,
+    'default_hooks.checkpoint.interval': 1,
+    'default_hooks.checkpoint.max_keep_ckpts': 2,
+    'custom_hooks': [dict(type='EMAHook', momentum=0.1)],
 }
 TIMES = 'time', 'data_time', 'memory', 'eta'
 
@@ -62,6 +67,7 @@ def live(data, work_dir, started, resume):
         os._exit(0)
     except BaseException:
         import traceback
+
         traceback.print_exc()
         os._exit(1)
 
@@ -90,7 +96,7 @@ def kill_some_time(child, work_dir, started, checkpoints, wait, at_saving):
             seen = now
             if checkpoints <= 0:
                 end = time.monotonic() + wait
-        time.sleep(.0005)
+        time.sleep(0.0005)
     os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)
     what = 'while a file was written' if any(work_dir.glob('*.unfinished')) else 'at another time'
@@ -126,14 +132,21 @@ def differences(one, other, path=''):
 def compare(reference, survivor):
     """What differs between two work dirs: in the last checkpoints and in the logs."""
     ends = [saved_at((folder / 'last_checkpoint').read_text()) for folder in (reference, survivor)]
-    ends = [{key: end[key] for key in ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers') if key in end}
-            | {'iter': end['meta']['iter'], 'epoch': end['meta']['epoch']} for end in ends]
+    ends = [
+        {key: end[key] for key in ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers') if key in end}
+        | {'iter': end['meta']['iter'], 'epoch': end['meta']['epoch']}
+        for end in ends
+    ]
     found = differences(*ends)
     expected = {step: entries[0] for step, entries in logged(reference).items()}
     seen = logged(survivor)
     found += [f'step {step} is not logged' for step in expected if step not in seen]
-    return found + [f'log of step {step}: {key}' for step, entries in seen.items() for entry in entries
-                    for key in differences(entry, expected.get(step, {}))]
+    return found + [
+        f'log of step {step}: {key}'
+        for step, entries in seen.items()
+        for entry in entries
+        for key in differences(entry, expected.get(step, {}))
+    ]
 
 
 def soak(folder, kills, seed):
@@ -145,7 +158,7 @@ def soak(folder, kills, seed):
     began = time.monotonic()
     child = live(folder / 'data', folder / 'reference', started, resume=False)
     while not finished(child):
-        time.sleep(.01)
+        time.sleep(0.01)
     steps = len(logged(folder / 'reference'))
     a_step = (time.monotonic() - began) / steps
     met, reached = Counter(), []
@@ -160,7 +173,7 @@ def soak(folder, kills, seed):
     else:
         child = live(folder / 'data', folder / 'killed', started, resume=True)
         while not finished(child):
-            time.sleep(.01)
+            time.sleep(0.01)
     return steps, met, reached, compare(folder / 'reference', folder / 'killed')
 
 

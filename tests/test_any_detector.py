@@ -1,4 +1,5 @@
 """Stock detectors that became adaptive by their config: trained for two steps and evaluated on a small set."""
+
 from pathlib import Path
 
 import pytest
@@ -17,18 +18,30 @@ ROI_HEAD = dict(bbox_roi_extractor=dict(out_channels=16), bbox_head=dict(in_chan
 FFN = dict(num_layers=2, layer_cfg=dict(ffn_cfg=dict(feedforward_channels=32)))
 NARROW = dict(
     dino_r50_aglu=dict(
-        backbone=BACKBONE, neck=dict(in_channels=[16, 32, 64]), encoder=FFN, decoder=FFN, num_queries=20),
+        backbone=BACKBONE, neck=dict(in_channels=[16, 32, 64]), encoder=FFN, decoder=FFN, num_queries=20
+    ),
     faster_rcnn_r50_aglu=dict(backbone=BACKBONE, neck=NECK, rpn_head=HEAD, roi_head=ROI_HEAD),
     retinanet_r50_aglu=dict(backbone=BACKBONE, neck=NECK, bbox_head=HEAD),
     rtmdet_tiny_aglu=dict(
-        backbone=dict(widen_factor=.125), neck=dict(in_channels=[32, 64, 128], out_channels=16), bbox_head=HEAD))
+        backbone=dict(widen_factor=0.125), neck=dict(in_channels=[32, 64, 128], out_channels=16), bbox_head=HEAD
+    ),
+)
 NARROW['mask_rcnn_swin-t_aglu'] = dict(
-    backbone=dict(embed_dims=24, depths=[1, 1, 2, 1]), neck=dict(NECK, in_channels=[24, 48, 96, 192]), rpn_head=HEAD,
+    backbone=dict(embed_dims=24, depths=[1, 1, 2, 1]),
+    neck=dict(NECK, in_channels=[24, 48, 96, 192]),
+    rpn_head=HEAD,
     roi_head=dict(
-        mask_roi_extractor=dict(out_channels=16), mask_head=dict(in_channels=16, conv_out_channels=16), **ROI_HEAD))
+        mask_roi_extractor=dict(out_channels=16), mask_head=dict(in_channels=16, conv_out_channels=16), **ROI_HEAD
+    ),
+)
 
-SITES = {'dino_r50_aglu': 4, 'faster_rcnn_r50_aglu': 19, 'mask_rcnn_swin-t_aglu': 5, 'retinanet_r50_aglu': 25,
-         'rtmdet_tiny_aglu': 76}
+SITES = {
+    'dino_r50_aglu': 4,
+    'faster_rcnn_r50_aglu': 19,
+    'mask_rcnn_swin-t_aglu': 5,
+    'retinanet_r50_aglu': 25,
+    'rtmdet_tiny_aglu': 76,
+}
 MAY_STAY = dict(rtmdet_tiny_aglu='bbox_head.reg_convs.')  # one for each level: no gradient where a level got no object
 
 
@@ -43,10 +56,10 @@ def small(name, data, work_dir):
     cfg = two_steps(shrunk(Config.fromfile(ROOT / f'configs/any_detector/{name}.py'), 'data/coco/', data))
     cfg.merge_from_dict(dict(model=NARROW[name], work_dir=str(work_dir), randomness=dict(seed=0)))
     test = cfg.model.test_cfg
-    (test.rcnn if 'rcnn' in test else test).update(score_thr=0., max_per_img=10)
+    (test.rcnn if 'rcnn' in test else test).update(score_thr=0.0, max_per_img=10)
     if 'rpn' in test:
         test.rpn.max_per_img = 5
-    cfg.optim_wrapper.optimizer = dict(type='AdamW', lr=.01, weight_decay=0.)  # moves whatever has a gradient
+    cfg.optim_wrapper.optimizer = dict(type='AdamW', lr=0.01, weight_decay=0.0)  # moves whatever has a gradient
     return cfg
 
 

@@ -1,4 +1,5 @@
 """The benchmarks as a user starts them, at a tiny size; their counts of memory where the figure is known by hand."""
+
 import csv
 import logging
 import os
@@ -29,8 +30,13 @@ SPREADS = [f'{step}_ms{end}' for step in ('forward', 'forward_backward') for end
 
 def start(script, *arguments, cwd, flags=(), **env):
     env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore', **env)
-    run = subprocess.run([sys.executable, *flags, BENCHMARKS / script, '--rounds', '2', '--out', 'out', *arguments],
-                         cwd=cwd, env=env, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, *flags, BENCHMARKS / script, '--rounds', '2', '--out', 'out', *arguments],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
     return run.stdout + run.stderr
 
@@ -51,6 +57,7 @@ def table(path, *figures):
 
 def looks_like_a_chart(path):
     import cv2
+
     picture = cv2.imread(str(path))
     return picture.shape[0] > 300 and picture.shape[1] > 1000 and picture.std() > 20
 
@@ -67,32 +74,68 @@ def torch_alone(tmp_path):
 
 
 def test_activations_where_there_is_torch_alone(tmp_path, torch_alone):
-    said = start('activations.py', '--shapes', '8x6x5', '--no-compile', '--keep-memory', cwd=tmp_path, flags=['-S'],
-                 PYTHONPATH=str(torch_alone))
+    said = start(
+        'activations.py',
+        '--shapes',
+        '8x6x5',
+        '--no-compile',
+        '--keep-memory',
+        cwd=tmp_path,
+        flags=['-S'],
+        PYTHONPATH=str(torch_alone),
+    )
     assert 'matplotlib is not installed' in said and not list(tmp_path.glob('out/*.png'))
-    described, rows = table(tmp_path / 'out/activations_cpu.csv', 'saved_bytes', 'peak_bytes', 'copy_gb_s',
-                            'forward_to_silu', 'forward_backward_to_silu')
+    described, rows = table(
+        tmp_path / 'out/activations_cpu.csv',
+        'saved_bytes',
+        'peak_bytes',
+        'copy_gb_s',
+        'forward_to_silu',
+        'forward_backward_to_silu',
+    )
     assert 'MALLOC_TRIM_THRESHOLD_=' in described['freed memory']
     assert described['command'].startswith('python tools/benchmarks/activations.py --rounds 2')
     rows = {row['name']: row for row in rows}
-    assert {'SiLU', 'ReLU', 'sigmoid', 'aglu', 'apa', 'aglu per channel', 'textbook aglu', 'batch norm, ReLU',
-            'batch norm, aglu', 'norm, gate, sum, ReLU', 'norm, gate, sum, aglu'} <= set(rows)
+    assert {
+        'SiLU',
+        'ReLU',
+        'sigmoid',
+        'aglu',
+        'apa',
+        'aglu per channel',
+        'textbook aglu',
+        'batch norm, ReLU',
+        'batch norm, aglu',
+        'norm, gate, sum, ReLU',
+        'norm, gate, sum, aglu',
+    } <= set(rows)
     assert all(row['shape'] == '2x8x6x5' and not row['note'] for row in rows.values())
     assert float(rows['SiLU']['forward_to_silu']) == 1
     whole = 2 * 8 * 6 * 5 * 4
     small = 2 * 4  # λ is kept as raised to its floor; κ is the parameter
     assert int(rows['SiLU']['saved_bytes']) == whole < int(rows['aglu']['saved_bytes']) <= whole + small
     assert int(rows['textbook aglu']['saved_bytes']) >= 4 * whole
-    predicted = {name: [int(rows[name][f'predicted_{step}_bytes']) // whole for step in ('forward', 'backward')]
-                 for name in ('aglu', 'SiLU', 'batch norm, aglu', 'norm, gate, sum, aglu')}
+    predicted = {
+        name: [int(rows[name][f'predicted_{step}_bytes']) // whole for step in ('forward', 'backward')]
+        for name in ('aglu', 'SiLU', 'batch norm, aglu', 'norm, gate, sum, aglu')
+    }
     assert list(predicted.values()) == [[2, 3], [2, 3], [2, 3], [3, 5]]
     share = float(rows['aglu']['forward_gb_s']) / float(rows['aglu']['copy_gb_s'])
     assert float(rows['aglu']['share_of_copy']) == pytest.approx(share, rel=1e-3)
 
 
 def test_activations_checked_and_pictured(tmp_path):
-    said = start('activations.py', '--check', '--no-compile', '--channels-last', '--dtypes', 'bfloat16', '--shapes',
-                 '3x8x6x5', cwd=tmp_path)
+    said = start(
+        'activations.py',
+        '--check',
+        '--no-compile',
+        '--channels-last',
+        '--dtypes',
+        'bfloat16',
+        '--shapes',
+        '3x8x6x5',
+        cwd=tmp_path,
+    )
     for line in ('analytic  float64   daglu_dkappa', 'float32   dapa_dlam', 'bfloat16  daglu_dz', 'float16   aglu'):
         assert line in said
     _, rows = table(tmp_path / 'out/activations_cpu_channels_last.csv', 'saved_bytes')
@@ -108,7 +151,7 @@ def test_the_compiled_textbook(tmp_path):
     _, rows = table(tmp_path / 'out/activations_cpu.csv')
     rows = [row for row in rows if row['name'] == activations.COMPILED]
     assert [row['shape'] for row in rows] == ['2x8x6x5', '2x8x6x7']
-    assert all(float(row['compile_s']) > .1 and not row['note'] for row in rows)
+    assert all(float(row['compile_s']) > 0.1 and not row['note'] for row in rows)
     assert [int(row['saved_bytes']) for row in rows] == [4 * 480, 4 * 672]
 
 
@@ -128,8 +171,13 @@ def test_who_cannot_run_says_why_and_the_others_go_on(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, 'compile', no_compiler)
     results = measure.Table(tmp_path / 'results.csv', activations.COLUMNS, dict(date='today'))
-    activations.measure_shape(results, (1, 2, 3, 4), torch.float32,
-                              Namespace(device=CPU, compile=True, rounds=2, channels_last=False), measure.cpu_clock)
+    activations.measure_shape(
+        results,
+        (1, 2, 3, 4),
+        torch.float32,
+        Namespace(device=CPU, compile=True, rounds=2, channels_last=False),
+        measure.cpu_clock,
+    )
     activations.draw_picture(results, CPU, 'today')
     failed = [row for row in results.rows if 'forward_ms' not in row]
     notes = [(row['name'], row['note']) for row in failed]
@@ -143,7 +191,7 @@ def test_backbones(tmp_path):
     assert [row['name'] for row in rows] == list(backbone.NETWORKS)
     assert {(row['depth'], row['frozen_stages'], row['shape']) for row in rows} == {('18', '-1', '1x3x64x64')}
     saved = {row['name']: float(row['saved_mib']) for row in rows}
-    assert saved[backbone.LEAN] < .7 * saved[backbone.APA] < .7 * saved[backbone.RELU]
+    assert saved[backbone.LEAN] < 0.7 * saved[backbone.APA] < 0.7 * saved[backbone.RELU]
     assert looks_like_a_chart(tmp_path / 'out/backbone_cpu.png')
 
 
@@ -154,7 +202,7 @@ def test_nothing_large_is_held_that_was_not_counted(name, frozen_stages):
     forward = backbone.steps(net, image, torch.float32)['forward']
     # the image was there before, and the first convolution keeps it if it is learnt
     counted = measure.saved_bytes(forward, [image, *net.parameters(), *net.buffers()], with_results=True)
-    assert measure.memory_of(forward, CPU).held == pytest.approx(counted, rel=.02)
+    assert measure.memory_of(forward, CPU).held == pytest.approx(counted, rel=0.02)
 
 
 def test_saved_bytes_by_hand():
@@ -201,11 +249,11 @@ def test_memory_by_hand():
 
 
 def test_spread_and_turns():
-    assert measure.spread([5., 1., 2., 4., 3.]) == (3, 2, 4)
+    assert measure.spread([5.0, 1.0, 2.0, 4.0, 3.0]) == (3, 2, 4)
     turns = []
     calls = {name: lambda name=name: turns.append(name) for name in 'abc'}
     samples = measure.round_robin(calls, 4, measure.cpu_clock)
-    rounds = [turns[i:i + 3] for i in range(0, 12, 3)]
+    rounds = [turns[i : i + 3] for i in range(0, 12, 3)]
     assert all(sorted(turn) == ['a', 'b', 'c'] for turn in rounds) and len(set(map(tuple, rounds))) > 1
     assert all(len(taken) == 4 and min(taken) > (0, 0) for taken in samples.values())
 
@@ -241,7 +289,9 @@ def test_training_steps_of_detectors(two_detectors, tmp_path, monkeypatch, capsy
 
 def test_what_step_lacks_is_said_in_a_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, 'argv', ['step.py', '--device', 'cpu', str(ROOT / 'configs/tiny_lvis/mask_rcnn_se_r18_apa.py')])
+    monkeypatch.setattr(
+        sys, 'argv', ['step.py', '--device', 'cpu', str(ROOT / 'configs/tiny_lvis/mask_rcnn_se_r18_apa.py')]
+    )
     monkeypatch.setattr(logging.root.manager, 'disable', 0)
     assert training_step.main() == 2
     said = capsys.readouterr().err
@@ -250,6 +300,7 @@ def test_what_step_lacks_is_said_in_a_line(tmp_path, monkeypatch, capsys):
 
 def test_every_detector_does_the_same_work_in_every_step(two_detectors):
     from mmengine.config import Config
+
     configs = [Config.fromfile(path) for path in two_detectors]
     for cfg in configs:
         cfg.model.train_cfg.rcnn.sampler.num = 64  # a quarter of an image's may be objects: more than it has
@@ -281,8 +332,13 @@ def test_the_parts_of_a_head(tmp_path):
 
 @pytest.mark.slow
 def test_lvis_metrics_agree_on_what_is_drawn(tmp_path):
-    run = subprocess.run([sys.executable, BENCHMARKS / 'lvis_metric.py', '--images', '8', '--out', 'out'], cwd=tmp_path,
-                         env=dict(os.environ, OMP_NUM_THREADS='1'), capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, BENCHMARKS / 'lvis_metric.py', '--images', '8', '--out', 'out'],
+        cwd=tmp_path,
+        env=dict(os.environ, OMP_NUM_THREADS='1'),
+        capture_output=True,
+        text=True,
+    )
     assert run.returncode == 0, run.stderr[-3000:]
     lines = [line for line in (tmp_path / 'out/lvis_metric_8.csv').read_text().splitlines() if not line.startswith('#')]
     rows = {(row['name'], row['metric']): row for row in csv.DictReader(lines)}

@@ -1,7 +1,8 @@
 """Every config parses and builds; the recipes are the published ones; baselines differ where they should and nowhere else."""
+
 import json
 from copy import deepcopy
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ TINY = 'configs/tiny_lvis/mask_rcnn_se_r18_apa.py'
 LEARNABLE = {'acon': AconC, 'meta-acon': MetaAconC, 'apalu': APALU}
 
 
-@lru_cache(maxsize=None)
+@cache
 def parsed(name):
     return Config.fromfile(ROOT / name)
 
@@ -58,7 +59,9 @@ def test_finds_itself_after_a_dump(name, tmp_path):
 def differences(a, b, path=''):
     """Dotted names of what two configs do not share."""
     if isinstance(a, dict) and isinstance(b, dict):
-        return sorted(d for key in {*a, *b} for d in differences(a.get(key), b.get(key), f'{path}.{key}' if path else key))
+        return sorted(
+            d for key in {*a, *b} for d in differences(a.get(key), b.get(key), f'{path}.{key}' if path else key)
+        )
     return [] if a == b else [path]
 
 
@@ -68,14 +71,14 @@ def test_the_flagship_is_the_published_recipe():
     assert cfg.train_dataloader.dataset.type == 'ClassBalancedDataset' and cfg.train_dataloader.batch_size == 2
     assert cfg.train_dataloader.dataset.dataset.type == 'LVISV1Dataset' and cfg.auto_scale_lr.base_batch_size == 16
     optimizer = cfg.optim_wrapper.optimizer
-    assert (optimizer.type, optimizer.lr, optimizer.momentum, optimizer.weight_decay) == ('SGD', .02, .9, 1e-4)
+    assert (optimizer.type, optimizer.lr, optimizer.momentum, optimizer.weight_decay) == ('SGD', 0.02, 0.9, 1e-4)
     warmup, steps = cfg.param_scheduler
-    assert (warmup.type, warmup.start_factor, warmup.end, warmup.by_epoch) == ('LinearLR', .001, 500, False)
-    assert (steps.type, steps.milestones, steps.gamma, cfg.train_cfg.max_epochs) == ('MultiStepLR', [16, 22], .1, 24)
+    assert (warmup.type, warmup.start_factor, warmup.end, warmup.by_epoch) == ('LinearLR', 0.001, 500, False)
+    assert (steps.type, steps.milestones, steps.gamma, cfg.train_cfg.max_epochs) == ('MultiStepLR', [16, 22], 0.1, 24)
     resize = cfg.train_dataloader.dataset.dataset.pipeline[2]
     assert resize.scales == [(1333, side) for side in range(640, 801, 32)]
     test = cfg.model.test_cfg.rcnn
-    assert (test.score_thr, test.nms.iou_threshold, test.max_per_img, test.mask_thr_binary) == (1e-4, .3, 300, .4)
+    assert (test.score_thr, test.nms.iou_threshold, test.max_per_img, test.mask_thr_binary) == (1e-4, 0.3, 300, 0.4)
     backbone = cfg.model.backbone
     assert (backbone.type, backbone.depth, backbone.frozen_stages, backbone.norm_eval) == ('SEResNet', 50, 1, True)
 
@@ -99,27 +102,30 @@ def test_coco_has_mmdets_schedules(model):
         assert cfg.val_evaluator.metric == (['bbox', 'segm'] if 'mask' in model else 'bbox')
 
 
-@pytest.mark.parametrize('name', ['faster_rcnn_se_r50_apa', 'cascade_rcnn_se_r50_apa', 'mask_rcnn_se_r50_apa',
-                                  'faster_rcnn_swin-b_apa'])
+@pytest.mark.parametrize(
+    'name', ['faster_rcnn_se_r50_apa', 'cascade_rcnn_se_r50_apa', 'mask_rcnn_se_r50_apa', 'faster_rcnn_swin-b_apa']
+)
 def test_v3det_is_the_published_recipe(name):
     cfg = load(f'configs/v3det/{name}.py')
     assert cfg.train_dataloader.dataset.oversample_thr == 1e-3 and cfg.train_dataloader.batch_size == 4
     assert cfg.auto_scale_lr.base_batch_size == 32 and cfg.train_cfg.max_iters == 137520
     wrapper = cfg.optim_wrapper
-    assert (wrapper.optimizer.type, wrapper.optimizer.lr, wrapper.optimizer.weight_decay) == ('AdamW', 1e-4, .1)
+    assert (wrapper.optimizer.type, wrapper.optimizer.lr, wrapper.optimizer.weight_decay) == ('AdamW', 1e-4, 0.1)
     assert wrapper.clip_grad.max_norm == 35
     warmup, steps = cfg.param_scheduler
-    assert (warmup.start_factor, warmup.end, steps.milestones, steps.gamma) == (1 / 2048, 5000, [91680, 126060], .1)
+    assert (warmup.start_factor, warmup.end, steps.milestones, steps.gamma) == (1 / 2048, 5000, [91680, 126060], 0.1)
     test, proposals = cfg.model.test_cfg.rcnn, cfg.model.train_cfg.rpn_proposal
-    assert (test.score_thr, test.nms.iou_threshold, test.max_per_img) == (1e-4, .6, 300)
+    assert (test.score_thr, test.nms.iou_threshold, test.max_per_img) == (1e-4, 0.6, 300)
     assert (proposals.nms_pre, proposals.max_per_img) == (4000, 2000)
     stages = cfg.model.train_cfg.rcnn if 'cascade' in name else [cfg.model.train_cfg.rcnn]
-    assert all(s.assigner.perm_repeat_gt_cfg == dict(iou_thr=.7, perm_range=.01) for s in stages)
+    assert all(s.assigner.perm_repeat_gt_cfg == dict(iou_thr=0.7, perm_range=0.01) for s in stages)
     heads = cfg.model.roi_head.bbox_head if 'cascade' in name else [cfg.model.roi_head.bbox_head]
     for head in heads:
         assert head.num_classes == 13204 and head.reg_class_agnostic
-        assert head.cls_predictor_cfg == dict(type='WrappedCauchyLinear') and head.loss_cls.type == 'LeanCrossEntropyLoss'
-    assert [s.assigner.pos_iou_thr for s in stages] == [.5, .6, .7][:len(stages)] and len(heads) == len(stages)
+        assert (
+            head.cls_predictor_cfg == dict(type='WrappedCauchyLinear') and head.loss_cls.type == 'LeanCrossEntropyLoss'
+        )
+    assert [s.assigner.pos_iou_thr for s in stages] == [0.5, 0.6, 0.7][: len(stages)] and len(heads) == len(stages)
 
 
 def test_the_cascade_refines_its_boxes_as_mmdets():
@@ -134,7 +140,9 @@ def test_the_flagship_model():
     assert head.fc_cls.weight.shape == (1203, 1024) and isinstance(head.loss_cls, DropLoss)
     assert isinstance(mask.conv_logits, LearnableNormedConv2d) and mask.conv_logits.weight.shape == (1203, 256, 1, 1)
     assert {k: tuple(v.shape) for k, v in mask.upsample.state_dict().items() if k.endswith('weight')} == {
-        'channel_compressor.weight': (64, 256, 1, 1), 'content_encoder.weight': (100, 64, 3, 3)}
+        'channel_compressor.weight': (64, 256, 1, 1),
+        'content_encoder.weight': (100, 64, 3, 3),
+    }
     assert any(isinstance(m, AGLU) for m in model.modules()) and any(isinstance(m, APA) for m in model.modules())
 
 
@@ -144,11 +152,11 @@ def test_the_flagships_initial_weights():
     model = build(cfg)
     model.init_weights()
     head = model.roi_head.bbox_head
-    assert (head.fc_cls.weight == .001).all() and (head.fc_cls.bias == -2).all()
-    assert head.fc_reg.weight.std().item() == pytest.approx(.001, rel=.01)
+    assert (head.fc_cls.weight == 0.001).all() and (head.fc_cls.bias == -2).all()
+    assert head.fc_reg.weight.std().item() == pytest.approx(0.001, rel=0.01)
     for fc in head.shared_fcs:
-        bound = (6 / (fc.in_features + fc.out_features))**.5
-        assert fc.weight.abs().max().item() == pytest.approx(bound, rel=.01) and (fc.bias == 0).all()
+        bound = (6 / (fc.in_features + fc.out_features)) ** 0.5
+        assert fc.weight.abs().max().item() == pytest.approx(bound, rel=0.01) and (fc.bias == 0).all()
     assert model.roi_head.mask_head.conv_logits.temperature.item() == 4.5
 
 
@@ -158,40 +166,97 @@ def test_class_frequencies_of_lvis_drop_815_classes():
     assert loss.dropped.sum() == 815
 
 
-@pytest.mark.parametrize('leaf, base, changed', [
-    ('lvis/mask_rcnn_se_r101_apa.py', 'lvis/mask_rcnn_se_r50_apa.py',
-     ['backbone.depth', 'backbone.init_cfg', 'roi_head.mask_head.predictor_cfg', 'roi_head.mask_head.upsample_cfg']),
-    ('lvis/mask_rcnn_se_r50_relu_gol.py', 'lvis/mask_rcnn_se_r50_apa.py',
-     ['backbone.act_cfg', 'backbone.init_cfg', 'backbone.se_cfg']),
-    ('lvis/mask_rcnn_se_r50_relu_softmax.py', 'lvis/mask_rcnn_se_r50_relu_gol.py',
-     ['roi_head.bbox_head.init_cfg', 'roi_head.bbox_head.loss_cls']),
-    ('lvis/mask_rcnn_se_x50_apa.py', 'lvis/mask_rcnn_se_r50_apa.py', ['backbone.init_cfg', 'backbone.type']),
-    ('lvis/mask_rcnn_se_x101_apa.py', 'lvis/mask_rcnn_se_r101_apa.py',
-     ['backbone.base_width', 'backbone.init_cfg', 'backbone.type']),
-    ('lvis/mask_rcnn_se_r152_apa.py', 'lvis/mask_rcnn_se_r101_apa.py', ['backbone.depth', 'backbone.init_cfg']),
-    ('lvis/mask_rcnn_cbam_r50_apa.py', 'lvis/mask_rcnn_se_r50_apa.py', ['backbone.init_cfg', 'backbone.se_cfg']),
-    *((f'coco/{m}_rcnn_se_{d}_relu_sigmoid{s}.py', f'coco/{m}_rcnn_se_{d}_apa{s}.py',
-       ['backbone.act_cfg', 'backbone.init_cfg', 'backbone.se_cfg'])
-      for m, d in (('mask', 'r50'), ('mask', 'r101'), ('faster', 'r50')) for s in ('', '_2x')),
-    *((f'coco/mask_rcnn_se_r101_apa{s}.py', f'coco/mask_rcnn_se_r50_apa{s}.py', ['backbone.depth', 'backbone.init_cfg'])
-      for s in ('', '_2x')),
-    *((f'v3det/{m}_rcnn_se_r50_relu_sigmoid.py', f'v3det/{m}_rcnn_se_r50_apa.py',
-       ['backbone.act_cfg', 'backbone.init_cfg', 'backbone.se_cfg']) for m in ('faster', 'cascade', 'mask')),
-    ('v3det/faster_rcnn_swin-b_gelu.py', 'v3det/faster_rcnn_swin-b_apa.py', ['backbone.act_cfg']),
-    ('tiny_lvis/mask_rcnn_se_r18_relu_softmax.py', 'tiny_lvis/mask_rcnn_se_r18_apa.py',
-     ['backbone.act_cfg', 'backbone.se_cfg', 'roi_head.bbox_head.init_cfg', 'roi_head.bbox_head.loss_cls']),
-    ('tiny_lvis/mask_rcnn_se_r18_relu_gol.py', 'tiny_lvis/mask_rcnn_se_r18_apa.py',
-     ['backbone.act_cfg', 'backbone.se_cfg']),
-    ('tiny_lvis/mask_rcnn_se_r18_apa_softmax.py', 'tiny_lvis/mask_rcnn_se_r18_apa.py',
-     ['roi_head.bbox_head.init_cfg', 'roi_head.bbox_head.loss_cls']),
-    *((f'tiny_lvis/mask_rcnn_se_r18_{a}.py', 'tiny_lvis/mask_rcnn_se_r18_relu_gol.py', ['backbone.act_cfg'])
-      for a in LEARNABLE),
-    *((f'lvis/mask_rcnn_se_r50_{a}.py', 'lvis/mask_rcnn_se_r50_relu_gol.py', ['backbone.act_cfg', 'backbone.init_cfg'])
-      for a in LEARNABLE),
-])
+@pytest.mark.parametrize(
+    'leaf, base, changed',
+    [
+        (
+            'lvis/mask_rcnn_se_r101_apa.py',
+            'lvis/mask_rcnn_se_r50_apa.py',
+            [
+                'backbone.depth',
+                'backbone.init_cfg',
+                'roi_head.mask_head.predictor_cfg',
+                'roi_head.mask_head.upsample_cfg',
+            ],
+        ),
+        (
+            'lvis/mask_rcnn_se_r50_relu_gol.py',
+            'lvis/mask_rcnn_se_r50_apa.py',
+            ['backbone.act_cfg', 'backbone.init_cfg', 'backbone.se_cfg'],
+        ),
+        (
+            'lvis/mask_rcnn_se_r50_relu_softmax.py',
+            'lvis/mask_rcnn_se_r50_relu_gol.py',
+            ['roi_head.bbox_head.init_cfg', 'roi_head.bbox_head.loss_cls'],
+        ),
+        ('lvis/mask_rcnn_se_x50_apa.py', 'lvis/mask_rcnn_se_r50_apa.py', ['backbone.init_cfg', 'backbone.type']),
+        (
+            'lvis/mask_rcnn_se_x101_apa.py',
+            'lvis/mask_rcnn_se_r101_apa.py',
+            ['backbone.base_width', 'backbone.init_cfg', 'backbone.type'],
+        ),
+        ('lvis/mask_rcnn_se_r152_apa.py', 'lvis/mask_rcnn_se_r101_apa.py', ['backbone.depth', 'backbone.init_cfg']),
+        ('lvis/mask_rcnn_cbam_r50_apa.py', 'lvis/mask_rcnn_se_r50_apa.py', ['backbone.init_cfg', 'backbone.se_cfg']),
+        *(
+            (
+                f'coco/{m}_rcnn_se_{d}_relu_sigmoid{s}.py',
+                f'coco/{m}_rcnn_se_{d}_apa{s}.py',
+                ['backbone.act_cfg', 'backbone.init_cfg', 'backbone.se_cfg'],
+            )
+            for m, d in (('mask', 'r50'), ('mask', 'r101'), ('faster', 'r50'))
+            for s in ('', '_2x')
+        ),
+        *(
+            (
+                f'coco/mask_rcnn_se_r101_apa{s}.py',
+                f'coco/mask_rcnn_se_r50_apa{s}.py',
+                ['backbone.depth', 'backbone.init_cfg'],
+            )
+            for s in ('', '_2x')
+        ),
+        *(
+            (
+                f'v3det/{m}_rcnn_se_r50_relu_sigmoid.py',
+                f'v3det/{m}_rcnn_se_r50_apa.py',
+                ['backbone.act_cfg', 'backbone.init_cfg', 'backbone.se_cfg'],
+            )
+            for m in ('faster', 'cascade', 'mask')
+        ),
+        ('v3det/faster_rcnn_swin-b_gelu.py', 'v3det/faster_rcnn_swin-b_apa.py', ['backbone.act_cfg']),
+        (
+            'tiny_lvis/mask_rcnn_se_r18_relu_softmax.py',
+            'tiny_lvis/mask_rcnn_se_r18_apa.py',
+            ['backbone.act_cfg', 'backbone.se_cfg', 'roi_head.bbox_head.init_cfg', 'roi_head.bbox_head.loss_cls'],
+        ),
+        (
+            'tiny_lvis/mask_rcnn_se_r18_relu_gol.py',
+            'tiny_lvis/mask_rcnn_se_r18_apa.py',
+            ['backbone.act_cfg', 'backbone.se_cfg'],
+        ),
+        (
+            'tiny_lvis/mask_rcnn_se_r18_apa_softmax.py',
+            'tiny_lvis/mask_rcnn_se_r18_apa.py',
+            ['roi_head.bbox_head.init_cfg', 'roi_head.bbox_head.loss_cls'],
+        ),
+        *(
+            (f'tiny_lvis/mask_rcnn_se_r18_{a}.py', 'tiny_lvis/mask_rcnn_se_r18_relu_gol.py', ['backbone.act_cfg'])
+            for a in LEARNABLE
+        ),
+        *(
+            (
+                f'lvis/mask_rcnn_se_r50_{a}.py',
+                'lvis/mask_rcnn_se_r50_relu_gol.py',
+                ['backbone.act_cfg', 'backbone.init_cfg'],
+            )
+            for a in LEARNABLE
+        ),
+    ],
+)
 def test_a_leaf_is_its_difference(leaf, base, changed):
     leaf, base = load(f'configs/{leaf}'), load(f'configs/{base}')
-    found = {'.'.join(d.split('.')[:3 if d.startswith('roi_head') else 2]) for d in differences(leaf.model, base.model)}
+    found = {
+        '.'.join(d.split('.')[: 3 if d.startswith('roi_head') else 2]) for d in differences(leaf.model, base.model)
+    }
     assert sorted(found) == changed
     leaf.pop('model'), base.pop('model')
     assert differences(leaf._cfg_dict, base._cfg_dict) == []
@@ -206,9 +271,12 @@ def test_the_other_activations_stand_after_the_3x3_of_r50_and_everywhere_in_r18(
         return [key.removeprefix('backbone.') for key, module in model.named_modules() if isinstance(module, kind)]
 
     assert sites(f'configs/lvis/mask_rcnn_se_r50_{name}.py') == [
-        f'layer{s}.{b}.act_conv2' for s, n in enumerate((3, 4, 6, 3), 1) for b in range(n)]
-    assert sites(f'configs/tiny_lvis/mask_rcnn_se_r18_{name}.py') == ['act_stem', *(
-        f'layer{s}.{b}.act_{site}' for s in (1, 2, 3, 4) for b in (0, 1) for site in ('conv1', 'out'))]
+        f'layer{s}.{b}.act_conv2' for s, n in enumerate((3, 4, 6, 3), 1) for b in range(n)
+    ]
+    assert sites(f'configs/tiny_lvis/mask_rcnn_se_r18_{name}.py') == [
+        'act_stem',
+        *(f'layer{s}.{b}.act_{site}' for s in (1, 2, 3, 4) for b in (0, 1) for site in ('conv1', 'out')),
+    ]
 
 
 def test_the_baseline_has_nothing_adaptive():
@@ -224,6 +292,7 @@ def test_the_tiny_config_names_the_classes_that_are_drawn():
 
 def test_the_class_frequency_file_is_in_the_order_of_the_labels():
     from mmdet.datasets import LVISV1Dataset
+
     content = json.loads((ROOT / 'configs/_base_/datasets/lvis_v1_class_frequency.json').read_text())
     names = [c['name'] for c in content['categories']]
     other = [pair for pair in zip(names, LVISV1Dataset.METAINFO['classes'], strict=True) if pair[0] != pair[1]]

@@ -1,4 +1,5 @@
 """One process and two: the tools' own scripts, gloo, and real processes. docs/distributed.md draws the conclusions."""
+
 import json
 import os
 import socket
@@ -22,10 +23,17 @@ ROOT = Path(__file__).parents[1]
 
 def begin(*command, cwd, **env):
     path = f'{Path(sys.executable).parent}:{os.environ["PATH"]}'  # as in the activated environment
-    env = dict(os.environ, PATH=path, OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore',
-               PYTHONPATH=f'{ROOT}:{ROOT / "tests"}', **env)
-    return subprocess.Popen([str(c) for c in command], cwd=cwd, env=env, stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, text=True)
+    env = dict(
+        os.environ,
+        PATH=path,
+        OMP_NUM_THREADS='1',
+        PYTHONWARNINGS='ignore',
+        PYTHONPATH=f'{ROOT}:{ROOT / "tests"}',
+        **env,
+    )
+    return subprocess.Popen(
+        [str(c) for c in command], cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def said(process, code=0):
@@ -54,7 +62,7 @@ def fitted(data, tmp_path_factory):
     torch.manual_seed(0)
     runner = Runner.from_cfg(fitting(data, folder))
     runner.train()
-    assert runner.message_hub.log_scalars['val/lvis/bbox_AP'].data[0][-1] > .05
+    assert runner.message_hub.log_scalars['val/lvis/bbox_AP'].data[0][-1] > 0.05
     save_checkpoint(dict(state_dict=runner.model.state_dict(), meta={}), str(folder / 'fitted.pth'))
     return folder / 'fitted.pth'
 
@@ -64,8 +72,17 @@ def runs(data, fitted, tmp_path_factory):
     """The same training in one process with batches of 4, and in two with batches of 2: what RecordHook kept."""
     folder = tmp_path_factory.mktemp('runs')
     cfg = without_chance(data, folder / 'one', fitted)
-    two = begin('bash', ROOT / 'tools/dist_train.sh', dumped(cfg, folder / 'config.py'), 2, '--work-dir', 'two',
-                '--cfg-options', 'train_dataloader.batch_size=2', cwd=folder)
+    two = begin(
+        'bash',
+        ROOT / 'tools/dist_train.sh',
+        dumped(cfg, folder / 'config.py'),
+        2,
+        '--work-dir',
+        'two',
+        '--cfg-options',
+        'train_dataloader.batch_size=2',
+        cwd=folder,
+    )
     Runner.from_cfg(cfg).train()
     said(two)
     return [torch.load(folder / f'{name}.pth', weights_only=True) for name in ('one/rank0', 'two/rank0', 'two/rank1')]
@@ -88,9 +105,10 @@ def test_two_processes_train_as_one_does(runs, fitted):
 
 
 def test_two_processes_evaluate_as_one_does(runs):
-    figures = [{key: values[-1] for key, values in run['history'].items() if key.startswith('val/lvis/')}
-               for run in runs]
-    assert figures[0]['val/lvis/bbox_AP'] > .05 and figures[0]['val/lvis/segm_AP'] > 0
+    figures = [
+        {key: values[-1] for key, values in run['history'].items() if key.startswith('val/lvis/')} for run in runs
+    ]
+    assert figures[0]['val/lvis/bbox_AP'] > 0.05 and figures[0]['val/lvis/segm_AP'] > 0
     assert figures[1] == figures[0] and figures[2] in ({}, figures[0])
 
 
@@ -98,8 +116,10 @@ def test_a_process_without_objects_goes_along(runs):
     with_objects, without = (run['empty'] for run in runs[1:])
     assert with_objects['losses']['loss_mask'] > 0 == without['losses']['loss_mask']
     assert all(torch.equal(weight, without['weights'][key]) for key, weight in with_objects['weights'].items())
-    assert not torch.equal(with_objects['weights']['roi_head.mask_head.conv_logits.weight'],
-                           runs[1]['weights']['roi_head.mask_head.conv_logits.weight'])
+    assert not torch.equal(
+        with_objects['weights']['roi_head.mask_head.conv_logits.weight'],
+        runs[1]['weights']['roi_head.mask_head.conv_logits.weight'],
+    )
 
 
 def test_each_process_draws_random_numbers_of_its_own(runs):
@@ -111,7 +131,7 @@ def test_each_process_draws_random_numbers_of_its_own(runs):
 def test_droploss_of_two_processes_is_that_of_one_in_expectation():
     """With as many foreground RoIs in both, of rare classes in the one (r = 1) and of others in the other (r = 0), and
     the same logits everywhere: together r = 1/2."""
-    loss = DropLoss(3, link='sigmoid', class_frequency=[.5, .0001, .0001])
+    loss = DropLoss(3, link='sigmoid', class_frequency=[0.5, 0.0001, 0.0001])
     logits = torch.zeros(200, 3)
     rare, frequent = torch.tensor([1, 2] + [3] * 98), torch.tensor([0, 0] + [3] * 98)
     halves = torch.stack([loss(logits[:100], rare), loss(logits[100:], frequent)])
@@ -125,12 +145,14 @@ def test_droploss_of_two_processes_is_that_of_one_in_expectation():
 def test_the_test_script_gives_the_figures_of_the_tool(data, fitted, tmp_path):
     config = dumped(small_config(data, tmp_path / 'work'), tmp_path / 'config.py')
     figures = []
-    for command in ([sys.executable, ROOT / 'tools/test.py', config, fitted],
-                    ['bash', ROOT / 'tools/dist_test.sh', config, fitted, 2]):
+    for command in (
+        [sys.executable, ROOT / 'tools/test.py', config, fitted],
+        ['bash', ROOT / 'tools/dist_test.sh', config, fitted, 2],
+    ):
         work = tmp_path / f'work{len(figures)}'
         said(begin(*command, '--work-dir', work, cwd=tmp_path))
         figures.append(json.loads(next(work.glob('*/*.json')).read_text()))
-    assert figures[0]['lvis/bbox_AP'] > .05
+    assert figures[0]['lvis/bbox_AP'] > 0.05
     assert all(figures[1][key] == value for key, value in figures[0].items() if key.startswith('lvis/'))
 
 
@@ -141,8 +163,20 @@ def test_two_machines(data, fitted, tmp_path):
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
-    machines = [begin('bash', ROOT / 'tools/dist_train.sh', config, 1, cwd=tmp_path, NNODES='2', NODE_RANK=str(rank),
-                      MASTER_ADDR='127.0.0.1', PORT=str(port)) for rank in (0, 1)]
+    machines = [
+        begin(
+            'bash',
+            ROOT / 'tools/dist_train.sh',
+            config,
+            1,
+            cwd=tmp_path,
+            NNODES='2',
+            NODE_RANK=str(rank),
+            MASTER_ADDR='127.0.0.1',
+            PORT=str(port),
+        )
+        for rank in (0, 1)
+    ]
     for machine in machines:
         said(machine)
     weights = [torch.load(tmp_path / f'work/rank{rank}.pth', weights_only=True)['weights'] for rank in (0, 1)]
@@ -156,9 +190,14 @@ def test_fsdp_trains_lambda_and_kappa_and_saves_them_under_their_names(data, tmp
         cfg.update({f'{split}_cfg': None, f'{split}_dataloader': None, f'{split}_evaluator': None})
     cfg.runner_type = 'FlexibleRunner'
     cfg.strategy = dict(
-        type='FSDPStrategy', model_wrapper=dict(type='MMFullyShardedDataParallel', device_id='cpu'),
-        state_dict_cfg=dict(state_dict_type='FULL_STATE_DICT', state_dict_config=dict(type='FullStateDictConfig'),
-                            optim_state_dict_config=dict(type='FullOptimStateDictConfig', offload_to_cpu=False)))
+        type='FSDPStrategy',
+        model_wrapper=dict(type='MMFullyShardedDataParallel', device_id='cpu'),
+        state_dict_cfg=dict(
+            state_dict_type='FULL_STATE_DICT',
+            state_dict_config=dict(type='FullStateDictConfig'),
+            optim_state_dict_config=dict(type='FullOptimStateDictConfig', offload_to_cpu=False),
+        ),
+    )
     cfg.model.roi_head.mask_head.predictor_cfg = dict(type='NormedConv2d', tempearture=20)
     cfg.optim_wrapper.pop('clip_grad')
     cfg.train_cfg.max_epochs = 2
@@ -174,14 +213,16 @@ def test_fsdp_trains_lambda_and_kappa_and_saves_them_under_their_names(data, tmp
 @pytest.mark.slow
 def test_synchronised_batch_norm_says_that_it_needs_a_gpu(data, tmp_path):
     config = dumped(small_config(data, tmp_path / 'work'), tmp_path / 'config.py')
-    text = said(begin('bash', ROOT / 'tools/dist_train.sh', config, 2, '--cfg-options', 'sync_bn=torch', cwd=tmp_path),
-                code=1)
+    text = said(
+        begin('bash', ROOT / 'tools/dist_train.sh', config, 2, '--cfg-options', 'sync_bn=torch', cwd=tmp_path), code=1
+    )
     assert 'SyncBatchNorm layers only work with GPU modules' in text
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='only without a GPU')
-@pytest.mark.parametrize('launcher, line', [('slurm', 'a GPU for each process'),
-                                            ('pytorch', 'the environment variable RANK')])
+@pytest.mark.parametrize(
+    'launcher, line', [('slurm', 'a GPU for each process'), ('pytorch', 'the environment variable RANK')]
+)
 def test_a_launcher_that_cannot_be(launcher, line, monkeypatch):
     monkeypatch.delenv('RANK', raising=False)
     with pytest.raises(LauncherError, match=f'--launcher {launcher} needs {line}'):

@@ -1,4 +1,5 @@
 """The examples in the docstrings."""
+
 import doctest
 import importlib
 import pkgutil
@@ -22,5 +23,12 @@ def test_examples(name):
 
 
 def test_there_are_examples():
-    assert sum(bool(test.examples) for name in MODULES if not name.endswith('triton_kernels')
-               for test in doctest.DocTestFinder().find(importlib.import_module(name))) >= 20
+    assert (
+        sum(
+            bool(test.examples)
+            for name in MODULES
+            if not name.endswith('triton_kernels')
+            for test in doctest.DocTestFinder().find(importlib.import_module(name))
+        )
+        >= 20
+    )

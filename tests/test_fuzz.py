@@ -2,6 +2,7 @@
 
 Each property is tried on a few dozen examples, always the same ones; ``make test-slow`` draws hundreds, new each time.
 """
+
 import contextlib
 import copy
 import io
@@ -33,8 +34,13 @@ AMOUNTS = pytest.mark.parametrize('amount', ['few', pytest.param('many', marks=p
 
 def explore(attempt, amount, few):
     """Call ``attempt(data)`` with ``few`` examples, or fifteen times as many from a new seed."""
-    run = settings(max_examples=few if amount == 'few' else 15 * few, derandomize=amount == 'few', database=None, deadline=None,
-                   suppress_health_check=list(HealthCheck))(given(st.data())(attempt))
+    run = settings(
+        max_examples=few if amount == 'few' else 15 * few,
+        derandomize=amount == 'few',
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )(given(st.data())(attempt))
     if amount == 'many':
         chosen = random.SystemRandom().randrange(2**32)
         print(f'seed {chosen}')  # pytest shows it of a test that fails
@@ -49,21 +55,51 @@ def one_line(error, path):
 # ---------------------------------------------------------------- annotations
 
 NUMBERS = st.one_of(
-    st.integers(-3, 100), st.sampled_from([0.5, -0.0, 1e308, -1e308, 5e-324, 2**63, -2**70, 10**400, 65536, 10**6, 80.0, 64.0]),
-    st.floats(), st.booleans())
-TEXTS = st.one_of(st.sampled_from(['', '1', '0', 'a\0b', '\ud800', '\u202eabc', '../../../etc/passwd', '/etc/passwd', 'http://x/y.jpg',
-                                   'NaN', ' ', 'é' * 400]), st.text(max_size=5))
-VALUES = st.recursive(st.one_of(NUMBERS, TEXTS, st.none()), lambda inner: st.one_of(
-    st.lists(inner, max_size=5), st.dictionaries(TEXTS, inner, max_size=3)), max_leaves=10)
+    st.integers(-3, 100),
+    st.sampled_from([0.5, -0.0, 1e308, -1e308, 5e-324, 2**63, -(2**70), 10**400, 65536, 10**6, 80.0, 64.0]),
+    st.floats(),
+    st.booleans(),
+)
+TEXTS = st.one_of(
+    st.sampled_from(
+        [
+            '',
+            '1',
+            '0',
+            'a\0b',
+            '\ud800',
+            '\u202eabc',
+            '../../../etc/passwd',
+            '/etc/passwd',
+            'http://x/y.jpg',
+            'NaN',
+            ' ',
+            'é' * 400,
+        ]
+    ),
+    st.text(max_size=5),
+)
+VALUES = st.recursive(
+    st.one_of(NUMBERS, TEXTS, st.none()),
+    lambda inner: st.one_of(st.lists(inner, max_size=5), st.dictionaries(TEXTS, inner, max_size=3)),
+    max_leaves=10,
+)
 POINTS = st.lists(st.one_of(st.floats(-20, 120), NUMBERS), max_size=12)
 MASKS = st.one_of(
     st.lists(POINTS, max_size=3),
-    st.fixed_dictionaries(dict(size=st.one_of(st.just([64, 80]), st.lists(NUMBERS, max_size=3)),
-                               counts=st.one_of(st.lists(NUMBERS, max_size=4), st.text(max_size=6), st.just([20, 5100])))))
+    st.fixed_dictionaries(
+        dict(
+            size=st.one_of(st.just([64, 80]), st.lists(NUMBERS, max_size=3)),
+            counts=st.one_of(st.lists(NUMBERS, max_size=4), st.text(max_size=6), st.just([20, 5100])),
+        )
+    ),
+)
 BOXES = st.lists(st.one_of(st.floats(-20, 120), NUMBERS), min_size=3, max_size=5)
-FIELDS = dict(images=['id', 'width', 'height', 'coco_url', 'file_name', 'neg_category_ids'],
-              annotations=['id', 'image_id', 'category_id', 'bbox', 'area', 'segmentation', 'iscrowd', 'ignore'],
-              categories=['id', 'name', 'image_count', 'frequency'])
+FIELDS = dict(
+    images=['id', 'width', 'height', 'coco_url', 'file_name', 'neg_category_ids'],
+    annotations=['id', 'image_id', 'category_id', 'bbox', 'area', 'segmentation', 'iscrowd', 'ignore'],
+    categories=['id', 'name', 'image_count', 'frequency'],
+)
 LIKELY = dict(bbox=BOXES, segmentation=MASKS)
 
 
@@ -123,7 +159,9 @@ def looked_through(small, text):
 def learnt(path):
     """How many instances mmdet's data set and loader make of the file, of each class."""
     with contextlib.redirect_stdout(io.StringIO()):
-        dataset = LVISV1Dataset(ann_file=str(path), data_prefix=dict(img=''), pipeline=[], metainfo=dict(classes=CATEGORIES))
+        dataset = LVISV1Dataset(
+            ann_file=str(path), data_prefix=dict(img=''), pipeline=[], metainfo=dict(classes=CATEGORIES)
+        )
     load, counts = LoadAnnotations(with_bbox=True, with_mask=True), dict.fromkeys(CATEGORIES, 0)
     for i in range(len(dataset)):
         info = dataset.get_data_info(i)
@@ -158,8 +196,11 @@ def test_a_text_with_flipped_bytes_or_cut_off(small, amount):
         text = bytearray(json.dumps(small[2]).encode())
         for _ in range(data.draw(st.integers(0, 4))):
             text[data.draw(st.integers(0, len(text) - 1))] = data.draw(st.integers(0, 255))
-        del text[data.draw(st.one_of(st.just(len(text)), st.integers(0, len(text)))):]
-        report = looked_through(small, text.decode('utf-8', 'surrogateescape').encode('utf-8', 'surrogatepass').decode('utf-8', 'surrogatepass'))
+        del text[data.draw(st.one_of(st.just(len(text)), st.integers(0, len(text)))) :]
+        report = looked_through(
+            small,
+            text.decode('utf-8', 'surrogateescape').encode('utf-8', 'surrogatepass').decode('utf-8', 'surrogatepass'),
+        )
         if not report.errors:
             learnt(small[1])
 
@@ -170,9 +211,23 @@ def test_a_text_with_flipped_bytes_or_cut_off(small, amount):
 def test_any_json_is_no_annotation_file_but_a_finding(small, amount):
 
     def attempt(data):
-        report = looked_through(small, json.dumps(data.draw(st.one_of(VALUES, st.fixed_dictionaries(
-            dict(images=VALUES, annotations=VALUES, categories=VALUES)), st.fixed_dictionaries(
-                dict(n_images_annotated=VALUES, categories=st.lists(st.dictionaries(st.sampled_from(['id', 'image_count']), VALUES))))))))
+        report = looked_through(
+            small,
+            json.dumps(
+                data.draw(
+                    st.one_of(
+                        VALUES,
+                        st.fixed_dictionaries(dict(images=VALUES, annotations=VALUES, categories=VALUES)),
+                        st.fixed_dictionaries(
+                            dict(
+                                n_images_annotated=VALUES,
+                                categories=st.lists(st.dictionaries(st.sampled_from(['id', 'image_count']), VALUES)),
+                            )
+                        ),
+                    )
+                )
+            ),
+        )
         assert report.errors
 
     explore(attempt, amount, 60)
@@ -194,16 +249,43 @@ def sound(tmp_path_factory):
     files = []
     for zipped in (True, False):
         file = io.BytesIO()
-        torch.save(dict(model=dict(a=torch.arange(30.), b=torch.ones(2, 2).half()), epoch=3), file,
-                   _use_new_zipfile_serialization=zipped)
+        torch.save(
+            dict(model=dict(a=torch.arange(30.0), b=torch.ones(2, 2).half()), epoch=3),
+            file,
+            _use_new_zipfile_serialization=zipped,
+        )
         files.append(file.getvalue())
     return weights, files, tmp_path_factory.mktemp('weights')
 
 
 @AMOUNTS
 def test_names_are_translated_whatever_they_are(amount):
-    part = st.sampled_from(['backbone', 'layer1', 'layer4', '0', '1', '17', 'unirect1', 'unirect3', 'se', 'uniact', 'excitation', 'relu',
-                            'lambda_param', 'kappa_param', 'lambda_', 'act_stem', 'conv3', 'fc', 'weight', '', '\n', '\ud800'])
+    part = st.sampled_from(
+        [
+            'backbone',
+            'layer1',
+            'layer4',
+            '0',
+            '1',
+            '17',
+            'unirect1',
+            'unirect3',
+            'se',
+            'uniact',
+            'excitation',
+            'relu',
+            'lambda_param',
+            'kappa_param',
+            'lambda_',
+            'act_stem',
+            'conv3',
+            'fc',
+            'weight',
+            '',
+            '\n',
+            '\ud800',
+        ]
+    )
     name = st.one_of(st.lists(part, max_size=6).map('.'.join), st.text(max_size=10))
 
     def attempt(data):
@@ -229,7 +311,7 @@ def test_a_file_of_weights_with_flipped_bytes_or_cut_off(sound, amount):
         content = bytearray(data.draw(st.sampled_from(files)))
         for _ in range(data.draw(st.integers(0, 5))):
             content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-        del content[data.draw(st.one_of(st.just(len(content)), st.integers(0, len(content)))):]
+        del content[data.draw(st.one_of(st.just(len(content)), st.integers(0, len(content)))) :]
         path.write_bytes(content)
         try:
             weights = read_checkpoint(path).weights
@@ -251,12 +333,30 @@ def test_every_prefix_of_a_file_of_weights_is_refused(sound, form):
 
 
 HARM = dict(
-    shape=lambda tensor: torch.zeros(*tensor.shape, 2), flat=lambda tensor: tensor.flatten()[:3], integer=lambda tensor: tensor.int(),
-    boolean=lambda tensor: tensor.bool(), complex=lambda tensor: tensor.to(torch.complex64), nan=lambda tensor: tensor / 0,
-    infinite=lambda tensor: torch.full_like(tensor, torch.inf), sparse=lambda tensor: tensor.to_sparse(), meta=lambda tensor: tensor.to('meta'),
-    number=lambda tensor: 3, text=str, none=lambda tensor: None, nested=lambda tensor: dict(a=tensor))
-WRAPPERS = (lambda w: w, lambda w: dict(model=w), lambda w: dict(state_dict=w, meta=dict(a=1)), lambda w: {f'module.{k}': v for k, v in w.items()},
-            lambda w: dict(model=dict(state_dict=w)), lambda w: [w], lambda w: dict(state_dict=[w]), lambda w: dict(net=w))
+    shape=lambda tensor: torch.zeros(*tensor.shape, 2),
+    flat=lambda tensor: tensor.flatten()[:3],
+    integer=lambda tensor: tensor.int(),
+    boolean=lambda tensor: tensor.bool(),
+    complex=lambda tensor: tensor.to(torch.complex64),
+    nan=lambda tensor: tensor / 0,
+    infinite=lambda tensor: torch.full_like(tensor, torch.inf),
+    sparse=lambda tensor: tensor.to_sparse(),
+    meta=lambda tensor: tensor.to('meta'),
+    number=lambda tensor: 3,
+    text=str,
+    none=lambda tensor: None,
+    nested=lambda tensor: dict(a=tensor),
+)
+WRAPPERS = (
+    lambda w: w,
+    lambda w: dict(model=w),
+    lambda w: dict(state_dict=w, meta=dict(a=1)),
+    lambda w: {f'module.{k}': v for k, v in w.items()},
+    lambda w: dict(model=dict(state_dict=w)),
+    lambda w: [w],
+    lambda w: dict(state_dict=[w]),
+    lambda w: dict(net=w),
+)
 NESTED = WRAPPERS[4:]
 
 

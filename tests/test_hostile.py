@@ -1,4 +1,5 @@
 """Annotation and weight files with one hostile thing in them: each is found and named; ``test_fuzz.py`` draws more of them."""
+
 import copy
 import json
 import re
@@ -59,101 +60,177 @@ FIELDS = [
     ('annotations', dict(bbox=['1', '2', '3', '4']), 'annotations without "bbox" ([x, y, width, height]): 1 of '),
     ('annotations', dict(bbox=[1e308] * 4), 'annotations without "bbox" ([x, y, width, height]): 1 of '),
     ('annotations', dict(area=True), 'annotations without "area" (a number): 1 of '),
-    ('annotations', dict(iscrowd='0'), 'annotations whose "iscrowd" is neither 0 nor 1: 1 of 170, e.g. 1 (\'0\'); training takes whatever '
-     'is not empty for 1, and leaves them out'),
+    (
+        'annotations',
+        dict(iscrowd='0'),
+        'annotations whose "iscrowd" is neither 0 nor 1: 1 of 170, e.g. 1 (\'0\'); training takes whatever '
+        'is not empty for 1, and leaves them out',
+    ),
     ('annotations', dict(ignore='false'), 'annotations whose "ignore" is neither 0 nor 1: 1 of '),
-    ('annotations', dict(segmentation=[[True] * 8]), 'masks with coordinates that are no numbers, or far from any image: 1 of '),
-    ('annotations', dict(segmentation=dict(size=[64, 80], counts=[True, 5119])), 'masks that do not fill their image: 1 of '),
-    ('annotations', dict(segmentation=dict(size=[64., 80.], counts=[5120])), 'masks of another size than their image: 1 of '),
+    (
+        'annotations',
+        dict(segmentation=[[True] * 8]),
+        'masks with coordinates that are no numbers, or far from any image: 1 of ',
+    ),
+    (
+        'annotations',
+        dict(segmentation=dict(size=[64, 80], counts=[True, 5119])),
+        'masks that do not fill their image: 1 of ',
+    ),
+    (
+        'annotations',
+        dict(segmentation=dict(size=[64.0, 80.0], counts=[5120])),
+        'masks of another size than their image: 1 of ',
+    ),
     ('images', dict(width=True), 'images without "width" (pixels): 1 of 40, e.g. 1; add it, or remove them'),
     ('images', dict(width=80.5), 'images without "width" (pixels): 1 of 40'),
     ('images', dict(height=10**11), 'images without "height" (pixels): 1 of 40'),
     ('images', dict(coco_url=7), 'images whose "file_name" or "coco_url" is no text: 1 of 40, e.g. 1; correct it'),
     ('images', dict(coco_url='http://elsewhere/1.jpg'), 'images that cannot be read: 1 of 40'),
     ('images', dict(coco_url='http://images.cocodataset.org/a\0b.jpg'), 'missing images: 1 of 40'),
-    *(('categories', dict(image_count=count), 'model.roi_head.bbox_head.loss_cls.class_frequency: categories whose "image_count" is '
-       f'no number of images: 1 of 48, e.g. {CATEGORIES[0]} (') for count in ('5', -1, None, True, [1], 10**400, float('nan'))),
+    *(
+        (
+            'categories',
+            dict(image_count=count),
+            'model.roi_head.bbox_head.loss_cls.class_frequency: categories whose "image_count" is '
+            f'no number of images: 1 of 48, e.g. {CATEGORIES[0]} (',
+        )
+        for count in ('5', -1, None, True, [1], 10**400, float('nan'))
+    ),
 ]
 
 
 @pytest.mark.parametrize('kind, values, line', FIELDS)
 def test_a_field_that_is_not_what_it_should_be(sound, kind, values, line):
-    errors = [message for severity, message in found(sound, 'train', changed(sound, 'train', kind, **values)) if severity == 'error']
+    errors = [
+        message
+        for severity, message in found(sound, 'train', changed(sound, 'train', kind, **values))
+        if severity == 'error'
+    ]
     assert any(message.startswith(line) for message in errors), errors
 
 
 def test_more_images_of_a_class_than_there_are(sound, tmp_path):
     content = changed(sound, 'train', 'categories', image_count=41)
     assert found(sound, 'train', content) == [
-        ('error', 'model.roi_head.bbox_head.loss_cls.class_frequency: categories whose "image_count" is above the number of annotated '
-         f'images, 40: 1 of 48, e.g. {CATEGORIES[0]} (41); correct {sound[0]}/annotations/lvis_v1_train.json')]
+        (
+            'error',
+            'model.roi_head.bbox_head.loss_cls.class_frequency: categories whose "image_count" is above the number of annotated '
+            f'images, 40: 1 of 48, e.g. {CATEGORIES[0]} (41); correct {sound[0]}/annotations/lvis_v1_train.json',
+        )
+    ]
     (tmp_path / 'a.json').write_text(json.dumps(content))
     with pytest.raises(ValueError, match='number 0 is 1.025'):
         load_class_frequency(tmp_path / 'a.json')
     assert not list(tmp_path.glob('*.class_frequency.json'))
 
 
-@pytest.mark.parametrize('first, faulty', [(1, False), (10**15, False), (20240101123456789 % 2**53, False), (2**53 - 2, True), (-5, True)])
+@pytest.mark.parametrize(
+    'first, faulty', [(1, False), (10**15, False), (20240101123456789 % 2**53, False), (2**53 - 2, True), (-5, True)]
+)
 def test_ids_of_annotations_are_any_that_metrics_can_keep(sound, first, faulty):
     content = changed(sound, 'val', 'images')
     for i, annotation in enumerate(content['annotations']):
         annotation['id'] = first + i
     errors = [message for severity, message in found(sound, 'val', content) if severity == 'error']
-    assert bool(errors) == faulty and all(line.startswith('ids of annotations that are no whole number from 1 to 2^53') for line in errors)
+    assert bool(errors) == faulty and all(
+        line.startswith('ids of annotations that are no whole number from 1 to 2^53') for line in errors
+    )
 
 
-@pytest.mark.parametrize('url', ['http://images.cocodataset.org/../../../../../../etc/passwd', 'http://images.cocodataset.org//etc/passwd'])
+@pytest.mark.parametrize(
+    'url', ['http://images.cocodataset.org/../../../../../../etc/passwd', 'http://images.cocodataset.org//etc/passwd']
+)
 def test_paths_that_leave_the_folder(sound, url):
     findings = found(sound, 'train', changed(sound, 'train', 'images', coco_url=url))
     assert findings[0][0] == 'warning'
-    assert re.fullmatch(rf'images outside the folder of the data set: 1 of 40, e.g. .*/etc/passwd; "file_name" or "coco_url" leads '
-                        rf'out of {sound[0]}/; training opens them all the same', findings[0][1])
+    assert re.fullmatch(
+        rf'images outside the folder of the data set: 1 of 40, e.g. .*/etc/passwd; "file_name" or "coco_url" leads '
+        rf'out of {sound[0]}/; training opens them all the same',
+        findings[0][1],
+    )
 
 
 def test_a_polygon_of_a_million_points_is_no_error(sound):
-    assert not [message for severity, message in found(sound, 'train', changed(sound, 'train', 'annotations', segmentation=[BIG]))
-                if severity == 'error']
+    assert not [
+        message
+        for severity, message in found(sound, 'train', changed(sound, 'train', 'annotations', segmentation=[BIG]))
+        if severity == 'error'
+    ]
 
 
 def test_a_very_long_name_is_cut_in_the_finding(sound):
-    (_, message), = found(sound, 'train', changed(sound, 'train', 'images', coco_url='http://images.cocodataset.org/' + 'a' * 5000))
+    ((_, message),) = found(
+        sound, 'train', changed(sound, 'train', 'images', coco_url='http://images.cocodataset.org/' + 'a' * 5000)
+    )
     assert message.startswith('missing images: 1 of 40') and 'aaa…;' in message and len(message) < 500
 
 
-@pytest.mark.parametrize('old, new, what', [
-    ('"bbox": [', '"bbox": [0, 0, 1, 1], "bbox": [', 'gives "bbox" more than once in the record with the id 1'),
-    ('"info":', '"images": [], "info":', 'gives "images" more than once in a record without id')])
+@pytest.mark.parametrize(
+    'old, new, what',
+    [
+        ('"bbox": [', '"bbox": [0, 0, 1, 1], "bbox": [', 'gives "bbox" more than once in the record with the id 1'),
+        ('"info":', '"images": [], "info":', 'gives "images" more than once in a record without id'),
+    ],
+)
 def test_a_key_given_twice(sound, old, new, what):
     text = json.dumps(changed(sound, 'train', 'images')).replace(old, new, 1)
     path = sound[0] / 'annotations/lvis_v1_train.json'
-    assert found(sound, 'train', text) == [('error', f'{path} {what}, of which the last would count; take one of them away')]
+    assert found(sound, 'train', text) == [
+        ('error', f'{path} {what}, of which the last would count; take one of them away')
+    ]
 
 
 @pytest.mark.parametrize('field', ['neg_category_ids', 'not_exhaustive_category_ids'])
 @pytest.mark.parametrize('value', [9999, '1', [1], True, 1.5])
 def test_categories_that_the_lvis_metric_would_pass_over(sound, field, value):
-    errors = [message for severity, message in found(sound, 'val', changed(sound, 'val', 'images', **{field: [value]}))
-              if severity == 'error']
-    assert errors == [f'images whose "{field}" names something that is no category of the file: 1 of 2, e.g. 1 ({value!r}); correct '
-                      "it, or LVIS's metric judges predictions of that class wrongly"]
+    errors = [
+        message
+        for severity, message in found(sound, 'val', changed(sound, 'val', 'images', **{field: [value]}))
+        if severity == 'error'
+    ]
+    assert errors == [
+        f'images whose "{field}" names something that is no category of the file: 1 of 2, e.g. 1 ({value!r}); correct '
+        "it, or LVIS's metric judges predictions of that class wrongly"
+    ]
 
 
 def test_a_file_without_categories_gives_one_finding(sound):
     content = changed(sound, 'train', 'images')
     content['categories'] = None
-    assert [message.split(';')[0] for _, message in found(sound, 'train', content)] == ['the annotation file has no "categories"']
+    assert [message.split(';')[0] for _, message in found(sound, 'train', content)] == [
+        'the annotation file has no "categories"'
+    ]
 
 
-@pytest.mark.parametrize('change, line', [
-    (dict(annotations=[3]), 'an annotation without ids of its category and image: 3; tools/check_dataset.py finds all of them'),
-    (dict(annotations=[dict(category_id=1)]), "an annotation without ids of its category and image: {'category_id': 1}; tools"),
-    (dict(annotations=[dict(category_id=[1], image_id=1)]), 'an annotation without ids of its category and image: '),
-    (dict(categories=[dict(id=[1])]), 'the id of a category is no number; tools/check_dataset.py finds it'),
-    (dict(categories=['a']), "a category lacks \"id\": 'a'"),
-    (dict(categories=[dict(id=1, image_count='5')]), 'the "image_count" of the category with the id 1 is \'5\', no number of images'),
-    (dict(categories=[dict(id=1, image_count=10**400)]), 'the "image_count" of the category with the id 1 is 1000000'),
-    ('[' * 200_000, 'nested too deeply for a file of annotations or frequencies'),
-])
+@pytest.mark.parametrize(
+    'change, line',
+    [
+        (
+            dict(annotations=[3]),
+            'an annotation without ids of its category and image: 3; tools/check_dataset.py finds all of them',
+        ),
+        (
+            dict(annotations=[dict(category_id=1)]),
+            "an annotation without ids of its category and image: {'category_id': 1}; tools",
+        ),
+        (
+            dict(annotations=[dict(category_id=[1], image_id=1)]),
+            'an annotation without ids of its category and image: ',
+        ),
+        (dict(categories=[dict(id=[1])]), 'the id of a category is no number; tools/check_dataset.py finds it'),
+        (dict(categories=['a']), 'a category lacks "id": \'a\''),
+        (
+            dict(categories=[dict(id=1, image_count='5')]),
+            'the "image_count" of the category with the id 1 is \'5\', no number of images',
+        ),
+        (
+            dict(categories=[dict(id=1, image_count=10**400)]),
+            'the "image_count" of the category with the id 1 is 1000000',
+        ),
+        ('[' * 200_000, 'nested too deeply for a file of annotations or frequencies'),
+    ],
+)
 def test_class_frequencies_of_a_hostile_file(tmp_path, change, line):
     content = dict(images=[dict(id=1)], annotations=[dict(category_id=1, image_id=1)], categories=[dict(id=1)])
     (tmp_path / 'a.json').write_text(change if isinstance(change, str) else json.dumps({**content, **change}))
@@ -164,8 +241,13 @@ def test_class_frequencies_of_a_hostile_file(tmp_path, change, line):
 
 def counted(classes):
     """Annotations of as many images, one of the class in each."""
-    return json.dumps(dict(images=[dict(id=i) for i in range(len(classes))], categories=[dict(id=1), dict(id=2)],
-                           annotations=[dict(id=i, image_id=i, category_id=int(c)) for i, c in enumerate(classes)]))
+    return json.dumps(
+        dict(
+            images=[dict(id=i) for i in range(len(classes))],
+            categories=[dict(id=1), dict(id=2)],
+            annotations=[dict(id=i, image_id=i, category_id=int(c)) for i, c in enumerate(classes)],
+        )
+    )
 
 
 def test_counts_of_a_file_that_was_replaced_meanwhile_are_not_kept(tmp_path, monkeypatch):
@@ -178,20 +260,27 @@ def test_counts_of_a_file_that_was_replaced_meanwhile_are_not_kept(tmp_path, mon
 
     path.write_text(counted('1222'))
     monkeypatch.setattr(class_frequency, '_read_json', read_and_replace)
-    assert load_class_frequency(path) == [.25, .75]
+    assert load_class_frequency(path) == [0.25, 0.75]
     monkeypatch.undo()
-    assert load_class_frequency(path) == [.9, .1]
+    assert load_class_frequency(path) == [0.9, 0.1]
 
 
-@pytest.mark.parametrize('harm', [dict(n_images_annotated=0), dict(categories=[dict(id=1, image_count='a')]), dict(categories=3),
-                                  dict(categories=[dict(id=1, image_count=5)])])
+@pytest.mark.parametrize(
+    'harm',
+    [
+        dict(n_images_annotated=0),
+        dict(categories=[dict(id=1, image_count='a')]),
+        dict(categories=3),
+        dict(categories=[dict(id=1, image_count=5)]),
+    ],
+)
 def test_damaged_counts_are_counted_anew(tmp_path, harm):
     path, cache = tmp_path / 'a.json', tmp_path / 'a.class_frequency.json'
     path.write_text(counted('1222'))
     load_class_frequency(path)
     sound = json.loads(cache.read_text())
     cache.write_text(json.dumps({**sound, **harm}))
-    assert load_class_frequency(path) == [.25, .75] and json.loads(cache.read_text()) == sound
+    assert load_class_frequency(path) == [0.25, 0.75] and json.loads(cache.read_text()) == sound
 
 
 # ---------------------------------------------------------------- weights
@@ -204,14 +293,20 @@ def published():
     return {names[name]: tensor for name, tensor in weights.items()}
 
 
-@pytest.mark.parametrize('harm, line', [
-    (lambda tensor: tensor / 0, r'1 not finite, first layer1.0.conv1.weight$'),
-    (lambda tensor: tensor.bool(), '1 of another kind, first layer1.0.conv1.weight: integers$'),
-    (lambda tensor: tensor.to(torch.complex64), '1 of another kind, first layer1.0.conv1.weight: complex numbers$'),
-    (lambda tensor: tensor.to_sparse(), '1 of another kind, first layer1.0.conv1.weight: no plain tensor$'),
-    (lambda tensor: tensor.to('meta'), '1 of another kind, first layer1.0.conv1.weight: no plain tensor$'),
-    (lambda tensor: torch.zeros(1).expand(10**6, 10**6), r'1 of another shape, first layer1.0.conv1.weight: \(1000000, 1000000\), not'),
-])
+@pytest.mark.parametrize(
+    'harm, line',
+    [
+        (lambda tensor: tensor / 0, r'1 not finite, first layer1.0.conv1.weight$'),
+        (lambda tensor: tensor.bool(), '1 of another kind, first layer1.0.conv1.weight: integers$'),
+        (lambda tensor: tensor.to(torch.complex64), '1 of another kind, first layer1.0.conv1.weight: complex numbers$'),
+        (lambda tensor: tensor.to_sparse(), '1 of another kind, first layer1.0.conv1.weight: no plain tensor$'),
+        (lambda tensor: tensor.to('meta'), '1 of another kind, first layer1.0.conv1.weight: no plain tensor$'),
+        (
+            lambda tensor: torch.zeros(1).expand(10**6, 10**6),
+            r'1 of another shape, first layer1.0.conv1.weight: \(1000000, 1000000\), not',
+        ),
+    ],
+)
 def test_weights_that_could_not_be_used_are_not_converted(published, tmp_path, harm, line):
     weights = copy.copy(published)
     weights['layer1.0.conv1.weight'] = harm(weights['layer1.0.conv1.weight'])
@@ -235,14 +330,16 @@ class Larger:
         self.tensor, self.size = tensor, size
 
     def __reduce__(self):
-        return torch._utils._rebuild_tensor_v2, (self.tensor.storage(), 0, self.size, (1, ), False, {})
+        return torch._utils._rebuild_tensor_v2, (self.tensor.storage(), 0, self.size, (1,), False, {})
 
 
-@pytest.mark.parametrize('size', [(4, ), (2**40, ), (2**62, ), (-1, )])
+@pytest.mark.parametrize('size', [(4,), (2**40,), (2**62,), (-1,)])
 @pytest.mark.parametrize('zipped', [True, False])
 def test_a_tensor_that_claims_more_than_there_is(tmp_path, size, zipped):
     torch.save(dict(a=Larger(torch.ones(3), size)), tmp_path / 'in.pth', _use_new_zipfile_serialization=zipped)
-    with pytest.raises(BadCheckpoint, match='is cut short, damaged or no checkpoint|needs more memory than there is, or is damaged'):
+    with pytest.raises(
+        BadCheckpoint, match='is cut short, damaged or no checkpoint|needs more memory than there is, or is damaged'
+    ):
         read_checkpoint(tmp_path / 'in.pth')
 
 
@@ -251,7 +348,10 @@ class Sparse:
 
     def __reduce__(self):
         indices = torch.tensor([[0], [10**9]])
-        return torch._utils._rebuild_sparse_tensor, (torch.sparse_coo, (indices, torch.ones(1), torch.Size([1, 3]), True))
+        return torch._utils._rebuild_sparse_tensor, (
+            torch.sparse_coo,
+            (indices, torch.ones(1), torch.Size([1, 3]), True),
+        )
 
 
 def test_a_sparse_tensor_with_indices_outside_its_size(tmp_path):
@@ -271,7 +371,14 @@ def repeated(depth, copies):
 def test_plain_data_that_cannot_be_written_again_are_left_out(published, tmp_path):
     itself = []
     itself.append(itself)
-    meta = dict(time='now', shared=repeated(40, 2), itself=itself, deep=repeated(300, 1), config='program', flat=[1, (2.5, None)])
+    meta = dict(
+        time='now',
+        shared=repeated(40, 2),
+        itself=itself,
+        deep=repeated(300, 1),
+        config='program',
+        flat=[1, (2.5, None)],
+    )
     torch.save({'state_dict': published, 'meta': meta, 'x\ud800': 1, 'x\n\x1b[31mall is well': 2}, tmp_path / 'in.pth')
     report = convert_file(str(tmp_path / 'in.pth'), str(tmp_path / 'out.pth'))
     dropped = report.split('dropped')[1].split('missing')[0]

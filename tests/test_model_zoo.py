@@ -1,4 +1,5 @@
 """The model zoo says what is there: every config once, its size, the weights it expects; published figures as such."""
+
 from pathlib import Path
 
 import pytest
@@ -18,13 +19,15 @@ def models(folder):
 def test_the_index_names_every_folder():
     index = yaml.safe_load((ROOT / 'model-index.yml').read_text())['Import']
     assert sorted(index) == [f'{folder}/metafile.yml' for folder in FOLDERS]
-    assert FOLDERS == sorted({str(p.relative_to(ROOT).parent) for p in ROOT.glob('configs/[!_]*/*.py')})
+    assert sorted({str(p.relative_to(ROOT).parent) for p in ROOT.glob('configs/[!_]*/*.py')}) == FOLDERS
 
 
 @pytest.mark.parametrize('folder', FOLDERS)
 def test_every_config_is_there_with_the_weights_it_expects(folder):
     readme = (ROOT / folder / 'README.md').read_text()
-    assert sorted(m['Config'] for m in models(folder)) == sorted(str(p.relative_to(ROOT)) for p in ROOT.glob(f'{folder}/*.py'))
+    assert sorted(m['Config'] for m in models(folder)) == sorted(
+        str(p.relative_to(ROOT)) for p in ROOT.glob(f'{folder}/*.py')
+    )
     assert len({m['Name'] for m in models(folder)}) == len(models(folder))
     for model in models(folder):
         weights = Config.fromfile(ROOT / model['Config']).model.backbone.get('init_cfg')
@@ -34,7 +37,7 @@ def test_every_config_is_there_with_the_weights_it_expects(folder):
         assert not weights or weights['checkpoint'] in row
         published = model.get('Published (arXiv:2407.08567, not reproduced here)', {})
         assert all(f'{name} {figure}' in row for name, figure in published.items())
-        assert not published or '| published AP (not reproduced here) |' in readme and 'Results' not in model
+        assert not published or ('| published AP (not reproduced here) |' in readme and 'Results' not in model)
 
 
 @pytest.mark.slow
@@ -42,5 +45,5 @@ def test_every_config_is_there_with_the_weights_it_expects(folder):
 def test_parameters_and_multiply_adds_are_counted(name):
     metadata = next(m['Metadata'] for m in models(str(Path(name).parent)) if m['Config'] == name)
     found = complexity(Config.fromfile(ROOT / name))
-    assert found.parameters / 1e6 == pytest.approx(metadata['Parameters (M)'], abs=.006)
-    assert found.flops / 1e9 == pytest.approx(metadata['FLOPs (G)'], abs=.06)
+    assert found.parameters / 1e6 == pytest.approx(metadata['Parameters (M)'], abs=0.006)
+    assert found.flops / 1e9 == pytest.approx(metadata['FLOPs (G)'], abs=0.06)

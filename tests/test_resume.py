@@ -1,4 +1,5 @@
 """A run interrupted and resumed equals one that was not: weights, optimizer, schedulers and logs, bit for bit."""
+
 import os
 import subprocess
 import sys
@@ -13,8 +14,11 @@ from tinier import Stop, tinier
 from apa_mmdet.datasets.tiny_lvis import make_tiny_lvis
 
 SOAK = Path(__file__).with_name('soak.py')
-OPTIONS = {'train_cfg': dict(max_epochs=2), 'default_hooks.checkpoint.by_epoch': False,
-           'default_hooks.checkpoint.interval': 4}
+OPTIONS = {
+    'train_cfg': dict(max_epochs=2),
+    'default_hooks.checkpoint.by_epoch': False,
+    'default_hooks.checkpoint.interval': 4,
+}
 
 
 @pytest.fixture(scope='module')
@@ -52,30 +56,41 @@ def test_a_run_stopped_amid_an_epoch_goes_on_as_if_it_had_not_been(data, tmp_pat
     assert interrupted_and_not(data, tmp_path) == []
 
 
-ITERATIONS = {'train_cfg': dict(type='IterBasedTrainLoop', max_iters=9), 'log_processor.by_epoch': False,
-              'param_scheduler': [dict(type='LinearLR', start_factor=.1, by_epoch=False, begin=0, end=9)]}
+ITERATIONS = {
+    'train_cfg': dict(type='IterBasedTrainLoop', max_iters=9),
+    'log_processor.by_epoch': False,
+    'param_scheduler': [dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=9)],
+}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('workers', [0, 2])
 def test_so_does_one_of_iterations_without_epochs(workers, data, tmp_path):
-    options = {'train_dataloader.num_workers': workers, 'train_dataloader.persistent_workers': workers > 0,
-               'randomness.seed': 0, **ITERATIONS}
+    options = {
+        'train_dataloader.num_workers': workers,
+        'train_dataloader.persistent_workers': workers > 0,
+        'randomness.seed': 0,
+        **ITERATIONS,
+    }
     assert interrupted_and_not(data, tmp_path, **options) == []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('options', [
-    {'custom_hooks': [dict(type='EMAHook', momentum=.1)]},
-    {'optim_wrapper.accumulative_counts': 2},
-    {'optim_wrapper.type': 'MixedPrecisionOptimWrapper', 'optim_wrapper.dtype': 'bfloat16'},
-    {'optim_wrapper.type': 'MixedPrecisionOptimWrapper', 'optim_wrapper.dtype': 'float16'},
-], ids=['EMA', 'accumulated gradients', 'bfloat16', 'float16'])
+@pytest.mark.parametrize(
+    'options',
+    [
+        {'custom_hooks': [dict(type='EMAHook', momentum=0.1)]},
+        {'optim_wrapper.accumulative_counts': 2},
+        {'optim_wrapper.type': 'MixedPrecisionOptimWrapper', 'optim_wrapper.dtype': 'bfloat16'},
+        {'optim_wrapper.type': 'MixedPrecisionOptimWrapper', 'optim_wrapper.dtype': 'float16'},
+    ],
+    ids=['EMA', 'accumulated gradients', 'bfloat16', 'float16'],
+)
 def test_so_does_one_with_more_state(options, data, tmp_path):
     assert interrupted_and_not(data, tmp_path, **options) == []
 
 
-TWO = '''
+TWO = """
 import random, sys, torch
 from tinier import Points, Stop, Toy, toy
 from apa_mmdet.engine.distributed import CPURunner, join_on_cpu
@@ -96,18 +111,33 @@ try:
     runner.train()
 except KeyboardInterrupt:
     pass
-'''
+"""
 
 
 @pytest.mark.slow
 def test_so_does_one_of_two_processes(tmp_path):
     script = tmp_path / 'two.py'
     script.write_text(TWO)
-    env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore', CUDA_VISIBLE_DEVICES='',
-               PYTHONPATH=f'{SOAK.parent}:{SOAK.parents[1]}')
+    env = dict(
+        os.environ,
+        OMP_NUM_THREADS='1',
+        PYTHONWARNINGS='ignore',
+        CUDA_VISIBLE_DEVICES='',
+        PYTHONPATH=f'{SOAK.parent}:{SOAK.parents[1]}',
+    )
     for work_dir, stop, resume, workers in (('whole', 0, 0, 0), ('stopped', 3, 0, 2), ('stopped', 0, 1, 2)):
-        command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', script,
-                   tmp_path / work_dir, stop, resume, workers]
+        command = [
+            sys.executable,
+            '-m',
+            'torch.distributed.run',
+            '--standalone',
+            '--nproc_per_node=2',
+            script,
+            tmp_path / work_dir,
+            stop,
+            resume,
+            workers,
+        ]
         run = subprocess.run([str(word) for word in command], env=env, capture_output=True, text=True)
         assert run.returncode == 0, run.stderr[-3000:]
         if stop:
@@ -123,9 +153,9 @@ def test_without_our_hook_it_does_not(data, tmp_path):
 
 
 def test_differences_are_found_wherever_they_are():
-    one = dict(a=[torch.zeros(2), 1.], b=dict(c=torch.ones(1)))
-    assert differences(one, dict(a=[torch.zeros(2), 1.], b=dict(c=torch.ones(1)))) == []
-    assert differences(one, dict(a=[torch.tensor([0., 1e-30]), 2.], b={})) == ['.a.0', '.a.1', '.b.c']
+    one = dict(a=[torch.zeros(2), 1.0], b=dict(c=torch.ones(1)))
+    assert differences(one, dict(a=[torch.zeros(2), 1.0], b=dict(c=torch.ones(1)))) == []
+    assert differences(one, dict(a=[torch.tensor([0.0, 1e-30]), 2.0], b={})) == ['.a.0', '.a.1', '.b.c']
 
 
 @pytest.mark.slow

@@ -1,4 +1,5 @@
 """What set-up says when it cannot go on. (That it works is shown by these tests running.)"""
+
 import os
 import re
 import shutil
@@ -14,7 +15,9 @@ ROOT = Path(__file__).parents[1]
 
 
 def set_up(venv, **env):
-    return subprocess.run([ROOT / 'tools/setup_env.sh', venv], env=dict(os.environ, **env), capture_output=True, text=True)
+    return subprocess.run(
+        [ROOT / 'tools/setup_env.sh', venv], env=dict(os.environ, **env), capture_output=True, text=True
+    )
 
 
 @pytest.fixture
@@ -28,7 +31,9 @@ def old_python(tmp_path):
 def test_an_old_python_is_named_and_the_way_out_too(tmp_path, old_python):
     run = set_up(tmp_path / 'venv', PYTHON=str(old_python))
     assert run.returncode == 1
-    assert f'{old_python} is Python 3.8.1, but the pinned versions need Python 3.11: name one with PYTHON=' in run.stderr
+    assert (
+        f'{old_python} is Python 3.8.1, but the pinned versions need Python 3.11: name one with PYTHON=' in run.stderr
+    )
     assert 'run the same command again' in run.stderr
 
 
@@ -51,8 +56,12 @@ def test_no_compiler_is_said_before_anything_is_fetched(tmp_path):
     venv.mkdir(parents=True)
     (venv / 'python').write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     (venv / 'python').chmod(0o755)
-    run = subprocess.run([ROOT / 'tools/build_mmcv.sh', venv.parent], capture_output=True, text=True,
-                         env=dict(os.environ, PATH=str(tools), MMCV_CACHE=str(tmp_path / 'cache')))
+    run = subprocess.run(
+        [ROOT / 'tools/build_mmcv.sh', venv.parent],
+        capture_output=True,
+        text=True,
+        env=dict(os.environ, PATH=str(tools), MMCV_CACHE=str(tmp_path / 'cache')),
+    )
     assert run.returncode == 1 and 'no g++ found: install a C++17 compiler' in run.stderr
 
 
@@ -61,4 +70,51 @@ def test_the_pins_lie_in_the_supported_ranges():
     compat.check_host_versions(pins.__getitem__)
     for package, (first, end) in compat.SUPPORTED.items():
         wanted = f'{package}>={first}' + (f',<{end}' if end else '')
-        assert wanted in (ROOT / 'setup.py').read_text(), f'setup.py and compat.py differ on {package}'
+        assert wanted in (ROOT / 'pyproject.toml').read_text(), f'pyproject.toml and compat.py differ on {package}'
+
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
+    """The package as others install it, in a folder of its own: not this repository."""
+    folder = tmp_path_factory.mktemp('wheel')
+    source = folder / 'source'  # building writes into it
+    skipped = shutil.ignore_patterns('.git', '.venv', 'data', 'work_dirs', 'build', '*.egg-info', '__pycache__')
+    shutil.copytree(ROOT, source, symlinks=True, ignore=skipped)
+    pip = [sys.executable, '-m', 'pip', '--disable-pip-version-check', '-q']
+    options = ['--no-deps', '--no-build-isolation', '--no-index']
+    subprocess.run([*pip, 'wheel', *options, '-w', folder, source], check=True)
+    subprocess.run([*pip, 'install', *options, '--target', folder / 'site', *folder.glob('*.whl')], check=True)
+    return folder / 'site'
+
+
+def test_the_wheel_carries_what_the_repository_has(wheel):
+    mim = wheel / 'apa_mmdet/.mim'
+    for name in ('configs', 'tools', 'model-index.yml'):
+        ours = [ROOT / name] if (ROOT / name).is_file() else [p for p in (ROOT / name).rglob('*') if p.is_file()]
+        for path in ours:
+            if '__pycache__' not in path.parts:
+                assert (mim / path.relative_to(ROOT)).read_bytes() == path.read_bytes()
+    assert (wheel / 'apa_mmdet/ops/cpu_kernels.c').is_file()
+
+
+@pytest.mark.parametrize('installed', ['wheel', 'editable'])
+def test_a_base_of_the_package(wheel, tmp_path, installed):
+    """From anywhere, and without a word of warning about its scope."""
+    (tmp_path / 'own.py').write_text(
+        "_base_ = 'apa_mmdet::lvis/mask_rcnn_se_r50_apa.py'\nmodel = dict(backbone=dict(depth=18, init_cfg=None),"
+        'neck=dict(in_channels=[64, 128, 256, 512]))\n'
+    )
+    (tmp_path / 'build.py').write_text(
+        'import apa_mmdet\n'
+        'from mmengine.config import Config\nfrom mmengine.registry import init_default_scope\n'
+        "cfg = Config.fromfile('own.py')\ninit_default_scope(cfg.default_scope)\n"
+        'from mmdet.registry import DATASETS, HOOKS, METRICS, MODELS\n'
+        "print(type(MODELS.build(cfg.model).backbone).__name__, cfg.filename and 'from', apa_mmdet.__file__)\n"
+        'assert [type(HOOKS.build(hook)).__name__ for hook in cfg.default_hooks.values()]\n'
+        'assert cfg.model.roi_head.bbox_head.loss_cls.class_frequency.startswith(apa_mmdet.__path__[0])\n'
+    )
+    env = dict(os.environ, PYTHONPATH=str(wheel) if installed == 'wheel' else '', PYTHONWARNINGS='ignore')
+    run = subprocess.run([sys.executable, 'build.py'], cwd=tmp_path, env=env, capture_output=True, text=True)
+    place = wheel if installed == 'wheel' else ROOT
+    assert run.stdout == f'SEResNet from {place}/apa_mmdet/__init__.py\n', run.stderr
+    assert 'WARNING' not in run.stdout + run.stderr

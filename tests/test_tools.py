@@ -1,4 +1,5 @@
 """The tools as a user starts them: real processes, real data, real metrics."""
+
 import json
 import os
 import re
@@ -43,8 +44,14 @@ def tiny(tmp_path_factory):
     return folder
 
 
-ONE_EPOCH = ['--cfg-options', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1', 'train_dataloader.dataset.oversample_thr=1e-5',
-             'model.test_cfg.rcnn.score_thr=1e-5', 'default_hooks.logger.interval=1']
+ONE_EPOCH = [
+    '--cfg-options',
+    'train_cfg.max_epochs=1',
+    'train_cfg.val_interval=1',
+    'train_dataloader.dataset.oversample_thr=1e-5',
+    'model.test_cfg.rcnn.score_thr=1e-5',
+    'default_hooks.logger.interval=1',
+]
 
 
 @pytest.fixture(scope='module')
@@ -75,6 +82,7 @@ def test_testing_gives_the_training_runs_own_figures_and_a_report(tiny, trained,
     said = python(ROOT / 'tools/report.py', 'work', '--images', '3', cwd=tiny)
     assert re.search(r'\| *mask *\|', said) and 'work/predictions.png' in said
     import cv2
+
     picture = cv2.imread(str(trained / 'predictions.png'))
     assert picture.shape[0] > 2 * 480 and picture.shape[1] > 4 * 480 and picture.std() > 20
 
@@ -88,7 +96,7 @@ def test_training_resumes_where_it_stopped(tiny, trained):
     first = load_as_data(trained / 'epoch_1.pth')
     second = load_as_data(tiny / 'resumed/epoch_2.pth')
     assert second['meta']['iter'] == 4
-    assert {s['step'].item() for s in second['optimizer']['state'].values()} == {4.}
+    assert {s['step'].item() for s in second['optimizer']['state'].values()} == {4.0}
     name = 'backbone.layer2.0.act_out.lambda_'
     assert not torch.equal(first['state_dict'][name], second['state_dict'][name]), 'λ is not learnt'
 
@@ -118,16 +126,24 @@ def test_features_and_proposal_losses_in_bfloat16(tiny, monkeypatch):
         losses[enabled] = loss.item()
         assert features[0].dtype == (torch.bfloat16 if enabled else torch.float32)
         assert all(p.grad.isfinite().all() and p.grad.dtype == torch.float32 for p in model.backbone.parameters())
-    assert losses[True] != losses[False] and losses[True] == pytest.approx(losses[False], rel=.05)
+    assert losses[True] != losses[False] and losses[True] == pytest.approx(losses[False], rel=0.05)
 
 
 def test_saved_and_loaded_the_outputs_are_the_same(tiny, trained):
     from mmdet.apis import inference_detector, init_detector
+
     image = str(next((tiny / 'data/tiny_lvis/val2017').iterdir()))
     results = []
     for _ in range(2):
-        model = init_detector(str(TINY), str(trained / 'epoch_1.pth'), device='cpu', cfg_options={
-            'model.test_cfg.rcnn.score_thr': 1e-5, 'model.roi_head.bbox_head.loss_cls.class_frequency': 'no/such/file.json'})
+        model = init_detector(
+            str(TINY),
+            str(trained / 'epoch_1.pth'),
+            device='cpu',
+            cfg_options={
+                'model.test_cfg.rcnn.score_thr': 1e-5,
+                'model.roi_head.bbox_head.loss_cls.class_frequency': 'no/such/file.json',
+            },
+        )
         results.append(inference_detector(model, image).pred_instances)
     assert len(results[0]) > 0
     for key in ('bboxes', 'scores', 'labels', 'masks'):
@@ -138,7 +154,9 @@ def test_a_missing_image_ends_with_one_line(tmp_path):
     make_tiny_lvis(tmp_path / 'data/tiny_lvis', train=2, val=1, size=(96, 96), progress=False)
     gone = tmp_path / 'data/tiny_lvis/train2017/000000000001.jpg'
     gone.unlink()
-    run = subprocess.run([sys.executable, ROOT / 'tools/train.py', TINY, *ONE_EPOCH], cwd=tmp_path, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, ROOT / 'tools/train.py', TINY, *ONE_EPOCH], cwd=tmp_path, capture_output=True, text=True
+    )
     last = run.stderr.strip().splitlines()[-1]
     assert run.returncode == 1 and '000000000001.jpg' in last and 'make_tiny_lvis' in last
 
@@ -195,13 +213,25 @@ def test_the_flagship_trains_two_steps_evaluates_and_loads_again(tiny, tmp_path)
     metrics = {k for k in scalars if k.startswith('val/lvis/')}
     assert {'val/lvis/bbox_AP', 'val/lvis/segm_AP', 'val/lvis/segm_APr'} <= metrics
     moved = {n for n, p in runner.model.named_parameters() if not torch.equal(p, before[n])}
-    for name in ('backbone.layer2.0.act_out.lambda_', 'backbone.layer4.2.act_out.kappa', 'roi_head.bbox_head.fc_cls.bias',
-                 'roi_head.mask_head.upsample.content_encoder.weight', 'roi_head.mask_head.conv_logits.temperature'):
+    for name in (
+        'backbone.layer2.0.act_out.lambda_',
+        'backbone.layer4.2.act_out.kappa',
+        'roi_head.bbox_head.fc_cls.bias',
+        'roi_head.mask_head.upsample.content_encoder.weight',
+        'roi_head.mask_head.conv_logits.temperature',
+    ):
         assert name in moved
-    assert not [n for n in moved if n.startswith(('backbone.conv1', 'backbone.bn1', 'backbone.act_stem', 'backbone.layer1'))]
+    assert not [
+        n for n in moved if n.startswith(('backbone.conv1', 'backbone.bn1', 'backbone.act_stem', 'backbone.layer1'))
+    ]
 
-    again = Runner.from_cfg(dict(flagship_cfg(tiny, tmp_path / 'again'), load_from=str(tmp_path / 'work/epoch_1.pth'),
-                                 experiment_name='again'))
+    again = Runner.from_cfg(
+        dict(
+            flagship_cfg(tiny, tmp_path / 'again'),
+            load_from=str(tmp_path / 'work/epoch_1.pth'),
+            experiment_name='again',
+        )
+    )
     again.load_or_resume()
     data = next(iter(again.build_dataloader(again.cfg.test_dataloader)))
     with torch.no_grad():
@@ -216,12 +246,25 @@ def test_own_data_in_coco_format(tiny):
     content = json.loads((tiny / 'data/tiny_lvis/annotations/lvis_v1_train.json').read_text())
     names = ('date', 'fig', 'hazelnut')
     coco = dict(
-        images=[dict(id=i['id'], width=i['width'], height=i['height'], file_name=i['coco_url'].split('/')[-1])
-                for i in content['images']],
+        images=[
+            dict(id=i['id'], width=i['width'], height=i['height'], file_name=i['coco_url'].split('/')[-1])
+            for i in content['images']
+        ],
         annotations=[dict(a, category_id=a['category_id'] % 3 + 1, iscrowd=0) for a in content['annotations']],
-        categories=[dict(id=i + 1, name=name) for i, name in enumerate(names)])
+        categories=[dict(id=i + 1, name=name) for i, name in enumerate(names)],
+    )
     (own / 'trainval.json').write_text(json.dumps(coco))
     (own / 'images').symlink_to(tiny / 'data/tiny_lvis/train2017')
-    log = python(ROOT / 'tools/train.py', OWN, '--work-dir', 'own_work', '--cfg-options', 'train_cfg.max_epochs=1',
-                 'train_cfg.val_interval=1', 'model.test_cfg.rcnn.score_thr=1e-5', cwd=tiny, DATA_ROOT=str(own))
+    log = python(
+        ROOT / 'tools/train.py',
+        OWN,
+        '--work-dir',
+        'own_work',
+        '--cfg-options',
+        'train_cfg.max_epochs=1',
+        'train_cfg.val_interval=1',
+        'model.test_cfg.rcnn.score_thr=1e-5',
+        cwd=tiny,
+        DATA_ROOT=str(own),
+    )
     assert 'coco/segm_mAP' in log

@@ -4,6 +4,7 @@ What is changed: where the data lie, their size in pixels, how many there are of
 neither warm-up, weight decay nor pretrained weights are. Of configs that differ in depth, schedule or activation alone one stands for the others
 here; ``make test-slow`` trains them all.
 """
+
 import json
 import re
 from collections import Counter
@@ -18,15 +19,24 @@ from small import shrunk, two_steps
 from apa_mmdet.datasets.tiny_lvis import make_tiny_lvis
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted(str(p.relative_to(ROOT / 'configs').with_suffix('')) for p in (ROOT / 'configs').glob('[!_]*/*.py')
-                 if p.parent.name != 'any_detector')  # test_any_detector.py
+CONFIGS = sorted(
+    str(p.relative_to(ROOT / 'configs').with_suffix(''))
+    for p in (ROOT / 'configs').glob('[!_]*/*.py')
+    if p.parent.name != 'any_detector'  # test_any_detector.py
+)
 QUICK = {
-    'coco/faster_rcnn_se_r50_apa_2x', 'coco/mask_rcnn_se_r50_relu_sigmoid', 'lvis/mask_rcnn_se_r50_apa',
+    'coco/faster_rcnn_se_r50_apa_2x',
+    'coco/mask_rcnn_se_r50_relu_sigmoid',
+    'lvis/mask_rcnn_se_r50_apa',
     'v3det/mask_rcnn_se_r50_apa',
 }
 FORMS = dict(lvis='lvis_v1', coco='coco', v3det='v3det', tiny_lvis='tiny_lvis', own_data='coco')
-ROOTS = dict(lvis='data/lvis_v1/', coco='data/coco/', v3det='data/V3Det/', tiny_lvis='data/tiny_lvis/', own_data='data/own')
-METRICS = dict(lvis='lvis/{}_APr', coco='coco/{}_mAP', v3det='coco/{}_mAP', tiny_lvis='lvis/{}_APr', own_data='coco/{}_mAP')
+ROOTS = dict(
+    lvis='data/lvis_v1/', coco='data/coco/', v3det='data/V3Det/', tiny_lvis='data/tiny_lvis/', own_data='data/own'
+)
+METRICS = dict(
+    lvis='lvis/{}_APr', coco='coco/{}_mAP', v3det='coco/{}_mAP', tiny_lvis='lvis/{}_APr', own_data='coco/{}_mAP'
+)
 
 # a part of a config's name: a parameter that its activation alone has (attention has an fc1 as well)
 LEARNT = {'apa': r'\.kappa$', 'acon': r'\.beta$', 'meta-acon': r'\.act_\w+\.fc1\.weight$', 'apalu': r'\.raw_a$'}
@@ -50,7 +60,9 @@ def as_own_data(coco, folder):
     """The three most frequent classes of the set in COCO's form, under the names and in the files of configs/own_data."""
     content = json.loads((coco / 'annotations/instances_train2017.json').read_text())
     counts = Counter(a['category_id'] for a in content['annotations'])
-    content['categories'] = [dict(id=key, name=name) for (key, _), name in zip(counts.most_common(), ('date', 'fig', 'hazelnut'))]
+    content['categories'] = [
+        dict(id=key, name=name) for (key, _), name in zip(counts.most_common(), ('date', 'fig', 'hazelnut'))
+    ]
     kept = {c['id'] for c in content['categories']}
     content['annotations'] = [a for a in content['annotations'] if a['category_id'] in kept]
     folder.mkdir()
@@ -67,7 +79,7 @@ def small(cfg, family, data, work_dir):
         rcnn.sampler.num = 32
     cfg.model.test_cfg.rpn.max_per_img = 5
     # something must be detected; of 13,204 classes what is likelier than by chance, or NMS would take long
-    cfg.model.test_cfg.rcnn.update(score_thr=5e-5 if family == 'v3det' else -1., max_per_img=10)
+    cfg.model.test_cfg.rcnn.update(score_thr=5e-5 if family == 'v3det' else -1.0, max_per_img=10)
     return cfg
 
 
@@ -84,8 +96,8 @@ def test_trains_and_evaluates(name, made, tmp_path, monkeypatch):
     history = {key: buffer.data[0] for key, buffer in runner.message_hub.log_scalars.items()}
     assert len(history['train/loss']) >= 2 and all(torch.tensor(h).isfinite().all() for h in history.values())
     assert any('acc' in key for key in history) and ('train/loss_mask' in history) == ('mask' in name)
-    assert max(history.get('train/loss_mask', [1.])) > 0
-    kinds = ('bbox', 'segm') if 'mask' in name and family != 'v3det' else ('bbox', )
+    assert max(history.get('train/loss_mask', [1.0])) > 0
+    kinds = ('bbox', 'segm') if 'mask' in name and family != 'v3det' else ('bbox',)
     assert all(f'val/{METRICS[family].format(kind)}' in history for kind in kinds), sorted(history)
     after = dict(runner.model.named_parameters())
     learnt = [key for key, p in before.items() if not torch.equal(p, after[key])]

@@ -2,6 +2,7 @@
 
 The payloads are real: read by a plain ``pickle.load`` most of them leave a mark, which the first test shows.
 """
+
 import argparse
 import codecs
 import collections
@@ -19,6 +20,7 @@ import tarfile
 import threading
 import zipfile
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +56,7 @@ class Does:
 
 def leaves_a_mark(mark):
     """Something to be called with nothing, and the call."""
-    return os.system, (f'touch {mark}', )
+    return os.system, (f'touch {mark}',)
 
 
 # ---------------------------------------------------------------- what a file may try
@@ -65,20 +67,20 @@ def hidden_payloads(mark):
     call = Does(*leaves_a_mark(mark))
     return {
         'system': call,
-        'eval': Does(eval, (f'open({str(mark)!r}, "w")', )),
-        'exec': Does(exec, (f'open({str(mark)!r}, "w")', )),
-        'popen': Does(subprocess.Popen, (['touch', str(mark)], )),
+        'eval': Does(eval, (f'open({str(mark)!r}, "w")',)),
+        'exec': Does(exec, (f'open({str(mark)!r}, "w")',)),
+        'popen': Does(subprocess.Popen, (['touch', str(mark)],)),
         'later': Does(map, (os.system, [f'touch {mark}'])),
         'looked up': [Does(getattr, (np.ndarray, 'tofile')), call],
         'in a log': Does(HistoryBuffer, (), dict(_statistics_methods=dict(mean=call))),
         'in arguments': Does(argparse.Namespace, (), dict(lr=call)),
-        'as a dtype': Does(RECONSTRUCT, (np.ndarray, (0, ), b'b'), (1, (1, ), call, False, b'1')),
-        'as an array': Does(RECONSTRUCT, (subprocess.Popen, (['touch', str(mark)], ), b'b')),
+        'as a dtype': Does(RECONSTRUCT, (np.ndarray, (0,), b'b'), (1, (1,), call, False, b'1')),
+        'as an array': Does(RECONSTRUCT, (subprocess.Popen, (['touch', str(mark)],), b'b')),
         'as a key': {Does(*leaves_a_mark(mark)): 1},
         'as an encoding': Does(codecs.encode, ('a', call)),
-        'as an ordered dict': Does(OrderedDict, ([(call, 1)], )),
+        'as an ordered dict': Does(OrderedDict, ([(call, 1)],)),
         'as a state': Does(HistoryBuffer, (), (None, dict(__class__=call))),
-        'as a tensor': Does(torch._utils._rebuild_tensor_v2, (call, 0, (1, ), (1, ), False, OrderedDict())),
+        'as a tensor': Does(torch._utils._rebuild_tensor_v2, (call, 0, (1,), (1,), False, OrderedDict())),
     }
 
 
@@ -87,14 +89,12 @@ NAMES = list(hidden_payloads('mark'))
 
 @pytest.mark.parametrize('name', sorted({*NAMES} - {'as an array', 'later'}))
 def test_the_payloads_work(tmp_path, name):
-    try:
+    with suppress(Exception):  # after the call
         pickle.loads(pickle.dumps(hidden_payloads(tmp_path / 'mark')[name], protocol=2))
-    except Exception:  # after the call
-        pass
     for _ in range(500):  # Popen does not wait
         if (tmp_path / 'mark').exists():
             return
-        threading.Event().wait(.01)
+        threading.Event().wait(0.01)
     pytest.fail('left no mark')
 
 
@@ -110,13 +110,18 @@ def reader(request, monkeypatch):
 @pytest.mark.parametrize('name', NAMES)
 def test_a_payload_is_refused_by_name(tmp_path, reader, name, zipped):
     path, mark = tmp_path / 'file.pth', tmp_path / 'mark'
-    torch.save(dict(state_dict=dict(a=torch.ones(2)), x=hidden_payloads(mark)[name]), path,
-               _use_new_zipfile_serialization=zipped)
+    torch.save(
+        dict(state_dict=dict(a=torch.ones(2)), x=hidden_payloads(mark)[name]),
+        path,
+        _use_new_zipfile_serialization=zipped,
+    )
     with pytest.raises(BadCheckpoint) as refused:
         load_as_data(path)
-    assert re.fullmatch(rf'{path} is refused, because loading it would run code \(.+\); get a file that holds weights alone'
-                        '(; if it is a class of your own that only holds data, allow it with torch.serialization.add_safe_globals)?',
-                        str(refused.value))
+    assert re.fullmatch(
+        rf'{path} is refused, because loading it would run code \(.+\); get a file that holds weights alone'
+        '(; if it is a class of your own that only holds data, allow it with torch.serialization.add_safe_globals)?',
+        str(refused.value),
+    )
     assert not mark.exists()
 
 
@@ -124,19 +129,23 @@ def number_type(code, *state):
     return Does(np.dtype, (code, False, True), *state)
 
 
-def array(kind, data, shape=(2, )):
-    return Does(RECONSTRUCT, (np.ndarray, (0, ), b'b'), (1, shape, kind, False, data))
+def array(kind, data, shape=(2,)):
+    return Does(RECONSTRUCT, (np.ndarray, (0,), b'b'), (1, shape, kind, False, data))
 
 
 PLAIN = 3, '<', None, None, None, -1, -1, 0
 FORGED = {  # with NumPy's own functions in their place, the first ends the process, and others read foreign memory
-    'objects in a buffer': Does(np.ndarray, ((2, ), 'O', bytearray(16))),
+    'objects in a buffer': Does(np.ndarray, ((2,), 'O', bytearray(16))),
     'objects': array(number_type('O8'), [1, 2]),
     'flags': array(number_type('f8', (*PLAIN[:-1], 63)), [1, 2]),
-    'a type of many numbers': array(number_type('f8', (3, '<', (number_type('f8', PLAIN), (10**6, )), *PLAIN[3:])), bytes(16)),
-    'fields': array(number_type('f8', (*PLAIN[:3], ('a', ), dict(a=(number_type('f8', PLAIN), 10**6)), *PLAIN[5:])), bytes(16)),
+    'a type of many numbers': array(
+        number_type('f8', (3, '<', (number_type('f8', PLAIN), (10**6,)), *PLAIN[3:])), bytes(16)
+    ),
+    'fields': array(
+        number_type('f8', (*PLAIN[:3], ('a',), dict(a=(number_type('f8', PLAIN), 10**6)), *PLAIN[5:])), bytes(16)
+    ),
     'nothing for data': array(number_type('f8', PLAIN), None),
-    'uninitialised memory': Does(np.ndarray, ((4, ), 'f8')),
+    'uninitialised memory': Does(np.ndarray, ((4,), 'f8')),
     'a scalar of objects': Does(SCALAR, (number_type('O8'), b'12345678')),
 }
 
@@ -149,34 +158,67 @@ def test_forged_numpy_data_are_refused(tmp_path, reader, name):
         load_as_data(path)
 
 
-@pytest.mark.parametrize('value', [
-    array(number_type('f8', PLAIN), bytes(8)), array(number_type('f8', PLAIN), bytes(16), (-2, )),
-    array(number_type('f8', PLAIN), bytes(16), (2**62, 2**62)), Does(SCALAR, (number_type('f8', PLAIN), bytes(16))),
-    Does(SCALAR, (number_type('f8', PLAIN), b'')), Does(bytearray, (2**62, ))])
+@pytest.mark.parametrize(
+    'value',
+    [
+        array(number_type('f8', PLAIN), bytes(8)),
+        array(number_type('f8', PLAIN), bytes(16), (-2,)),
+        array(number_type('f8', PLAIN), bytes(16), (2**62, 2**62)),
+        Does(SCALAR, (number_type('f8', PLAIN), bytes(16))),
+        Does(SCALAR, (number_type('f8', PLAIN), b'')),
+        Does(bytearray, (2**62,)),
+    ],
+)
 def test_numpy_data_that_contradict_themselves_are_damage(tmp_path, reader, value):
     path = tmp_path / 'file.pth'
     torch.save(dict(x=value), path)
-    with pytest.raises((BadCheckpoint, MemoryError), match='is cut short, damaged or no checkpoint|bytearray|^.*file.pth needs more memory'):
+    with pytest.raises(
+        (BadCheckpoint, MemoryError),
+        match='is cut short, damaged or no checkpoint|bytearray|^.*file.pth needs more memory',
+    ):
         load_as_data(path)
 
 
 def test_what_mmengine_saves_is_read_and_can_be_saved_again(tmp_path, reader):
-    values = [np.arange(6.).reshape(2, 3), np.arange(6).reshape(2, 3).T, np.zeros((0, 3)), np.array(True),
-              np.array([1, 2], '>i2'), np.float32(.5), np.uint8(3), np.bool_(True), np.array(7.)]
-    log = HistoryBuffer([1., 2., 4.], [1, 1, 2])
-    content = dict(values=values, log=log, empty=HistoryBuffer(), args=argparse.Namespace(lr=.1),
-                   weights=torch.nn.Parameter(torch.arange(3.)), state=OrderedDict(a=torch.ones(2).half()))
-    for attempt in range(2):
+    values = [
+        np.arange(6.0).reshape(2, 3),
+        np.arange(6).reshape(2, 3).T,
+        np.zeros((0, 3)),
+        np.array(True),
+        np.array([1, 2], '>i2'),
+        np.float32(0.5),
+        np.uint8(3),
+        np.bool_(True),
+        np.array(7.0),
+    ]
+    log = HistoryBuffer([1.0, 2.0, 4.0], [1, 1, 2])
+    content = dict(
+        values=values,
+        log=log,
+        empty=HistoryBuffer(),
+        args=argparse.Namespace(lr=0.1),
+        weights=torch.nn.Parameter(torch.arange(3.0)),
+        state=OrderedDict(a=torch.ones(2).half()),
+    )
+    for _ in range(2):
         torch.save(content, tmp_path / 'file.pth')
         content = load_as_data(tmp_path / 'file.pth', 'cpu')
         for got, value in zip(content['values'], values):
-            assert isinstance(got, type(value)) and np.array_equal(got, value) and got.dtype == value.dtype.newbyteorder('=')
-        assert content['log'].mean() == 7 / 4 and content['log'].statistics('max') == 4 and len(content['empty'].data[0]) == 0
-        content['log'].update(8.)
+            assert (
+                isinstance(got, type(value))
+                and np.array_equal(got, value)
+                and got.dtype == value.dtype.newbyteorder('=')
+            )
+        assert (
+            content['log'].mean() == 7 / 4
+            and content['log'].statistics('max') == 4
+            and len(content['empty'].data[0]) == 0
+        )
+        content['log'].update(8.0)
         assert content['log'].current() == 8
         content['log'] = HistoryBuffer(*(column[:3] for column in content['log'].data))
-        assert content['args'] == argparse.Namespace(lr=.1)
-        assert torch.equal(content['weights'], torch.arange(3.)) and content['state']['a'].dtype == torch.float16
+        assert content['args'] == argparse.Namespace(lr=0.1)
+        assert torch.equal(content['weights'], torch.arange(3.0)) and content['state']['a'].dtype == torch.float16
     assert b'apa_mmdet' not in (tmp_path / 'file.pth').read_bytes()
 
 
@@ -195,10 +237,14 @@ class WithAttributes:
 
 @pytest.mark.parametrize('name', ['get', 'pop', 'items', 'copy'])
 @pytest.mark.parametrize('kind', [OrderedDict, collections.Counter])
-@pytest.mark.parametrize('place', [lambda value: value, lambda value: dict(meta=value), lambda value: [(dict(a={1: value}), )]])
+@pytest.mark.parametrize(
+    'place', [lambda value: value, lambda value: dict(meta=value), lambda value: [(dict(a={1: value}),)]]
+)
 def test_attributes_that_hide_the_methods_of_a_dict(tmp_path, reader, kind, name, place):
     torch.save(place(WithAttributes(kind(), **{name: codecs.encode})), tmp_path / 'file.pth')
-    with pytest.raises(BadCheckpoint, match=rf"\(a checkpoint may not set the attribute '{name}' of its {kind.__name__}\)"):
+    with pytest.raises(
+        BadCheckpoint, match=rf"\(a checkpoint may not set the attribute '{name}' of its {kind.__name__}\)"
+    ):
         load_as_data(tmp_path / 'file.pth')
 
 
@@ -221,17 +267,28 @@ def test_attributes_that_hide_the_methods_of_a_tensor(tmp_path, attribute):
 
 def pickled(*parts):
     """Operations of a pickle; the texts among them as such."""
-    return b''.join(b'X' + struct.pack('<I', len(part)) + part.encode() if isinstance(part, str) else part for part in parts)
+    return b''.join(
+        b'X' + struct.pack('<I', len(part)) + part.encode() if isinstance(part, str) else part for part in parts
+    )
 
 
 def test_an_array_is_filled_once(tmp_path, reader):
     """Filled again, it lets go of memory that a tensor was made of."""
-    of_bytes = pickled(b'cnumpy\ndtype\n', 'u1', b'\x89\x88\x87R(K\x03', '|', b'NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb')
+    of_bytes = pickled(
+        b'cnumpy\ndtype\n', 'u1', b'\x89\x88\x87R(K\x03', '|', b'NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb'
+    )
 
     def state(size):
-        return pickled(b'(K\x01K', bytes([size]), b'\x85', of_bytes, b'\x89c_codecs\nencode\n', 'A' * size, 'latin1', b'\x86Rtb')
+        return pickled(
+            b'(K\x01K', bytes([size]), b'\x85', of_bytes, b'\x89c_codecs\nencode\n', 'A' * size, 'latin1', b'\x86Rtb'
+        )
 
-    array = pickled(f'c{RECONSTRUCT.__module__}\n_reconstruct\ncnumpy\nndarray\nK\x00\x85'.encode('latin1'), 'b', b'\x87Rq\x01', state(200))
+    array = pickled(
+        f'c{RECONSTRUCT.__module__}\n_reconstruct\ncnumpy\nndarray\nK\x00\x85'.encode('latin1'),
+        'b',
+        b'\x87Rq\x01',
+        state(200),
+    )
     tensor = pickled(b'ctorch._utils\n_rebuild_device_tensor_from_numpy\n(h\x01ctorch\nuint8\n', 'cpu', b'\x89tR')
     torch.save({}, tmp_path / 'sound.pth')
     for name, again in (('once', b''), ('twice', pickled('c', b'h\x01', state(1)))):
@@ -245,13 +302,23 @@ def test_an_array_is_filled_once(tmp_path, reader):
         load_as_data(tmp_path / 'twice')
 
 
-@pytest.mark.parametrize('state, line', [
-    (dict(statistics_methods=dict(mean=HistoryBuffer.max)), "may not set the statistic 'mean' of logs, which is another one here"),
-    (dict(statistics_methods=dict(new=HistoryBuffer.max)), "may not set the statistic 'new' of logs, which is another one here or none"),
-    (dict(mean=codecs.encode), "may not set the attribute 'mean' of a log"),
-    (dict(_log_history=[1]), 'may not hold a log of anything but numbers')])
+@pytest.mark.parametrize(
+    'state, line',
+    [
+        (
+            dict(statistics_methods=dict(mean=HistoryBuffer.max)),
+            "may not set the statistic 'mean' of logs, which is another one here",
+        ),
+        (
+            dict(statistics_methods=dict(new=HistoryBuffer.max)),
+            "may not set the statistic 'new' of logs, which is another one here or none",
+        ),
+        (dict(mean=codecs.encode), "may not set the attribute 'mean' of a log"),
+        (dict(_log_history=[1]), 'may not hold a log of anything but numbers'),
+    ],
+)
 def test_a_file_does_not_change_the_logs_of_the_process(tmp_path, reader, state, line, monkeypatch):
-    before, log = dict(HistoryBuffer._statistics_methods), HistoryBuffer([1., 5.], [1, 1])
+    before, log = dict(HistoryBuffer._statistics_methods), HistoryBuffer([1.0, 5.0], [1, 1])
     monkeypatch.setattr(HistoryBuffer, '__getstate__', lambda self: {**vars(self), **state})
     torch.save(dict(x=log), tmp_path / 'file.pth')
     with pytest.raises(BadCheckpoint, match=line):
@@ -259,27 +326,46 @@ def test_a_file_does_not_change_the_logs_of_the_process(tmp_path, reader, state,
     assert HistoryBuffer._statistics_methods == before
 
 
-@pytest.mark.parametrize('value, line', [
-    (np.array(['a']), "of the type 'U1', text, of which"), (np.complex64(1j), "of the type 'c8', complex numbers, of which"),
-    (np.datetime64('2020'), "of the type 'M8', dates, of which")])
+@pytest.mark.parametrize(
+    'value, line',
+    [
+        (np.array(['a']), "of the type 'U1', text, of which"),
+        (np.complex64(1j), "of the type 'c8', complex numbers, of which"),
+        (np.datetime64('2020'), "of the type 'M8', dates, of which"),
+    ],
+)
 def test_other_numpy_data_are_called_what_they_are(tmp_path, reader, value, line):
     torch.save(dict(x=value), tmp_path / 'file.pth')
-    with pytest.raises(BadCheckpoint, match=f'file.pth holds NumPy data {line} only booleans, integers and floating-point numbers are '
-                       'read; save them as plain Python values$'):
+    with pytest.raises(
+        BadCheckpoint,
+        match=f'file.pth holds NumPy data {line} only booleans, integers and floating-point numbers are '
+        'read; save them as plain Python values$',
+    ):
         load_as_data(tmp_path / 'file.pth')
 
 
 def test_the_rest_of_a_checkpoint_is_as_it_was_saved(tmp_path, reader):
-    shared = np.arange(3.)
-    content = dict(meta=ConfigDict(info=dict(x=1), names=('a', 'b')), rng=('MT19937', shared, (shared, 1)), kind=np.dtype('f8'),
-                   args=argparse.Namespace(a=shared), log=HistoryBuffer([1.], [1]))
+    shared = np.arange(3.0)
+    content = dict(
+        meta=ConfigDict(info=dict(x=1), names=('a', 'b')),
+        rng=('MT19937', shared, (shared, 1)),
+        kind=np.dtype('f8'),
+        args=argparse.Namespace(a=shared),
+        log=HistoryBuffer([1.0], [1]),
+    )
     for _ in range(2):
         torch.save(content, tmp_path / 'file.pth')
         content = load_as_data(tmp_path / 'file.pth')
-    assert type(content['meta']) is type(content['meta'].info) is ConfigDict and content['meta'] == dict(info=dict(x=1), names=('a', 'b'))
+    assert type(content['meta']) is type(content['meta'].info) is ConfigDict and content['meta'] == dict(
+        info=dict(x=1), names=('a', 'b')
+    )
     arrays = [content['rng'][1], content['rng'][2][0], content['args'].a]
     assert all(array is arrays[0] and type(array) is np.ndarray for array in arrays) and arrays[0].tolist() == [0, 1, 2]
-    assert content['kind'] == np.float64 and type(content['log']) is HistoryBuffer and type(content['log'].data[0]) is np.ndarray
+    assert (
+        content['kind'] == np.float64
+        and type(content['log']) is HistoryBuffer
+        and type(content['log'].data[0]) is np.ndarray
+    )
 
 
 # ---------------------------------------------------------------- what is not the file's fault
@@ -294,8 +380,11 @@ def test_a_sound_file_that_does_not_fit_here_is_not_called_damaged(tmp_path):
     def faulty(storage, location):
         raise NameError('storge')
 
-    for where, kind, line in ((full, torch.cuda.OutOfMemoryError, 'CUDA out of memory'), (faulty, NameError, 'storge'),
-                              (dict(cpu='nowhere:0'), RuntimeError, 'nowhere')):
+    for where, kind, line in (
+        (full, torch.cuda.OutOfMemoryError, 'CUDA out of memory'),
+        (faulty, NameError, 'storge'),
+        (dict(cpu='nowhere:0'), RuntimeError, 'nowhere'),
+    ):
         for file in (str(tmp_path / 'file.pth'), io.BytesIO((tmp_path / 'file.pth').read_bytes())):
             with pytest.raises(kind, match=line):
                 load_as_data(file, where)
@@ -333,7 +422,9 @@ def test_other_threads_load_as_before_while_mmengine_loads(tmp_path):
         return torch.load(tmp_path / 'sound.pth')
 
     try:
-        threads = [threading.Thread(target=CheckpointLoader.load_checkpoint, args=(f'waiting://{i}', )) for i in range(2)]
+        threads = [
+            threading.Thread(target=CheckpointLoader.load_checkpoint, args=(f'waiting://{i}',)) for i in range(2)
+        ]
         for thread in threads:
             thread.start()
         inside.wait(20)
@@ -387,9 +478,15 @@ KINDS = [
     (a_tar, 'is a tar archive, not a checkpoint; unpack it first'),
     (a_checkpoint_in_a_zip, 'is a zip archive, not a checkpoint; unpack it first, it holds weights.pth'),
     (a_script, 'is a TorchScript program, not a checkpoint; get a file that holds weights alone'),
-    (a_script_that_zipfile_cannot_list, 'is a TorchScript program, not a checkpoint; get a file that holds weights alone'),
-    (a_plain_pickle, r'is no checkpoint of PyTorch, it begins with b.\\x80\\x04.*; if it is an archive, unpack it first|'
-     r'is refused, .*\(posix.system\).*'),
+    (
+        a_script_that_zipfile_cannot_list,
+        'is a TorchScript program, not a checkpoint; get a file that holds weights alone',
+    ),
+    (
+        a_plain_pickle,
+        r'is no checkpoint of PyTorch, it begins with b.\\x80\\x04.*; if it is an archive, unpack it first|'
+        r'is refused, .*\(posix.system\).*',
+    ),
 ]
 
 
@@ -424,7 +521,9 @@ def tiny(tmp_path_factory):
     cfg.work_dir, cfg.default_hooks = str(folder / 'work'), {}
     runner = Runner.from_cfg(cfg)
     cfg.dump(folder / 'config.py')
-    runner.save_checkpoint(folder, 'good.pth', meta=dict(epoch=3, iter=7), save_optimizer=False, save_param_scheduler=False)
+    runner.save_checkpoint(
+        folder, 'good.pth', meta=dict(epoch=3, iter=7), save_optimizer=False, save_param_scheduler=False
+    )
     return folder, runner
 
 
@@ -453,7 +552,7 @@ PATHS = {
     'load_checkpoint': lambda tiny, path: load_checkpoint(tiny[1].model, str(path)),
     'init_detector': lambda tiny, path: init_detector(str(tiny[0] / 'config.py'), str(path), device='cpu'),
     'DetInferencer': lambda tiny, path: DetInferencer(str(tiny[0] / 'config.py'), str(path), device='cpu'),
-    'plot': lambda tiny, path: draw_checkpoint(path, tiny[0] / 'config.py', path.parent, 5.),
+    'plot': lambda tiny, path: draw_checkpoint(path, tiny[0] / 'config.py', path.parent, 5.0),
     'convert': lambda tiny, path: convert_file(path, path.parent / 'out.pth', str(tiny[0] / 'config.py'), True),
 }
 
@@ -461,10 +560,15 @@ PATHS = {
 @pytest.mark.parametrize('way', [*PATHS, 'backbone'])
 def test_a_payload_does_not_run_on_any_path(tiny, crafted, way):
     path, mark = crafted
-    with pytest.raises(BadCheckpoint, match=rf'^{path} is refused, because loading it would run code \((posix|nt).system\)'):
+    with pytest.raises(
+        BadCheckpoint, match=rf'^{path} is refused, because loading it would run code \((posix|nt).system\)'
+    ):
         if way == 'backbone':
             backbone = tiny[1].model.backbone
-            backbone.init_cfg, before = dict(type='Pretrained', checkpoint=str(path), prefix='backbone.'), backbone.init_cfg
+            backbone.init_cfg, before = (
+                dict(type='Pretrained', checkpoint=str(path), prefix='backbone.'),
+                backbone.init_cfg,
+            )
             try:
                 backbone._is_init = False
                 backbone.init_weights()
@@ -486,8 +590,9 @@ def test_a_checkpoint_at_a_url(tiny, crafted, tmp_path, monkeypatch):
     path, mark = crafted
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'hub'))
     (path.parent / 'good.pth').write_bytes((tiny[0] / 'good.pth').read_bytes())
-    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(
-        http.server.SimpleHTTPRequestHandler, directory=str(path.parent)))
+    server = http.server.ThreadingHTTPServer(
+        ('127.0.0.1', 0), functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(path.parent))
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         url = f'http://127.0.0.1:{server.server_address[1]}'
@@ -500,10 +605,16 @@ def test_a_checkpoint_at_a_url(tiny, crafted, tmp_path, monkeypatch):
     assert not mark.exists()
 
 
-@pytest.mark.parametrize('variables, line', [
-    (['TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'], 'is refused, because loading it would run code'),
-    (['TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'],
-     'cannot be read while TORCH_FORCE_WEIGHTS_ONLY_LOAD is set; unset it, only data are read without it too$')])
+@pytest.mark.parametrize(
+    'variables, line',
+    [
+        (['TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'], 'is refused, because loading it would run code'),
+        (
+            ['TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'],
+            'cannot be read while TORCH_FORCE_WEIGHTS_ONLY_LOAD is set; unset it, only data are read without it too$',
+        ),
+    ],
+)
 def test_torchs_variables_do_not_open_a_way(crafted, monkeypatch, variables, line):
     path, mark = crafted
     for variable in variables:
@@ -515,19 +626,20 @@ def test_torchs_variables_do_not_open_a_way(crafted, monkeypatch, variables, lin
 
 def test_a_variable_that_has_no_effect_is_noticed(tiny, monkeypatch, caplog):
     from mmengine.logging import MMLogger
+
     lines = []
     monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')
     monkeypatch.setattr(MMLogger.get_current_instance(), 'log', lambda level, line: lines.append(line))
     CheckpointLoader.load_checkpoint(str(tiny[0] / 'good.pth'))
-    assert lines[-1] == (f'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set, but not for apa_mmdet: {tiny[0] / "good.pth"} was read as '
-                         'data alone')
+    assert lines[-1] == (
+        f'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set, but not for apa_mmdet: {tiny[0] / "good.pth"} was read as data alone'
+    )
 
 
 # ---------------------------------------------------------------- programs that checkpoints carry as text
 
 
 class Small(BaseModel):
-
     def forward(self, inputs, mode='tensor'):
         return {}
 
@@ -562,8 +674,11 @@ def test_attributes_do_not_bring_a_program_to_a_runner(tmp_path, kind):
     """With a ``get`` of the file's own, ``meta.config`` would pass as left out, and run."""
     model, mark = torch.nn.Linear(1, 1), tmp_path / 'mark'
     runner = kind(model=Small(), work_dir=str(tmp_path / 'work'), experiment_name=kind.__name__ + os.urandom(4).hex())
-    content = dict(meta=dict(epoch=1, iter=4, config=program(mark)), state_dict=model.state_dict(),
-                   message_hub=dict(log_scalars={}, runtime_info={}, resumed_keys={}))
+    content = dict(
+        meta=dict(epoch=1, iter=4, config=program(mark)),
+        state_dict=model.state_dict(),
+        message_hub=dict(log_scalars={}, runtime_info={}, resumed_keys={}),
+    )
     torch.save(WithAttributes(OrderedDict(content), get=codecs.encode), tmp_path / 'file.pth')
     with pytest.raises(BadCheckpoint, match="may not set the attribute 'get' of its OrderedDict"):
         if kind is Runner:
@@ -578,8 +693,11 @@ def test_no_model_is_built_from_a_checkpoint_alone(tiny, tmp_path):
     content, mark = load_as_data(tiny[0] / 'good.pth'), tmp_path / 'mark'
     content['message_hub']['runtime_info']['cfg'] = content['meta']['cfg'] = program(mark)
     torch.save(content, tmp_path / 'file.pth')
-    with pytest.raises(ValueError, match=f'^{tmp_path}/file.pth: name the config of its model as well; the one inside a '
-                       'checkpoint is a program, and is not run$'):
+    with pytest.raises(
+        ValueError,
+        match=f'^{tmp_path}/file.pth: name the config of its model as well; the one inside a '
+        'checkpoint is a program, and is not run$',
+    ):
         DetInferencer(weights=str(tmp_path / 'file.pth'), device='cpu')
     assert not mark.exists()
 
@@ -587,18 +705,25 @@ def test_no_model_is_built_from_a_checkpoint_alone(tiny, tmp_path):
 # ---------------------------------------------------------------- the tools
 
 
-@pytest.mark.parametrize('tool', [pytest.param('test.py', marks=pytest.mark.slow), 'convert_official_weights.py', 'plot_activations.py'])
+@pytest.mark.parametrize(
+    'tool', [pytest.param('test.py', marks=pytest.mark.slow), 'convert_official_weights.py', 'plot_activations.py']
+)
 def test_a_tool_says_so_in_a_line(tiny, crafted, tool, tmp_path, monkeypatch, capsys):
     path, mark = crafted
     config = str(tiny[0] / 'config.py')
-    arguments = {'test.py': [config, str(path), '--work-dir', str(tmp_path / 'work')],
-                 'convert_official_weights.py': [str(path), str(tmp_path / 'out.pth'), '--config', config],
-                 'plot_activations.py': ['--checkpoint', str(path), '--config', config]}[tool]
+    arguments = {
+        'test.py': [config, str(path), '--work-dir', str(tmp_path / 'work')],
+        'convert_official_weights.py': [str(path), str(tmp_path / 'out.pth'), '--config', config],
+        'plot_activations.py': ['--checkpoint', str(path), '--config', config],
+    }[tool]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, 'argv', [tool, *arguments])
     with pytest.raises((SystemExit, BadCheckpoint)) as ended:
         runpy.run_path(str(ROOT / 'tools' / tool), run_name='__main__')
     said = str(ended.value)
-    assert re.fullmatch(rf'(\w+: )?{path} is refused, because loading it would run code \(\w+.system\); get a file that '
-                        'holds weights alone', said)
+    assert re.fullmatch(
+        rf'(\w+: )?{path} is refused, because loading it would run code \(\w+.system\); get a file that '
+        'holds weights alone',
+        said,
+    )
     assert not mark.exists() and not (tmp_path / 'out.pth').exists()

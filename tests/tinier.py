@@ -1,4 +1,5 @@
 """Training runs of seconds: the tiny LVIS config narrowed, and a model of a few pixels, both with all our hooks."""
+
 from pathlib import Path
 
 import torch
@@ -55,7 +56,7 @@ class Points(Dataset):
 class Toy(BaseModel):
     """Convolution, norm, AGLU, linear map; two losses, of which the gradient of the second is infinite at 0."""
 
-    def __init__(self, weight=1.):
+    def __init__(self, weight=1.0):
         super().__init__()
         self.conv, self.norm, self.act, self.out = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), AGLU(), nn.Linear(16, 2)
         self.weight = weight
@@ -69,23 +70,50 @@ class Toy(BaseModel):
         return dict(loss_square=self.weight * (out.float() - 1).square().mean(), loss_root=root)
 
 
-def toy(work_dir, dataset=None, weight=1., epochs=2, hooks=(), optim_wrapper=(), resume=False, name='',
-        launcher='none', kind=None, loader=(), options=(), **checkpoint):
+def toy(
+    work_dir,
+    dataset=None,
+    weight=1.0,
+    epochs=2,
+    hooks=(),
+    optim_wrapper=(),
+    resume=False,
+    name='',
+    launcher='none',
+    kind=None,
+    loader=(),
+    options=(),
+    **checkpoint,
+):
     """A Runner for it: four steps of three pictures an epoch, in order."""
     runtime = Config.fromfile(ROOT / 'configs/_base_/default_runtime.py')
     default_hooks = dict(runtime.default_hooks, **dict(hooks))
     default_hooks['checkpoint'] = dict(default_hooks['checkpoint'], **checkpoint)
     del default_hooks['visualization']
     torch.manual_seed(0)
-    train_dataloader = dict(dataset=dataset or Points(), batch_size=3, num_workers=0,
-                            sampler=dict(type='DefaultSampler', shuffle=False))
-    return (kind or Runner)(**{**dict(
-        model=Toy(weight), work_dir=str(work_dir), launcher=launcher, default_scope='mmdet', resume=resume,
-        experiment_name=f'{work_dir} {name}',  # or runs that begin in the same second would share their logs
-        train_dataloader=dict(train_dataloader, **dict(loader)), train_cfg=dict(by_epoch=True, max_epochs=epochs),
-        randomness=dict(seed=0), default_hooks=default_hooks,
-        optim_wrapper=dict(dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=.01)), **dict(optim_wrapper))),
-        **dict(options)})
+    train_dataloader = dict(
+        dataset=dataset or Points(), batch_size=3, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False)
+    )
+    return (kind or Runner)(
+        **{
+            **dict(
+                model=Toy(weight),
+                work_dir=str(work_dir),
+                launcher=launcher,
+                default_scope='mmdet',
+                resume=resume,
+                experiment_name=f'{work_dir} {name}',  # or runs that begin in the same second would share their logs
+                train_dataloader=dict(train_dataloader, **dict(loader)),
+                train_cfg=dict(by_epoch=True, max_epochs=epochs),
+                randomness=dict(seed=0),
+                default_hooks=default_hooks,
+                optim_wrapper=dict(
+                    dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=0.01)), **dict(optim_wrapper)
+                ),
+            ),
+            **dict(options),
+        }
+    )
 
 
 class Stop(Hook):

@@ -5,6 +5,7 @@
 
 Ends with 0 if training can start, with 1 if it cannot. docs/datasets.md says what the findings mean.
 """
+
 import argparse
 import os
 import sys
@@ -20,10 +21,15 @@ def parse_args():
     parser.add_argument('config')
     parser.add_argument('--split', nargs='+', choices=SPLITS, default=SPLITS, help='(default: all three)')
     parser.add_argument('--no-images', action='store_true', help='look whether images are there, but do not open them')
-    parser.add_argument('--workers', type=int, default=min(8, os.cpu_count() or 1),
-                        help='processes that read images (default: %(default)s)')
-    parser.add_argument('--cfg-options', nargs='+', type=option, action=DictAction,
-                        help='settings of the config, as for training')
+    parser.add_argument(
+        '--workers',
+        type=int,
+        default=min(8, os.cpu_count() or 1),
+        help='processes that read images (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--cfg-options', nargs='+', type=option, action=DictAction, help='settings of the config, as for training'
+    )
     return parser.parse_args()
 
 

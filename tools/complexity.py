@@ -1,7 +1,8 @@
 """Parameters and multiply-adds of configs' models at 800x1280, as the model zoo's tables give them.
 
-    python tools/complexity.py configs/lvis/mask_rcnn_se_r50_apa.py configs/coco/*.py
+python tools/complexity.py configs/lvis/mask_rcnn_se_r50_apa.py configs/coco/*.py
 """
+
 import argparse
 import logging
 

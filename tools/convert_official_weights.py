@@ -1,9 +1,10 @@
 #!/usr/bin/env python
 """Converts published weights to this package's names, and back; nothing is written unless every one of them fits.
 
-    tools/convert_official_weights.py IN OUT                     classification → pretrained backbone
-    tools/convert_official_weights.py IN OUT --config CONFIG     detector → checkpoint for tools/test.py CONFIG
+tools/convert_official_weights.py IN OUT                     classification → pretrained backbone
+tools/convert_official_weights.py IN OUT --config CONFIG     detector → checkpoint for tools/test.py CONFIG
 """
+
 import argparse
 import sys
 
@@ -14,7 +15,7 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('source', metavar='IN', help='checkpoint of a classifier or detector')
     parser.add_argument('target', metavar='OUT', help='where to write; its folder is made')
-    parser.add_argument('--config', help="whose model to compare with; without it, a backbone is told from its weights")
+    parser.add_argument('--config', help='whose model to compare with; without it, a backbone is told from its weights')
     parser.add_argument('--to-official', action='store_true', help='from our names to the published ones')
     parser.add_argument('--force', action='store_true', help='overwrite OUT')
     return parser.parse_args()

@@ -1,8 +1,9 @@
 """The LVIS metrics of predictions on disk, as the test would have given them.
 
-    python tools/eval_results.py CONFIG FOLDER               what a test or its evaluation left; its log names FOLDER
-    python tools/eval_results.py CONFIG results.segm.json    a file that LVISMetric with format_only wrote
+python tools/eval_results.py CONFIG FOLDER               what a test or its evaluation left; its log names FOLDER
+python tools/eval_results.py CONFIG results.segm.json    a file that LVISMetric with format_only wrote
 """
+
 import argparse
 import json
 import sys

@@ -4,8 +4,10 @@
     tools/make_tiny_lvis.py [OUT] [--form tiny_lvis] [--train 800] [--val 200] [--size 160] [--seed 0] [--force]
 
 --form writes the same pictures in the files of lvis_v1, lvis_v0.5, coco or v3det instead, with all classes of these,
-of which the first 48 are drawn. A config made for one of them then trains on it through a link: ln -s tiny_coco data/coco
+of which the first 48 are drawn. A config made for one of them then trains on it through a link:
+ln -s tiny_coco data/coco
 """
+
 import argparse
 import sys
 
@@ -34,14 +36,18 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     folders = ', '.join(form.folder for form in FORMS.values())
     parser.add_argument('out', nargs='?', help=f'folder (default, by form: {folders})')
-    parser.add_argument('--form', choices=FORMS, default='tiny_lvis',
-                        help='whose files and classes to write (default: %(default)s)')
+    parser.add_argument(
+        '--form', choices=FORMS, default='tiny_lvis', help='whose files and classes to write (default: %(default)s)'
+    )
     parser.add_argument('--train', type=_at_least(1), default=800, help='training images (default: %(default)s)')
     parser.add_argument('--val', type=_at_least(1), default=200, help='validation images (default: %(default)s)')
     parser.add_argument('--size', type=_size, default='160', help='side, or WxH, in pixels (default: %(default)s)')
     parser.add_argument('--seed', type=_at_least(0), default=0, help='same seed, same bytes (default: %(default)s)')
-    parser.add_argument('--force', action='store_true',
-                        help='write even if OUT holds something else; only files of an earlier set are removed')
+    parser.add_argument(
+        '--force',
+        action='store_true',
+        help='write even if OUT holds something else; only files of an earlier set are removed',
+    )
     return parser.parse_args()
 
 
@@ -60,10 +66,12 @@ def main():
         print(f'{out} already holds this data set; nothing to do')
         return 0
     images, instances, classes = done['images'], done['instances'], done['classes']
-    print(f'images     {images["train"]} train, {images["val"]} val\n'
-          f'instances  {instances["train"]} train, {instances["val"]} val\n'
-          f'classes    {classes["r"]} rare, {classes["c"]} common, {classes["f"]} frequent\n'
-          f'folder     {out}')
+    print(
+        f'images     {images["train"]} train, {images["val"]} val\n'
+        f'instances  {instances["train"]} train, {instances["val"]} val\n'
+        f'classes    {classes["r"]} rare, {classes["c"]} common, {classes["f"]} frequent\n'
+        f'folder     {out}'
+    )
     return 0
 
 

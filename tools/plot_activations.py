@@ -1,9 +1,10 @@
 """Pictures of activations with their first derivatives: over their parameters, or as a network has learnt them.
 
-    python tools/plot_activations.py                                        every learnable activation
-    python tools/plot_activations.py --types AGLU AconC SiLU
-    python tools/plot_activations.py --checkpoint work_dirs/mask_rcnn_se_r18_apa/epoch_5.pth
+python tools/plot_activations.py                                        every learnable activation
+python tools/plot_activations.py --types AGLU AconC SiLU
+python tools/plot_activations.py --checkpoint work_dirs/mask_rcnn_se_r18_apa/epoch_5.pth
 """
+
 import argparse
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ def _positive(text):
     try:
         number = float(text)
     except ValueError:
-        number = 0.
+        number = 0.0
     if not 0 < number < float('inf'):
         raise argparse.ArgumentTypeError(f'{text!r} is not a number above 0')
     return number
@@ -23,14 +24,21 @@ def _positive(text):
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--types', nargs='+', metavar='TYPE',
-                        help=f'registered activations (default: {" ".join(FAMILIES)})')
+    parser.add_argument(
+        '--types', nargs='+', metavar='TYPE', help=f'registered activations (default: {" ".join(FAMILIES)})'
+    )
     parser.add_argument('--checkpoint', type=Path, help='draw the learnt curve of every site of this one instead')
     parser.add_argument('--config', type=Path, help='config of its detector (default: the one that lies beside it)')
-    parser.add_argument('--limit', type=_positive, default=5.,
-                        help='inputs go from -LIMIT to LIMIT (default: %(default)s)')
-    parser.add_argument('--out', type=Path, default=Path('work_dirs/activations'), metavar='DIR',
-                        help='folder of the pictures (default: %(default)s)')
+    parser.add_argument(
+        '--limit', type=_positive, default=5.0, help='inputs go from -LIMIT to LIMIT (default: %(default)s)'
+    )
+    parser.add_argument(
+        '--out',
+        type=Path,
+        default=Path('work_dirs/activations'),
+        metavar='DIR',
+        help='folder of the pictures (default: %(default)s)',
+    )
     args = parser.parse_args()
     if args.config and not args.checkpoint:
         parser.error('--config goes with --checkpoint: it says how to build the detector of the weights')

@@ -1,7 +1,8 @@
 """What came out of a run: a table of its last test, and a picture of its predictions beside the ground truth.
 
-    python tools/report.py work_dirs/mask_rcnn_se_r18_apa
+python tools/report.py work_dirs/mask_rcnn_se_r18_apa
 """
+
 import argparse
 
 from apa_mmdet.engine.report import report

@@ -1,12 +1,14 @@
 """Whether the data sets of a config can be trained on: files, images, categories and class names, before training."""
+
 import contextlib
 import io
 import json
 import os
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import NamedTuple
 
 import numpy as np
 from mmdet.datasets import CocoDataset, LVISV05Dataset
@@ -20,8 +22,20 @@ from ..models.losses.class_frequency import load_class_frequency
 from .check_annotations import Content, check_annotations, check_lvis_fields, is_number, read_annotations
 from .check_images import check_images
 from .check_notes import ERROR, WARNING, Finding, Notes, show
-from .check_sources import (Source, Use, evaluators, find_sources, find_use, image_loader, lacks_masks, leaves,
-                            model_parts, name_list, open_dataset, said)
+from .check_sources import (
+    Source,
+    Use,
+    evaluators,
+    find_sources,
+    find_use,
+    image_loader,
+    lacks_masks,
+    leaves,
+    model_parts,
+    name_list,
+    open_dataset,
+    said,
+)
 
 SPLITS = ('train', 'val', 'test')
 SPELLINGS = {'speaker_(stero_equipment)': 'speaker_(stereo_equipment)'}  # LVIS's files: mmdet's classes
@@ -32,22 +46,28 @@ class Checked(NamedTuple):
     """A data set that was looked through. ``classes`` are the config's; ``content`` is None if it could not be read."""
 
     name: str
-    splits: List[str]
+    splits: list[str]
     ann_file: str
-    classes: Tuple[str, ...]
-    content: Optional[Content] = None
+    classes: tuple[str, ...]
+    content: Content | None = None
 
     def row(self) -> tuple:
         counts = self.content.counts
-        return (self.name, len(self.content.images), self.content.instances, len(counts),
-                sum(not n for n in counts.values()), self.content.rare)
+        return (
+            self.name,
+            len(self.content.images),
+            self.content.instances,
+            len(counts),
+            sum(not n for n in counts.values()),
+            self.content.rare,
+        )
 
 
 class Report(NamedTuple):
     """What a check found; ``str`` of it is what a person reads: a row of ``COLUMNS`` per data set, and the findings."""
 
-    findings: List[Finding]
-    rows: List[tuple]
+    findings: list[Finding]
+    rows: list[tuple]
 
     @property
     def errors(self) -> int:
@@ -72,8 +92,9 @@ def _number(count: int, noun: str) -> str:
     return f'{count or "no"} {noun}{"s" * (count != 1)}'
 
 
-def check_config(cfg: Config, splits: Sequence[str] = SPLITS, images: bool = True, workers: int = 0,
-                 progress: bool = True) -> Report:
+def check_config(
+    cfg: Config, splits: Sequence[str] = SPLITS, images: bool = True, workers: int = 0, progress: bool = True
+) -> Report:
     """Look through the data sets of a config, and compare them with its model and its evaluators.
 
     Args:
@@ -102,7 +123,7 @@ def check_config(cfg: Config, splits: Sequence[str] = SPLITS, images: bool = Tru
     return Report(findings, [c.row() for c in checked if c.content])
 
 
-def _name(source: Source, sources: List[Source]) -> str:
+def _name(source: Source, sources: list[Source]) -> str:
     name = ', '.join(source.splits)
     alike = sum(other.splits == source.splits for other in sources) > 1  # parts of a ConcatDataset
     return f'{name} ({source.cfg.get("ann_file")})' if alike else name
@@ -111,8 +132,9 @@ def _name(source: Source, sources: List[Source]) -> str:
 # ---------------------------------------------------------------- a data set
 
 
-def _check_source(source: Source, cfg: Config, notes: Notes, images: bool, workers: int,
-                  progress: bool) -> Optional[Checked]:
+def _check_source(
+    source: Source, cfg: Config, notes: Notes, images: bool, workers: int, progress: bool
+) -> Checked | None:
     try:
         names, dataset = name_list(source), open_dataset(source)
         use, loader = find_use(source, cfg), image_loader(source)
@@ -127,13 +149,17 @@ def _check_source(source: Source, cfg: Config, notes: Notes, images: bool, worke
         return notes.error(f'the data set or its pipeline cannot be built ({said(error)})')
     classes = dataset.metainfo.get('classes')
     if isinstance(classes, str) or not classes:
-        return notes.error(f'the classes of the data set are {classes!r}; give metainfo=dict(classes=(…, )), with a '
-                           'comma behind a single one')
+        return notes.error(
+            f'the classes of the data set are {classes!r}; give metainfo=dict(classes=(…, )), with a '
+            'comma behind a single one'
+        )
     checked = Checked(notes.dataset, source.splits, dataset.ann_file, tuple(classes))
     _check_evaluators(checked, cfg, notes)
     if maskless:
-        notes.error('the model has a mask_head, but the training pipeline loads no masks; give its LoadAnnotations '
-                    'with_mask=True, or take a model for boxes')
+        notes.error(
+            'the model has a mask_head, but the training pipeline loads no masks; give its LoadAnnotations '
+            'with_mask=True, or take a model for boxes'
+        )
     by_name = not isinstance(dataset, LVISV05Dataset)  # LVISV1Dataset too is one: label = position in the file
     content = _read(checked, by_name, use, None if source.cfg.get('metainfo') else names, notes)
     if not content:
@@ -152,11 +178,12 @@ def _check_evaluators(checked: Checked, cfg: Config, notes: Notes) -> None:
         other = evaluator.get('ann_file')
         alone = len(list(leaves(cfg[f'{split}_dataloader']['dataset']))) == 1
         if other and alone and os.path.realpath(other) != os.path.realpath(checked.ann_file):
-            notes.error(f'{split}_evaluator.ann_file is {other}, but the data set reads {checked.ann_file}; '
-                        'make them the same')
+            notes.error(
+                f'{split}_evaluator.ann_file is {other}, but the data set reads {checked.ann_file}; make them the same'
+            )
 
 
-def _read(checked: Checked, by_name: bool, use: Use, names: Optional[str], notes: Notes) -> Optional[Content]:
+def _read(checked: Checked, by_name: bool, use: Use, names: str | None, notes: Notes) -> Content | None:
     """Read and check the annotation file; None if that is impossible."""
     if not checked.ann_file:
         return notes.error('the data set has no ann_file; name its annotation file')
@@ -174,8 +201,9 @@ def _read(checked: Checked, by_name: bool, use: Use, names: Optional[str], notes
     return content
 
 
-def _compare_classes(classes: Sequence[str], names: Sequence[str], by_name: bool, notes: Notes,
-                     name_list: Optional[str] = None) -> None:
+def _compare_classes(
+    classes: Sequence[str], names: Sequence[str], by_name: bool, notes: Notes, name_list: str | None = None
+) -> None:
     """The config's classes and the file's categories should be the same ones, in the same order.
 
     ``name_list`` is the file that the classes come from, if they do.
@@ -185,12 +213,15 @@ def _compare_classes(classes: Sequence[str], names: Sequence[str], by_name: bool
     shared, common = [c for c in classes if c in known], [n for n in names if n in wanted]
     give = 'give metainfo=dict(classes=…)'
     if name_list:
-        give = (f'{name_list} has {len(classes)} names, the annotation file {len(names)} categories; get the list that '
-                'belongs to it')
+        give = (
+            f'{name_list} has {len(classes)} names, the annotation file {len(names)} categories; get the list that '
+            'belongs to it'
+        )
     doubles = [[name for name, count in Counter(them).items() if count > 1] for them in (classes, names)]
     if shared == common:  # then labels are right all the same
-        notes.some(WARNING, 'names of categories used more than once', doubles[1], len(names),
-                   'results do not tell them apart')
+        notes.some(
+            WARNING, 'names of categories used more than once', doubles[1], len(names), 'results do not tell them apart'
+        )
     else:
         notes.some(ERROR, 'classes of the config named more than once', doubles[0], len(classes), 'give each its own')
         notes.some(ERROR, 'names of categories used more than once', doubles[1], len(names), 'give each its own')
@@ -200,12 +231,19 @@ def _compare_classes(classes: Sequence[str], names: Sequence[str], by_name: bool
     then = 'their instances are left out' if by_name else 'this data set numbers every category of the file'
     if name_list or not by_name:
         then += f'; {give}'
-    notes.some(WARNING if by_name else ERROR, "categories of the annotation file that the config's classes lack",
-               [n for n in names if n not in wanted], len(names), then)
+    notes.some(
+        WARNING if by_name else ERROR,
+        "categories of the annotation file that the config's classes lack",
+        [n for n in names if n not in wanted],
+        len(names),
+        then,
+    )
     if shared != common and not lacking and not any(doubles):
         c, n = next((c, n) for c, n in zip(shared, common) if c != n)
-        notes.error(f"the config's classes have another order than the file's categories, from {show(c)} (config) and "
-                    f'{show(n)} (file) on, and predictions would get wrong names; take the order of the file')
+        notes.error(
+            f"the config's classes have another order than the file's categories, from {show(c)} (config) and "
+            f'{show(n)} (file) on, and predictions would get wrong names; take the order of the file'
+        )
 
 
 def _check_filters(source: Source, content: Content, notes: Notes) -> None:
@@ -219,16 +257,22 @@ def _check_filters(source: Source, content: Content, notes: Notes) -> None:
                 notes.error(f'filter_cfg={dict(rule)} keeps none of {len(kept)} images; loosen it')
 
 
-def _image_paths(dataset: CocoDataset, content: Content, notes: Notes) -> List[Tuple[str, float, float]]:
+def _image_paths(dataset: CocoDataset, content: Content, notes: Notes) -> list[tuple[str, float, float]]:
     """Path, height and width of each image, as the data set finds them in the annotation file without annotations."""
     named = [all(isinstance(r.get(key, ''), str) for key in ('file_name', 'coco_url')) for r in content.images]
-    notes.some(ERROR, 'images whose "file_name" or "coco_url" is no text',
-               [r['id'] for r, is_named in zip(content.images, named) if not is_named], len(named), 'correct it')
+    notes.some(
+        ERROR,
+        'images whose "file_name" or "coco_url" is no text',
+        [r['id'] for r, is_named in zip(content.images, named) if not is_named],
+        len(named),
+        'correct it',
+    )
     images = [r for r, is_named in zip(content.images, named) if is_named]
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
         dataset.ann_file = str(Path(folder, 'images.json'))
         Path(dataset.ann_file).write_text(
-            json.dumps(dict(images=images, annotations=[], categories=content.categories)))
+            json.dumps(dict(images=images, annotations=[], categories=content.categories))
+        )
         try:
             return [(r['img_path'], r['height'], r['width']) for r in dataset.load_data_list()]
         except Exception as error:
@@ -237,12 +281,17 @@ def _image_paths(dataset: CocoDataset, content: Content, notes: Notes) -> List[T
             return []
 
 
-def _check_folder(dataset: CocoDataset, paths: List[str], notes: Notes) -> None:
+def _check_folder(dataset: CocoDataset, paths: list[str], notes: Notes) -> None:
     """An annotation file from elsewhere should not say which other files to open."""
     folder = (dataset.data_prefix or {}).get('img') or ''
     outside = [path for path in paths if _is_outside(path, folder)]
-    notes.some(WARNING, 'images outside the folder of the data set', outside, len(paths),
-               f'"file_name" or "coco_url" leads out of {folder or "."}; training opens them all the same')
+    notes.some(
+        WARNING,
+        'images outside the folder of the data set',
+        outside,
+        len(paths),
+        f'"file_name" or "coco_url" leads out of {folder or "."}; training opens them all the same',
+    )
 
 
 def _is_outside(path: str, folder: str) -> bool:
@@ -256,26 +305,30 @@ def _is_outside(path: str, folder: str) -> bool:
 # ---------------------------------------------------------------- all data sets together
 
 
-def _check_training_classes(cfg: Config, checked: List[Checked], notes: Notes) -> None:
+def _check_training_classes(cfg: Config, checked: list[Checked], notes: Notes) -> None:
     training, total = [c for c in checked if 'train' in c.splits], Counter()
     if all(c.content for c in training):
         for c in training:
             total.update(c.content.counts)  # keeps the zeros
         if total and not sum(total.values()):
-            return notes.error('not one instance to train on: all are left out, crowds, or of other classes; boxes and '
-                               'areas must be in pixels')
+            return notes.error(
+                'not one instance to train on: all are left out, crowds, or of other classes; boxes and '
+                'areas must be in pixels'
+            )
         absent = [name for name, count in total.items() if not count]
         notes.some(WARNING, 'classes without a training instance', absent, len(total), 'they will not be learnt')
 
 
-def _check_model(cfg: Config, checked: List[Checked], notes: Notes) -> None:
+def _check_model(cfg: Config, checked: list[Checked], notes: Notes) -> None:
     """Compare the numbers of classes: the data sets' with each other, and with the model's heads and losses."""
-    names: Dict[int, str] = {}
+    names: dict[int, str] = {}
     for c in checked:
         names.setdefault(len(c.classes), c.name)
     if len(names) > 1:
-        notes.error('the data sets differ in their number of classes: ' +
-                    ', '.join(f'{name} has {number}' for number, name in names.items()))
+        notes.error(
+            'the data sets differ in their number of classes: '
+            + ', '.join(f'{name} has {number}' for number, name in names.items())
+        )
     for path, part in model_parts(cfg.get('model') or {}) if checked else ():
         number, name = next(iter(names.items()))
         found = part.get('num_classes') if part.get('type') != 'GroundingDINOHead' else None  # there, words of a text
@@ -285,7 +338,7 @@ def _check_model(cfg: Config, checked: List[Checked], notes: Notes) -> None:
             _check_frequencies(path, part['class_frequency'], part.get('num_classes', number), checked, notes)
 
 
-def _check_frequencies(path: str, file: str, number: int, checked: List[Checked], notes: Notes) -> None:
+def _check_frequencies(path: str, file: str, number: int, checked: list[Checked], notes: Notes) -> None:
     read = [c for c in checked if os.path.realpath(c.ann_file) == os.path.realpath(file)]
     if read and not (read[0].content and read[0].content.categories):
         return  # reported already
@@ -293,15 +346,25 @@ def _check_frequencies(path: str, file: str, number: int, checked: List[Checked]
         content = read[0].content
         counts = [(c['name'], c.get('image_count', 0)) for c in content.categories]
         for what, wrong in (
-                ('is no number of images', [(n, k) for n, k in counts if not is_number(k) or k < 0]),
-                (f'is above the number of annotated images, {content.annotated}',
-                 [(n, k) for n, k in counts if is_number(k) and k > content.annotated])):
-            notes.some(ERROR, f'{path}.class_frequency: categories whose "image_count" {what}',
-                       [f'{show(n)} ({k!r:.50})' for n, k in wrong], len(counts), f'correct {file}')
+            ('is no number of images', [(n, k) for n, k in counts if not is_number(k) or k < 0]),
+            (
+                f'is above the number of annotated images, {content.annotated}',
+                [(n, k) for n, k in counts if is_number(k) and k > content.annotated],
+            ),
+        ):
+            notes.some(
+                ERROR,
+                f'{path}.class_frequency: categories whose "image_count" {what}',
+                [f'{show(n)} ({k!r:.50})' for n, k in wrong],
+                len(counts),
+                f'correct {file}',
+            )
     try:
         found = len(read[0].content.categories if read else load_class_frequency(file))
     except (OSError, ValueError, KeyError, TypeError) as error:
         return notes.error(f'{path}.class_frequency: {error}')
     if found != number:
-        notes.error(f'{path}.class_frequency: {file} has {found} classes, but the loss has {number}; give the file '
-                    'of this data set')
+        notes.error(
+            f'{path}.class_frequency: {file} has {found} classes, but the loss has {number}; give the file '
+            'of this data set'
+        )

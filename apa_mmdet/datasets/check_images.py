@@ -1,6 +1,7 @@
 """Whether the images of a data set are there, whole, and as large as their annotations say."""
+
 import io
-from typing import List, NamedTuple, Optional, Tuple
+from typing import NamedTuple
 
 from mmcv.transforms import BaseTransform
 from mmengine import fileio
@@ -16,7 +17,8 @@ BATCH = 32  # images between two messages of a worker process
 PROBLEMS = dict(
     missing=('missing images', 'put them there, or correct data_root and data_prefix'),
     unreadable=('images that cannot be read', 'get them again'),
-    resized=('images of another size than annotated', 'correct the annotations; mind the orientation tag of photos'))
+    resized=('images of another size than annotated', 'correct the annotations; mind the orientation tag of photos'),
+)
 
 
 class Problem(NamedTuple):
@@ -39,7 +41,7 @@ class ImageFiles(Dataset):
         decode: read the whole image; otherwise only look whether the file is there.
     """
 
-    def __init__(self, images: List[Tuple[str, float, float]], loader: BaseTransform, decode: bool) -> None:
+    def __init__(self, images: list[tuple[str, float, float]], loader: BaseTransform, decode: bool) -> None:
         self.images = images
         self.loader = loader
         self.decode = decode
@@ -48,7 +50,7 @@ class ImageFiles(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> Optional[Problem]:
+    def __getitem__(self, index: int) -> Problem | None:
         path, *annotated = self.images[index]
         try:
             if not fileio.isfile(path, backend_args=self.backend_args):
@@ -76,13 +78,24 @@ def _read_to_the_end(data: bytes) -> None:
         pass  # for the loader to judge: OpenCV knows other formats and limits
 
 
-def check_images(images: List[Tuple[str, float, float]], loader: BaseTransform, notes: Notes, decode: bool = True,
-                 workers: int = 0, progress: bool = True) -> None:
+def check_images(
+    images: list[tuple[str, float, float]],
+    loader: BaseTransform,
+    notes: Notes,
+    decode: bool = True,
+    workers: int = 0,
+    progress: bool = True,
+) -> None:
     """Look at every image, in ``workers`` processes. Arguments as :class:`ImageFiles`; ``notes`` gets the findings."""
     batches = DataLoader(ImageFiles(images, loader, decode), BATCH, num_workers=workers, collate_fn=list)
     problems = []
-    with tqdm(total=len(images), unit='image', desc=f'{notes.dataset}: images', leave=False,
-              disable=None if progress else True) as bar:
+    with tqdm(
+        total=len(images),
+        unit='image',
+        desc=f'{notes.dataset}: images',
+        leave=False,
+        disable=None if progress else True,
+    ) as bar:
         try:
             for batch in batches:
                 problems += [problem for problem in batch if problem]

@@ -1,6 +1,7 @@
 """Whether the masks of an annotation file are what the loader and the metrics can read."""
+
 from itertools import chain
-from typing import Any, List, Optional
+from typing import Any
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from .check_notes import ERROR, WARNING, Notes
 FAR = 1e6  # pixels; pycocotools does not look: NaN, or far more than this, ends the process without a word
 
 
-def check_masks(annotations: List[dict], sizes: np.ndarray, use: str, evaluated: bool, notes: Notes) -> None:
+def check_masks(annotations: list[dict], sizes: np.ndarray, use: str, evaluated: bool, notes: Notes) -> None:
     """Look at the masks of instances.
 
     Args:
@@ -26,25 +27,57 @@ def check_masks(annotations: List[dict], sizes: np.ndarray, use: str, evaluated:
             found[kind].append(annotation['id'])
     total = len(annotations)
     if use == 'required':
-        notes.some(ERROR, 'instances without a mask', found['none'], total, 'the pipeline or the evaluator wants one '
-                   "of each; take LoadOptionalMasks instead of LoadAnnotations, metric='bbox', or remove them")
+        notes.some(
+            ERROR,
+            'instances without a mask',
+            found['none'],
+            total,
+            'the pipeline or the evaluator wants one '
+            "of each; take LoadOptionalMasks instead of LoadAnnotations, metric='bbox', or remove them",
+        )
     else:
         notes.some(WARNING, 'instances without a mask', found['none'], total, 'only their boxes are learnt')
-    notes.some(ERROR, 'masks that are neither polygons [[x, y, …], …] nor {"size": [height, width], "counts": …}',
-               found['wrong'], total, 'correct or remove them')
-    notes.some(ERROR, 'masks with coordinates that are no numbers, or far from any image', found['far'], total,
-               'correct or remove them: reading them crashes')
-    notes.some(ERROR, 'masks of another size than their image', found['resized'], total,
-               '"size" must be [height, width]')
-    notes.some(ERROR, 'masks that do not fill their image', found['runs'], total,
-               'the runs of "counts" must add up to height times width')
-    notes.some(ERROR, 'masks whose first polygon is empty or shorter than three points', found['first'], total,
-               "the evaluator reads those as well that training leaves out; remove them, or take metric='bbox'")
-    notes.some(WARNING, 'masks with polygons that are empty, shorter than three points or of odd length',
-               found['short'], total, 'such polygons are left out')
+    notes.some(
+        ERROR,
+        'masks that are neither polygons [[x, y, …], …] nor {"size": [height, width], "counts": …}',
+        found['wrong'],
+        total,
+        'correct or remove them',
+    )
+    notes.some(
+        ERROR,
+        'masks with coordinates that are no numbers, or far from any image',
+        found['far'],
+        total,
+        'correct or remove them: reading them crashes',
+    )
+    notes.some(
+        ERROR, 'masks of another size than their image', found['resized'], total, '"size" must be [height, width]'
+    )
+    notes.some(
+        ERROR,
+        'masks that do not fill their image',
+        found['runs'],
+        total,
+        'the runs of "counts" must add up to height times width',
+    )
+    notes.some(
+        ERROR,
+        'masks whose first polygon is empty or shorter than three points',
+        found['first'],
+        total,
+        "the evaluator reads those as well that training leaves out; remove them, or take metric='bbox'",
+    )
+    notes.some(
+        WARNING,
+        'masks with polygons that are empty, shorter than three points or of odd length',
+        found['short'],
+        total,
+        'such polygons are left out',
+    )
 
 
-def _fault(mask: Any, width: float, height: float, evaluated: bool) -> Optional[str]:
+def _fault(mask: Any, width: float, height: float, evaluated: bool) -> str | None:
     """What is wrong with a mask, in a word; None if nothing is."""
     if not mask:
         return 'none'
@@ -78,7 +111,7 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def run_lengths(text: str) -> Optional[np.ndarray]:
+def run_lengths(text: str) -> np.ndarray | None:
     """The run lengths in COCO's text form; None if it is none.
 
     A character holds 6 bits, counted from '0': 5 of a number, low ones first, and whether more follow. The number's top

@@ -1,5 +1,7 @@
 """How the checks of a data set say what they found."""
-from typing import Any, List, NamedTuple, Sequence
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 ERROR, WARNING = 'error', 'warning'
 LONG = 300  # characters of a name or path that are shown
@@ -18,7 +20,7 @@ class Notes:
 
     def __init__(self, dataset: str) -> None:
         self.dataset = dataset
-        self.findings: List[Finding] = []
+        self.findings: list[Finding] = []
 
     def error(self, message: str) -> None:
         self.findings.append(Finding(ERROR, self.dataset, message))

@@ -1,9 +1,11 @@
 """What a config says about its data sets: which there are, what they are used for, which classes its model has."""
+
 import codecs
 import inspect
 from argparse import ArgumentTypeError
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, NamedTuple
 
 from mmcv.transforms import BaseTransform
 from mmdet.datasets import CocoDataset, CocoPanopticDataset, V3DetDataset
@@ -15,7 +17,7 @@ USE = ('pipeline', 'test_mode', 'filter_cfg', 'indices', '_scope_')  # how a dat
 ELSEWHERE = ('backbone', 'neck', 'rpn_head', 'semantic_head', 'data_preprocessor')  # num_classes means something else
 
 
-def load_config(path: str, options: Optional[dict] = None) -> Config:
+def load_config(path: str, options: dict | None = None) -> Config:
     """Read a config.
 
     Raises:
@@ -51,13 +53,13 @@ class Source(NamedTuple):
     """A data set of a config without its wrappers, and the splits and full configs in which it is used."""
 
     cfg: dict
-    uses: List[Tuple[str, dict]]
+    uses: list[tuple[str, dict]]
 
     @property
-    def splits(self) -> List[str]:
+    def splits(self) -> list[str]:
         return list(dict.fromkeys(split for split, _ in self.uses))
 
-    def steps(self, *splits: str) -> List[dict]:
+    def steps(self, *splits: str) -> list[dict]:
         """The transforms of its pipelines, of all splits or of these."""
         return [step for split, use in self.uses if not splits or split in splits for step in use.get('pipeline') or []]
 
@@ -73,9 +75,9 @@ class Use(NamedTuple):
     evaluates_masks: bool = False
 
 
-def find_sources(cfg: Config, splits: Sequence[str]) -> List[Source]:
+def find_sources(cfg: Config, splits: Sequence[str]) -> list[Source]:
     """The data sets of the config's loaders, each once."""
-    sources: Dict[str, Source] = {}
+    sources: dict[str, Source] = {}
     for split in splits:
         for leaf in leaves(_dict(cfg, f'{split}_dataloader').get('dataset')):
             plain = {key: value for key, value in leaf.items() if key not in USE}
@@ -90,7 +92,7 @@ def _dict(cfg: Config, key: str) -> dict:
     return found
 
 
-def leaves(dataset: Union[dict, list, None]) -> Iterator[dict]:
+def leaves(dataset: dict | list | None) -> Iterator[dict]:
     """The data sets inside ClassBalancedDataset, RepeatDataset, ConcatDataset and their like."""
     for part in dataset if isinstance(dataset, (list, tuple)) else [dataset] if dataset else []:
         if not isinstance(part, dict):
@@ -109,14 +111,15 @@ def open_dataset(source: Source) -> CocoDataset:
     name = source.cfg.get('type')
     kind = _resolve(DATASETS, name)
     if kind is None:
-        raise ValueError(f'no data set class {name} is registered; correct its name, or import its module with '
-                         'custom_imports')
+        raise ValueError(
+            f'no data set class {name} is registered; correct its name, or import its module with custom_imports'
+        )
     if not issubclass(kind, CocoDataset) or issubclass(kind, CocoPanopticDataset):
         raise NotImplementedError(f"not checked: {kind.__name__} does not read instances in COCO's format")
     return DATASETS.build(dict(source.cfg, pipeline=[], test_mode=True, lazy_init=True))
 
 
-def name_list(source: Source) -> Optional[str]:
+def name_list(source: Source) -> str | None:
     """Path of the file from which V3Det's data set reads its class names; None for other data sets.
 
     Raises:
@@ -130,8 +133,9 @@ def name_list(source: Source) -> Optional[str]:
     path = Path(source.cfg.get('data_root') or '', source.cfg.get('label_file', default))
     data = path.read_bytes()
     if data.startswith(codecs.BOM_UTF8):
-        raise ValueError(f'{path} begins with a byte order mark, which would belong to the first class name; save it '
-                         'without one')
+        raise ValueError(
+            f'{path} begins with a byte order mark, which would belong to the first class name; save it without one'
+        )
     try:
         data.decode()
     except UnicodeDecodeError:
@@ -152,11 +156,14 @@ def find_use(source: Source, cfg: Config) -> Use:
     judges = [evaluator for _, evaluator in evaluators(cfg, source.splits) if not evaluator.get('format_only')]
     readers = [evaluator for evaluator in judges if evaluator.get('ann_file')]
     required = stock or any(map(_is_segm, judges))
-    return Use('required' if required else 'optional' if loaders else 'unused',
-               annotated='train' in source.splits or bool(judges), evaluated=bool(readers),
-               evaluated_as_coco=any('Coco' in str(evaluator.get('type')) for evaluator in readers),
-               evaluated_as_lvis=any('LVIS' in str(evaluator.get('type')) for evaluator in readers),
-               evaluates_masks=any(map(_is_segm, readers)))
+    return Use(
+        'required' if required else 'optional' if loaders else 'unused',
+        annotated='train' in source.splits or bool(judges),
+        evaluated=bool(readers),
+        evaluated_as_coco=any('Coco' in str(evaluator.get('type')) for evaluator in readers),
+        evaluated_as_lvis=any('LVIS' in str(evaluator.get('type')) for evaluator in readers),
+        evaluates_masks=any(map(_is_segm, readers)),
+    )
 
 
 def _is_segm(evaluator: dict) -> bool:
@@ -171,17 +178,18 @@ def lacks_masks(source: Source, cfg: Config) -> bool:
     return learning and bool(loaders) and not any(loader.with_mask for loader in loaders)
 
 
-def _annotation_loaders(steps: List[dict]) -> List[LoadAnnotations]:
+def _annotation_loaders(steps: list[dict]) -> list[LoadAnnotations]:
     kinds = [(_resolve(TRANSFORMS, step.get('type')), step) for step in steps]
-    return [TRANSFORMS.build(step) for kind, step in kinds
-            if isinstance(kind, type) and issubclass(kind, LoadAnnotations)]
+    return [
+        TRANSFORMS.build(step) for kind, step in kinds if isinstance(kind, type) and issubclass(kind, LoadAnnotations)
+    ]
 
 
 def _resolve(registry, kind: Any) -> Any:
     return registry.get(kind) if isinstance(kind, str) else kind
 
 
-def evaluators(cfg: Config, splits: Sequence[str]) -> Iterator[Tuple[str, dict]]:
+def evaluators(cfg: Config, splits: Sequence[str]) -> Iterator[tuple[str, dict]]:
     """Split and config of each evaluator."""
     for split in splits:
         found = cfg.get(f'{split}_evaluator') or []
@@ -193,7 +201,7 @@ def evaluators(cfg: Config, splits: Sequence[str]) -> Iterator[Tuple[str, dict]]
             yield split, evaluator
 
 
-def model_parts(node: Any, path: str = 'model') -> Iterator[Tuple[str, dict]]:
+def model_parts(node: Any, path: str = 'model') -> Iterator[tuple[str, dict]]:
     """Every dict of a model's config with its path, but those where ``num_classes`` means something else.
 
     Example:

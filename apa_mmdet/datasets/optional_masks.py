@@ -1,5 +1,3 @@
-from typing import List, Optional, Union
-
 import numpy as np
 from mmdet.datasets.transforms import LoadAnnotations
 from mmdet.registry import TRANSFORMS
@@ -19,7 +17,7 @@ class LoadOptionalMasks(LoadAnnotations):
     def __init__(self, with_mask: bool = True, **kwargs) -> None:
         super().__init__(with_mask=with_mask, **kwargs)
 
-    def _process_masks(self, results: dict) -> List[Union[list, dict]]:
+    def _process_masks(self, results: dict) -> list[list | dict]:
         """What mmdet's ``_load_masks`` makes masks of; unlike mmdet's it leaves ``gt_ignore_flags`` alone."""
         height, width = results['ori_shape']
         no_pixel = dict(size=[height, width], counts=[height * width]) if self.poly2mask else [np.zeros(6)]
@@ -28,14 +26,18 @@ class LoadOptionalMasks(LoadAnnotations):
             if not isinstance(mask, dict):
                 continue
             if not self.poly2mask:
-                raise ValueError(f'{results["img_path"]}: poly2mask=False knows polygons alone, but a mask of this image '
-                                 'is a run-length code; leave poly2mask=True')
+                raise ValueError(
+                    f'{results["img_path"]}: poly2mask=False knows polygons alone, but a mask of this image '
+                    'is a run-length code; leave poly2mask=True'
+                )
             if list(mask['size']) != [height, width]:
-                raise ValueError(f'{results["img_path"]}: a mask of {mask["size"]} pixels (height, width) in an image '
-                                 f'of {[height, width]}')
+                raise ValueError(
+                    f'{results["img_path"]}: a mask of {mask["size"]} pixels (height, width) in an image '
+                    f'of {[height, width]}'
+                )
         return [no_pixel if mask is None else mask for mask in masks]
 
-    def _readable(self, mask: Optional[Union[list, dict]]) -> Optional[Union[list, dict]]:
+    def _readable(self, mask: list | dict | None) -> list | dict | None:
         """The polygons that are some, or the run-length code; None for no mask."""
         if isinstance(mask, dict):
             complete = mask.get('size') and isinstance(mask.get('counts'), (list, str, bytes))

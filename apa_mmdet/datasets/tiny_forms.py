@@ -7,6 +7,7 @@ drawn and the others are there by name alone, so that a config made for the data
 In this file ``k`` is the 0-based index of a class, ``split`` is ``'train'`` or ``'val'``, and ``content`` is what
 COCO's and LVIS's annotation files hold: a dict of ``info``, ``licenses``, ``images``, ``annotations``, ``categories``.
 """
+
 from collections import Counter
 
 import cv2
@@ -31,6 +32,7 @@ def count(annotations: list):
 
 def _mmdet_classes(dataset):
     from mmdet import datasets  # not above: it takes seconds and torch, which the drawing does without
+
     return getattr(datasets, dataset).METAINFO['classes']
 
 
@@ -78,8 +80,14 @@ class Form:
 
     def image(self, split: str, image_id: int, plan, size: tuple) -> dict:
         """The record of the picture of the ``ImagePlan`` ``plan``, (width, height) large."""
-        return dict(id=image_id, width=size[0], height=size[1], license=1, date_captured='2020-01-01 00:00:00',
-                    **self.location(split, image_id))
+        return dict(
+            id=image_id,
+            width=size[0],
+            height=size[1],
+            license=1,
+            date_captured='2020-01-01 00:00:00',
+            **self.location(split, image_id),
+        )
 
     def annotation(self, annotation_id: int, image_id: int, k: int, polygons: list) -> dict:
         """The record of an object of class ``k`` seen within ``polygons``, [(N, 2) arrays, in pixels]."""
@@ -87,10 +95,13 @@ class Form:
         points = np.concatenate(polygons)
         low, high = points.min(0), points.max(0)
         return dict(
-            id=annotation_id, image_id=image_id, category_id=self.category_id(k),
+            id=annotation_id,
+            image_id=image_id,
+            category_id=self.category_id(k),
             bbox=[round(float(v), 2) for v in (*low, *(high - low))],
             area=round(sum(cv2.contourArea(p.astype(np.float32)) for p in polygons), 2),
-            segmentation=[[round(float(v), 2) for v in p.reshape(-1)] for p in polygons])
+            segmentation=[[round(float(v), 2) for v in p.reshape(-1)] for p in polygons],
+        )
 
     def categories(self, annotations: list) -> list:
         """The records of all classes; ``annotations`` are those of the training split, for forms that count.
@@ -122,16 +133,25 @@ class TinyLVIS(Form):
         return dict(
             super().image(split, image_id, plan, size),
             neg_category_ids=[self.category_id(k) for k in plan.negatives],
-            not_exhaustive_category_ids=[self.category_id(k) for k in dropped])
+            not_exhaustive_category_ids=[self.category_id(k) for k in dropped],
+        )
 
     def categories(self, annotations):
         images, instances = count(annotations)
         records = []
         for k, record in enumerate(super().categories(annotations)):
             image_count, name = images[record['id']], record['name']
-            records.append(dict(
-                record, synset=f'{name}.n.01', synonyms=[name], frequency=frequency(image_count),
-                image_count=image_count, instance_count=instances[record['id']], **{'def': _definition(k)}))
+            records.append(
+                dict(
+                    record,
+                    synset=f'{name}.n.01',
+                    synonyms=[name],
+                    frequency=frequency(image_count),
+                    image_count=image_count,
+                    instance_count=instances[record['id']],
+                    **{'def': _definition(k)},
+                )
+            )
         return records
 
 
@@ -191,7 +211,7 @@ class V3Det(COCO):
     ids = range(1, 13205)
 
     def names(self):
-        return CATEGORIES + tuple(f'slot_{i:05d}' for i in self.ids[len(CATEGORIES):])
+        return CATEGORIES + tuple(f'slot_{i:05d}' for i in self.ids[len(CATEGORIES) :])
 
     def location(self, split, image_id):
         return dict(file_name=self.picture(split, image_id))

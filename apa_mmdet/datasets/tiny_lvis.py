@@ -6,9 +6,10 @@ is rare is a combination, so that features learnt from frequent classes help. Va
 the classes instead, so that the AP of rare classes rests on as many objects as the others'. ``tiny_forms.py`` says
 how a form of the data set names its files and what it writes about the pictures, which are the same in every form.
 """
+
 import json
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -33,7 +34,7 @@ class ImagePlan(NamedTuple):
     """
 
     objects: tuple
-    dropped: Optional[int]
+    dropped: int | None
     negatives: tuple
 
 
@@ -59,7 +60,7 @@ def planned_counts(split, num_images):
         return np.full(len(CATEGORIES), max(1, round(VAL_CLASSES_PER_IMAGE * num_images / len(CATEGORIES))))
     # Shares of the images at five ranks, geometric in between. LVIS calls a class frequent above 100 images and
     # rare up to 10: at 800 to 1,000 images the thresholds fall on ranks 16 and 32.
-    rank, share = [0, 15, 31, 32, 47], [.26, .129, .0145, .0100, .0025]
+    rank, share = [0, 15, 31, 32, 47], [0.26, 0.129, 0.0145, 0.0100, 0.0025]
     ranks = class_ranks()
     counts = np.exp(np.interp(ranks, rank, np.log(share))) * num_images
     counts[ranks >= 36] = np.minimum(counts[ranks >= 36], 10)  # a quarter stays rare however large the set
@@ -89,7 +90,7 @@ def plan_split(split, num_images, seed):
         hide = rng.random() < NOT_EXHAUSTIVE
         while len(objects) < OBJECTS[0]:
             objects.append(objects[0])
-        if len(objects) < OBJECTS[1] and (hide or rng.random() < .15):
+        if len(objects) < OBJECTS[1] and (hide or rng.random() < 0.15):
             objects.append(classes[rng.integers(len(classes))])
         objects = [objects[k] for k in rng.permutation(len(objects))]
         several = [k for k, c in enumerate(objects) if objects.count(c) > 1]
@@ -166,12 +167,15 @@ def check_folder(out, options):
         return
     found = [o for o in (_read_options(out / FINISHED), _read_options(out / UNFINISHED)) if o is not None]
     if not found:
-        raise FileExistsError(f'{out} is not empty and holds no tiny LVIS: name another folder, or write into it '
-                              'with --force')
+        raise FileExistsError(
+            f'{out} is not empty and holds no tiny LVIS: name another folder, or write into it with --force'
+        )
     differing = sorted({k for o in found for k in {*o, *options} if o.get(k) != options.get(k)})
     if differing:
-        raise FileExistsError(f'{out} holds a tiny LVIS made with another {", ".join(differing)}: name another '
-                              'folder, or overwrite it with --force')
+        raise FileExistsError(
+            f'{out} holds a tiny LVIS made with another {", ".join(differing)}: name another '
+            'folder, or overwrite it with --force'
+        )
 
 
 def _mark_unfinished(out, options):
@@ -215,8 +219,9 @@ def make_tiny_lvis(out, train=800, val=200, size=160, seed=0, force=False, progr
     """
     out, size = Path(out), (size, size) if isinstance(size, int) else tuple(size)
     if min(train, val) < 1 or min(size) < 64 or seed < 0:
-        raise ValueError(f'train and val must be 1 or more, size 64 or more, seed 0 or more; '
-                         f'got {train}, {val}, {size}, {seed}')
+        raise ValueError(
+            f'train and val must be 1 or more, size 64 or more, seed 0 or more; got {train}, {val}, {size}, {seed}'
+        )
     if form not in FORMS:
         raise ValueError(f'form must be one of {", ".join(FORMS)}; got {form!r}')
     options = dict(version=VERSION, train=train, val=val, size=list(size), seed=seed)
@@ -240,10 +245,19 @@ def _make(out, options, progress):
     categories = form.categories(parts['train'][1])  # of the training split in both files, as in LVIS
     for split, (images, annotations) in parts.items():
         content = dict(
-            info=dict(description=f'{form.title}, {split}', version=str(VERSION), year=2020, contributor='apa_mmdet',
-                      url='', date_created='2020-01-01 00:00:00'),
+            info=dict(
+                description=f'{form.title}, {split}',
+                version=str(VERSION),
+                year=2020,
+                contributor='apa_mmdet',
+                url='',
+                date_created='2020-01-01 00:00:00',
+            ),
             licenses=[dict(id=1, name='Apache License 2.0', url='http://www.apache.org/licenses/LICENSE-2.0')],
-            images=images, annotations=annotations, categories=categories)
+            images=images,
+            annotations=annotations,
+            categories=categories,
+        )
         for name, text in zip(form.files(split), form.texts(split, content, seed)):
             _write(out / name, text)
     (out / UNFINISHED).rename(out / FINISHED)  # last: only a whole set carries it

@@ -6,6 +6,7 @@ about an eighth of a pixel, and the ground truth is what is seen after occlusion
 
 Coordinates: pixel ``i`` covers ``[i, i + 1)``, as in COCO's polygons. Colours are BGR, as in OpenCV.
 """
+
 import colorsys
 from typing import NamedTuple
 
@@ -47,7 +48,7 @@ def _spikes(n, inner, foot, top):
 def _heart():
     t = np.linspace(0, 2 * np.pi, 60, endpoint=False)
     y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
-    return np.stack([16 * np.sin(t)**3, -y], 1) / 16
+    return np.stack([16 * np.sin(t) ** 3, -y], 1) / 16
 
 
 def _points(*flat):
@@ -56,13 +57,40 @@ def _points(*flat):
 
 # A second contour is a hole. The vertical axis points down.
 SHAPES = dict(
-    crescent=[np.concatenate([_arc(50, 310), _arc(-75.3, -284.7, radius=.792, centre=.442)])],
-    cross=[_points(-.3, -1, .3, -1, .3, -.3, 1, -.3, 1, .3, .3, .3, .3, 1, -.3, 1, -.3, .3, -1, .3, -1, -.3, -.3, -.3)],
+    crescent=[np.concatenate([_arc(50, 310), _arc(-75.3, -284.7, radius=0.792, centre=0.442)])],
+    cross=[
+        _points(
+            -0.3,
+            -1,
+            0.3,
+            -1,
+            0.3,
+            -0.3,
+            1,
+            -0.3,
+            1,
+            0.3,
+            0.3,
+            0.3,
+            0.3,
+            1,
+            -0.3,
+            1,
+            -0.3,
+            0.3,
+            -1,
+            0.3,
+            -1,
+            -0.3,
+            -0.3,
+            -0.3,
+        )
+    ],
     disk=[_arc(0, 351)],
     heart=[_heart()],
-    ring=[_arc(0, 351), _arc(0, 351, radius=.55)],
-    square=[_points(-.7, -.7, .7, -.7, .7, .7, -.7, .7)],
-    star=[_spikes(5, .42, 1, 0)[:, ::-1] * [1, -1]],
+    ring=[_arc(0, 351), _arc(0, 351, radius=0.55)],
+    square=[_points(-0.7, -0.7, 0.7, -0.7, 0.7, 0.7, -0.7, 0.7)],
+    star=[_spikes(5, 0.42, 1, 0)[:, ::-1] * [1, -1]],
     triangle=[_arc(-90, 150, 3)],
 )
 
@@ -71,12 +99,12 @@ SHAPES = dict(
 # name: (hue in degrees, hue jitter, value range, (saturation, value) of the second colour).
 # The hues lie 48 degrees or more apart, so moderate hue jitter in training leaves them distinct.
 APPEARANCES = {
-    'checkered_yellow': (52, 5, (.88, 1.), (.6, .22)),
-    'dotted_blue': (222, 8, (.7, .95), (.12, 1.)),
-    'plain_green': (125, 10, (.55, .85), None),
-    'plain_purple': (290, 8, (.6, .9), None),
-    'striped_cyan': (174, 6, (.75, .95), (.3, .25)),
-    'striped_red': (358, 6, (.75, .95), (.06, 1.)),
+    'checkered_yellow': (52, 5, (0.88, 1.0), (0.6, 0.22)),
+    'dotted_blue': (222, 8, (0.7, 0.95), (0.12, 1.0)),
+    'plain_green': (125, 10, (0.55, 0.85), None),
+    'plain_purple': (290, 8, (0.6, 0.9), None),
+    'striped_cyan': (174, 6, (0.75, 0.95), (0.3, 0.25)),
+    'striped_red': (358, 6, (0.75, 0.95), (0.06, 1.0)),
 }
 
 
@@ -84,14 +112,14 @@ def _surface(name, u, v, pixels, rng):
     """How much of the second colour shows at ``(u, v)``; ``pixels`` per unit sets how soft the edges are."""
     phase = rng.uniform(0, 2 * np.pi, 2)
     if name.startswith('striped'):
-        wave = np.sin(2 * np.pi * v / .5 + phase[0]) - .1
+        wave = np.sin(2 * np.pi * v / 0.5 + phase[0]) - 0.1
     elif name.startswith('dotted'):
-        wave = np.cos(2 * np.pi * u / .56 + phase[0]) + np.cos(2 * np.pi * v / .56 + phase[1]) - .75
+        wave = np.cos(2 * np.pi * u / 0.56 + phase[0]) + np.cos(2 * np.pi * v / 0.56 + phase[1]) - 0.75
     elif name.startswith('checkered'):
-        wave = np.sin(2 * np.pi * u / .72 + phase[0]) * np.sin(2 * np.pi * v / .72 + phase[1]) * 1.5
+        wave = np.sin(2 * np.pi * u / 0.72 + phase[0]) * np.sin(2 * np.pi * v / 0.72 + phase[1]) * 1.5
     else:
         return np.zeros_like(u)
-    return np.clip(.5 + wave * max(1., pixels / 14), 0, 1)
+    return np.clip(0.5 + wave * max(1.0, pixels / 14), 0, 1)
 
 
 def _bgr(hue, saturation, value):
@@ -101,15 +129,15 @@ def _bgr(hue, saturation, value):
 def _paint(appearance, shape_hw, inverse, pixels, rng):
     """The colours (h, w, 3) of an object's box; ``inverse`` (2, 2) leads from pixels, centred, to object units."""
     h, w = shape_hw
-    y, x = np.mgrid[:h, :w] + .5
+    y, x = np.mgrid[:h, :w] + 0.5
     xy = np.stack([x - w / 2, y - h / 2], -1) @ inverse.T
     hue, jitter, values, second = APPEARANCES[appearance]
-    first = _bgr(hue + rng.uniform(-jitter, jitter), rng.uniform(.8, 1), rng.uniform(*values))
+    first = _bgr(hue + rng.uniform(-jitter, jitter), rng.uniform(0.8, 1), rng.uniform(*values))
     other = first if second is None else _bgr(hue, *second)
     share = _surface(appearance, xy[..., 0], xy[..., 1], pixels, rng)[..., None]
     direction = rng.uniform(0, 2 * np.pi)
     light = xy[..., :1] * np.cos(direction) + xy[..., 1:] * np.sin(direction)
-    return (first * (1 - share) + other * share) * (rng.uniform(.92, 1.06) + rng.uniform(.05, .18) * light)
+    return (first * (1 - share) + other * share) * (rng.uniform(0.92, 1.06) + rng.uniform(0.05, 0.18) * light)
 
 
 # ---------------------------------------------------------------- grounds
@@ -121,7 +149,7 @@ def _noise(rng, h, w, cells):
 
 
 def _octaves(rng, h, w, first=2, levels=5):
-    parts = [_noise(rng, h, w, first * 2**k) * .65**k for k in range(levels)]
+    parts = [_noise(rng, h, w, first * 2**k) * 0.65**k for k in range(levels)]
     total = np.sum(parts, 0)
     return (total - total.min()) / (np.ptp(total) + 1e-6)
 
@@ -135,26 +163,26 @@ def _along(rng, h, w):
 
 
 def _gradient(rng, h, w):
-    return .75 * _along(rng, h, w) + .25 * _octaves(rng, h, w, 8, 3)
+    return 0.75 * _along(rng, h, w) + 0.25 * _octaves(rng, h, w, 8, 3)
 
 
 def _bands(rng, h, w):
-    warp = rng.uniform(0, .3) * _noise(rng, h, w, 3)
-    return .5 + .4 * np.sin(2 * np.pi * rng.uniform(4, 14) * (_along(rng, h, w) + warp))
+    warp = rng.uniform(0, 0.3) * _noise(rng, h, w, 3)
+    return 0.5 + 0.4 * np.sin(2 * np.pi * rng.uniform(4, 14) * (_along(rng, h, w) + warp))
 
 
 def _blotches(rng, h, w):
-    return 1 / (1 + np.exp(-rng.uniform(10, 30) * (_octaves(rng, h, w, int(rng.integers(3, 9)), 3) - .5)))
+    return 1 / (1 + np.exp(-rng.uniform(10, 30) * (_octaves(rng, h, w, int(rng.integers(3, 9)), 3) - 0.5)))
 
 
 def draw_ground(rng, w, h):
     """A textured ground (h, w, 3) of two dull colours: objects are saturated, so no ground looks like one."""
     kind = (_gradient, _octaves, _bands, _blotches)[rng.integers(4)]
-    mix = (.85 * kind(rng, h, w) + .15 * _octaves(rng, h, w, 16, 3))[..., None].astype(np.float32)
-    hue, value = rng.uniform(0, 360), rng.uniform(.25, .75)
-    first = _bgr(hue, rng.uniform(0, .28), value)
-    step = rng.uniform(.1, .28) * (1 if value < .5 else -1)
-    second = _bgr(hue + rng.uniform(-90, 90), rng.uniform(0, .28), value + step)
+    mix = (0.85 * kind(rng, h, w) + 0.15 * _octaves(rng, h, w, 16, 3))[..., None].astype(np.float32)
+    hue, value = rng.uniform(0, 360), rng.uniform(0.25, 0.75)
+    first = _bgr(hue, rng.uniform(0, 0.28), value)
+    step = rng.uniform(0.1, 0.28) * (1 if value < 0.5 else -1)
+    second = _bgr(hue + rng.uniform(-90, 90), rng.uniform(0, 0.28), value + step)
     return first * (1 - mix) + second * mix
 
 
@@ -163,7 +191,7 @@ def draw_ground(rng, w, h):
 
 def _transform(shape, extent, rng):
     """Turned, sheared, stretched contours whose longer side is ``extent`` pixels, centred on 0; and their matrix."""
-    angle, shear = rng.uniform(-TILT, TILT), rng.uniform(-.15, .15)
+    angle, shear = rng.uniform(-TILT, TILT), rng.uniform(-0.15, 0.15)
     stretch = np.exp(rng.uniform(-1, 1) * np.log(1.15) / 2)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     matrix = turn @ np.array([[1, shear], [0, 1]]) @ np.diag([stretch, 1 / stretch])
@@ -179,7 +207,7 @@ def _fill(contours, centre, w, h):
     x0, y0 = np.floor(np.maximum(points.min(0), 0)).astype(int)
     x1, y1 = np.ceil(np.minimum(points.max(0), (w, h))).astype(int)
     mask = np.zeros(((y1 - y0) * SUPERSAMPLE, (x1 - x0) * SUPERSAMPLE), np.uint8)
-    fine = [np.round((c + centre - (x0, y0)) * SUPERSAMPLE - .5).astype(np.int32) for c in contours]
+    fine = [np.round((c + centre - (x0, y0)) * SUPERSAMPLE - 0.5).astype(np.int32) for c in contours]
     cv2.fillPoly(mask, fine, 1)
     return (x0, y0), mask.astype(bool)
 
@@ -194,16 +222,16 @@ class _Canvas:
 
     def window(self, corner, mask):
         x, y = corner[0] * SUPERSAMPLE, corner[1] * SUPERSAMPLE
-        return self.owner[y:y + mask.shape[0], x:x + mask.shape[1]]
+        return self.owner[y : y + mask.shape[0], x : x + mask.shape[1]]
 
     def place(self, contours, extent, rng):
         """Lays an object on top where it hides none too much; returns (corner, mask, centre), None if it cannot."""
-        area = sum(cv2.contourArea(c.astype(np.float32)) * (-1)**k for k, c in enumerate(contours))
+        area = sum(cv2.contourArea(c.astype(np.float32)) * (-1) ** k for k, c in enumerate(contours))
         area *= SUPERSAMPLE**2
-        margin = .42 * extent  # up to a twelfth of an object may leave the picture on each side
+        margin = 0.42 * extent  # up to a twelfth of an object may leave the picture on each side
         for _ in range(12):
-            if self.centres and rng.random() < .2:  # sought neighbourhood: chance alone seldom occludes
-                centre = self.centres[rng.integers(len(self.centres))] + rng.normal(0, .7 * extent, 2)
+            if self.centres and rng.random() < 0.2:  # sought neighbourhood: chance alone seldom occludes
+                centre = self.centres[rng.integers(len(self.centres))] + rng.normal(0, 0.7 * extent, 2)
                 centre = np.clip(centre, margin, (self.w - margin, self.h - margin))
             else:
                 centre = rng.uniform(margin, (self.w - margin, self.h - margin))
@@ -212,7 +240,7 @@ class _Canvas:
             seen = np.append(self.seen - hidden, mask.sum())
             full = np.append(self.full, area)
             # .9 because the border may cut some off a small object, too
-            if (seen >= np.maximum(MIN_VISIBLE * full, np.minimum(.9 * full, MIN_SEEN * SUPERSAMPLE**2))).all():
+            if (seen >= np.maximum(MIN_VISIBLE * full, np.minimum(0.9 * full, MIN_SEEN * SUPERSAMPLE**2))).all():
                 self.window(corner, mask)[mask] = len(self.full)
                 self.full, self.seen = full, seen
                 self.centres.append(centre)
@@ -226,12 +254,12 @@ def _polygons(mask, origin=(0, 0)):
     holes = [] if tree is None else [c for c, t in zip(contours, tree[0]) if t[3] >= 0]
     if holes:
         column = int(holes[0][:, 0, 0].mean().round())
-        left = _polygons(mask[:, :column + 1], origin)  # both halves keep the column: no gap between them
+        left = _polygons(mask[:, : column + 1], origin)  # both halves keep the column: no gap between them
         return left + _polygons(mask[:, column:], (origin[0] + column, origin[1]))
     found = []
     for contour in contours:
-        contour = cv2.approxPolyDP(contour, .3 * SUPERSAMPLE, True)[:, 0]
-        polygon = (contour + np.array(origin) + .5) / SUPERSAMPLE
+        contour = cv2.approxPolyDP(contour, 0.3 * SUPERSAMPLE, True)[:, 0]
+        polygon = (contour + np.array(origin) + 0.5) / SUPERSAMPLE
         if len(polygon) >= 3 and cv2.contourArea(polygon.astype(np.float32)) >= MIN_PIECE:
             found.append(polygon)
     return found
@@ -249,14 +277,15 @@ def _lay(picture, objects, shrink, rng):
         if placed is None:
             return None
         (x, y), mask, centre = placed
-        alpha = cv2.resize(mask.astype(np.float32), None, fx=1 / SUPERSAMPLE, fy=1 / SUPERSAMPLE,
-                           interpolation=cv2.INTER_AREA)[..., None]
+        alpha = cv2.resize(
+            mask.astype(np.float32), None, fx=1 / SUPERSAMPLE, fy=1 / SUPERSAMPLE, interpolation=cv2.INTER_AREA
+        )[..., None]
         colours = _paint(appearance, alpha.shape[:2], np.linalg.inv(matrix), np.sqrt(abs(np.linalg.det(matrix))), rng)
         # a darker rim parts objects of one colour that overlap
         fine = cv2.blur(mask.astype(np.float32), (RIM, RIM), borderType=cv2.BORDER_CONSTANT)
         rim = cv2.resize(fine, alpha.shape[1::-1], interpolation=cv2.INTER_AREA)[..., None]
-        colours = colours * np.clip(2.2 * rim - 1.2, .35, 1)
-        window = picture[y:y + alpha.shape[0], x:x + alpha.shape[1]]
+        colours = colours * np.clip(2.2 * rim - 1.2, 0.35, 1)
+        window = picture[y : y + alpha.shape[0], x : x + alpha.shape[1]]
         window += alpha * (colours - window)
     return canvas
 
@@ -277,7 +306,7 @@ def draw_scene(objects, size, rng):
     ground = draw_ground(rng, w, h)
     for attempt in range(200):
         picture = ground.copy()
-        canvas = _lay(picture, objects, .95**attempt, rng)  # a crowded scene gets smaller objects
+        canvas = _lay(picture, objects, 0.95**attempt, rng)  # a crowded scene gets smaller objects
         if canvas is None:
             continue
         seen = []
@@ -287,5 +316,5 @@ def draw_scene(objects, size, rng):
             break
     else:
         raise RuntimeError(f'{len(objects)} objects find no place in {w}x{h} pixels')
-    picture = picture * rng.uniform(.85, 1.12) + rng.normal(0, rng.uniform(1.5, 5), (h, w, 3))
+    picture = picture * rng.uniform(0.85, 1.12) + rng.normal(0, rng.uniform(1.5, 5), (h, w, 3))
     return np.clip(picture.round(), 0, 255).astype(np.uint8), seen

@@ -4,6 +4,10 @@ from .optim_wrapper import MixedPrecisionOptimWrapper
 from .random_state import ExactResumeHook
 
 __all__ = [
-    'ActivationHealthHook', 'ExactResumeHook', 'MixedPrecisionOptimWrapper', 'SafeCheckpointHook', 'SkipNonFiniteHook',
-    'WholeFileBackend'
+    'ActivationHealthHook',
+    'ExactResumeHook',
+    'MixedPrecisionOptimWrapper',
+    'SafeCheckpointHook',
+    'SkipNonFiniteHook',
+    'WholeFileBackend',
 ]

@@ -1,12 +1,14 @@
 """Checkpoints that stand whole or not at all, whatever kills the process or fills the disk meanwhile."""
+
 import errno
 import os
 import shutil
 from collections import deque
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Union
+from typing import Any
 
 from mmengine.dist import all_gather_object, is_main_process
 from mmengine.fileio import LocalBackend, get_file_backend, register_backend
@@ -29,7 +31,7 @@ class WholeFileBackend(LocalBackend):
         b'epoch_1.pth'
     """
 
-    def put(self, obj: bytes, filepath: Union[str, Path]) -> None:
+    def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write beside the target, bring it to the disk, then rename.
 
         Raises:
@@ -47,11 +49,14 @@ class WholeFileBackend(LocalBackend):
         except OSError as error:
             unfinished.unlink(missing_ok=True)
             free = shutil.disk_usage(path.parent).free
-            raise OSError(error.errno, f'{error.strerror}, {len(obj) / 2**20:.1f} MiB to write, '
-                          f'{free / 2**20:.1f} MiB free', str(path)) from None
+            raise OSError(
+                error.errno,
+                f'{error.strerror}, {len(obj) / 2**20:.1f} MiB to write, {free / 2**20:.1f} MiB free',
+                str(path),
+            ) from None
         _sync_folder(path.parent)
 
-    def put_text(self, obj: str, filepath: Union[str, Path], encoding: str = 'utf-8') -> None:
+    def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
         """As :meth:`put`."""
         self.put(obj.encode(encoding), filepath)
 
@@ -143,8 +148,8 @@ class SafeCheckpointHook(CheckpointHook):
     def before_train(self, runner: Runner) -> None:
         """Clear away what a killed process left."""
         kept = runner.message_hub.runtime_info.get('keep_ckpt_ids', [])
-        outdated = kept[:-self.max_keep_ckpts] if self.max_keep_ckpts > 0 else []
-        del kept[:len(outdated)]  # or MMEngine would remove their files, and end with an error where it cannot
+        outdated = kept[: -self.max_keep_ckpts] if self.max_keep_ckpts > 0 else []
+        del kept[: len(outdated)]  # or MMEngine would remove their files, and end with an error where it cannot
         super().before_train(runner)
         self._remove_outdated(runner, map(self._path, outdated))
         folders = {runner.work_dir} | ({str(self.out_dir)} if type(self.file_backend) is LocalBackend else set())
@@ -159,7 +164,7 @@ class SafeCheckpointHook(CheckpointHook):
             super().after_train(runner)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
-        outdated: List[str] = []
+        outdated: list[str] = []
         last = step >= (runner.max_epochs if self.by_epoch else runner.max_iters)
         with self._books_kept(runner, last, 'training goes on and tries again at the next interval'):
             outdated = self._enter(runner, step)
@@ -173,12 +178,13 @@ class SafeCheckpointHook(CheckpointHook):
                     meta=meta,
                     by_epoch=self.by_epoch,
                     backend_args=self.backend_args,
-                    **self.args)
+                    **self.args,
+                )
                 if is_main_process():
                     WholeFileBackend().put_text(self.last_ckpt, os.path.join(runner.work_dir, 'last_checkpoint'))
         self._remove_outdated(runner, outdated)
 
-    def _enter(self, runner: Runner, step: int) -> List[str]:
+    def _enter(self, runner: Runner, step: int) -> list[str]:
         """Enter the checkpoint of ``step`` in the books; returns the paths that it outdates.
 
         Their numbers stay in the list that the checkpoint holds. What is too many in it is removed when a run starts,
@@ -192,12 +198,12 @@ class SafeCheckpointHook(CheckpointHook):
         kept = [number for number in self.keep_ckpt_ids if self._path(number) != self.last_ckpt] + [step]
         runner.message_hub.update_info('keep_ckpt_ids', kept)
         self.keep_ckpt_ids = deque(kept, self.max_keep_ckpts)
-        return [self._path(number) for number in kept[:-self.max_keep_ckpts]]
+        return [self._path(number) for number in kept[: -self.max_keep_ckpts]]
 
     def _path(self, step: int) -> str:
         return self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(step))
 
-    def _save_best_checkpoint(self, runner: Runner, metrics: Dict[str, float]) -> None:
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, float]) -> None:
         backend = self.file_backend
         self.file_backend = later = _RemovesLater(backend)
         try:
@@ -218,8 +224,10 @@ class SafeCheckpointHook(CheckpointHook):
                 elif self.file_backend.isdir(path):  # a sharded checkpoint
                     self.file_backend.rmtree(path)
             except OSError as error:
-                runner.logger.warning(f'{path} is outdated and could not be removed ({error.strerror or error}): '
-                                      'training goes on; remove it yourself')
+                runner.logger.warning(
+                    f'{path} is outdated and could not be removed ({error.strerror or error}): '
+                    'training goes on; remove it yourself'
+                )
 
     @contextmanager
     def _books_kept(self, runner: Runner, last: bool, then: str) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """Size and cost of a config's model, as MMEngine counts them."""
-from typing import NamedTuple, Tuple
+
+from typing import NamedTuple
 
 import torch
 from mmdet.registry import MODELS
@@ -16,7 +17,7 @@ class Complexity(NamedTuple):
     flops: int
 
 
-def complexity(cfg: Config, shape: Tuple[int, int] = (800, 1280)) -> Complexity:
+def complexity(cfg: Config, shape: tuple[int, int] = (800, 1280)) -> Complexity:
     """Count a detector's parameters and multiply-adds, those of its RoI heads on the proposals of random weights.
 
     Convolutions and linear maps count; norms and pointwise operations, which cost memory traffic, do not.
@@ -29,8 +30,8 @@ def complexity(cfg: Config, shape: Tuple[int, int] = (800, 1280)) -> Complexity:
     torch.manual_seed(0)
     model = MODELS.build(cfg.model).eval()
     image = torch.zeros(3, *shape)
-    sample = DetDataSample(metainfo=dict(img_shape=shape, ori_shape=shape, scale_factor=(1., 1.)))
+    sample = DetDataSample(metainfo=dict(img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0)))
     data = model.data_preprocessor(dict(inputs=[image], data_samples=[sample]))
     model.forward = lambda batch: model._forward(batch, data['data_samples'])
-    found = get_model_complexity_info(model, inputs=(data['inputs'], ), show_table=False, show_arch=False)
+    found = get_model_complexity_info(model, inputs=(data['inputs'],), show_table=False, show_arch=False)
     return Complexity(found['params'], found['flops'])

@@ -4,6 +4,7 @@ MMEngine's checkpoints hold logs (HistoryBuffer), parts of configs (ConfigDict) 
 those of classifiers the arguments of their training (Namespace). All of these are data, but their own code trusts the
 file. So a file that names one gets a stand-in, while it is read and no longer.
 """
+
 import argparse
 import codecs
 import math
@@ -11,8 +12,9 @@ import pickle
 import threading
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO, Any, Callable, Dict, Iterator, List
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -29,8 +31,9 @@ class Refused(Exception):
 
 
 def runs_code(what: str, instead: str = '') -> Refused:
-    return Refused(f'is refused, because loading it would run code ({what}); get a file that holds weights '
-                   f'alone{instead}')
+    return Refused(
+        f'is refused, because loading it would run code ({what}); get a file that holds weights alone{instead}'
+    )
 
 
 def may_not(what: str) -> Refused:
@@ -48,8 +51,10 @@ class NumberType:
 
     def __init__(self, code: str, align: bool = False, copy: bool = False) -> None:
         if isinstance(code, str) and code not in NUMBERS and code[:1] in OTHER_DATA:
-            raise Refused(f'holds NumPy data of the type {code[:20]!r}, {OTHER_DATA[code[0]]}, of which only booleans, '
-                          'integers and floating-point numbers are read; save them as plain Python values')
+            raise Refused(
+                f'holds NumPy data of the type {code[:20]!r}, {OTHER_DATA[code[0]]}, of which only booleans, '
+                'integers and floating-point numbers are read; save them as plain Python values'
+            )
         if code not in NUMBERS:
             raise may_not(f'hold NumPy data of the type {code!r:.50}')
         self.dtype = np.dtype(code)
@@ -95,7 +100,7 @@ def _array(kind: type, *_) -> NumberArray:
 
 
 def _scalar(kind: NumberType, data: bytes) -> np.generic:
-    number, = np.frombuffer(data, _numbers(kind, data))
+    (number,) = np.frombuffer(data, _numbers(kind, data))
     return number
 
 
@@ -116,7 +121,7 @@ class Log(HistoryBuffer):
                 raise may_not(f'set the statistic {name!r:.50} of logs, which is another one here or none')
         log, count, max_length = (state.pop(key, None) for key in ('_log_history', '_count_history', 'max_length'))
         if state:
-            raise may_not(f'set the attribute {[*state][0]!r:.50} of a log')
+            raise may_not(f'set the attribute {next(iter(state))!r:.50} of a log')
         if type(max_length) is not int or not type(log) is type(count) is NumberArray:
             raise may_not('hold a log of anything but numbers')
         self.__class__ = HistoryBuffer
@@ -149,16 +154,18 @@ def _known_as(module: str, name: str, what: Any) -> Any:
     return what
 
 
-def _stand_ins() -> List[Callable]:
+def _stand_ins() -> list[Callable]:
     modules = 'numpy._core.multiarray', 'numpy.core.multiarray'  # NumPy 2 and 1 write different ones
     return [
         argparse.Namespace,
         codecs.encode,  # of NumPy's bytes; torch allows it itself from 2.5 on
         _known_as('builtins', 'bytes', lambda: b''),  # of an empty array
-        _known_as('numpy', 'dtype', NumberType), _known_as('numpy', 'ndarray', NumberArray),
+        _known_as('numpy', 'dtype', NumberType),
+        _known_as('numpy', 'ndarray', NumberArray),
         *(_known_as(module, 'scalar', lambda *args: _scalar(*args)) for module in modules),
         *(_known_as(module, '_reconstruct', lambda *args: _array(*args)) for module in modules),
-        _known_as(HistoryBuffer.__module__, 'HistoryBuffer', Log), _known_as('builtins', 'getattr', statistic),
+        _known_as(HistoryBuffer.__module__, 'HistoryBuffer', Log),
+        _known_as('builtins', 'getattr', statistic),
         _known_as(ConfigDict.__module__, 'ConfigDict', _config),
     ]
 
@@ -168,7 +175,7 @@ def _name(entry: Any) -> str:
     return entry[1] if isinstance(entry, tuple) else f'{entry.__module__}.{entry.__qualname__}'
 
 
-ALLOWED: Dict[str, Any] = {_name(entry): entry for entry in _stand_ins()}
+ALLOWED: dict[str, Any] = {_name(entry): entry for entry in _stand_ins()}
 
 # ---------------------------------------------------------------- loading
 
@@ -245,7 +252,7 @@ def _settled(content: Any) -> Any:
     A file may set attributes of dicts and tensors: after ``checkpoint.get = …`` a caller's ``get`` is the file's.
     """
     whole, seen, plain = [content], {}, {}
-    todo: List[Any] = [whole]
+    todo: list[Any] = [whole]
     while todo:  # no recursion: a file may be nested as deeply as it likes
         value = todo.pop()
         if id(value) in seen or isinstance(value, (str, bytes, int, float, type)):
@@ -275,7 +282,7 @@ def _check_attributes(value: Any, attributes: dict) -> None:
         raise may_not(f'set the attribute {extra[0]!r:.50} of its {type(value).__name__}')
 
 
-def _plain(value: Any, known: Dict[int, Any]) -> Any:
+def _plain(value: Any, known: dict[int, Any]) -> Any:
     """``value``, or what a user expects in its place, the same one each time. ``known`` remembers."""
     if type(value) not in (tuple, NumberArray, NumberType):
         return value

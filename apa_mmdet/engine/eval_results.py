@@ -1,9 +1,10 @@
 """Metrics from predictions on disk: what an interrupted test left, or the JSON files of MMDetection."""
+
 import json
 import tempfile
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Dict, Iterator, Optional, Sequence
 
 import numpy as np
 from mmdet.evaluation import LVISMetric
@@ -18,7 +19,7 @@ from ..evaluation.prediction_files import Masks, Prediction, PredictionFiles, Pr
 PIECE, LONGEST = 2**20, 2**24  # characters read at once; of a detection
 
 
-def eval_results(config: str, predictions: str, cfg_options: Optional[dict] = None) -> Dict[str, float]:
+def eval_results(config: str, predictions: str, cfg_options: dict | None = None) -> dict[str, float]:
     """The metrics that the test of ``config`` would have given.
 
     Boxes and scores of JSON files are taken as float32, as a detector gives them: scores that differ in later digits
@@ -51,7 +52,7 @@ def eval_results(config: str, predictions: str, cfg_options: Optional[dict] = No
         return _evaluate(metric, files_in(Path(folder)), path)
 
 
-def _evaluate(metric: FastLVISMetric, predictions: PredictionFiles, path: Path) -> Dict[str, float]:
+def _evaluate(metric: FastLVISMetric, predictions: PredictionFiles, path: Path) -> dict[str, float]:
     """``path``: what errors are about."""
     try:
         return metric.evaluate_files(predictions)
@@ -60,7 +61,7 @@ def _evaluate(metric: FastLVISMetric, predictions: PredictionFiles, path: Path) 
         raise ValueError(f'{path} cannot be evaluated: {kind}{brief(error, None)}') from error
 
 
-def metric_of(config: str, cfg_options: Optional[dict] = None) -> FastLVISMetric:
+def metric_of(config: str, cfg_options: dict | None = None) -> FastLVISMetric:
     cfg = Config.fromfile(config)
     cfg.merge_from_dict(cfg_options or {})
     init_default_scope('mmdet')
@@ -90,7 +91,7 @@ def read_json(path: Path, category_ids: Sequence[int]) -> Iterator[Prediction]:
             where = f'after image {image_id!r}: '
             found = list(found)
             where = f'image {image_id!r}: '
-            if type(image_id) is not int or not -2**63 <= image_id < 2**63:
+            if type(image_id) is not int or not -(2**63) <= image_id < 2**63:
                 raise ValueError('image_id is not a whole number of 64 bits')
             if image_id in seen:
                 raise ValueError('its detections do not stand together')
@@ -101,15 +102,16 @@ def read_json(path: Path, category_ids: Sequence[int]) -> Iterator[Prediction]:
         raise ValueError(f'{path}: {where}{what}') from error
 
 
-def _prediction(image_id: int, found: Sequence[dict], label_of: Dict[int, int]) -> Prediction:
+def _prediction(image_id: int, found: Sequence[dict], label_of: dict[int, int]) -> Prediction:
     boxes, scores = _numbers(found, 'bbox', 4), _numbers(found, 'score', 1).ravel()
     categories = [detection['category_id'] for detection in found]
     for category in categories:
         if type(category) is not int or category not in label_of:
             raise ValueError(f'category_id {category!r} of a detection is not in the annotations')
     boxes[:, 2:] += boxes[:, :2]
-    return Prediction(image_id, boxes, scores, np.array([label_of[category] for category in categories]), None,
-                      _masks(found))
+    return Prediction(
+        image_id, boxes, scores, np.array([label_of[category] for category in categories]), None, _masks(found)
+    )
 
 
 def _numbers(found: Sequence[dict], key: str, count: int) -> np.ndarray:
@@ -120,10 +122,10 @@ def _numbers(found: Sequence[dict], key: str, count: int) -> np.ndarray:
             return values.astype(float).reshape(len(found), count)
     except ValueError:  # not as many in each
         pass
-    raise ValueError(f'{key} of a detection is not {count} finite number{"s"[:count - 1]}')
+    raise ValueError(f'{key} of a detection is not {count} finite number{"s"[: count - 1]}')
 
 
-def _masks(found: Sequence[dict]) -> Optional[Masks]:
+def _masks(found: Sequence[dict]) -> Masks | None:
     rles = [detection.get('segmentation') for detection in found]
     if not any(rles):
         return None
@@ -158,5 +160,6 @@ def _objects(path: Path) -> Iterator[dict]:
             if len(text) - at > LONGEST:
                 break
     if text[at:].strip() != ']':
-        raise ValueError('it ends too early or is damaged: what follows the last whole detection is '
-                         f'{text[at:at + 40].strip()!r}')
+        raise ValueError(
+            f'it ends too early or is damaged: what follows the last whole detection is {text[at : at + 40].strip()!r}'
+        )

@@ -1,6 +1,8 @@
 """Numbers that training must not go on with: losses and gradients that are not finite, λ and κ out of their range."""
+
+from collections.abc import Callable, Iterable
 from functools import wraps
-from typing import Any, Callable, Dict, Iterable, List, Optional, Set, Tuple
+from typing import Any
 
 import torch
 from mmengine.dist import all_gather_object, all_reduce
@@ -41,10 +43,10 @@ class SkipNonFiniteHook(Hook):
         >>> default_hooks = dict(finite=dict(type='SkipNonFiniteHook', max_in_a_row=5))  # in a config
     """
 
-    def __init__(self, max_in_a_row: int = 10, min_scale: float = 1.) -> None:
+    def __init__(self, max_in_a_row: int = 10, min_scale: float = 1.0) -> None:
         self.max_in_a_row, self.min_scale = max_in_a_row, min_scale
         self.in_a_row = 0
-        self.losses: List[Dict[str, Any]] = []  # of the forward passes since the last step
+        self.losses: list[dict[str, Any]] = []  # of the forward passes since the last step
 
     def before_train(self, runner: Runner) -> None:
         """Watch the model's losses and stand before the optimizer's steps.
@@ -54,18 +56,25 @@ class SkipNonFiniteHook(Hook):
         """
         wrapper = runner.optim_wrapper
         if isinstance(wrapper, OptimWrapperDict):
-            raise ValueError('SkipNonFiniteHook skips the steps of one optimizer, and this config has several '
-                             f'({", ".join(wrapper.keys())}): leave the hook out of default_hooks')
+            raise ValueError(
+                'SkipNonFiniteHook skips the steps of one optimizer, and this config has several '
+                f'({", ".join(wrapper.keys())}): leave the hook out of default_hooks'
+            )
         self.model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         self.model.register_forward_hook(self._note_losses)
         self.norms = [module for module in self.model.modules() if hasattr(module, STATISTICS[0])]
         # what the config chose, --amp's wrapper for one, is not ours to subclass
         wrapper.step = self._guarded(wrapper.step, wrapper, runner)
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Optional[dict] = None) -> None:
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         if not self.losses:  # not amid accumulated gradients
-            self.statistics = [(buffer, buffer.clone()) for norm in self.norms if norm.training
-                               for buffer in map(norm._buffers.get, STATISTICS) if buffer is not None]
+            self.statistics = [
+                (buffer, buffer.clone())
+                for norm in self.norms
+                if norm.training
+                for buffer in map(norm._buffers.get, STATISTICS)
+                if buffer is not None
+            ]
 
     def _note_losses(self, model: nn.Module, inputs: tuple, outputs: Any) -> None:
         if model.training and isinstance(outputs, dict):
@@ -97,16 +106,20 @@ class SkipNonFiniteHook(Hook):
         self.in_a_row += 1
         where = f'iteration {runner.iter + 1}'
         if self.in_a_row < self.max_in_a_row:
-            runner.logger.warning(f'{where}: step skipped, {reason} ({self.in_a_row} in a row, '
-                                  f'{self.max_in_a_row} stop the training)')
+            runner.logger.warning(
+                f'{where}: step skipped, {reason} ({self.in_a_row} in a row, {self.max_in_a_row} stop the training)'
+            )
             return
         bad = _first_not_finite(self.model.state_dict().items())
-        advice = (f'{bad[0]} itself is {bad[1]}: resume from a checkpoint before this happened' if bad else
-                  'the weights are finite: look at the pictures and boxes of these iterations, at the weights of the '
-                  'losses, and at the learning rate')
+        advice = (
+            f'{bad[0]} itself is {bad[1]}: resume from a checkpoint before this happened'
+            if bad
+            else 'the weights are finite: look at the pictures and boxes of these iterations, at the weights of the '
+            'losses, and at the learning rate'
+        )
         raise FloatingPointError(f'{where}: {reason}; {self.in_a_row} steps in a row could not be made; {advice}')
 
-    def _first_bad(self, losses: List[Dict[str, Any]]) -> str:
+    def _first_bad(self, losses: list[dict[str, Any]]) -> str:
         """In words, the same in every process."""
         named = ((name, value) for entry in losses for name, values in entry.items() for value in _listed(values))
         of_processes = all_gather_object(_first_not_finite(named))
@@ -125,27 +138,33 @@ def _listed(value: Any) -> list:
     return value if isinstance(value, list) else [value]
 
 
-def _gradients(optimizer: torch.optim.Optimizer) -> List[Tensor]:
+def _gradients(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [_values(p.grad) for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
 
 
-def _values(gradient: Optional[Tensor]) -> Optional[Tensor]:
+def _values(gradient: Tensor | None) -> Tensor | None:
     return gradient.coalesce().values() if gradient is not None and gradient.is_sparse else gradient
 
 
-def _finite(losses: List[Dict[str, Any]], gradients: List[Tensor]) -> Tuple[bool, bool]:
+def _finite(losses: list[dict[str, Any]], gradients: list[Tensor]) -> tuple[bool, bool]:
     """Whether all losses and all gradients are finite, the same answer in every process."""
     loss = [value.sum() for entry in losses for values in entry.values() for value in _listed(values)]
     # on a CPU the largest magnitude, which would not overflow, takes seven times as long
     norms = torch._foreach_norm(gradients) if gradients else []
     device = next((one.device for one in (*gradients, *loss)), None)  # a loss that is only logged may be on the CPU
-    answers = torch.stack([torch.stack([one.to(device) for one in values]).isfinite().all() if len(values) else
-                           torch.tensor(True, device=device) for values in (loss, norms)]).int()
+    answers = torch.stack(
+        [
+            torch.stack([one.to(device) for one in values]).isfinite().all()
+            if len(values)
+            else torch.tensor(True, device=device)
+            for values in (loss, norms)
+        ]
+    ).int()
     all_reduce(answers, 'min')
     return tuple(map(bool, answers.tolist()))
 
 
-def _first_not_finite(named: Iterable[Tuple[str, Optional[Tensor]]]) -> Optional[Tuple[str, str]]:
+def _first_not_finite(named: Iterable[tuple[str, Tensor | None]]) -> tuple[str, str] | None:
     """Name of the first tensor that is not finite, and ``nan`` or ``inf``."""
     for name, tensor in named:
         if tensor is not None and not tensor.isfinite().all():
@@ -179,12 +198,13 @@ class ActivationHealthHook(Hook):
         >>> default_hooks = dict(activations=dict(type='ActivationHealthHook', max_kappa=50.))  # in a config
     """
 
-    def __init__(self, interval: int = 1000, max_kappa: float = 30.) -> None:
+    def __init__(self, interval: int = 1000, max_kappa: float = 30.0) -> None:
         self.interval, self.max_kappa = interval, max_kappa
-        self.known: Set[str] = set()
+        self.known: set[str] = set()
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Optional[dict] = None,
-                         outputs: Optional[dict] = None) -> None:
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
+    ) -> None:
         if self.every_n_train_iters(runner, self.interval):
             self._look(runner)
 
@@ -196,7 +216,8 @@ class ActivationHealthHook(Hook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         for kind, what, is_good in (
             ('lambda_', f'λ is at its floor of {LAMBDA_FLOOR:g}, where it has no gradient', lambda p: p > LAMBDA_FLOOR),
-            ('kappa', f'|κ| is above {self.max_kappa:g}', lambda p: p.abs() <= self.max_kappa)):
+            ('kappa', f'|κ| is above {self.max_kappa:g}', lambda p: p.abs() <= self.max_kappa),
+        ):
             found = {name: p for name, p in model.named_parameters() if name.split('.')[-1] == kind}
             bad = {name: p[~is_good(p)] for name, p in found.items() if not is_good(p).all()}  # nan is not good either
             new = {name: values for name, values in bad.items() if name not in self.known}
@@ -206,7 +227,7 @@ class ActivationHealthHook(Hook):
                 runner.logger.warning(f'{what}, in {len(bad)} of {len(found)} sites{newer}: {_listing(new)}')
 
 
-def _listing(bad: Dict[str, Tensor], most: int = 8) -> str:
+def _listing(bad: dict[str, Tensor], most: int = 8) -> str:
     """Names with the first bad value of each and how many there are.
 
     Example:

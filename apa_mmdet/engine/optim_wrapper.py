@@ -1,6 +1,8 @@
 """Mixed precision on any device."""
+
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, Iterator, Union
+from typing import Any
 
 import torch
 from mmengine.device import get_device
@@ -17,8 +19,9 @@ except ImportError:  # before torch 2.3, for CUDA alone
 
     def GradScaler(device: str, enabled: bool, **kwargs) -> CudaGradScaler:
         if enabled and device != 'cuda':
-            raise ValueError(f'float16 on {device} needs torch 2.3, and this is {torch.__version__}; '
-                             'take dtype=\'bfloat16\'')
+            raise ValueError(
+                f"float16 on {device} needs torch 2.3, and this is {torch.__version__}; take dtype='bfloat16'"
+            )
         return CudaGradScaler(enabled=enabled, **kwargs)
 
 
@@ -50,7 +53,7 @@ class MixedPrecisionOptimWrapper(AmpOptimWrapper):
         (torch.bfloat16, torch.float32, [0.5, 0.5])
     """
 
-    def __init__(self, dtype: str = 'bfloat16', loss_scale: Union[str, float, dict] = 'dynamic', **kwargs) -> None:
+    def __init__(self, dtype: str = 'bfloat16', loss_scale: str | float | dict = 'dynamic', **kwargs) -> None:
         OptimWrapper.__init__(self, **kwargs)  # AmpOptimWrapper's refuses a machine without accelerator
         if dtype not in DTYPES:
             raise ValueError(f'MixedPrecisionOptimWrapper: dtype must be one of {", ".join(DTYPES)}, got {dtype!r}')

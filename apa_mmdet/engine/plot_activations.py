@@ -1,7 +1,10 @@
 """Pictures of activations: what their parameters do, and what a network has learnt."""
+
 import re
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -24,37 +27,45 @@ CHANNELS = 24  # of one panel: more cannot be told apart
 
 class Parameter(NamedTuple):
     """What it is called, the values that are drawn, and the one at which it rests while another varies."""
+
     symbol: str
-    values: Tuple[float, ...]
+    values: tuple[float, ...]
     rest: float
 
 
 class Family(NamedTuple):
     """A function of :mod:`apa_mmdet.ops` and those of its parameters that vary; ``fixed`` are the others."""
+
     function: Callable[..., Tensor]
-    parameters: Dict[str, Parameter]
-    fixed: Dict[str, float] = {}
+    parameters: dict[str, Parameter]
+    fixed: dict[str, float] = {}
     note: str = ''
 
 
-_APA = dict(lambda_=Parameter('λ', (1e-4, .25, .5, 1, 2), 1), kappa=Parameter('κ', (-1, .5, 1, 2, 5), 1))
-_P1 = Parameter('p₁', (-.5, .5, 1, 1.5), 1)
-_P2 = Parameter('p₂', (-.5, 0, .5, .75), 0)
-_BETA = Parameter('β', (0, .5, 1, 2, 5), 1)
-FAMILIES: Dict[str, Family] = {
+_APA = dict(lambda_=Parameter('λ', (1e-4, 0.25, 0.5, 1, 2), 1), kappa=Parameter('κ', (-1, 0.5, 1, 2, 5), 1))
+_P1 = Parameter('p₁', (-0.5, 0.5, 1, 1.5), 1)
+_P2 = Parameter('p₂', (-0.5, 0, 0.5, 0.75), 0)
+_BETA = Parameter('β', (0, 0.5, 1, 2, 5), 1)
+FAMILIES: dict[str, Family] = {
     'APA': Family(ops.apa, _APA),
     'AGLU': Family(ops.aglu, _APA),
     'AconA': Family(ops.acon, dict(beta=_BETA), dict(p1=1, p2=0)),
     'AconB': Family(ops.acon, dict(p2=_P2, beta=_BETA), dict(p1=1)),
     'AconC': Family(ops.acon, dict(p1=_P1, p2=_P2, beta=_BETA)),
-    'MetaAconC': Family(ops.acon, dict(p1=_P1, p2=_P2, beta=Parameter('β', (.05, .25, .5, .75, .95), .5)),
-                        note='β depends on the input, 0 < β < 1'),
-    'APALU': Family(ops.apalu, dict(a=Parameter('a', (.25, .5, .75, 1), .5), b=Parameter('b', (.25, .5, .75, 1), .75))),
+    'MetaAconC': Family(
+        ops.acon,
+        dict(p1=_P1, p2=_P2, beta=Parameter('β', (0.05, 0.25, 0.5, 0.75, 0.95), 0.5)),
+        note='β depends on the input, 0 < β < 1',
+    ),
+    'APALU': Family(
+        ops.apalu, dict(a=Parameter('a', (0.25, 0.5, 0.75, 1), 0.5), b=Parameter('b', (0.25, 0.5, 0.75, 1), 0.75))
+    ),
 }
 
 
 class Curves(NamedTuple):
     """Values and first derivatives at ``x``, (points, curves); no derivative where it jumps."""
+
     x: np.ndarray
     value: np.ndarray
     slope: np.ndarray
@@ -65,7 +76,7 @@ def curves(function: Callable[[Tensor], Tensor], count: int, limit: float) -> Cu
     x = torch.linspace(-limit, limit, POINTS)
     z = x[:, None].repeat(1, count).requires_grad_()
     value = function(z)
-    slope, = torch.autograd.grad(value.sum(), z)
+    (slope,) = torch.autograd.grad(value.sum(), z)
     slope = slope.numpy()
     step = np.abs(np.diff(slope, axis=0, prepend=slope[:1], append=slope[-1:]))
     jump = step[1:-1] > 5 * np.maximum(step[:-2], step[2:]) + 1e-3  # between two points, and nothing like it beside
@@ -76,7 +87,7 @@ def curves(function: Callable[[Tensor], Tensor], count: int, limit: float) -> Cu
 # Over the parameters
 
 
-def draw_types(types: Sequence[str], out: Path, limit: float = 5.) -> List[Path]:
+def draw_types(types: Sequence[str], out: Path, limit: float = 5.0) -> list[Path]:
     """Draw each activation with its first derivative over its parameters; ``out/<type>.png``.
 
     Args:
@@ -103,8 +114,15 @@ def type_figure(kind: str, limit: float) -> Figure:
         upper.set_title(title, fontsize=10)
         lower.set_xlabel('z')
         if len(labels) > 1:
-            lower.legend(*upper.get_legend_handles_labels(), fontsize=8, frameon=False, columnspacing=1,
-                         ncols=(len(labels) + 1) // 2, loc='upper center', bbox_to_anchor=(.5, -.2))
+            lower.legend(
+                *upper.get_legend_handles_labels(),
+                fontsize=8,
+                frameon=False,
+                columnspacing=1,
+                ncols=(len(labels) + 1) // 2,
+                loc='upper center',
+                bbox_to_anchor=(0.5, -0.2),
+            )
     for axis in axes.flat:
         _cross(axis, limit)
     axes[0, 0].set_ylabel('value')
@@ -114,17 +132,20 @@ def type_figure(kind: str, limit: float) -> Figure:
     return figure
 
 
-def _sweeps(kind: str, limit: float) -> Iterable[Tuple[str, List[str], Curves]]:
+def _sweeps(kind: str, limit: float) -> Iterable[tuple[str, list[str], Curves]]:
     """For each parameter of a family: a title, the label of each value and the curves."""
     function, parameters, fixed, _ = FAMILIES[kind]
     for varied, (symbol, values, _) in parameters.items():
-        at = {name: torch.full((len(values), ), float(rest)) for name, (_, _, rest) in parameters.items()}
-        at.update({name: torch.full((len(values), ), float(value)) for name, value in fixed.items()})
+        at = {name: torch.full((len(values),), float(rest)) for name, (_, _, rest) in parameters.items()}
+        at.update({name: torch.full((len(values),), float(value)) for name, value in fixed.items()})
         at[varied] = torch.tensor(values, dtype=torch.float32)
         others = ', '.join(f'{p.symbol} = {p.rest:g}' for name, p in parameters.items() if name != varied)
-        found = curves(lambda z: function(z, **at), len(values), limit)
-        yield (f'{symbol} varies' + (f', {others}' if others else ''),
-               [f'{symbol} = {value:g}'.replace('-', '−') for value in values], found)
+        found = curves(partial(function, **at), len(values), limit)
+        yield (
+            f'{symbol} varies' + (f', {others}' if others else ''),
+            [f'{symbol} = {value:g}'.replace('-', '−') for value in values],
+            found,
+        )
 
 
 def _as_built(kind: str, limit: float) -> Curves:
@@ -133,13 +154,15 @@ def _as_built(kind: str, limit: float) -> Curves:
     try:
         activation = build_activation(dict(type=kind), 1).eval()
         found = curves(lambda z: activation(z.clone()), 1, limit)  # some work in place
-        far = torch.tensor([[-100.], [100.]])
+        far = torch.tensor([[-100.0], [100.0]])
         changes = not torch.equal(activation(far.clone()), far)  # a dropout does not, nor does what stands for nothing
     except (TypeError, RuntimeError, ValueError):
         changes = False
     if not changes:
-        raise ValueError(f'{kind!r} is registered, but is no activation that can be built from its name '
-                         'and maps every number by itself')
+        raise ValueError(
+            f'{kind!r} is registered, but is no activation that can be built from its name '
+            'and maps every number by itself'
+        )
     return found
 
 
@@ -148,13 +171,14 @@ def _as_built(kind: str, limit: float) -> Curves:
 
 class Site(NamedTuple):
     """An activation with learnt parameters and its place in the network."""
+
     name: str
     stage: str
     kind: str
     activation: nn.Module
 
 
-def draw_checkpoint(checkpoint: Path, config: Optional[Path], out: Path, limit: float = 5.) -> List[Path]:
+def draw_checkpoint(checkpoint: Path, config: Path | None, out: Path, limit: float = 5.0) -> list[Path]:
     """Draw the learnt curve of every site; ``out/<run>_<checkpoint>_values.png``, ``…_derivatives.png``.
 
     <run> is the folder of the checkpoint and, where it is called otherwise, the config.
@@ -177,8 +201,13 @@ def draw_checkpoint(checkpoint: Path, config: Optional[Path], out: Path, limit: 
         raise ValueError(f'{config}: its model has none of the learnable activations {", ".join(FAMILIES)}')
     load_sites(sites, weights, checkpoint)
     names = list(dict.fromkeys((checkpoint.resolve().parent.name, config.stem, checkpoint.stem)))
-    return [_save(sites_figure(sites, ', '.join(names), slope, limit),
-                  out / f'{"_".join(names)}_{"derivatives" if slope else "values"}.png') for slope in (False, True)]
+    return [
+        _save(
+            sites_figure(sites, ', '.join(names), slope, limit),
+            out / f'{"_".join(names)}_{"derivatives" if slope else "values"}.png',
+        )
+        for slope in (False, True)
+    ]
 
 
 def _built(config: Path) -> nn.Module:
@@ -200,12 +229,14 @@ def config_beside(checkpoint: Path) -> Path:
     """The config that MMEngine writes into the folder of a run."""
     found = sorted(checkpoint.parent.glob('*.py'))
     if len(found) != 1:
-        raise ValueError(f'{checkpoint.parent} holds {len(found) or "no"} config{"s" if found else ""}; '
-                         'say with --config which one the checkpoint was trained with')
+        raise ValueError(
+            f'{checkpoint.parent} holds {len(found) or "no"} config{"s" if found else ""}; '
+            'say with --config which one the checkpoint was trained with'
+        )
     return found[0]
 
 
-def sites_of(model: nn.Module) -> List[Site]:
+def sites_of(model: nn.Module) -> list[Site]:
     """Every learnable activation of a model, in the order of its modules.
 
     Example:
@@ -213,11 +244,12 @@ def sites_of(model: nn.Module) -> List[Site]:
         >>> [(site.stage, site.kind) for site in sites[:4]]
         [('stem', ''), ('layer1', 'conv1'), ('layer1', 'out'), ('layer1', 'se gate')]
     """
-    return [Site(name, *_place(name), module) for name, module in model.named_modules()
-            if type(module).__name__ in FAMILIES]
+    return [
+        Site(name, *_place(name), module) for name, module in model.named_modules() if type(module).__name__ in FAMILIES
+    ]
 
 
-def _place(name: str) -> Tuple[str, str]:
+def _place(name: str) -> tuple[str, str]:
     """Stage and kind of a site, from its name."""
     if name.endswith('act_stem'):
         return 'stem', ''
@@ -227,7 +259,7 @@ def _place(name: str) -> Tuple[str, str]:
     return stage.group(1) if stage else name.split('.')[0], kind
 
 
-def load_sites(sites: Sequence[Site], weights: Dict[str, Tensor], checkpoint: Path) -> None:
+def load_sites(sites: Sequence[Site], weights: dict[str, Tensor], checkpoint: Path) -> None:
     """Give every site its parameters from the weights of a detector or a backbone."""
     prefix = '' if any(name.startswith('backbone.') for name in weights) else 'backbone.'
     for site in sites:
@@ -236,19 +268,25 @@ def load_sites(sites: Sequence[Site], weights: Dict[str, Tensor], checkpoint: Pa
         try:
             site.activation.load_state_dict({key: weights[name] for key, name in names.items() if name in weights})
         except RuntimeError:  # something is missing, or has neither its own shape nor that of published files
-            key, name = next((key, name) for key, name in names.items()
-                             if name not in weights or weights[name].shape != own[key].shape)
+            key, name = next(
+                (key, name)
+                for key, name in names.items()
+                if name not in weights or weights[name].shape != own[key].shape
+            )
             had = f'has {name} of shape {tuple(weights[name].shape)}' if name in weights else f'has no {name}'
-            raise ValueError(f'{checkpoint} {had}, which the config asks for with {tuple(own[key].shape)}: '
-                             'was it trained with this config?') from None
+            raise ValueError(
+                f'{checkpoint} {had}, which the config asks for with {tuple(own[key].shape)}: '
+                'was it trained with this config?'
+            ) from None
 
 
 def site_curves(activation: nn.Module, limit: float) -> Curves:
     """One curve for every channel that has parameters of its own; with Meta-ACON, for each of several β as well."""
     function, parameters, fixed, _ = FAMILIES[type(activation).__name__]
     learnt = [name for name in (*parameters, *fixed) if isinstance(getattr(activation, name, None), Tensor)]
-    at = dict(zip(learnt, torch.broadcast_tensors(
-        *(getattr(activation, name).detach().float().flatten() for name in learnt))))
+    at = dict(
+        zip(learnt, torch.broadcast_tensors(*(getattr(activation, name).detach().float().flatten() for name in learnt)))
+    )
     if 'beta' in parameters and 'beta' not in learnt:  # Meta-ACON's depends on the input
         betas = _usual_betas(activation)
         at = {name: value.repeat(len(betas)) for name, value in at.items()}
@@ -274,8 +312,11 @@ def sites_figure(sites: Sequence[Site], title: str, slope: bool, limit: float) -
     """A row for each kind of site, a column for each stage; colours go from the first site of a panel to the last."""
     stages = list(dict.fromkeys(site.stage for site in sites))
     kinds = list(dict.fromkeys(site.kind for site in sites if site.kind)) or ['']
-    panels = {(kind, stage): [site for site in sites if (site.kind or kinds[0], site.stage) == (kind, stage)]
-              for kind in kinds for stage in stages}  # the stem has no kind, and stands in the first row
+    panels = {  # the stem has no kind, and stands in the first row
+        (kind, stage): [site for site in sites if (site.kind or kinds[0], site.stage) == (kind, stage)]
+        for kind in kinds
+        for stage in stages
+    }
     columns = len(stages) if len(kinds) > 1 else min(len(stages), 6)  # a single row goes on below
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(2.2 + 2.3 * columns, 1.4 + 2.1 * rows), layout='constrained')
@@ -319,7 +360,7 @@ def _draw_panel(axis, panel: Sequence[Site], slope: bool, limit: float) -> bool:
         if count > 1:
             several = True
             some = np.linspace(0, count - 1, min(count, max(1, CHANNELS // len(panel)))).round().astype(int)
-            axis.plot(found.x, lines[:, some], color=color, linewidth=.6, alpha=.5)
+            axis.plot(found.x, lines[:, some], color=color, linewidth=0.6, alpha=0.5)
         # none of them is their mean or median, which can have a shape that no channel has
         middle = np.abs(found.value - np.median(found.value, 1, keepdims=True)).sum(0).argmin()
         axis.plot(found.x, lines[:, middle], color=color, linewidth=1.6)
@@ -329,7 +370,7 @@ def _draw_panel(axis, panel: Sequence[Site], slope: bool, limit: float) -> bool:
 
 def _add_scale(figure: Figure, grid: np.ndarray) -> None:
     scale = ScalarMappable(cmap=ListedColormap(_colors(256)))
-    bar = figure.colorbar(scale, ax=grid, location='right', aspect=30, shrink=.4, pad=.01, ticks=(0, 1))
+    bar = figure.colorbar(scale, ax=grid, location='right', aspect=30, shrink=0.4, pad=0.01, ticks=(0, 1))
     bar.ax.set_yticklabels(['first of\na panel', 'last of\na panel'], fontsize=8)
     bar.outline.set_visible(False)
 
@@ -338,12 +379,12 @@ def _add_scale(figure: Figure, grid: np.ndarray) -> None:
 
 
 def _colors(count: int) -> np.ndarray:
-    return matplotlib.colormaps['viridis'](np.linspace(0, .88, count))
+    return matplotlib.colormaps['viridis'](np.linspace(0, 0.88, count))
 
 
 def _cross(axis, limit: float) -> None:
-    axis.axhline(0, color='0.8', linewidth=.8, zorder=0)
-    axis.axvline(0, color='0.8', linewidth=.8, zorder=0)
+    axis.axhline(0, color='0.8', linewidth=0.8, zorder=0)
+    axis.axvline(0, color='0.8', linewidth=0.8, zorder=0)
     axis.set_xlim(-limit, limit)
     axis.tick_params(labelsize=8)
     axis.spines[['top', 'right']].set_visible(False)

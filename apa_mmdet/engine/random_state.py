@@ -5,8 +5,10 @@ at: a step of the model on (seed, iteration, process), an item of the data set o
 index). That also makes the data independent of how many workers load it, and of how many processes where the sampler
 deals its images out in turn.
 """
+
 import random
-from typing import Any, Dict, List, Optional, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +36,7 @@ def seed_generators(*place: int) -> None:
     """
     words = np.random.SeedSequence((len(place), *place)).generate_state(3)  # to it, a zero at the end is nothing
     random.seed(int(words[0]))
-    np.random.seed(words[1])
+    np.random.seed(words[1])  # noqa: NPY002  transforms draw from it
     # for a GPU that is not there torch.manual_seed would format the stack, which takes longer than the rest
     (torch.default_generator if get_device() == 'cpu' else torch).manual_seed(int(words[2]))
 
@@ -60,7 +62,7 @@ class SeededItems:
         """Begin an epoch, of which nobody will look at the first ``skip`` batches; they are not loaded."""
         self.now.copy_(torch.tensor([epoch, skip]))
 
-    def __call__(self, indices: Sequence[int]) -> List[Any]:
+    def __call__(self, indices: Sequence[int]) -> list[Any]:
         epoch, skip = self.now.tolist()
         if epoch != self.epoch:
             self.epoch, self.calls = epoch, 0
@@ -90,7 +92,7 @@ class ExactResumeHook(Hook):
     """
 
     def __init__(self) -> None:
-        self.recorded: Dict[str, Any] = {}
+        self.recorded: dict[str, Any] = {}
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         checkpoint['meta']['resume'] = _circumstances(runner)
@@ -125,7 +127,7 @@ class ExactResumeHook(Hook):
             run_iter = loop.run_iter
             loop.run_iter = lambda idx, data_batch: run_iter(idx, data_batch) if idx >= done else None
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Optional[dict] = None) -> None:
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         seed_generators(STEP, runner.seed, runner.iter, get_rank())  # each process draws its own
 
     def after_train_epoch(self, runner: Runner) -> None:
@@ -139,7 +141,7 @@ def _sampler(loader: DataLoader) -> Any:
     return loader.sampler if hasattr(loader.sampler, 'set_epoch') else getattr(loader.batch_sampler, 'sampler', None)
 
 
-def _circumstances(runner: Runner) -> Dict[str, Any]:
+def _circumstances(runner: Runner) -> dict[str, Any]:
     """What a resumed run must have in common with the one before to equal it."""
     loader = runner.train_dataloader
     by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
@@ -153,10 +155,13 @@ def _circumstances(runner: Runner) -> Dict[str, Any]:
     }
 
 
-def _log_differences(runner: Runner, recorded: Dict[str, Any]) -> None:
+def _log_differences(runner: Runner, recorded: dict[str, Any]) -> None:
     now = _circumstances(runner)
-    differences = [f'{name} {recorded[name]} then, {now[name]} now' for name in now
-                   if name in recorded and recorded[name] != now[name]]
+    differences = [
+        f'{name} {recorded[name]} then, {now[name]} now'
+        for name in now
+        if name in recorded and recorded[name] != now[name]
+    ]
     if not recorded:
         differences = ['the checkpoint was written without ExactResumeHook']
     if differences:

@@ -1,7 +1,7 @@
 """What came out of a run, for a person: a table and a picture."""
+
 import json
 from pathlib import Path
-from typing import Dict, List, Tuple
 
 import cv2
 import mmcv
@@ -33,11 +33,15 @@ def report(work_dir: str, images: int = 8, score_thr: float = 0.5) -> str:
     cfg = Config.fromfile(result.parent / 'vis_data' / 'config.py')
     picture = Path(work_dir) / 'predictions.png'
     draw_predictions(cfg, cfg.load_from, picture, images, score_thr)
-    return '\n'.join([
-        metric_table(json.loads(result.read_text())), f'checkpoint  {cfg.load_from}', f'picture     {picture}',
-        f'next        every test image: python tools/test.py CONFIG {cfg.load_from} --show-dir pictures',
-        '            your own pictures: configs/own_data; LVIS: configs/lvis; both in the README'
-    ])
+    return '\n'.join(
+        [
+            metric_table(json.loads(result.read_text())),
+            f'checkpoint  {cfg.load_from}',
+            f'picture     {picture}',
+            f'next        every test image: python tools/test.py CONFIG {cfg.load_from} --show-dir pictures',
+            '            your own pictures: configs/own_data; LVIS: configs/lvis; both in the README',
+        ]
+    )
 
 
 def last_test(folder: Path) -> Path:
@@ -48,7 +52,7 @@ def last_test(folder: Path) -> Path:
     return results[-1]
 
 
-def metric_table(metrics: Dict[str, float]) -> str:
+def metric_table(metrics: dict[str, float]) -> str:
     """Average precisions as a table, a row for boxes and one for masks.
 
     Example:
@@ -62,8 +66,11 @@ def metric_table(metrics: Dict[str, float]) -> str:
     """
     values = {key.split('/')[-1]: value for key, value in metrics.items()}
     columns = [c for c in ('AP', 'APr', 'APc', 'APf', 'mAP', 'mAP_50', 'mAP_75') if f'bbox_{c}' in values]
-    rows = [[name] + [_cell(values[f'{kind}_{c}']) for c in columns]
-            for name, kind in (('box', 'bbox'), ('mask', 'segm')) if any(k.startswith(kind) for k in values)]
+    rows = [
+        [name] + [_cell(values[f'{kind}_{c}']) for c in columns]
+        for name, kind in (('box', 'bbox'), ('mask', 'segm'))
+        if any(k.startswith(kind) for k in values)
+    ]
     return AsciiTable([['', *columns], *rows]).table
 
 
@@ -88,7 +95,7 @@ def draw_predictions(cfg: Config, checkpoint: str, out: Path, images: int, score
 def _draw(visualizer, sample: DetDataSample, score_thr: float) -> np.ndarray:
     """One image twice, ground truth and predictions; BGR."""
     image = mmcv.imread(sample.img_path, channel_order='rgb')
-    factor = max(1., SIDE / max(image.shape[:2]))
+    factor = max(1.0, SIDE / max(image.shape[:2]))
     image = mmcv.imrescale(image, factor, interpolation='bicubic')
     for instances in (sample.gt_instances, sample.pred_instances):
         instances.bboxes = torch.as_tensor(getattr(instances.bboxes, 'tensor', instances.bboxes)) * factor
@@ -98,17 +105,17 @@ def _draw(visualizer, sample: DetDataSample, score_thr: float) -> np.ndarray:
     return visualizer.get_image()[..., ::-1]
 
 
-def _resize(masks, shape: Tuple[int, int]) -> torch.Tensor:
+def _resize(masks, shape: tuple[int, int]) -> torch.Tensor:
     masks = masks.to_ndarray() if hasattr(masks, 'to_ndarray') else masks.numpy()  # ground truth; predictions
     resized = [cv2.resize(mask.astype(np.uint8), shape[::-1], interpolation=cv2.INTER_NEAREST) for mask in masks]
     return torch.from_numpy(np.array(resized, bool).reshape(-1, *shape))
 
 
-def _grid(pairs: List[np.ndarray], columns: int = 2, gap: int = 12) -> np.ndarray:
+def _grid(pairs: list[np.ndarray], columns: int = 2, gap: int = 12) -> np.ndarray:
     height, width = (max(p.shape[i] for p in pairs) + gap for i in (0, 1))
     rows = -(-len(pairs) // columns)
     sheet = np.full((rows * height + gap, min(columns, len(pairs)) * width + gap, 3), 255, np.uint8)
     for i, pair in enumerate(pairs):
         top, left = i // columns * height + gap, i % columns * width + gap
-        sheet[top:top + pair.shape[0], left:left + pair.shape[1]] = pair
+        sheet[top : top + pair.shape[0], left : left + pair.shape[1]] = pair
     return sheet

@@ -1,39 +1,46 @@
 """Starts MMDetection's own command-line tools, which its package carries."""
+
 import argparse
 import importlib.util
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Dict, Sequence
 
 import mmdet
 
 from .distributed import CPURunner, LauncherError, join_on_cpu
 from .weights_file import BadCheckpoint
 
+_LVIS = (
+    'download LVIS {0} (annotations) and COCO 2017 (train2017 and val2017) and put them under '
+    'data/lvis_{0}/{{annotations,train2017,val2017}}, '
+)
+_MAKE = 'make the data set with: python tools/make_tiny_lvis.py'
+_PAGE = 'see docs/datasets.md'
 # what a missing path looks like, from the beginning of a folder's or file's name on → what to do about it
-HINTS: Dict[str, str] = {
-    r'tiny_lvis/(annotations|train2017|val2017)/': 'make the data set with: python tools/make_tiny_lvis.py',
-    **{rf'tiny_{re.escape(form)}/(annotations|images|train2017|val2017)/':
-       f'make the data set with: python tools/make_tiny_lvis.py --form {form}'
-       for form in ('lvis_v1', 'lvis_v0.5', 'coco', 'v3det')},
-    r'lvis_v1/(annotations|train2017|val2017)/':
-    'download LVIS v1 (annotations) and COCO 2017 (train2017 and val2017) and put them under '
-    'data/lvis_v1/{annotations,train2017,val2017}, see docs/datasets.md; to try things out without them, '
-    'python tools/make_tiny_lvis.py makes a small data set for configs/tiny_lvis',
-    r'lvis_v0\.5/(annotations|train2017|val2017)/':
-    'download LVIS v0.5 (annotations) and COCO 2017 (train2017 and val2017) and put them under '
-    'data/lvis_v0.5/{annotations,train2017,val2017}, see docs/datasets.md',
-    r'coco/(annotations|train2017|val2017)/':
-    'download COCO 2017 and put it under data/coco/{annotations,train2017,val2017}, see docs/datasets.md',
-    r'category_name_13204_v3det_2023_v1\.txt$':
-    "this list of V3Det's class names comes with its annotations and belongs into data/V3Det/annotations, see "
-    'docs/datasets.md',
-    r'V3Det/(annotations|images)/':
-    'download V3Det and put it under data/V3Det/{annotations,images}, see docs/datasets.md',
-    r'trainval\.json$':
-    'say where your data lie with DATA_ROOT=path/to/data, and in the config what its files are called',
+HINTS: dict[str, str] = {
+    r'tiny_lvis/(annotations|train2017|val2017)/': _MAKE,
+    **{
+        rf'tiny_{re.escape(form)}/(annotations|images|train2017|val2017)/': f'{_MAKE} --form {form}'
+        for form in ('lvis_v1', 'lvis_v0.5', 'coco', 'v3det')
+    },
+    r'lvis_v1/(annotations|train2017|val2017)/': (
+        f'{_LVIS.format("v1")}{_PAGE}; to try things out without them, python tools/make_tiny_lvis.py makes a small '
+        'data set for configs/tiny_lvis'
+    ),
+    r'lvis_v0\.5/(annotations|train2017|val2017)/': f'{_LVIS.format("v0.5")}{_PAGE}',
+    r'coco/(annotations|train2017|val2017)/': (
+        f'download COCO 2017 and put it under data/coco/{{annotations,train2017,val2017}}, {_PAGE}'
+    ),
+    r'category_name_13204_v3det_2023_v1\.txt$': (
+        f"this list of V3Det's class names comes with its annotations and belongs into data/V3Det/annotations, {_PAGE}"
+    ),
+    r'V3Det/(annotations|images)/': f'download V3Det and put it under data/V3Det/{{annotations,images}}, {_PAGE}',
+    r'trainval\.json$': (
+        'say where your data lie with DATA_ROOT=path/to/data, and in the config what its files are called'
+    ),
 }
 
 

@@ -1,4 +1,5 @@
 """Reading a file of weights without trusting it, and writing one whole."""
+
 import io
 import os
 import pickle
@@ -8,7 +9,7 @@ import warnings
 import zipfile
 from contextlib import nullcontext
 from pathlib import Path
-from typing import IO, Any, Dict, List, NamedTuple, Optional, Union
+from typing import IO, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,13 +31,13 @@ class BadCheckpoint(ValueError):
 class Checkpoint(NamedTuple):
     """What a file holds: weights, the key that they lie under, plain data about them, and the names of the rest."""
 
-    weights: Dict[str, Tensor]
-    under: Optional[str]
-    meta: Dict[str, Any]
-    rest: List[str]
+    weights: dict[str, Tensor]
+    under: str | None
+    meta: dict[str, Any]
+    rest: list[str]
 
 
-def load_as_data(file: Union[str, os.PathLike, IO[bytes]], map_location: Any = None) -> Any:
+def load_as_data(file: str | os.PathLike | IO[bytes], map_location: Any = None) -> Any:
     """What ``torch.load`` gives, if that is tensors and plain data; whatever torch's version and environment variables.
 
     Raises:
@@ -85,11 +86,16 @@ def read_checkpoint(path: Path) -> Checkpoint:
     content = content if isinstance(content, dict) else {}
     name = next((key for key in ('model', 'state_dict') if isinstance(content.get(key), dict)), None)
     weights = content[name] if name else content
-    strange = [key for key, value in weights.items()
-               if not (isinstance(key, str) and key.isprintable() and isinstance(value, Tensor))]
+    strange = [
+        key
+        for key, value in weights.items()
+        if not (isinstance(key, str) and key.isprintable() and isinstance(value, Tensor))
+    ]
     if strange or not weights:
-        raise BadCheckpoint(f'{path} holds no weights, neither by themselves nor under `model` or `state_dict`'
-                            + (f'; {strange[0]!r} is not the name of a tensor' if strange else ''))
+        raise BadCheckpoint(
+            f'{path} holds no weights, neither by themselves nor under `model` or `state_dict`'
+            + (f'; {strange[0]!r} is not the name of a tensor' if strange else '')
+        )
     if all(key.startswith('module.') for key in weights):  # of a model inside DistributedDataParallel
         weights = {key.removeprefix('module.'): value for key, value in weights.items()}
     meta = content['meta'] if name and isinstance(content.get('meta'), dict) else {}
@@ -107,7 +113,7 @@ def _is_plain(value: Any) -> bool:
     """Whether it is numbers, texts and containers of these that can be written again: neither very deep nor endless."""
     level = [value]
     for _ in range(DEEPEST):
-        inner: List[Any] = []
+        inner: list[Any] = []
         for part in level:
             if isinstance(part, (dict, list, tuple)):
                 inner += [*part, *part.values()] if isinstance(part, dict) else part
@@ -132,7 +138,7 @@ def _refuse_archives(stream: IO[bytes]) -> None:
     stream.seek(0)
 
 
-def _names(stream: IO[bytes]) -> List[str]:
+def _names(stream: IO[bytes]) -> list[str]:
     """What a zip archive holds; nothing of another file, or a damaged one."""
     try:
         with zipfile.ZipFile(stream) as archive:
@@ -162,8 +168,10 @@ def _why_unreadable(stream: IO[bytes], error: Exception) -> str:
     if refused:
         return str(refused)
     if 'Unsupported operand' in said:
-        return ('is damaged, or of a pickle protocol that torch does not load as mere data; download it again, or save '
-                'it anew with torch.save and its own protocol')
+        return (
+            'is damaged, or of a pickle protocol that torch does not load as mere data; download it again, or save '
+            'it anew with torch.save and its own protocol'
+        )
     line = _line(error)
     if 'must be imported' in line:
         return f'cannot be read yet: {line}'
@@ -172,13 +180,17 @@ def _why_unreadable(stream: IO[bytes], error: Exception) -> str:
     return f'is cut short, damaged or no checkpoint ({size:,} bytes); download it again ({line})'
 
 
-def _refused_by_torch(said: str) -> Optional[Refused]:
+def _refused_by_torch(said: str) -> Refused | None:
     named, called = NAMED.search(said), CALLED.search(said)
     if named is None:
         return runs_code(called[0]) if called else None
     own = '.' in named[1] and 'is blocked' not in said
-    return runs_code(named[1], '; if it is a class of your own that only holds data, allow it with '
-                               'torch.serialization.add_safe_globals' if own else '')
+    return runs_code(
+        named[1],
+        '; if it is a class of your own that only holds data, allow it with torch.serialization.add_safe_globals'
+        if own
+        else '',
+    )
 
 
 def _line(error: Exception) -> str:
@@ -188,7 +200,7 @@ def _line(error: Exception) -> str:
     return line if line.isprintable() else repr(line)
 
 
-def write_checkpoint(checkpoint: Dict[str, Any], path: Path) -> None:
+def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
     """Write it whole or not at all."""
     content = io.BytesIO()
     torch.save(checkpoint, content)

@@ -1,4 +1,4 @@
-from typing import Sequence
+from collections.abc import Sequence
 
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
@@ -13,6 +13,7 @@ class CocoBoxMetric(CocoMetric):
     """
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        predictions = [{key: value for key, value in sample['pred_instances'].items() if key != 'masks'}
-                       for sample in data_samples]
+        predictions = [
+            {key: value for key, value in sample['pred_instances'].items() if key != 'masks'} for sample in data_samples
+        ]
         super().process(data_batch, [dict(s, pred_instances=p) for s, p in zip(data_samples, predictions)])

@@ -4,9 +4,10 @@ import os
 import shutil
 import tempfile
 from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, Dict, Iterator, List, Optional, Sequence
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -54,7 +55,7 @@ class FastLVISMetric(LVISMetric):
         RuntimeError: if an evaluation fails; it names the folder of the predictions.
     """
 
-    def __init__(self, ann_file: Optional[str] = None, *args, max_per_class: Optional[int] = None, **kwargs) -> None:
+    def __init__(self, ann_file: str | None = None, *args, max_per_class: int | None = None, **kwargs) -> None:
         if ann_file is None:
             raise ValueError('FastLVISMetric needs ann_file: it says which categories were looked for in an image')
         if kwargs.get('format_only') and kwargs.get('outfile_prefix') is None:
@@ -71,7 +72,7 @@ class FastLVISMetric(LVISMetric):
         token = torch.frombuffer(bytearray(os.urandom(8)), dtype=torch.uint8)
         dist.broadcast(token)
         self._token, self._tests = bytes(token.tolist()), itertools.count()
-        self._open: Optional[PredictionWriter] = None
+        self._open: PredictionWriter | None = None
 
     # While testing, on every rank
 
@@ -102,7 +103,7 @@ class FastLVISMetric(LVISMetric):
             self._open = None
             raise
 
-    def evaluate(self, size: int) -> Dict[str, float]:
+    def evaluate(self, size: int) -> dict[str, float]:
         """The metrics of ``size`` images, on every rank; see the class for what happens to the files."""
         writer, self._open = self._writer, None
         metrics = cause = None
@@ -119,7 +120,8 @@ class FastLVISMetric(LVISMetric):
             if failure:
                 raise RuntimeError(
                     f'the evaluation failed: {failure}; the predictions are kept, and python tools/eval_results.py '
-                    f'CONFIG {writer.folder} evaluates them') from cause
+                    f'CONFIG {writer.folder} evaluates them'
+                ) from cause
         if self.outfile_prefix is None:
             dist.barrier()  # all have closed their files
             shutil.rmtree(writer.folder, ignore_errors=True)  # ranks may share it
@@ -128,7 +130,7 @@ class FastLVISMetric(LVISMetric):
 
     # Evaluation, on rank 0
 
-    def evaluate_files(self, predictions: PredictionFiles) -> Dict[str, float]:
+    def evaluate_files(self, predictions: PredictionFiles) -> dict[str, float]:
         """The metrics of what was written, with their prefix; nothing is removed.
 
         Raises:
@@ -146,11 +148,11 @@ class FastLVISMetric(LVISMetric):
         with fileio.get_local_path(self.ann_file, backend_args=self.backend_args) as path:
             return load_ground_truth(path)
 
-    def category_ids(self) -> List[int]:
+    def category_ids(self) -> list[int]:
         """Of label 0, 1, …; from the annotations."""
         return self._ground_truth().get_cat_ids()
 
-    def compute_metrics(self, results: PredictionFiles) -> Dict[str, float]:
+    def compute_metrics(self, results: PredictionFiles) -> dict[str, float]:
         """Metrics without prefix."""
         logger = MMLogger.get_current_instance()
         if self.outfile_prefix is not None:
@@ -173,12 +175,14 @@ class FastLVISMetric(LVISMetric):
         counts = {prediction.image_id: len(prediction.scores) for prediction in predictions}
         missing = len(set(self.img_ids) - set(counts))
         if missing:
-            logger.warning(f'{missing} of the {len(self.img_ids)} images of {self.ann_file} were not tested, and count '
-                           'as images where nothing was found')
+            logger.warning(
+                f'{missing} of the {len(self.img_ids)} images of {self.ann_file} were not tested, and count '
+                'as images where nothing was found'
+            )
         if not sum(counts.values()):
             logger.warning(f'nothing was found in any of {len(counts)} images: AP is 0')
 
-    def _average_precision(self, metric: str, predictions: PredictionFiles) -> Dict[str, float]:
+    def _average_precision(self, metric: str, predictions: PredictionFiles) -> dict[str, float]:
         evaluation = FastLVISEval(self._lvis_api, predictions, 'segm' if metric == 'segm' else 'bbox', self.limits)
         evaluation.run()
         found = evaluation.get_results()
@@ -194,7 +198,7 @@ class FastLVISMetric(LVISMetric):
         MMLogger.get_current_instance().info(f'{metric}: {said}')
         return metrics
 
-    def _by_class(self, evaluation: FastLVISEval) -> Dict[str, float]:
+    def _by_class(self, evaluation: FastLVISEval) -> dict[str, float]:
         metrics, cells = OrderedDict(), []
         for number in self.cat_ids:
             precision = evaluation.eval['precision'][:, :, evaluation.params.cat_ids.index(number), 0]
@@ -207,7 +211,7 @@ class FastLVISMetric(LVISMetric):
         MMLogger.get_current_instance().info('\n' + AsciiTable([['category', 'AP'] * (width // 2), *rows]).table)
         return metrics
 
-    def _proposal_recall(self, predictions: PredictionFiles) -> Dict[str, float]:
+    def _proposal_recall(self, predictions: PredictionFiles) -> dict[str, float]:
         """As mmdet's ``eval_recalls``, which fails (NumPy ≥ 1.24) where images differ in their number of boxes."""
         counts, thresholds = set_recall_param(self.proposal_nums, self.iou_thrs)
         hits, total = np.zeros((len(counts), len(thresholds))), len(self._lvis_api.anns)
@@ -215,18 +219,18 @@ class FastLVISMetric(LVISMetric):
             objects = np.array([a['bbox'] for a in self._lvis_api.img_ann_map.get(prediction.image_id, ())], np.float64)
             if len(objects):
                 objects[:, 2:] += objects[:, :2]
-                overlaps = bbox_overlaps(objects.astype(np.float32), prediction.boxes[:counts[-1]])
+                overlaps = bbox_overlaps(objects.astype(np.float32), prediction.boxes[: counts[-1]])
                 hits += np.rint(_recalls(overlaps[None], counts, thresholds) * len(objects))
         recalls = hits / (total or np.nan)
         print_recall_summary(recalls, counts, thresholds, logger=MMLogger.get_current_instance())
         return {f'AR@{count}': recall for count, recall in zip(self.proposal_nums, recalls.mean(axis=1))}
 
-    def results2json(self, results: PredictionFiles, outfile_prefix: str) -> Dict[str, str]:
+    def results2json(self, results: PredictionFiles, outfile_prefix: str) -> dict[str, str]:
         """Write mmdet's files, an image at a time: ``<prefix>.bbox.json`` and, of masks, ``<prefix>.segm.json``."""
         Path(outfile_prefix).parent.mkdir(parents=True, exist_ok=True)
         masks = any(prediction.masks for prediction in results)
         written = {}
-        for kind in ('bbox', 'segm')[:1 + masks]:
+        for kind in ('bbox', 'segm')[: 1 + masks]:
             written[kind] = f'{outfile_prefix}.{kind}.json'
             with results.open() as files, open(written[kind], 'w', encoding='utf-8') as out:
                 separator = '['
@@ -239,7 +243,7 @@ class FastLVISMetric(LVISMetric):
                 out.write(']' if separator == ', ' else '[]')
         return dict(written, proposal=written['bbox'])
 
-    def _as_json(self, prediction: Prediction, file: Optional[BinaryIO]) -> Iterator[dict]:
+    def _as_json(self, prediction: Prediction, file: BinaryIO | None) -> Iterator[dict]:
         """As mmdet writes it; with masks if there is a ``file`` to read them from."""
         scores = prediction.scores
         if file and prediction.mask_scores is not None:
@@ -257,8 +261,9 @@ class FastLVISMetric(LVISMetric):
 
 def _prediction(sample: dict) -> Prediction:
     found = sample['pred_instances']
-    values = {key: found[key].detach().float().cpu().numpy()
-              for key in ('bboxes', 'scores', 'mask_scores') if key in found}
+    values = {
+        key: found[key].detach().float().cpu().numpy() for key in ('bboxes', 'scores', 'mask_scores') if key in found
+    }
     for key, numbers in values.items():
         if not np.isfinite(numbers).all():
             raise ValueError(f'image {sample["img_id"]}: {key} of its prediction are not finite')
@@ -269,5 +274,11 @@ def _prediction(sample: dict) -> Prediction:
             rles = encode_mask_results(rles.detach().cpu().numpy())
         counts = [rle['counts'] if isinstance(rle['counts'], bytes) else rle['counts'].encode() for rle in rles]
         masks = Masks(tuple(rles[0]['size']) if rles else (0, 0), counts)
-    return Prediction(sample['img_id'], values['bboxes'], values['scores'], found['labels'].cpu().numpy(),
-                      values.get('mask_scores'), masks)
+    return Prediction(
+        sample['img_id'],
+        values['bboxes'],
+        values['scores'],
+        found['labels'].cpu().numpy(),
+        values.get('mask_scores'),
+        masks,
+    )

@@ -10,9 +10,11 @@ Where faster-coco-eval differs from lvis 0.5.3, it is given what makes them agre
   overlap otherwise;
 - lvis takes annotation number 0 for none: here annotations are numbered anew, from 1 on.
 """
+
 import math
 import reprlib
-from typing import BinaryIO, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
@@ -23,8 +25,17 @@ from mmengine.logging import MMLogger
 from .prediction_files import Prediction, PredictionFiles, is_rle
 
 # a detection; image and category are positions among the sorted ids, the file is that of a rank
-ROW = np.dtype([('image', 'i4'), ('category', 'i4'), ('box', 'f4', 4), ('score', 'f4'), ('file', 'i4'),
-                ('offset', 'i8'), ('length', 'i8')])
+ROW = np.dtype(
+    [
+        ('image', 'i4'),
+        ('category', 'i4'),
+        ('box', 'f4', 4),
+        ('score', 'f4'),
+        ('file', 'i4'),
+        ('offset', 'i8'),
+        ('length', 'i8'),
+    ]
+)
 
 
 def load_ground_truth(path: str) -> LVIS:
@@ -39,12 +50,13 @@ def load_ground_truth(path: str) -> LVIS:
         raise ValueError(f'{path} is no LVIS annotation file: {_words(error)}') from error
     empty = sum(annotation['area'] <= 0 for annotation in ground_truth.dataset['annotations'])
     if empty:
-        MMLogger.get_current_instance().warning(f'{path}: {empty} of {len(ground_truth.anns)} annotations have no area '
-                                                'and are left out of AP, as lvis does')
+        MMLogger.get_current_instance().warning(
+            f'{path}: {empty} of {len(ground_truth.anns)} annotations have no area and are left out of AP, as lvis does'
+        )
     return ground_truth
 
 
-def brief(error: Exception, most: Optional[int] = 200) -> str:
+def brief(error: Exception, most: int | None = 200) -> str:
     """What it says, in a line, of at most so many characters."""
     return ' '.join(str(error).split())[:most]
 
@@ -58,8 +70,11 @@ class _CheckedLVIS(LVIS):
 
     def _create_index(self) -> None:
         self._categories, self._sizes = set(), {}  # ids, and height and width by id
-        for kind, check in (('categories', self._check_category), ('images', self._check_image),
-                            ('annotations', self._check_annotation)):
+        for kind, check in (
+            ('categories', self._check_category),
+            ('images', self._check_image),
+            ('annotations', self._check_annotation),
+        ):
             seen = set()
             _need(isinstance(self.dataset[kind], list), self.dataset, kind, 'a list')
             for i, record in enumerate(self.dataset[kind]):
@@ -91,16 +106,24 @@ class _CheckedLVIS(LVIS):
 
     def _check_annotation(self, annotation: dict) -> None:
         _need(annotation['image_id'] in self._sizes, annotation, 'image_id', 'that of an image in the file')
-        _need(annotation['category_id'] in self._categories, annotation, 'category_id',
-              'that of a category in the file')
+        _need(
+            annotation['category_id'] in self._categories, annotation, 'category_id', 'that of a category in the file'
+        )
         box = annotation['bbox']
-        _need(isinstance(box, list) and len(box) == 4 and _finite(box) and min(box[2:]) >= 0, annotation, 'bbox',
-              'four finite numbers, x, y, width and height, the last two not negative')
+        _need(
+            isinstance(box, list) and len(box) == 4 and _finite(box) and min(box[2:]) >= 0,
+            annotation,
+            'bbox',
+            'four finite numbers, x, y, width and height, the last two not negative',
+        )
         _need(_finite([annotation['area']]), annotation, 'area', 'a finite number')
         if 'segmentation' in annotation:
-            _need(_is_mask(annotation['segmentation'], self._sizes[annotation['image_id']]), annotation,
-                  'segmentation', 'a list of polygons, each of three points or more, or the RLE of a mask as large as '
-                  'the image')
+            _need(
+                _is_mask(annotation['segmentation'], self._sizes[annotation['image_id']]),
+                annotation,
+                'segmentation',
+                'a list of polygons, each of three points or more, or the RLE of a mask as large as the image',
+            )
 
 
 def _need(right: bool, record: dict, key: str, wanted: str) -> None:
@@ -115,10 +138,12 @@ def _finite(numbers: list) -> bool:
         return False
 
 
-def _is_mask(mask: Union[dict, list], size: List[int]) -> bool:
+def _is_mask(mask: dict | list, size: list[int]) -> bool:
     if isinstance(mask, list):
-        return len(mask) > 0 and all(isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
-                                     and _finite(polygon) for polygon in mask)
+        return len(mask) > 0 and all(
+            isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0 and _finite(polygon)
+            for polygon in mask
+        )
     if not isinstance(mask, dict) or mask.get('size') != size:
         return False
     counts = mask.get('counts')
@@ -129,18 +154,20 @@ def _is_mask(mask: Union[dict, list], size: List[int]) -> bool:
 
 class Limits(NamedTuple):
     """How many detections count: the best of each image, or, for fixed AP, the best of each category in all images."""
-    per_image: Optional[int] = 300
-    per_class: Optional[int] = None
+
+    per_image: int | None = 300
+    per_class: int | None = None
 
 
 class Detections(NamedTuple):
     """What counts: :data:`ROW`, by category, where each category starts, and the size of the masks of each image."""
+
     rows: np.ndarray
     starts: np.ndarray
-    mask_sizes: Dict[int, Optional[Tuple[int, int]]]
+    mask_sizes: dict[int, tuple[int, int] | None]
 
     def of(self, category: int) -> np.ndarray:
-        return self.rows[self.starts[category]:self.starts[category + 1]]
+        return self.rows[self.starts[category] : self.starts[category + 1]]
 
 
 class FastLVISEval(LVISEval):
@@ -156,8 +183,13 @@ class FastLVISEval(LVISEval):
         ValueError: on evaluation, if predictions do not belong to the ground truth or lack masks.
     """
 
-    def __init__(self, ground_truth: LVIS, predictions: PredictionFiles, iou_type: str,
-                 limits: Limits = Limits()) -> None:
+    def __init__(
+        self,
+        ground_truth: LVIS,
+        predictions: PredictionFiles,
+        iou_type: str,
+        limits: Limits = Limits(),  # noqa: B008  a tuple
+    ) -> None:
         self.lvis_gt, self.predictions, self.limits = ground_truth, predictions, limits
         self.params = Params(iou_type)
         self.params.img_ids, self.params.cat_ids = sorted(ground_truth.imgs), sorted(ground_truth.cats)
@@ -191,11 +223,12 @@ class FastLVISEval(LVISEval):
 
     # Reading
 
-    def _verified(self, annotations: Sequence[Sequence[dict]]) -> List[np.ndarray]:
+    def _verified(self, annotations: Sequence[Sequence[dict]]) -> list[np.ndarray]:
         """For each image the categories, as positions, of which it is known whether they are in it."""
         position = {number: i for i, number in enumerate(self.params.cat_ids)}
-        known = {number: {position[c] for c in image['neg_category_ids']}
-                 for number, image in self.lvis_gt.imgs.items()}
+        known = {
+            number: {position[c] for c in image['neg_category_ids']} for number, image in self.lvis_gt.imgs.items()
+        }
         for i, of_category in enumerate(annotations):
             for annotation in of_category:
                 known[annotation['image_id']].add(i)
@@ -227,7 +260,7 @@ class FastLVISEval(LVISEval):
         if self.limits.per_class:  # counted over all images, so nothing is left out yet
             return rows
         if len(rows) > self.limits.per_image:
-            rows = rows[np.argsort(-rows['score'], kind='stable')[:self.limits.per_image]]
+            rows = rows[np.argsort(-rows['score'], kind='stable')[: self.limits.per_image]]
         return rows[np.isin(rows['category'], verified)]
 
     def _best_of_each_class(self, rows: np.ndarray, verified: Sequence[np.ndarray]) -> np.ndarray:
@@ -242,36 +275,48 @@ class FastLVISEval(LVISEval):
 
     def _check(self, prediction: Prediction) -> None:
         if prediction.image_id not in self.lvis_gt.imgs:
-            raise ValueError(f'image {prediction.image_id} was tested, but is not in the annotations: does ann_file '
-                             'belong to the data set that was tested?')
+            raise ValueError(
+                f'image {prediction.image_id} was tested, but is not in the annotations: does ann_file '
+                'belong to the data set that was tested?'
+            )
         low, high = prediction.labels.min(), prediction.labels.max()
         if low < 0 or high >= len(self.labels):
-            raise ValueError(f'image {prediction.image_id}: label {low if low < 0 else high} was predicted, but the '
-                             f'annotations have {len(self.labels)} categories')
+            raise ValueError(
+                f'image {prediction.image_id}: label {low if low < 0 else high} was predicted, but the '
+                f'annotations have {len(self.labels)} categories'
+            )
         if self.params.iou_type == 'segm' and prediction.masks is None:
-            raise ValueError(f"metric 'segm' compares masks, but the prediction of image {prediction.image_id} has "
-                             'none')
+            raise ValueError(
+                f"metric 'segm' compares masks, but the prediction of image {prediction.image_id} has none"
+            )
 
     # A category
 
-    def _evaluate_category(self, annotations: Sequence[dict], found: List[dict]) -> dict:
+    def _evaluate_category(self, annotations: Sequence[dict], found: list[dict]) -> dict:
         """Precision (thresholds, recalls, 1, areas, 1) and recall (thresholds, 1, areas, 1)."""
         number = annotations[0]['category_id']
-        annotations = [dict(a, id=i, image_id=self._position[a['image_id']], iscrowd=0)
-                       for i, a in enumerate(annotations, 1)]
+        annotations = [
+            dict(a, id=i, image_id=self._position[a['image_id']], iscrowd=0) for i, a in enumerate(annotations, 1)
+        ]
         images = sorted({a['image_id'] for a in annotations} | {d['image_id'] for d in found})
         try:
-            ground_truth = COCO(dict(
-                images=[dict(self.lvis_gt.imgs[self.params.img_ids[i]], id=i) for i in images],
-                categories=[self.lvis_gt.cats[number]], annotations=annotations))
+            ground_truth = COCO(
+                dict(
+                    images=[dict(self.lvis_gt.imgs[self.params.img_ids[i]], id=i) for i in images],
+                    categories=[self.lvis_gt.cats[number]],
+                    annotations=annotations,
+                )
+            )
             evaluation = _CategoryEval(  # an image has few masks of a category: threads would wait
-                ground_truth, ground_truth.loadRes(found), self.params.iou_type, lvis_style=True, rle_iou_max_workers=1)
+                ground_truth, ground_truth.loadRes(found), self.params.iou_type, lvis_style=True, rle_iou_max_workers=1
+            )
             evaluation.params.maxDets = [max(1, len(found))]
             evaluation.evaluate()
             evaluation.accumulate()
         except Exception as error:
-            raise ValueError(f'category {number}: faster-coco-eval says {type(error).__name__}: {brief(error)}'
-                             ) from error
+            raise ValueError(
+                f'category {number}: faster-coco-eval says {type(error).__name__}: {brief(error)}'
+            ) from error
         return evaluation.eval
 
     def _dicts(self, detections: Detections, category: int, files: Sequence[BinaryIO]) -> Iterator[dict]:
@@ -282,8 +327,9 @@ class FastLVISEval(LVISEval):
         for image, score, file, offset, length, corner, side in zip(*columns, corners.tolist(), sides.tolist()):
             if side[0] * side[1] <= 0:
                 continue
-            found = dict(image_id=image, category_id=self.params.cat_ids[category],
-                         bbox=[*corner[:2], *side], score=score)
+            found = dict(
+                image_id=image, category_id=self.params.cat_ids[category], bbox=[*corner[:2], *side], score=score
+            )
             if self.params.iou_type == 'segm':
                 files[file].seek(offset)
                 found['segmentation'] = dict(size=list(detections.mask_sizes[image]), counts=files[file].read(length))

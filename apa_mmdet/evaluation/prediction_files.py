@@ -5,13 +5,15 @@ A file is its header (:data:`HEADER`: magic, rank, number of ranks, the test's t
 the masks, flags), boxes (n x 4 float32, x1 y1 x2 y2), scores (n float32), labels (n int32), where there are some mask
 scores (n float32), and for masks the lengths (n uint32) and bytes of their compressed RLE. All is little-endian.
 """
+
 import os
 import struct
 import zlib
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice, zip_longest
 from pathlib import Path
-from typing import BinaryIO, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -33,20 +35,22 @@ PIECE = 16 * 2**20  # bytes that are sent to another process at once
 
 class Masks(NamedTuple):
     """``counts``: compressed RLE of n masks; read from a file, where they lie in it is known instead."""
-    size: Tuple[int, int]
+
+    size: tuple[int, int]
     counts: Sequence[bytes] = ()
-    offsets: Optional[np.ndarray] = None
-    lengths: Optional[np.ndarray] = None
+    offsets: np.ndarray | None = None
+    lengths: np.ndarray | None = None
 
 
 class Prediction(NamedTuple):
     """What was found in an image: boxes (n, 4) as x1 y1 x2 y2, scores, labels, and masks with scores of their own."""
+
     image_id: int
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
-    mask_scores: Optional[np.ndarray] = None
-    masks: Optional[Masks] = None
+    mask_scores: np.ndarray | None = None
+    masks: Masks | None = None
     file: int = 0  # which of several files it was read from
 
 
@@ -70,7 +74,7 @@ class PredictionWriter:
         OSError: naming the file, if it cannot be written.
     """
 
-    def __init__(self, folder: Path, rank: int = 0, world_size: int = 1, token: Optional[bytes] = None) -> None:
+    def __init__(self, folder: Path, rank: int = 0, world_size: int = 1, token: bytes | None = None) -> None:
         self.folder, self.path, self._seen = folder, path_of(folder, rank), set()
         self.header = HEADER.pack(MAGIC, rank, world_size, token or os.urandom(16))
         folder.mkdir(parents=True, exist_ok=True)
@@ -91,15 +95,19 @@ class PredictionWriter:
                 fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self.file.close()
-            raise ValueError(f'{self.path} is being written by another test, or by another metric of this one: give '
-                             'each an outfile_prefix of its own') from error
+            raise ValueError(
+                f'{self.path} is being written by another test, or by another metric of this one: give '
+                'each an outfile_prefix of its own'
+            ) from error
         except OSError:
             pass  # a file system without locks
 
     def write(self, prediction: Prediction) -> None:
         if prediction.image_id in self._seen:
-            raise ValueError(f'image {prediction.image_id} comes a second time in one test, as after one that was '
-                             f'interrupted; its predictions are in {self.path}: copy them to keep them, then test anew')
+            raise ValueError(
+                f'image {prediction.image_id} comes a second time in one test, as after one that was '
+                f'interrupted; its predictions are in {self.path}: copy them to keep them, then test anew'
+            )
         self._seen.add(prediction.image_id)
         payload = b''.join(_payload(prediction))
         with self._named():
@@ -155,7 +163,7 @@ class PredictionFiles:
         ValueError: while reading, if a file is damaged, or if fewer than ``size`` images were written.
     """
 
-    def __init__(self, paths: Sequence[Path], size: Optional[int] = None) -> None:
+    def __init__(self, paths: Sequence[Path], size: int | None = None) -> None:
         self.paths, self.size = list(paths), size
 
     def __iter__(self) -> Iterator[Prediction]:
@@ -168,11 +176,12 @@ class PredictionFiles:
                 seen.add(prediction.image_id)
                 yield prediction
         if self.size is not None and count < self.size:
-            raise ValueError(f'{self.paths[0].parent} holds predictions for {count} of the {self.size} images to be '
-                             'tested')
+            raise ValueError(
+                f'{self.paths[0].parent} holds predictions for {count} of the {self.size} images to be tested'
+            )
 
     @contextmanager
-    def open(self) -> Iterator[List[BinaryIO]]:
+    def open(self) -> Iterator[list[BinaryIO]]:
         """The files in which the masks lie."""
         with ExitStack() as stack:
             yield [stack.enter_context(path.open('rb')) for path in self.paths]
@@ -193,13 +202,17 @@ def files_in(folder: Path) -> PredictionFiles:
     paths = [path_of(folder, rank) for rank in range(world_size)]
     for rank, path in enumerate(paths):
         if not path.is_file():
-            raise FileNotFoundError(f'{folder}: {path.name} is missing; {world_size} processes wrote these '
-                                    f'predictions: copy it from the folder {folder.name} '
-                                    f'on the machine of process {rank}')
+            raise FileNotFoundError(
+                f'{folder}: {path.name} is missing; {world_size} processes wrote these '
+                f'predictions: copy it from the folder {folder.name} '
+                f'on the machine of process {rank}'
+            )
         with path.open('rb') as file:
             if _read_header(file, path) != (rank, world_size, token):
-                raise ValueError(f'{path} belongs to another test than {first}: copy that of the same test from the '
-                                 f'folder {folder.name} on the machine of process {rank}')
+                raise ValueError(
+                    f'{path} belongs to another test than {first}: copy that of the same test from the '
+                    f'folder {folder.name} on the machine of process {rank}'
+                )
     return PredictionFiles(paths)
 
 
@@ -222,7 +235,8 @@ def read_predictions(path: Path, index: int = 0) -> Iterator[Prediction]:
                     raise ValueError(f'{path} is damaged: record {number + 1}, at byte {start}, does not begin as one')
             if len(head) < RECORD.size or file.tell() + length > size:
                 MMLogger.get_current_instance().warning(
-                    f'{path} ends within a record, as after a crash: the {number} whole ones before it are used')
+                    f'{path} ends within a record, as after a crash: the {number} whole ones before it are used'
+                )
                 return
             payload = file.read(length)
             if zlib.crc32(payload) != checksum:
@@ -231,7 +245,7 @@ def read_predictions(path: Path, index: int = 0) -> Iterator[Prediction]:
             number += 1
 
 
-def _read_header(file: BinaryIO, path: Path) -> Tuple[int, int, bytes]:
+def _read_header(file: BinaryIO, path: Path) -> tuple[int, int, bytes]:
     """Rank, number of ranks, token."""
     head = file.read(HEADER.size)
     if len(head) < HEADER.size or not head.startswith(MAGIC):
@@ -278,7 +292,7 @@ def is_rle(counts: bytes, pixels: int) -> bool:
 # Several processes
 
 
-def gather_files(writer: PredictionWriter) -> List[Path]:
+def gather_files(writer: PredictionWriter) -> list[Path]:
     """Where rank 0 finds the files of all ranks, whose writers are still open; nothing for the others. All call it.
 
     A file that rank 0 does not see in its own folder is sent there through torch.distributed, piece by piece.
@@ -306,7 +320,7 @@ def gather_files(writer: PredictionWriter) -> List[Path]:
     return paths if rank == 0 else []
 
 
-def _finish(writer: PredictionWriter) -> Tuple[Tuple[bytes, int], Optional[Exception]]:
+def _finish(writer: PredictionWriter) -> tuple[tuple[bytes, int], Exception | None]:
     """Header and size of the file, and what is wrong with it."""
     try:
         writer.flush()
@@ -334,7 +348,7 @@ def _send(path: Path) -> None:
             torch.distributed.send(tensor.to(dist.get_comm_device()), 0)
 
 
-def _receive(path: Path, size: int, sender: int) -> List[OSError]:
+def _receive(path: Path, size: int, sender: int) -> list[OSError]:
     """Whole, or not at all; what cannot be written is received all the same, since its sender waits for that."""
     part, pieces = path.with_suffix('.part'), _pieces(size, sender)
     try:

@@ -6,7 +6,6 @@ Adaptive Parametric Activation (Alexandridis et al., ECCV 2024, arXiv:2407.08567
 Those of λ and κ also take what stands before an activation in a residual network, and do it in the same pass
 over memory: z = ``z·scale + shift + residual·residual_scale``. Only the arguments are kept for backward.
 """
-from typing import Optional
 
 import torch
 from torch import Tensor
@@ -23,14 +22,16 @@ LAMBDA_FLOOR = 1e-4  # below it APA is the Gumbel link to four digits, and 1/λ 
 __all__ = ['LAMBDA_FLOOR', 'acon', 'aglu', 'apa', 'apalu', 'backends', 'keep_recipe', 'neg_log_apa', 'use_backend']
 
 
-def apa(z: Tensor,
-        lambda_: Tensor,
-        kappa: Tensor,
-        scale: Optional[Tensor] = None,
-        shift: Optional[Tensor] = None,
-        residual: Optional[Tensor] = None,
-        residual_scale: Optional[Tensor] = None,
-        recompute: bool = False) -> Tensor:
+def apa(
+    z: Tensor,
+    lambda_: Tensor,
+    kappa: Tensor,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    residual: Tensor | None = None,
+    residual_scale: Tensor | None = None,
+    recompute: bool = False,
+) -> Tensor:
     """Adaptive Parametric Activation, ``(λ·exp(−κz) + 1)^(−1/λ)``, a gate with values in [0, 1].
 
     λ = 1 is the sigmoid of κz; λ → 0 the Gumbel link ``exp(−exp(−κz))``; κ → ∞ the step at 0.
@@ -63,14 +64,16 @@ def apa(z: Tensor,
     return _call('apa', recompute, z, lambda_, kappa, scale, shift, residual, residual_scale)
 
 
-def aglu(z: Tensor,
-         lambda_: Tensor,
-         kappa: Tensor,
-         scale: Optional[Tensor] = None,
-         shift: Optional[Tensor] = None,
-         residual: Optional[Tensor] = None,
-         residual_scale: Optional[Tensor] = None,
-         recompute: bool = False) -> Tensor:
+def aglu(
+    z: Tensor,
+    lambda_: Tensor,
+    kappa: Tensor,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    residual: Tensor | None = None,
+    residual_scale: Tensor | None = None,
+    recompute: bool = False,
+) -> Tensor:
     """Adaptive generalised linear unit, ``z·APA(z; λ, κ)``. Arguments, result and errors as :func:`apa`.
 
     λ = κ = 1 is SiLU; κ → ∞ is ReLU.
@@ -93,13 +96,22 @@ def neg_log_apa(z: Tensor, lambda_: Tensor, kappa: Tensor) -> Tensor:
     return _call('neg_log_apa', False, z, lambda_, kappa)
 
 
-def _call(formula: str, recompute: bool, z: Tensor, lambda_: Tensor, kappa: Tensor, scale: Optional[Tensor] = None,
-          shift: Optional[Tensor] = None, residual: Optional[Tensor] = None,
-          residual_scale: Optional[Tensor] = None) -> Tensor:
+def _call(
+    formula: str,
+    recompute: bool,
+    z: Tensor,
+    lambda_: Tensor,
+    kappa: Tensor,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    residual: Tensor | None = None,
+    residual_scale: Tensor | None = None,
+) -> Tensor:
     if not z.is_floating_point():
         raise TypeError(f'the input must be of a floating point dtype, got {z.dtype}')
-    given = dict(lambda_=lambda_, kappa=kappa, scale=scale, shift=shift, residual=residual,
-                 residual_scale=residual_scale)
+    given = dict(
+        lambda_=lambda_, kappa=kappa, scale=scale, shift=shift, residual=residual, residual_scale=residual_scale
+    )
     for name, tensor in given.items():
         if tensor is not None and tensor.device != z.device:
             raise ValueError(f'{name} is on {tensor.device}, but the input on {z.device}')
@@ -109,9 +121,15 @@ def _call(formula: str, recompute: bool, z: Tensor, lambda_: Tensor, kappa: Tens
         raise ValueError('residual_scale is given without a residual')
     if residual is not None and residual.shape != z.shape:
         raise ValueError(f'residual has shape {tuple(residual.shape)}, but the input {tuple(z.shape)}')
-    args = Arguments(z, _activation_parameter('lambda_', lambda_.clamp(min=LAMBDA_FLOOR), z),
-                     _activation_parameter('kappa', kappa, z), _per_plane('scale', scale, z),
-                     _per_plane('shift', shift, z), residual, _per_plane('residual_scale', residual_scale, z))
+    args = Arguments(
+        z,
+        _activation_parameter('lambda_', lambda_.clamp(min=LAMBDA_FLOOR), z),
+        _activation_parameter('kappa', kappa, z),
+        _per_plane('scale', scale, z),
+        _per_plane('shift', shift, z),
+        residual,
+        _per_plane('residual_scale', residual_scale, z),
+    )
     if torch.onnx.is_in_onnx_export():
         return standard.forward(formula, args)
     if recompute and not is_compiling():
@@ -124,19 +142,23 @@ def _activation_parameter(name: str, parameter: Tensor, z: Tensor) -> Tensor:
     if parameter.numel() == 1:
         return parameter.reshape(())
     channels = z.shape[1] if z.dim() > 1 else 1
-    if parameter.shape != (channels, ):
-        raise ValueError(f'{name} holds {tuple(parameter.shape)} values, but an input of shape {tuple(z.shape)} '
-                         f'has {channels} channels: give one value, or one per channel (dimension 1)')
+    if parameter.shape != (channels,):
+        raise ValueError(
+            f'{name} holds {tuple(parameter.shape)} values, but an input of shape {tuple(z.shape)} '
+            f'has {channels} channels: give one value, or one per channel (dimension 1)'
+        )
     return parameter
 
 
-def _per_plane(name: str, parameter: Optional[Tensor], z: Tensor) -> Optional[Tensor]:
+def _per_plane(name: str, parameter: Tensor | None, z: Tensor) -> Tensor | None:
     if parameter is None:
         return None
     if z.dim() < 2:
         raise ValueError(f'{name} is given, but an input of shape {tuple(z.shape)} has no channels: (N, C, …) has')
-    if tuple(parameter.shape) not in ((z.shape[1], ), (1, z.shape[1]), tuple(z.shape[:2])):
-        raise ValueError(f'{name} has shape {tuple(parameter.shape)}; an input of shape {tuple(z.shape)} takes one '
-                         'value per channel, (C,), or one per image and channel, (N, C)')
+    if tuple(parameter.shape) not in ((z.shape[1],), (1, z.shape[1]), tuple(z.shape[:2])):
+        raise ValueError(
+            f'{name} has shape {tuple(parameter.shape)}; an input of shape {tuple(z.shape)} takes one '
+            'value per channel, (C,), or one per image and channel, (N, C)'
+        )
     parameter = parameter.to(compute_dtype(z.dtype))
     return parameter[None] if parameter.dim() == 1 else parameter

@@ -8,9 +8,7 @@ With d = p1 − p2, k = β·d, s = σ(kx) and t = σ(−kx) = 1 − s, S = x·(d
 so three sums a channel give all gradients of parameters. t is computed as such: 1 − s keeps no digit of it from kx = 17
 on, where x² may be large.
 """
-from typing import Tuple
 
-import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
@@ -42,6 +40,7 @@ def acon(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor) -> Tensor:
         TypeError: if ``x`` is not of a floating point dtype.
 
     Example:
+        >>> import torch
         >>> one, zero = torch.ones(1), torch.zeros(1)
         >>> acon(torch.tensor([-2., 2.]), one, zero, one)      # SiLU
         tensor([-0.2384,  1.7616])
@@ -59,7 +58,7 @@ class Acon(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> Tuple[Tensor, ...]:
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, ...]:
         x, p1, p2, beta = ctx.saved_tensors
         d, k = p1 - p2, (p1 - p2) * beta
         to_x, with_s, with_t, with_st = gradients(_acon_gradients, grad, x, k, p1, p2, k * d)
@@ -71,7 +70,7 @@ def _acon(x: Tensor, k: Tensor, d: Tensor, p2: Tensor) -> Tensor:
     return (x * k).sigmoid_().mul_(d).add_(p2).mul_(x)
 
 
-def _acon_gradients(grad: Tensor, x: Tensor, k: Tensor, p1: Tensor, p2: Tensor, kd: Tensor) -> Tuple[Tensor, ...]:
+def _acon_gradients(grad: Tensor, x: Tensor, k: Tensor, p1: Tensor, p2: Tensor, kd: Tensor) -> tuple[Tensor, ...]:
     """The gradient to x; grad times x·s, x·t and x²·s·t."""
     v = x * k
     t = v.neg().sigmoid_()

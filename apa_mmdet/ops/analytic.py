@@ -16,7 +16,8 @@ in which every term is positive. The series serves w < 1/2 (s < 1/5), the differ
 *Overflow.* e^a leaves float32 at a = 88. Above A = 60 the 1 in log1p(w) is below the rounding even of float64
 (λ ≥ 1e-4), so L continues as the straight line L(A) + (a − A), and q = 1/λ.
 """
-from typing import Iterator, Tuple
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from torch import Tensor
 from .elementwise import BLOCK, LARGEST
 from .layout import Arguments, against, compute_dtype, empty_result, in_order_of
 
-STRAIGHT = 60.  # A above
+STRAIGHT = 60.0  # A above
 FARTHEST = 1e8  # beyond A; farther changes no APA, but would become inf · 0
 SERIES_BELOW = 0.5  # in w
 SERIES = [1 / (2 * k + 3) for k in range(9)]  # the next term is below 1.3e-14 at s = 1/5
@@ -35,7 +36,7 @@ for _dtype in (torch.float32, torch.float64):
     torch.ones(1, dtype=_dtype).exp_().log1p_()
 
 
-def log_terms(z: Tensor, lambda_: Tensor, kappa: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+def log_terms(z: Tensor, lambda_: Tensor, kappa: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """e^min(a, A), w = λ·e^min(a, A) and max(0, a − A), finite for every finite ``z``; L = log1p(w) + the last."""
     a = z * -kappa
     e = a.clamp(max=STRAIGHT).exp_()
@@ -53,7 +54,7 @@ def difference_by_series(w: Tensor, log1p_w: Tensor) -> Tensor:
     return torch.where(w < SERIES_BELOW, series, log1p_w - w / (w + 1))
 
 
-def log_and_difference(w: Tensor, beyond: Tensor) -> Tuple[Tensor, Tensor]:
+def log_and_difference(w: Tensor, beyond: Tensor) -> tuple[Tensor, Tensor]:
     """L and L − w/(1 + w), of :func:`log_terms`."""
     if w.dtype == torch.float32 and w.device.type == 'cpu':
         # in float64 the plain difference keeps all the digits of float32, at 40% of the time of the series
@@ -75,7 +76,7 @@ def _value(formula: str, z: Tensor, lambda_: Tensor, kappa: Tensor) -> Tensor:
     return p if formula == 'apa' else p.mul_(z)
 
 
-def _gradients(formula: str, grad: Tensor, z: Tensor, lambda_: Tensor, kappa: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+def _gradients(formula: str, grad: Tensor, z: Tensor, lambda_: Tensor, kappa: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients to z, λ and κ, the latter two not reduced yet.
 
     With u = grad·p (APA), grad·z·p (AGLU) or −grad (−log APA) they are κ·u·q (AGLU: + grad·p),
@@ -99,14 +100,14 @@ def _gradients(formula: str, grad: Tensor, z: Tensor, lambda_: Tensor, kappa: Te
     return to_z, difference.mul_(u).div_(lambda_.square()), to_kappa
 
 
-def _blocks(per_channel: bool, *tensors: Tensor) -> Iterator[Tuple[Tensor, ...]]:
+def _blocks(per_channel: bool, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Views that cover dense tensors of one shape and memory order, in step."""
     size, numel = len(tensors[0]) if tensors[0].dim() else 1, tensors[0].numel()
     if tensors[0].device.type != 'cpu' or numel <= BLOCK:
         return iter([tensors])
     if per_channel:
         return zip(*(t.split(max(1, BLOCK * size // numel)) for t in tensors))
-    return zip(*(t.as_strided((numel, ), (1, )).split(BLOCK) for t in tensors))
+    return zip(*(t.as_strided((numel,), (1,)).split(BLOCK) for t in tensors))
 
 
 def input_of(args: Arguments) -> Tensor:
@@ -145,7 +146,7 @@ def backward(formula: str, grad: Tensor, args: Arguments) -> Arguments:
     to_lambda, to_kappa = torch.zeros_like(lambda_), torch.zeros_like(kappa)
     tensors = (in_order_of(to_z, t) for t in (grad, z))
     for grad_, z_, to_z_ in _blocks(lambda_.dim() + kappa.dim() > 0, *tensors, to_z):
-        *to_block, = _gradients(formula, grad_.to(dtype), z_.to(dtype), lambda_, kappa)
+        (*to_block,) = _gradients(formula, grad_.to(dtype), z_.to(dtype), lambda_, kappa)
         to_z_.copy_(to_block[0])
         to_lambda += to_block[1].sum_to_size(to_lambda.shape)
         to_kappa += to_block[2].sum_to_size(to_kappa.shape)
@@ -155,10 +156,12 @@ def backward(formula: str, grad: Tensor, args: Arguments) -> Arguments:
     if args.residual_scale is not None:
         gradients = gradients._replace(
             residual=to_z * against(x, args.residual_scale),
-            residual_scale=_to_plane(to_z * args.residual, args.residual_scale))
+            residual_scale=_to_plane(to_z * args.residual, args.residual_scale),
+        )
     if args.scale is not None:
         gradients = gradients._replace(
-            x=to_z * against(x, args.scale), scale=_to_plane(to_z * x, args.scale), shift=_to_plane(to_z, args.shift))
+            x=to_z * against(x, args.scale), scale=_to_plane(to_z * x, args.scale), shift=_to_plane(to_z, args.shift)
+        )
     residual = args.residual if args.residual is None else gradients.residual.to(args.residual.dtype)
     return gradients._replace(x=gradients.x.to(x.dtype), residual=residual)
 

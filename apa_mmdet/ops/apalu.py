@@ -1,8 +1,7 @@
 """APALU on tensors: APALU = a·x₊·(1 + s) + b·expm1(x₋) with x₊ = max(x, 0), x₋ = min(x, 0) and s = σ(1.702·x₊).
 
-    ∂/∂x = a·(1 + s + 1.702·x·s·(1 − s)) for x > 0, b·exp(x) else        ∂/∂a = x₊·(1 + s)        ∂/∂b = expm1(x₋)
+∂/∂x = a·(1 + s + 1.702·x·s·(1 − s)) for x > 0, b·exp(x) else        ∂/∂a = x₊·(1 + s)        ∂/∂b = expm1(x₋)
 """
-from typing import Tuple
 
 import torch
 from torch import Tensor
@@ -53,20 +52,20 @@ class Apalu(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> Tuple[Tensor, ...]:
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, ...]:
         x, a, b = ctx.saved_tensors
         to_x, to_a, to_b = gradients(_apalu_gradients, grad, x, a, b)
         return to_x, to_a.sum_to_size(a.shape), to_b.sum_to_size(b.shape)
 
 
 def _apalu(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    h = x.clamp(max=0).mul_(.5).tanh_()
+    h = x.clamp(max=0).mul_(0.5).tanh_()
     below = h.div_(1 - h).mul_(2 * b)  # b·expm1, exact near 0, in half of that one's time; and ONNX lacks that one
     positive = x.clamp(min=0)
     return (positive * SCALE).sigmoid_().mul_(a).add_(a).mul_(positive).add_(below)
 
 
-def _apalu_gradients(grad: Tensor, x: Tensor, a: Tensor, b: Tensor) -> Tuple[Tensor, ...]:
+def _apalu_gradients(grad: Tensor, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
     """The gradient to x; grad times x₊·(1 + s) and expm1(x₋).
 
     grad is split in two, each 0 on one side of x = 0. torch.where would take twenty times as long on a CPU.

@@ -1,9 +1,10 @@
 """Compiles ``cpu_kernels.c`` on first use (a second or two, once a machine), loads it, and calls it.
 
 The library lies in ``${XDG_CACHE_HOME:-~/.cache}/apa_mmdet``, under a name made of the source and the processor, or
-in a temporary folder where there is no such place. ``CC`` names the compiler (cc). Nothing depends on it: without a compiler the same results come from
-:mod:`~apa_mmdet.ops.analytic`, several times slower, and a warning says so.
+in a temporary folder where there is no such place. ``CC`` names the compiler (cc). Nothing depends on it: without a
+compiler the same results come from :mod:`~apa_mmdet.ops.analytic`, several times slower, and a warning says so.
 """
+
 import atexit
 import ctypes
 import functools
@@ -16,7 +17,6 @@ import subprocess
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -24,8 +24,19 @@ from torch import Tensor
 from .layout import FORMULAS, SUMS, Arguments, empty_result, in_order_of, layout_of, per_plane, reduce_sums
 
 SOURCE = Path(__file__).with_name('cpu_kernels.c')
-FLAGS = ('-std=gnu11 -O3 -march=native -fopenmp -fPIC -shared -ffp-contract=fast -fno-math-errno -fno-trapping-math '
-         '-fno-signed-zeros -ffinite-math-only').split()
+FLAGS = [
+    '-std=gnu11',
+    '-O3',
+    '-march=native',
+    '-fopenmp',
+    '-fPIC',
+    '-shared',
+    '-ffp-contract=fast',
+    '-fno-math-errno',
+    '-fno-trapping-math',
+    '-fno-signed-zeros',
+    '-ffinite-math-only',
+]
 if platform.machine() in ('x86_64', 'AMD64'):
     FLAGS.append('-mprefer-vector-width=512')
 PIECE = 16384  # elements that a thread handles at a time, and whose sums are made in float32
@@ -62,7 +73,7 @@ def build() -> Path:
     return library
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _folder() -> Path:
     try:
         folder = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'apa_mmdet'
@@ -79,13 +90,15 @@ def _processor() -> bytes:
     """What -march=native depends on: a home folder may be shared by unlike machines."""
     try:
         lines = Path('/proc/cpuinfo').read_text().splitlines()
-        return '\n'.join(sorted({line for line in lines if line.startswith(('flags', 'Features', 'model name'))})).encode()
+        return '\n'.join(
+            sorted({line for line in lines if line.startswith(('flags', 'Features', 'model name'))})
+        ).encode()
     except OSError:
         return ' '.join(platform.uname()).encode()
 
 
-@functools.lru_cache(maxsize=None)
-def load() -> Optional[ctypes.CDLL]:
+@functools.cache
+def load() -> ctypes.CDLL | None:
     """The library, built if need be; None, after a warning, where that cannot be done."""
     try:
         try:
@@ -95,8 +108,11 @@ def load() -> Optional[ctypes.CDLL]:
             library = ctypes.CDLL(str(build()))
     except (OSError, ValueError, subprocess.CalledProcessError) as error:
         reason = (getattr(error, 'stderr', None) or b'').decode(errors='replace').strip() or str(error)
-        warnings.warn('apa_mmdet: the fast CPU kernels could not be built, so APA and AGLU run in plain PyTorch on the '
-                      f'CPU, several times slower. Install gcc or name a compiler with CC. Reason: {reason[:500]}')
+        warnings.warn(
+            'apa_mmdet: the fast CPU kernels could not be built, so APA and AGLU run in plain PyTorch on the '
+            f'CPU, several times slower. Install gcc or name a compiler with CC. Reason: {reason[:500]}',
+            stacklevel=2,
+        )
         return None
     library.apa_forward.restype = library.apa_backward.restype = None
     return library
@@ -111,8 +127,9 @@ def forward(formula: str, args: Arguments) -> Tensor:
     work = out if out.dtype == torch.float32 else torch.empty_like(out, dtype=torch.float32)
     x, residual = (t if t is None else in_order_of(out, t).float() for t in (args.x, args.residual))
     shape, parameters, _keep = _describe(out, args)
-    load().apa_forward(FORMULAS.index(formula), ctypes.byref(shape), ctypes.byref(parameters), _at(x), _at(residual),
-                       _at(work))
+    load().apa_forward(
+        FORMULAS.index(formula), ctypes.byref(shape), ctypes.byref(parameters), _at(x), _at(residual), _at(work)
+    )
     return out if work is out else out.copy_(work)
 
 
@@ -127,27 +144,47 @@ def backward(formula: str, grad: Tensor, args: Arguments) -> Arguments:
         sums = x.new_zeros(shape.images, pieces, len(SUMS), shape.channels)
     else:
         sums = x.new_zeros(shape.images, shape.channels, pieces, len(SUMS)).permute(0, 2, 3, 1)
-    load().apa_backward(FORMULAS.index(formula), ctypes.byref(shape), ctypes.byref(parameters), _at(grad), _at(x),
-                        _at(residual), _at(grad_x), _at(grad_residual), _at(sums))
+    load().apa_backward(
+        FORMULAS.index(formula),
+        ctypes.byref(shape),
+        ctypes.byref(parameters),
+        _at(grad),
+        _at(x),
+        _at(residual),
+        _at(grad_x),
+        _at(grad_residual),
+        _at(sums),
+    )
     *planes, lambda_, kappa = sums.sum(1, dtype=torch.float64).unbind(1)
     scale, shift, residual_scale, lambda_, kappa = reduce_sums(
-        [*planes, lambda_ / args.lambda_.square(), kappa / args.lambda_], args)
+        [*planes, lambda_ / args.lambda_.square(), kappa / args.lambda_], args
+    )
     return Arguments(
-        to_x if grad_x is to_x else to_x.copy_(grad_x), lambda_, kappa, scale, shift,
-        None if residual is None else grad_residual.to(args.residual.dtype), residual_scale)
+        to_x if grad_x is to_x else to_x.copy_(grad_x),
+        lambda_,
+        kappa,
+        scale,
+        shift,
+        None if residual is None else grad_residual.to(args.residual.dtype),
+        residual_scale,
+    )
 
 
-def _describe(result: Tensor, args: Arguments) -> Tuple[Shape, Parameters, list]:
+def _describe(result: Tensor, args: Arguments) -> tuple[Shape, Parameters, list]:
     """The two structures, and the tensors that they point into."""
     layout = layout_of(result, args)
     piece = max(ROWS, PIECE // layout.channels) if layout.channels_last and layout.channels else PIECE
     shape = Shape(*layout[:3], piece, layout.channels_last, torch.get_num_threads())
-    planes = [per_plane(parameter, layout, default, result) for parameter, default in (
-        (args.scale, 1.), (args.shift, 0.), (args.residual_scale, 1.))]
+    planes = [
+        per_plane(parameter, layout, default, result)
+        for parameter, default in ((args.scale, 1.0), (args.shift, 0.0), (args.residual_scale, 1.0))
+    ]
     if args.per_image:
         planes = [parameter.expand(layout.images, -1).contiguous() for parameter in planes]
-    curve = [per_plane(parameter, layout, 1., result) for parameter in (
-        args.lambda_, args.lambda_.reciprocal(), args.lambda_.log(), args.kappa)]
+    curve = [
+        per_plane(parameter, layout, 1.0, result)
+        for parameter in (args.lambda_, args.lambda_.reciprocal(), args.lambda_.log(), args.kappa)
+    ]
     if (args.lambda_ + args.kappa).isnan().any():  # the kernels know NaN by z alone
         planes[1] = torch.where((curve[0] + curve[3]).isnan(), torch.nan, planes[1]).contiguous()
     image_step = layout.channels if args.per_image else 0
@@ -155,5 +192,5 @@ def _describe(result: Tensor, args: Arguments) -> Tuple[Shape, Parameters, list]
     return shape, parameters, [*planes, *curve]
 
 
-def _at(tensor: Optional[Tensor]) -> Optional[ctypes.c_void_p]:
+def _at(tensor: Tensor | None) -> ctypes.c_void_p | None:
     return None if tensor is None else ctypes.c_void_p(tensor.data_ptr())

@@ -1,9 +1,10 @@
 """Elementwise functions with parameters per channel: values, and gradients derived by hand, in plain PyTorch.
 
-A function is given as one on tensors that broadcast. It goes over large tensors block by block, so that its intermediate results
-stay small, on a CPU in the cache; what autograd keeps is up to the caller.
+A function is given as one on tensors that broadcast. It goes over large tensors block by block, so that its
+intermediate results stay small, on a CPU in the cache; what autograd keeps is up to the caller.
 """
-from typing import Callable, Iterator, List, Sequence, Tuple
+
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ BLOCK = 1 << 16  # elements handled at a time on a CPU: the temporaries of one b
 DEVICE_BLOCK = 1 << 22  # on others, which want large steps: the temporaries take 16 MiB each at most
 
 
-def parameters_of(x: Tensor, **parameters: Tensor) -> List[Tensor]:
+def parameters_of(x: Tensor, **parameters: Tensor) -> list[Tensor]:
     """The parameters in the dtype that ``x`` is computed in, of shape (), (C,) or (N, C).
 
     Raises:
@@ -32,9 +33,11 @@ def parameters_of(x: Tensor, **parameters: Tensor) -> List[Tensor]:
             parameter = parameter.reshape(())
         elif parameter.shape != (x.shape[1:2] if parameter.dim() == 1 else x.shape[:2]):
             channels = x.shape[1] if x.dim() > 1 else 1
-            raise ValueError(f'{name} has shape {tuple(parameter.shape)}, but an input of shape {tuple(x.shape)} has '
-                             f'{channels} channels: give one value, one per channel (dimension 1), (C,), or one per '
-                             'image and channel, (N, C)')
+            raise ValueError(
+                f'{name} has shape {tuple(parameter.shape)}, but an input of shape {tuple(x.shape)} has '
+                f'{channels} channels: give one value, one per channel (dimension 1), (C,), or one per '
+                'image and channel, (N, C)'
+            )
         shaped.append(parameter.to(compute_dtype(x.dtype)))
     return shaped
 
@@ -56,8 +59,9 @@ def value(function: Callable[..., Tensor], x: Tensor, *parameters: Tensor) -> Te
     return out
 
 
-def gradients(function: Callable[..., Tuple[Tensor, ...]], grad: Tensor, x: Tensor,
-              *parameters: Tensor) -> List[Tensor]:
+def gradients(
+    function: Callable[..., tuple[Tensor, ...]], grad: Tensor, x: Tensor, *parameters: Tensor
+) -> list[Tensor]:
     """``function(grad, x, *parameters)``: its first result as it is, the others summed over positions.
 
     A sum is of shape (N, C), or (1, C) where no parameter differs between images, or without C where none does between
@@ -104,18 +108,20 @@ def _blocks(tensors: Sequence[Tensor], parameters: Sequence[Tensor]) -> Iterator
     rows = max(1, block // views[0][0].numel())  # whole ones, or pieces of one
     positions = max(1, block // views[0].shape[2])
     for part, cut in enumerate(zip(*(t.split(rows) for t in (*views, *spread)))):
-        for pieces in zip(*(view.split(positions, 1) for view in cut[:len(views)])):
-            yield part, *pieces, *cut[len(views):]
+        for pieces in zip(*(view.split(positions, 1) for view in cut[: len(views)])):
+            yield part, *pieces, *cut[len(views) :]
 
 
-def _as_rows(tensors: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tuple[List[Tensor], List[Tensor]]:
+def _as_rows(tensors: Sequence[Tensor], parameters: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """Views (rows, positions, channels), in the order of memory, and parameters that are constant over positions."""
     shape, numel = tensors[0].shape, tensors[0].numel()
     if not any(p.dim() for p in parameters):
         return ([t.as_strided((1, numel, 1), (numel, 1, 1)) for t in tensors], [p.expand(1, 1, 1) for p in parameters])
     if len(shape) > 2 and tensors[0].is_contiguous():
-        return ([t.flatten(2).flatten(0, 1)[..., None] for t in tensors],
-                [p.expand(shape[:2]).reshape(-1, 1, 1) for p in parameters])
+        return (
+            [t.flatten(2).flatten(0, 1)[..., None] for t in tensors],
+            [p.expand(shape[:2]).reshape(-1, 1, 1) for p in parameters],
+        )
     views = [t.movedim(1, -1).flatten(1, -2) if len(shape) > 2 else t[:, None] for t in tensors]  # channels innermost
     if any(p.dim() > 1 for p in parameters):
         return views, [p.expand(shape[:2])[:, None] for p in parameters]

@@ -1,5 +1,7 @@
 """What the backends are given, and how the elements of a tensor lie in memory."""
-from typing import NamedTuple, Optional, Sequence, Tuple
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,18 +18,21 @@ class Arguments(NamedTuple):
     scale, shift, residual_scale: None, or shape (N, C) or (1, C). Neither or both of scale and shift are given.
     residual: None, or of the shape of ``x``.
     """
+
     x: Tensor
     lambda_: Tensor
     kappa: Tensor
-    scale: Optional[Tensor] = None
-    shift: Optional[Tensor] = None
-    residual: Optional[Tensor] = None
-    residual_scale: Optional[Tensor] = None
+    scale: Tensor | None = None
+    shift: Tensor | None = None
+    residual: Tensor | None = None
+    residual_scale: Tensor | None = None
 
     @property
     def per_channel(self) -> bool:
-        return any(t is not None and t.dim() > 0
-                   for t in (self.lambda_, self.kappa, self.scale, self.shift, self.residual_scale))
+        return any(
+            t is not None and t.dim() > 0
+            for t in (self.lambda_, self.kappa, self.scale, self.shift, self.residual_scale)
+        )
 
     @property
     def per_image(self) -> bool:
@@ -39,6 +44,7 @@ class Layout(NamedTuple):
 
     Where no parameter differs between channels, all elements are positions of a single one.
     """
+
     images: int
     channels: int
     positions: int
@@ -89,7 +95,7 @@ def against(x: Tensor, parameter: Tensor) -> Tensor:
     return parameter.reshape(*parameter.shape, *[1] * (x.dim() - 2)) if parameter.dim() else parameter
 
 
-def per_plane(parameter: Optional[Tensor], layout: Layout, default: float, like: Tensor) -> Tensor:
+def per_plane(parameter: Tensor | None, layout: Layout, default: float, like: Tensor) -> Tensor:
     """A parameter (or its ``default``) as contiguous (1, C) or (N, C), C being the layout's channel count."""
     if parameter is None:
         return like.new_full((1, layout.channels), default, dtype=compute_dtype(like.dtype))
@@ -98,14 +104,14 @@ def per_plane(parameter: Optional[Tensor], layout: Layout, default: float, like:
     return parameter.expand(layout.channels)[None].contiguous()
 
 
-def reduce_sums(sums: Sequence[Optional[Tensor]], args: Arguments) -> Tuple[Optional[Tensor], ...]:
-    """From sums over positions, (images, channels) for each of SUMS, the gradients; None where there is no parameter."""
+def reduce_sums(sums: Sequence[Tensor | None], args: Arguments) -> tuple[Tensor | None, ...]:
+    """Gradients, from sums over positions, (images, channels) for each of SUMS; None where there is no parameter."""
     gradients = []
     for name, total in zip(SUMS, sums):
         parameter = getattr(args, name)
         if parameter is None:
             gradients.append(None)
             continue
-        shape = parameter.shape if parameter.dim() == 2 else (1, ) * (2 - parameter.dim()) + parameter.shape
+        shape = parameter.shape if parameter.dim() == 2 else (1,) * (2 - parameter.dim()) + parameter.shape
         gradients.append(total.sum_to_size(shape).view(parameter.shape).to(parameter.dtype))
     return tuple(gradients)

@@ -3,9 +3,10 @@
 Registered, they are one node each to torch.compile and torch.export; the shape functions stand for them where there is
 no data. This is the one place that picks a backend.
 """
+
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Dict, Iterator, List, Optional
 
 import torch
 from torch import Tensor
@@ -22,10 +23,10 @@ except ImportError:  # Triton is there where torch has CUDA; a CPU can do withou
     triton_kernels = None
 
 _backends = dict(triton=triton_kernels, cpu=cpu_kernels, analytic=analytic)  # the first that serves computes
-_chosen: List[str] = []
+_chosen: list[str] = []
 
 
-def backends() -> Dict[str, ModuleType]:
+def backends() -> dict[str, ModuleType]:
     """The modules that can compute here, by name."""
     there = dict(triton=triton_kernels is not None, cpu=cpu_kernels.load() is not None, analytic=True)
     return {name: module for name, module in _backends.items() if there[name]}
@@ -54,28 +55,29 @@ def _backend(x: Tensor) -> ModuleType:
 
 
 _library = torch.library.Library('apa_mmdet', 'DEF')
-_ARGUMENTS = ('Tensor x, Tensor lambda_, Tensor kappa, Tensor? scale, Tensor? shift, Tensor? residual, '
-              'Tensor? residual_scale')
+_ARGUMENTS = (
+    'Tensor x, Tensor lambda_, Tensor kappa, Tensor? scale, Tensor? shift, Tensor? residual, Tensor? residual_scale'
+)
 _library.define(f'parametric(str formula, {_ARGUMENTS}) -> Tensor')
 _library.define(f'parametric_backward(str formula, Tensor grad, {_ARGUMENTS}) -> Tensor[]')
 
 
-def _forward(formula: str, *args: Optional[Tensor]) -> Tensor:
+def _forward(formula: str, *args: Tensor | None) -> Tensor:
     args = Arguments(*args)
     return _backend(args.x).forward(formula, args)
 
 
-def _backward(formula: str, grad: Tensor, *args: Optional[Tensor]) -> List[Tensor]:
+def _backward(formula: str, grad: Tensor, *args: Tensor | None) -> list[Tensor]:
     args = Arguments(*args)
     return [t for t in _backend(args.x).backward(formula, grad, args) if t is not None]
 
 
-def _shape_of_forward(formula: str, *args: Optional[Tensor]) -> Tensor:
+def _shape_of_forward(formula: str, *args: Tensor | None) -> Tensor:
     args = Arguments(*args)
     return empty_result(args.x, args.per_channel)
 
 
-def _shape_of_backward(formula: str, grad: Tensor, *args: Optional[Tensor]) -> List[Tensor]:
+def _shape_of_backward(formula: str, grad: Tensor, *args: Tensor | None) -> list[Tensor]:
     args = Arguments(*args)
     like = empty_result(args.x, args.per_channel)
     residual = None if args.residual is None else torch.empty_like(like, dtype=args.residual.dtype)
@@ -91,9 +93,9 @@ class Parametric(Function):
     """Keeps its arguments, and nothing else, for backward; the residual as a recipe where it comes with one."""
 
     @staticmethod
-    def forward(ctx, formula: str, *args: Optional[Tensor]) -> Tensor:
+    def forward(ctx, formula: str, *args: Tensor | None) -> Tensor:
         ctx.formula = formula
-        ctx.recipe: Optional[Recipe] = recipe_of(args[5])
+        ctx.recipe: Recipe | None = recipe_of(args[5])
         ctx.save_for_backward(*args[:5], None if ctx.recipe else args[5], args[6])
         with torch._C._AutoDispatchBelowAutograd():
             return torch.ops.apa_mmdet.parametric(formula, *args)
@@ -110,7 +112,7 @@ class Parametric(Function):
         return None, *(None if arg is None else next(gradients) for arg in args)
 
 
-def _differentiable(formula: str, *args: Optional[Tensor]) -> Tensor:
+def _differentiable(formula: str, *args: Tensor | None) -> Tensor:
     return Parametric.apply(formula, *args)
 
 

@@ -5,7 +5,8 @@ arguments are kept as well: the same numbers twice. A recipe, attached to the re
 :func:`keep_recipe` calls a module that then keeps the recipe. A residual that has a recipe is kept as one too, so
 of a residual network only the results of convolutions remain.
 """
-from typing import Callable, Optional
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -13,13 +14,13 @@ from torch.autograd.graph import saved_tensors_hooks
 
 
 class Recipe:
-    """Computes the operator's ``result`` again from its arguments, once; it lives as long as somebody needs the recipe."""
+    """Computes the operator's ``result`` again from its arguments, once; lives as long as somebody needs the recipe."""
 
-    def __init__(self, result: Tensor, formula: str, *args: Optional[Tensor]) -> None:
+    def __init__(self, result: Tensor, formula: str, *args: Tensor | None) -> None:
         self.formula = formula
         self.args = [recipe_of(arg) or (arg if arg is None else arg.detach()) for arg in args]
         self.version = result._version
-        self.result: Optional[Tensor] = None
+        self.result: Tensor | None = None
 
     def __call__(self) -> Tensor:
         if self.result is None:
@@ -33,13 +34,13 @@ class Recipe:
         return type(None), ()  # a tensor that is written to a file leaves its recipe behind
 
 
-def recipe_of(tensor: Optional[Tensor]) -> Optional[Recipe]:
+def recipe_of(tensor: Tensor | None) -> Recipe | None:
     """None as well where the tensor has been changed in place since."""
     recipe = getattr(tensor, '_apa_recipe', None)
     return recipe if recipe is not None and recipe.version == tensor._version else None
 
 
-def attach_recipe(result: Tensor, formula: str, *args: Optional[Tensor]) -> Tensor:
+def attach_recipe(result: Tensor, formula: str, *args: Tensor | None) -> Tensor:
     """``result``, the operator's from these arguments, with a recipe if it takes part in a backward."""
     if result.requires_grad:
         result._apa_recipe = Recipe(result, formula, *args)
@@ -61,8 +62,10 @@ def keep_recipe(module: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
             return kept()
         tensor, version = kept
         if tensor._version != version:
-            raise RuntimeError('one of the variables needed for gradient computation has been modified by an inplace '
-                               f'operation: a tensor of shape {tuple(tensor.shape)} that {type(module).__name__} kept')
+            raise RuntimeError(
+                'one of the variables needed for gradient computation has been modified by an inplace '
+                f'operation: a tensor of shape {tuple(tensor.shape)} that {type(module).__name__} kept'
+            )
         return tensor
 
     with saved_tensors_hooks(pack, unpack):

@@ -3,13 +3,14 @@
 Exact in float64 for moderate arguments; in float32 ∂/∂λ cancels for small λ·exp(−κz) and the exponential
 overflows below κz = −88, which is what :mod:`~apa_mmdet.ops.analytic` mends.
 """
+
 import torch
 from torch import Tensor
 
 
 def apa(z: Tensor, lambda_: Tensor, kappa: Tensor) -> Tensor:
     """``(λ·exp(−κz) + 1)^(−1/λ)``, equation 3 of arXiv:2407.08567."""
-    return (lambda_ * torch.exp(-kappa * z) + 1)**(-1 / lambda_)
+    return (lambda_ * torch.exp(-kappa * z) + 1) ** (-1 / lambda_)
 
 
 def aglu(z: Tensor, lambda_: Tensor, kappa: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 With L = softplus(log λ − κz): −log APA = L/λ, which overflows nowhere. ONNX has every operator used here.
 """
+
 from torch import Tensor
 from torch.nn.functional import softplus
 

@@ -17,10 +17,12 @@ Memory is to be the limit. In half precision an H200 moves an element of the for
 instructions, one of the backward pass in that of 45 to 50; the kernels take 25 and 48. Hence the polynomial and the
 powers of 2, which are one instruction each, in place of logarithms, divisions (7) and powers of e (5).
 """
+
 import functools
 import warnings
+from collections.abc import Sequence
 from math import gcd
-from typing import List, NamedTuple, Optional, Sequence
+from typing import NamedTuple
 
 import torch
 import triton
@@ -100,8 +102,9 @@ def times_log2_e(x):
 
 
 @triton.jit
-def plane_terms(lambda_ptr, kappa_ptr, channel, there, LAMBDA_PER_CHANNEL: tl.constexpr,
-                KAPPA_PER_CHANNEL: tl.constexpr):
+def plane_terms(
+    lambda_ptr, kappa_ptr, channel, there, LAMBDA_PER_CHANNEL: tl.constexpr, KAPPA_PER_CHANNEL: tl.constexpr
+):
     """λ, 1/λ, log2(e)/λ, log λ, κ and κ·log2(e)."""
     if LAMBDA_PER_CHANNEL:
         lambda_ = tl.load(lambda_ptr + channel, mask=there, other=1.0)
@@ -117,8 +120,18 @@ def plane_terms(lambda_ptr, kappa_ptr, channel, there, LAMBDA_PER_CHANNEL: tl.co
 
 
 @triton.jit
-def place(program, inner, outer, blocks, spans, tiles, CHANNELS_LAST: tl.constexpr, UNIT: tl.constexpr,
-          BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr):
+def place(
+    program,
+    inner,
+    outer,
+    blocks,
+    spans,
+    tiles,
+    CHANNELS_LAST: tl.constexpr,
+    UNIT: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+):
     """What a program handles: image, span, channels (BLOCK_C, 1), how many channels and positions there are in all,
     the first position of its own, and its number of tiles. All that goes into offsets has 64 bits.
 
@@ -156,17 +169,40 @@ def offset_of(image, channel, position, channels, positions, CHANNELS_LAST: tl.c
 
 
 @triton.jit(do_not_specialize=NUMBERS)
-def forward_kernel(x_ptr, residual_ptr, out_ptr, lambda_ptr, kappa_ptr, scale_ptr, shift_ptr, residual_scale_ptr,
-                   scale_step, shift_step, residual_scale_step, inner, outer, blocks, spans, tiles,
-                   FORMULA: tl.constexpr, LAMBDA_PER_CHANNEL: tl.constexpr, KAPPA_PER_CHANNEL: tl.constexpr,
-                   CHANNELS_LAST: tl.constexpr, UNIT: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr):
+def forward_kernel(
+    x_ptr,
+    residual_ptr,
+    out_ptr,
+    lambda_ptr,
+    kappa_ptr,
+    scale_ptr,
+    shift_ptr,
+    residual_scale_ptr,
+    scale_step,
+    shift_step,
+    residual_scale_step,
+    inner,
+    outer,
+    blocks,
+    spans,
+    tiles,
+    FORMULA: tl.constexpr,
+    LAMBDA_PER_CHANNEL: tl.constexpr,
+    KAPPA_PER_CHANNEL: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    UNIT: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+):
     """The ``_step`` are from image to image. A pointer is None where the tensor is."""
     COMPUTE: tl.constexpr = lambda_ptr.dtype.element_ty
     image, span, channel, channels, positions, first, count = place(
-        tl.program_id(0), inner, outer, blocks, spans, tiles, CHANNELS_LAST, UNIT, BLOCK_C, BLOCK_S)
+        tl.program_id(0), inner, outer, blocks, spans, tiles, CHANNELS_LAST, UNIT, BLOCK_C, BLOCK_S
+    )
     there = channel < channels
     lambda_, inverse, inverse_2, log_lambda, kappa, kappa_2 = plane_terms(
-        lambda_ptr, kappa_ptr, channel, there, LAMBDA_PER_CHANNEL, KAPPA_PER_CHANNEL)
+        lambda_ptr, kappa_ptr, channel, there, LAMBDA_PER_CHANNEL, KAPPA_PER_CHANNEL
+    )
     if scale_ptr is not None:
         scale = tl.load(scale_ptr + image * scale_step + channel, mask=there, other=0.0)
         shift = tl.load(shift_ptr + image * shift_step + channel, mask=there, other=0.0)
@@ -196,19 +232,44 @@ def forward_kernel(x_ptr, residual_ptr, out_ptr, lambda_ptr, kappa_ptr, scale_pt
 
 
 @triton.jit(do_not_specialize=NUMBERS)
-def backward_kernel(grad_ptr, x_ptr, residual_ptr, grad_x_ptr, grad_residual_ptr, partials_ptr,
-                    lambda_ptr, kappa_ptr, scale_ptr, shift_ptr, residual_scale_ptr,
-                    scale_step, shift_step, residual_scale_step, inner, outer, blocks, spans, tiles,
-                    FORMULA: tl.constexpr, LAMBDA_PER_CHANNEL: tl.constexpr, KAPPA_PER_CHANNEL: tl.constexpr,
-                    CHANNELS_LAST: tl.constexpr, UNIT: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr,
-                    ROWS: tl.constexpr):
+def backward_kernel(
+    grad_ptr,
+    x_ptr,
+    residual_ptr,
+    grad_x_ptr,
+    grad_residual_ptr,
+    partials_ptr,
+    lambda_ptr,
+    kappa_ptr,
+    scale_ptr,
+    shift_ptr,
+    residual_scale_ptr,
+    scale_step,
+    shift_step,
+    residual_scale_step,
+    inner,
+    outer,
+    blocks,
+    spans,
+    tiles,
+    FORMULA: tl.constexpr,
+    LAMBDA_PER_CHANNEL: tl.constexpr,
+    KAPPA_PER_CHANNEL: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    UNIT: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    ROWS: tl.constexpr,
+):
     """``partials``: (images, spans, ROWS, channels), the sums of :data:`STORED`. What is masked adds 0: its grad is."""
     COMPUTE: tl.constexpr = lambda_ptr.dtype.element_ty
     image, span, channel, channels, positions, first, count = place(
-        tl.program_id(0), inner, outer, blocks, spans, tiles, CHANNELS_LAST, UNIT, BLOCK_C, BLOCK_S)
+        tl.program_id(0), inner, outer, blocks, spans, tiles, CHANNELS_LAST, UNIT, BLOCK_C, BLOCK_S
+    )
     there = channel < channels
     lambda_, inverse, inverse_2, log_lambda, kappa, kappa_2 = plane_terms(
-        lambda_ptr, kappa_ptr, channel, there, LAMBDA_PER_CHANNEL, KAPPA_PER_CHANNEL)
+        lambda_ptr, kappa_ptr, channel, there, LAMBDA_PER_CHANNEL, KAPPA_PER_CHANNEL
+    )
     to_lambda = tl.zeros([BLOCK_C, BLOCK_S], COMPUTE)
     to_kappa = tl.zeros([BLOCK_C, BLOCK_S], COMPUTE)
     if scale_ptr is not None:
@@ -277,6 +338,7 @@ def backward_kernel(grad_ptr, x_ptr, residual_ptr, grad_x_ptr, grad_residual_ptr
 
 class Tiling(NamedTuple):
     """For each image ``blocks`` x ``spans`` programs: one handles ``tiles`` tiles, which follow each other."""
+
     block_c: int
     block_s: int
     blocks: int
@@ -319,15 +381,18 @@ def serves(x: Tensor) -> bool:
     return x.is_cuda and x.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64) and works(x.device)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def works(device: torch.device) -> bool:
     """Whether Triton can build and run on this device: it needs a C compiler and a GPU it knows. If not, a warning."""
     one = torch.ones((), device=device)
     try:
         forward('aglu', Arguments(one, one, one))
     except Exception as error:  # of Triton's own kinds, of the compiler's, of the driver's
-        warnings.warn('apa_mmdet: the GPU kernels could not be built, so APA and AGLU run in plain PyTorch on the GPU, '
-                      f'slower and with more memory in passing. Reason: {type(error).__name__}: {str(error)[:500]}')
+        warnings.warn(
+            'apa_mmdet: the GPU kernels could not be built, so APA and AGLU run in plain PyTorch on the GPU, '
+            f'slower and with more memory in passing. Reason: {type(error).__name__}: {str(error)[:500]}',
+            stacklevel=2,
+        )
         return False
     return True
 
@@ -348,19 +413,33 @@ def backward(formula: str, grad: Tensor, args: Arguments) -> Arguments:
     tiling = tiling_of(layout, BACKWARD_TILE)
     rows = [name for name in STORED if getattr(args, name) is not None]
     partials = args.lambda_.new_empty(layout.images, tiling.spans, len(rows), layout.channels)
-    _launch(backward_kernel, (grad, x, residual, grad_x, grad_residual, partials), formula, args, layout, tiling,
-            ROWS=len(rows))
+    _launch(
+        backward_kernel,
+        (grad, x, residual, grad_x, grad_residual, partials),
+        formula,
+        args,
+        layout,
+        tiling,
+        ROWS=len(rows),
+    )
     sums = {name: partials[:, :, i].sum(1) for i, name in enumerate(rows)}  # no views: results may not share memory
     scale, shift, residual_scale, lambda_, kappa = reduce_sums([sums.get(name) for name in SUMS], args)
     return Arguments(grad_x, lambda_, kappa, scale, shift, grad_residual, residual_scale)
 
 
-def _in_order_of(result: Tensor, *tensors: Optional[Tensor]) -> List[Optional[Tensor]]:
+def _in_order_of(result: Tensor, *tensors: Tensor | None) -> list[Tensor | None]:
     return [t if t is None else in_order_of(result, t) for t in tensors]
 
 
-def _launch(kernel, tensors: Sequence[Optional[Tensor]], formula: str, args: Arguments, layout: Layout, tiling: Tiling,
-            **constants: int) -> None:
+def _launch(
+    kernel,
+    tensors: Sequence[Tensor | None],
+    formula: str,
+    args: Arguments,
+    layout: Layout,
+    tiling: Tiling,
+    **constants: int,
+) -> None:
     """Start the programs of ``tiling``, with ``tensors`` and what the kernels have in common."""
     programs = layout.images * tiling.blocks * tiling.spans
     if programs == 0:
@@ -373,8 +452,23 @@ def _launch(kernel, tensors: Sequence[Optional[Tensor]], formula: str, args: Arg
         inner, outer = outer, inner
     unit = gcd(inner, WIDEST_LOAD)
     with torch.cuda.device_of(args.x):
-        kernel[(programs, )](
-            *tensors, *parameters, *steps, inner // unit, outer, tiling.blocks, tiling.spans, tiling.tiles,
-            FORMULA=formula, LAMBDA_PER_CHANNEL=args.lambda_.dim() > 0, KAPPA_PER_CHANNEL=args.kappa.dim() > 0,
-            CHANNELS_LAST=layout.channels_last, UNIT=unit, BLOCK_C=tiling.block_c, BLOCK_S=tiling.block_s,
-            num_warps=WARPS, **constants, **OPTIONS)
+        kernel[(programs,)](
+            *tensors,
+            *parameters,
+            *steps,
+            inner // unit,
+            outer,
+            tiling.blocks,
+            tiling.spans,
+            tiling.tiles,
+            FORMULA=formula,
+            LAMBDA_PER_CHANNEL=args.lambda_.dim() > 0,
+            KAPPA_PER_CHANNEL=args.kappa.dim() > 0,
+            CHANNELS_LAST=layout.channels_last,
+            UNIT=unit,
+            BLOCK_C=tiling.block_c,
+            BLOCK_S=tiling.block_s,
+            num_warps=WARPS,
+            **constants,
+            **OPTIONS,
+        )

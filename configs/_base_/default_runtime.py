@@ -5,4 +5,5 @@ default_hooks = dict(
     checkpoint=dict(type='SafeCheckpointHook'),
     resume=dict(type='ExactResumeHook'),
     finite=dict(type='SkipNonFiniteHook'),
-    activations=dict(type='ActivationHealthHook'))
+    activations=dict(type='ActivationHealthHook'),
+)

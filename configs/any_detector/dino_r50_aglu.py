@@ -5,4 +5,5 @@ model = dict(
     type='SwapActivations',
     module=dict(type='DINO'),
     swap=dict(ReLU=dict(type='AGLU')),
-    include=['encoder.*', 'decoder.*'])
+    include=['encoder.*', 'decoder.*'],
+)

@@ -5,4 +5,5 @@ custom_imports = dict(imports=['apa_mmdet'], allow_failed_imports=False)
 model = dict(
     type='SwapActivations',
     module=dict(type='FasterRCNN'),
-    swap=dict(ReLU=dict(type='AGLU', lambda_init=(1., 1.), kappa_init=(10., 10.))))
+    swap=dict(ReLU=dict(type='AGLU', lambda_init=(1.0, 1.0), kappa_init=(10.0, 10.0))),
+)

@@ -5,6 +5,8 @@ model = dict(
     backbone=dict(
         type='SwapActivations',
         module=dict(type='SwinTransformer'),
-        swap=dict(GELU=dict(type='AGLU', lambda_init=(1., 1.), kappa_init=(1.702, 1.702)))))
+        swap=dict(GELU=dict(type='AGLU', lambda_init=(1.0, 1.0), kappa_init=(1.702, 1.702))),
+    )
+)
 # a weight decay of 0.05 would pull κ to 0, where AGLU is linear
-optim_wrapper = dict(paramwise_cfg=dict(custom_keys=dict(lambda_=dict(decay_mult=0.), kappa=dict(decay_mult=0.))))
+optim_wrapper = dict(paramwise_cfg=dict(custom_keys=dict(lambda_=dict(decay_mult=0.0), kappa=dict(decay_mult=0.0))))

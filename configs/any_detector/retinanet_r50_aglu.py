@@ -6,5 +6,7 @@ model = dict(
     backbone=dict(
         type='SwapActivations',
         module=dict(type='ResNet'),
-        swap=dict(ReLU=dict(type='AGLU', lambda_init=(1., 1.), kappa_init=(10., 10.)))),
-    bbox_head=dict(type='SwapActivations', module=dict(type='RetinaHead'), swap=dict(ReLU=dict(type='AGLU'))))
+        swap=dict(ReLU=dict(type='AGLU', lambda_init=(1.0, 1.0), kappa_init=(10.0, 10.0))),
+    ),
+    bbox_head=dict(type='SwapActivations', module=dict(type='RetinaHead'), swap=dict(ReLU=dict(type='AGLU'))),
+)

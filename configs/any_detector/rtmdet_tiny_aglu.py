@@ -4,6 +4,7 @@ custom_imports = dict(imports=['apa_mmdet'], allow_failed_imports=False)
 model = dict(
     type='SwapActivations',
     module=dict(type='RTMDet'),
-    swap=dict(SiLU=dict(type='AGLU', lambda_init=(1., 1.), kappa_init=(1., 1.))))
+    swap=dict(SiLU=dict(type='AGLU', lambda_init=(1.0, 1.0), kappa_init=(1.0, 1.0))),
+)
 # a weight decay of 0.05 would pull κ to 0, where AGLU is linear
-optim_wrapper = dict(paramwise_cfg=dict(custom_keys=dict(lambda_=dict(decay_mult=0.), kappa=dict(decay_mult=0.))))
+optim_wrapper = dict(paramwise_cfg=dict(custom_keys=dict(lambda_=dict(decay_mult=0.0), kappa=dict(decay_mult=0.0))))

@@ -1,5 +1,7 @@
 # Faster R-CNN SE-R50 with AGLU and APA on COCO, 12 epochs.
 _base_ = [
-    '../_base_/models/faster_rcnn_se_r50_fpn.py', 'mmdet::_base_/datasets/coco_detection.py',
-    'mmdet::_base_/schedules/schedule_1x.py', '../_base_/default_runtime.py'
+    '../_base_/models/faster_rcnn_se_r50_fpn.py',
+    'mmdet::_base_/datasets/coco_detection.py',
+    'mmdet::_base_/schedules/schedule_1x.py',
+    '../_base_/default_runtime.py',
 ]

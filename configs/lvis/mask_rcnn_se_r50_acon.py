@@ -8,5 +8,8 @@ model = dict(
             stem=dict(type='ReLU'),
             conv1=dict(type='ReLU'),
             conv2=dict(type='AconC'),
-            out=dict(type='ReLU')),
-        init_cfg=dict(checkpoint='pretrained/se_resnet50_acon.pth')))
+            out=dict(type='ReLU'),
+        ),
+        init_cfg=dict(checkpoint='pretrained/se_resnet50_acon.pth'),
+    )
+)

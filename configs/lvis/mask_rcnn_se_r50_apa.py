@@ -1,7 +1,9 @@
 # Published on LVIS v1 val: mask AP 29.1, APr 21.6 (arXiv:2407.08567; not reproduced here).
 _base_ = [
-    '../_base_/models/mask_rcnn_se_r50_fpn.py', 'mmdet::_base_/datasets/lvis_v1_instance.py',
-    '../_base_/schedules/lvis_2x.py', '../_base_/default_runtime.py'
+    '../_base_/models/mask_rcnn_se_r50_fpn.py',
+    'mmdet::_base_/datasets/lvis_v1_instance.py',
+    '../_base_/schedules/lvis_2x.py',
+    '../_base_/default_runtime.py',
 ]
 model = dict(
     roi_head=dict(
@@ -13,13 +15,15 @@ model = dict(
                 type='DropLoss',
                 link='gumbel',
                 num_classes=1203,
-                class_frequency='{{ fileDirname }}/../_base_/datasets/lvis_v1_class_frequency.json'),
+                class_frequency='{{ fileDirname }}/../_base_/datasets/lvis_v1_class_frequency.json',
+            ),
             # a class starts at p = exp(−exp(2)) = 6e-4
             init_cfg=[
-                dict(type='Constant', val=0.001, bias=-2., override=dict(name='fc_cls')),
+                dict(type='Constant', val=0.001, bias=-2.0, override=dict(name='fc_cls')),
                 dict(type='Normal', std=0.001, override=dict(name='fc_reg')),
                 dict(type='Xavier', distribution='uniform', override=dict(name='shared_fcs')),
-            ]),
+            ],
+        ),
         mask_head=dict(
             num_classes=1203,
             upsample_cfg=dict(
@@ -29,9 +33,12 @@ model = dict(
                 up_group=1,
                 encoder_kernel=3,
                 encoder_dilation=1,
-                compressed_channels=64),
-            predictor_cfg=dict(type='LearnableNormedConv2d'))),
-    test_cfg=dict(
-        rcnn=dict(score_thr=1e-4, nms=dict(iou_threshold=0.3), max_per_img=300, mask_thr_binary=0.4)))
+                compressed_channels=64,
+            ),
+            predictor_cfg=dict(type='LearnableNormedConv2d'),
+        ),
+    ),
+    test_cfg=dict(rcnn=dict(score_thr=1e-4, nms=dict(iou_threshold=0.3), max_per_img=300, mask_thr_binary=0.4)),
+)
 val_evaluator = dict(type='FastLVISMetric')
 test_evaluator = val_evaluator

@@ -2,4 +2,6 @@
 _base_ = './mask_rcnn_se_r50_acon.py'
 model = dict(
     backbone=dict(
-        act_cfg=dict(conv2=dict(type='MetaAconC')), init_cfg=dict(checkpoint='pretrained/se_resnet50_meta-acon.pth')))
+        act_cfg=dict(conv2=dict(type='MetaAconC')), init_cfg=dict(checkpoint='pretrained/se_resnet50_meta-acon.pth')
+    )
+)

@@ -3,5 +3,7 @@ _base_ = './mask_rcnn_se_r50_apa.py'
 model = dict(
     backbone=dict(
         act_cfg=dict(type='ReLU'),
-        se_cfg=dict(norm_cfg=None, gate_cfg=dict(type='Sigmoid'), dropout=0.),
-        init_cfg=dict(checkpoint='pretrained/se_resnet50_relu_sigmoid.pth')))
+        se_cfg=dict(norm_cfg=None, gate_cfg=dict(type='Sigmoid'), dropout=0.0),
+        init_cfg=dict(checkpoint='pretrained/se_resnet50_relu_sigmoid.pth'),
+    )
+)

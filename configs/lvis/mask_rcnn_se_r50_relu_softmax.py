@@ -4,4 +4,7 @@ model = dict(
     roi_head=dict(
         bbox_head=dict(
             loss_cls=dict(_delete_=True, type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
-            init_cfg=None)))  # mmdet's own
+            init_cfg=None,  # mmdet's own
+        )
+    )
+)

@@ -10,10 +10,10 @@ classes = ('date', 'fig', 'hazelnut')
 model = dict(
     rpn_head=dict(anchor_generator=dict(scales=[8])),
     roi_head=dict(
-        bbox_head=dict(
-            num_classes=len(classes),
-            loss_cls=dict(num_classes=len(classes), class_frequency=annotations)),
-        mask_head=dict(num_classes=len(classes))))
+        bbox_head=dict(num_classes=len(classes), loss_cls=dict(num_classes=len(classes), class_frequency=annotations)),
+        mask_head=dict(num_classes=len(classes)),
+    ),
+)
 
 load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True, with_mask=True)]
 resize = dict(type='Resize', scale=(400, 300), keep_ratio=True)
@@ -22,22 +22,30 @@ dataset = dict(
     data_root=data_root,
     ann_file='trainval.json',
     data_prefix=dict(img='images/'),
-    metainfo=dict(classes=classes))
+    metainfo=dict(classes=classes),
+)
 train_dataloader = dict(
     batch_size=3,
     dataset=dict(
         _delete_=True,
         pipeline=[*load, resize, dict(type='RandomFlip', prob=0.5), dict(type='PackDetInputs')],
-        **dataset))
+        **dataset,
+    ),
+)
 val_dataloader = dict(
     batch_size=3,
     dataset=dict(
         _delete_=True,
         test_mode=True,
-        pipeline=[load[0], resize, load[1], dict(
-            type='PackDetInputs',
-            meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))],
-        **dataset))
+        pipeline=[
+            load[0],
+            resize,
+            load[1],
+            dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
+        ],
+        **dataset,
+    ),
+)
 test_dataloader = val_dataloader
 val_evaluator = dict(_delete_=True, type='CocoMetric', ann_file=annotations, metric=['bbox', 'segm'])
 test_evaluator = val_evaluator

@@ -7,10 +7,7 @@ num_classes = 48
 model = dict(
     backbone=dict(depth=18, frozen_stages=-1, norm_eval=False, init_cfg=None),
     neck=dict(in_channels=[64, 128, 256, 512], out_channels=64),
-    rpn_head=dict(
-        in_channels=64,
-        feat_channels=64,
-        anchor_generator=dict(scales=[4])),  # objects of 16 to 80 pixels
+    rpn_head=dict(in_channels=64, feat_channels=64, anchor_generator=dict(scales=[4])),  # objects of 16 to 80 pixels
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=64),
         bbox_head=dict(
@@ -21,19 +18,23 @@ model = dict(
             loss_cls=dict(
                 num_classes=num_classes,
                 class_frequency='data/tiny_lvis/annotations/lvis_v1_train.json',
-                frequency_threshold=0.0125)),  # ten images: the rare classes
+                frequency_threshold=0.0125,  # ten images: the rare classes
+            ),
+        ),
         mask_roi_extractor=dict(out_channels=64),
         mask_head=dict(
             num_convs=2,
             in_channels=64,
             conv_out_channels=64,
             num_classes=num_classes,
-            upsample_cfg=dict(compressed_channels=16))),
+            upsample_cfg=dict(compressed_channels=16),
+        ),
+    ),
     train_cfg=dict(
-        rpn=dict(sampler=dict(num=64)),
-        rpn_proposal=dict(nms_pre=500, max_per_img=200),
-        rcnn=dict(sampler=dict(num=64))),
-    test_cfg=dict(rpn=dict(nms_pre=300, max_per_img=100), rcnn=dict(score_thr=1e-2, max_per_img=50)))
+        rpn=dict(sampler=dict(num=64)), rpn_proposal=dict(nms_pre=500, max_per_img=200), rcnn=dict(sampler=dict(num=64))
+    ),
+    test_cfg=dict(rpn=dict(nms_pre=300, max_per_img=100), rcnn=dict(score_thr=1e-2, max_per_img=50)),
+)
 
 # data
 data_root = 'data/tiny_lvis/'
@@ -41,35 +42,32 @@ metainfo = dict(
     classes=sorted(
         f'{surface}_{shape}'
         for surface in ('checkered_yellow', 'dotted_blue', 'plain_green', 'plain_purple', 'striped_cyan', 'striped_red')
-        for shape in ('crescent', 'cross', 'disk', 'heart', 'ring', 'square', 'star', 'triangle')))
+        for shape in ('crescent', 'cross', 'disk', 'heart', 'ring', 'square', 'star', 'triangle')
+    )
+)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(type='RandomFlip', prob=0.5),
-    dict(type='PackDetInputs')
+    dict(type='PackDetInputs'),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(160, 160), keep_ratio=True),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(
-        type='PackDetInputs',
-        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))
+    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
 train_dataloader = dict(
     batch_size=8,
     num_workers=1,
     dataset=dict(
         oversample_thr=0.03,
-        dataset=dict(
-            data_root=data_root,
-            metainfo=metainfo,
-            filter_cfg=dict(min_size=1),
-            pipeline=train_pipeline)))
+        dataset=dict(data_root=data_root, metainfo=metainfo, filter_cfg=dict(min_size=1), pipeline=train_pipeline),
+    ),
+)
 val_dataloader = dict(
-    batch_size=8,
-    num_workers=1,
-    dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=test_pipeline))
+    batch_size=8, num_workers=1, dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=test_pipeline)
+)
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/lvis_v1_val.json')
 test_evaluator = val_evaluator
@@ -82,8 +80,8 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', convert_to_iter_based=True, T_max=max_epochs, eta_min_ratio=0.01),
 ]
 optim_wrapper = dict(
-    optimizer=dict(_delete_=True, type='AdamW', lr=8e-4, weight_decay=0.05),
-    clip_grad=dict(max_norm=10.))
+    optimizer=dict(_delete_=True, type='AdamW', lr=8e-4, weight_decay=0.05), clip_grad=dict(max_norm=10.0)
+)
 auto_scale_lr = dict(base_batch_size=8)
 default_hooks = dict(logger=dict(interval=20), checkpoint=dict(max_keep_ckpts=1))
 randomness = dict(seed=0)

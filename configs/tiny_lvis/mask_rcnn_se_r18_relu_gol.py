@@ -1,6 +1,5 @@
 # Baseline: ReLU and sigmoid attention instead of AGLU and APA; the rest as mask_rcnn_se_r18_apa.py.
 _base_ = './mask_rcnn_se_r18_apa.py'
 model = dict(
-    backbone=dict(
-        act_cfg=dict(type='ReLU'),
-        se_cfg=dict(norm_cfg=None, gate_cfg=dict(type='Sigmoid'), dropout=0.)))
+    backbone=dict(act_cfg=dict(type='ReLU'), se_cfg=dict(norm_cfg=None, gate_cfg=dict(type='Sigmoid'), dropout=0.0))
+)

@@ -5,21 +5,28 @@ default_hooks = dict(  # docs/faults.md
     checkpoint=dict(type='SafeCheckpointHook'),
     resume=dict(type='ExactResumeHook'),
     finite=dict(type='SkipNonFiniteHook'),
-    activations=dict(type='ActivationHealthHook'))
+    activations=dict(type='ActivationHealthHook'),
+)
 randomness = dict(seed=0)  # the order of the data, which no epoch tells
 model = dict(
     backbone=dict(type='SEResNet', init_cfg=dict(checkpoint='pretrained/se_resnet50_apa.pth')),
-    roi_head=dict(bbox_head=[
-        dict(
-            type='ManyClassBBoxHead',
-            in_channels=256,
-            fc_out_channels=1024,
-            roi_feat_size=7,
-            num_classes=13204,
-            bbox_coder=dict(
-                type='DeltaXYWHBBoxCoder', target_means=[0., 0., 0., 0.], target_stds=[xy, xy, wh, wh]),
-            reg_class_agnostic=True,
-            cls_predictor_cfg=dict(type='WrappedCauchyLinear'),
-            loss_cls=dict(type='LeanCrossEntropyLoss'),
-            loss_bbox=dict(type='L1Loss', loss_weight=1.0)) for xy, wh in ((0.1, 0.2), (0.05, 0.1), (0.033, 0.067))
-    ]))
+    roi_head=dict(
+        bbox_head=[
+            dict(
+                type='ManyClassBBoxHead',
+                in_channels=256,
+                fc_out_channels=1024,
+                roi_feat_size=7,
+                num_classes=13204,
+                bbox_coder=dict(
+                    type='DeltaXYWHBBoxCoder', target_means=[0.0, 0.0, 0.0, 0.0], target_stds=[xy, xy, wh, wh]
+                ),
+                reg_class_agnostic=True,
+                cls_predictor_cfg=dict(type='WrappedCauchyLinear'),
+                loss_cls=dict(type='LeanCrossEntropyLoss'),
+                loss_bbox=dict(type='L1Loss', loss_weight=1.0),
+            )
+            for xy, wh in ((0.1, 0.2), (0.05, 0.1), (0.033, 0.067))
+        ]
+    ),
+)

@@ -5,7 +5,8 @@ default_hooks = dict(  # docs/faults.md
     checkpoint=dict(type='SafeCheckpointHook'),
     resume=dict(type='ExactResumeHook'),
     finite=dict(type='SkipNonFiniteHook'),
-    activations=dict(type='ActivationHealthHook'))
+    activations=dict(type='ActivationHealthHook'),
+)
 randomness = dict(seed=0)  # the order of the data, which no epoch tells
 model = dict(
     backbone=dict(type='SEResNet', init_cfg=dict(checkpoint='pretrained/se_resnet50_apa.pth')),
@@ -13,4 +14,7 @@ model = dict(
         bbox_head=dict(
             type='ManyClassBBoxHead',
             cls_predictor_cfg=dict(_delete_=True, type='WrappedCauchyLinear'),
-            loss_cls=dict(_delete_=True, type='LeanCrossEntropyLoss'))))
+            loss_cls=dict(_delete_=True, type='LeanCrossEntropyLoss'),
+        )
+    ),
+)

@@ -10,10 +10,13 @@ model = dict(
         num_heads=[4, 8, 16, 32],
         window_size=7,
         drop_path_rate=0.3,
-        act_cfg=dict(type='AGLU', lambda_init=(1., 1.), kappa_init=(1.702, 1.702)),
+        act_cfg=dict(type='AGLU', lambda_init=(1.0, 1.0), kappa_init=(1.702, 1.702)),
         convert_weights=True,
         init_cfg=dict(
             type='Pretrained',
             checkpoint='https://github.com/SwinTransformer/storage/releases/download/v1.0.0/'
-            'swin_base_patch4_window7_224.pth')),
-    neck=dict(in_channels=[128, 256, 512, 1024]))
+            'swin_base_patch4_window7_224.pth',
+        ),
+    ),
+    neck=dict(in_channels=[128, 256, 512, 1024]),
+)

@@ -8,7 +8,8 @@ model = dict(
             type='SingleRoIExtractor',
             roi_layer=dict(type='RoIAlign', output_size=14, sampling_ratio=0),
             out_channels=256,
-            featmap_strides=[4, 8, 16, 32]),
+            featmap_strides=[4, 8, 16, 32],
+        ),
         mask_head=dict(
             type='OptionalMaskHead',
             num_convs=4,
@@ -16,9 +17,12 @@ model = dict(
             conv_out_channels=256,
             num_classes=13204,
             class_agnostic=True,
-            loss_mask=dict(type='CrossEntropyLoss', use_mask=True, loss_weight=1.0))),
+            loss_mask=dict(type='CrossEntropyLoss', use_mask=True, loss_weight=1.0),
+        ),
+    ),
     train_cfg=dict(rcnn=dict(mask_size=28)),
-    test_cfg=dict(rcnn=dict(mask_thr_binary=0.5)))
+    test_cfg=dict(rcnn=dict(mask_thr_binary=0.5)),
+)
 val_evaluator = dict(type='CocoBoxMetric')
 test_evaluator = val_evaluator
 train_pipeline = [
@@ -27,9 +31,11 @@ train_pipeline = [
     dict(
         type='RandomChoiceResize',
         scales=[(1333, 640), (1333, 672), (1333, 704), (1333, 736), (1333, 768), (1333, 800)],
-        keep_ratio=True),
+        keep_ratio=True,
+    ),
     dict(type='RandomFlip', prob=0.5),
-    dict(type='PackDetInputs')
+    dict(type='PackDetInputs'),
 ]
 train_dataloader = dict(
-    dataset=dict(dataset=dict(ann_file='annotations/v3det_2023_v1_train_sam.json', pipeline=train_pipeline)))
+    dataset=dict(dataset=dict(ann_file='annotations/v3det_2023_v1_train_sam.json', pipeline=train_pipeline))
+)

@@ -1,4 +1,5 @@
 """Instances with a box but without a mask: they load, and train the box head alone."""
+
 import numpy as np
 import pytest
 import torch
@@ -15,8 +16,15 @@ from apa_mmdet.models.roi_heads.optional_mask_head import Positives
 SQUARE = [[1, 1, 5, 1, 5, 5, 1, 5]]
 RLE = mask_utils.frPyObjects(SQUARE, 8, 10)[0]
 RLE = dict(size=RLE['size'], counts=RLE['counts'].decode())
-MISSING = [{}, dict(mask=[]), dict(mask=None), dict(mask=[[1, 2, 3, 4]]), dict(mask=[[1, 2, 3, 4, 5]]),
-           dict(mask=dict(size=[8, 10], counts=None)), dict(mask=dict(counts='abc'))]
+MISSING = [
+    {},
+    dict(mask=[]),
+    dict(mask=None),
+    dict(mask=[[1, 2, 3, 4]]),
+    dict(mask=[[1, 2, 3, 4, 5]]),
+    dict(mask=dict(size=[8, 10], counts=None)),
+    dict(mask=dict(counts='abc')),
+]
 
 
 def loaded(masks, **options):
@@ -43,9 +51,12 @@ def test_present_masks_are_those_of_mmdet():
 
 
 def test_crowds_stay_ignored_and_a_mask_of_another_size_is_one_clear_line():
-    results = LoadOptionalMasks(with_bbox=True)(dict(
-        ori_shape=(8, 10), img_path='a.jpg', instances=[dict(bbox=[1, 1, 5, 5], bbox_label=0, ignore_flag=1)]))
-    packed = PackDetInputs(meta_keys=())(dict(RandomFlip(prob=1.)(dict(results, img=np.zeros((8, 10, 3)), img_shape=(8, 10)))))
+    results = LoadOptionalMasks(with_bbox=True)(
+        dict(ori_shape=(8, 10), img_path='a.jpg', instances=[dict(bbox=[1, 1, 5, 5], bbox_label=0, ignore_flag=1)])
+    )
+    packed = PackDetInputs(meta_keys=())(
+        dict(RandomFlip(prob=1.0)(dict(results, img=np.zeros((8, 10, 3)), img_shape=(8, 10))))
+    )
     assert len(packed['data_samples'].ignored_instances) == 1 and len(packed['data_samples'].gt_instances) == 0
     with pytest.raises(ValueError, match=r'a\.jpg: a mask of \[8, 9\] pixels'):
         loaded([dict(mask=dict(RLE, size=[8, 9]))])
@@ -66,8 +77,19 @@ def heads():
     for kind in ('OptionalMaskHead', 'FCNMaskHead'):
         torch.manual_seed(1)
         with DefaultScope.overwrite_default_scope('mmdet'):
-            heads.append(MODELS.build(dict(type=kind, num_convs=1, in_channels=3, conv_out_channels=4, num_classes=9,
-                                           class_agnostic=True, loss_mask=dict(type='CrossEntropyLoss', use_mask=True))))
+            heads.append(
+                MODELS.build(
+                    dict(
+                        type=kind,
+                        num_convs=1,
+                        in_channels=3,
+                        conv_out_channels=4,
+                        num_classes=9,
+                        class_agnostic=True,
+                        loss_mask=dict(type='CrossEntropyLoss', use_mask=True),
+                    )
+                )
+            )
     return heads
 
 
@@ -76,8 +98,10 @@ def batch(masks_of_images, rois):
     samples, truth = [], []
     for masks, indices in zip(masks_of_images, rois):
         truth.append(InstanceData(masks=loaded(masks)['gt_masks']))
-        boxes = torch.tensor([[0., 0., 6., 6.]]).repeat(len(indices), 1) + torch.arange(len(indices))[:, None] * .3
-        samples.append(Positives(boxes, torch.tensor(indices, dtype=torch.long), torch.tensor(indices, dtype=torch.long)))
+        boxes = torch.tensor([[0.0, 0.0, 6.0, 6.0]]).repeat(len(indices), 1) + torch.arange(len(indices))[:, None] * 0.3
+        samples.append(
+            Positives(boxes, torch.tensor(indices, dtype=torch.long), torch.tensor(indices, dtype=torch.long))
+        )
     return samples, truth
 
 

@@ -1,4 +1,5 @@
 """The forms of the tiny LVIS: each read by MMDetection's own class for the data set, and compared with the plan."""
+
 import json
 from collections import Counter
 
@@ -51,8 +52,8 @@ def fill(polygons, finer=16):
     """The pixels of which at least half lies within the polygons."""
     canvas = np.zeros((72 * finer, 96 * finer), np.uint8)
     for polygon in polygons:
-        cv2.fillPoly(canvas, [np.rint(np.reshape(polygon, (-1, 2)) * finer - .5).astype(np.int32)], 1)
-    return canvas.reshape(72, finer, 96, finer).mean((1, 3)) >= .5
+        cv2.fillPoly(canvas, [np.rint(np.reshape(polygon, (-1, 2)) * finer - 0.5).astype(np.int32)], 1)
+    return canvas.reshape(72, finer, 96, finer).mean((1, 3)) >= 0.5
 
 
 @pytest.fixture(scope='module')
@@ -75,11 +76,17 @@ def test_the_pictures_are_the_same_in_every_form(folder, split):
 
 
 @pytest.mark.parametrize('form, reader, num_classes, split, annotations, prefix', READERS)
-def test_mmdet_reads_it_with_the_classes_of_the_data_set(folder, boxes, form, reader, num_classes, split, annotations,
-                                                         prefix):
+def test_mmdet_reads_it_with_the_classes_of_the_data_set(
+    folder, boxes, form, reader, num_classes, split, annotations, prefix
+):
     reader = getattr(datasets, reader)
-    dataset = reader(data_root=str(folder / form), ann_file=f'annotations/{annotations}.json',
-                     data_prefix=dict(img=prefix), pipeline=[], test_mode=True)
+    dataset = reader(
+        data_root=str(folder / form),
+        ann_file=f'annotations/{annotations}.json',
+        data_prefix=dict(img=prefix),
+        pipeline=[],
+        test_mode=True,
+    )
     assert len(dataset.cat_ids) == len(dataset.metainfo['classes']) == num_classes
     if form != 'v3det':  # which reads them from the file of names
         assert dataset.metainfo['classes'] == reader.METAINFO['classes']
@@ -128,9 +135,22 @@ def test_coco_has_its_own_ids(folder):
     ids = {record['name']: record['id'] for record in records}
     assert len(ids) == 80 and min(ids.values()) == 1
     published = {  # those beside the gaps
-        'fire hydrant': 11, 'stop sign': 13, 'giraffe': 25, 'backpack': 27, 'umbrella': 28, 'handbag': 31, 'bottle': 44,
-        'wine glass': 46, 'bed': 65, 'dining table': 67, 'toilet': 70, 'tv': 72, 'refrigerator': 82, 'book': 84,
-        'toothbrush': 90}
+        'fire hydrant': 11,
+        'stop sign': 13,
+        'giraffe': 25,
+        'backpack': 27,
+        'umbrella': 28,
+        'handbag': 31,
+        'bottle': 44,
+        'wine glass': 46,
+        'bed': 65,
+        'dining table': 67,
+        'toilet': 70,
+        'tv': 72,
+        'refrigerator': 82,
+        'book': 84,
+        'toothbrush': 90,
+    }
     assert {name: ids[name] for name in published} == published
     assert [record.get('drawn') for record in records] == [*CATEGORIES, *[None] * 32]
 

@@ -1,4 +1,5 @@
 """The tiny LVIS: its plan at full size, and a small set drawn once and read by LVIS's and MMDetection's own readers."""
+
 import importlib.util
 import json
 import subprocess
@@ -134,6 +135,7 @@ def test_an_image_depends_on_seed_split_and_number_alone(small):
 @pytest.mark.parametrize('split', ['train', 'val'])
 def test_lvis_reads_it(small, split):
     from lvis import LVIS
+
     lvis = LVIS(str(small / 'annotations' / f'lvis_v1_{split}.json'))
     assert len(lvis.get_img_ids()) == SMALL[split]
     assert lvis.get_cat_ids() == list(range(1, 49))
@@ -144,9 +146,15 @@ def test_lvis_reads_it(small, split):
 @pytest.mark.parametrize('split', ['train', 'val'])
 def test_mmdet_reads_it(small, split):
     from mmdet.datasets import LVISV1Dataset
+
     dataset = LVISV1Dataset(
-        data_root=str(small), ann_file=f'annotations/lvis_v1_{split}.json', data_prefix=dict(img=''),
-        metainfo=dict(classes=CATEGORIES), pipeline=[], test_mode=split == 'val')
+        data_root=str(small),
+        ann_file=f'annotations/lvis_v1_{split}.json',
+        data_prefix=dict(img=''),
+        metainfo=dict(classes=CATEGORIES),
+        pipeline=[],
+        test_mode=split == 'val',
+    )
     assert len(dataset) == SMALL[split]
     content = by_image(read(small, split))
     for k in range(len(dataset)):
@@ -248,10 +256,16 @@ def test_tool_makes_it_once_and_says_so(tool, tmp_path):
     assert contents(tmp_path / 'a') == before
 
 
-@pytest.mark.parametrize('form, folder', [
-    ('tiny_lvis', 'tiny_lvis'), ('lvis_v1', 'tiny_lvis_v1'), ('lvis_v0.5', 'tiny_lvis_v0.5'), ('coco', 'tiny_coco'),
-    ('v3det', 'tiny_v3det')
-])
+@pytest.mark.parametrize(
+    'form, folder',
+    [
+        ('tiny_lvis', 'tiny_lvis'),
+        ('lvis_v1', 'tiny_lvis_v1'),
+        ('lvis_v0.5', 'tiny_lvis_v0.5'),
+        ('coco', 'tiny_coco'),
+        ('v3det', 'tiny_v3det'),
+    ],
+)
 def test_tool_puts_each_form_into_a_folder_of_its_own(tool, tmp_path, monkeypatch, form, folder):
     monkeypatch.chdir(tmp_path)
     code, out, _ = tool(*(() if form == 'tiny_lvis' else ('--form', form)), '--train', 1, '--val', 1, '--size', 64)
@@ -324,10 +338,19 @@ def test_a_lost_image_is_made_again(tool, tmp_path):
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize('arguments', [
-    ('--train', 0), ('--val', 0), ('--train', 'many'), ('--size', 63), ('--size', '64x63'), ('--size', '1x2x3'),
-    ('--size', 'x'), ('--seed', -1)
-])
+@pytest.mark.parametrize(
+    'arguments',
+    [
+        ('--train', 0),
+        ('--val', 0),
+        ('--train', 'many'),
+        ('--size', 63),
+        ('--size', '64x63'),
+        ('--size', '1x2x3'),
+        ('--size', 'x'),
+        ('--seed', -1),
+    ],
+)
 def test_bad_options_are_one_clear_line(tool, tmp_path, arguments):
     code, _, err = tool(tmp_path / 'a', *arguments)
     assert code == 2
@@ -343,6 +366,8 @@ def test_bad_arguments(tmp_path, bad):
 
 def test_the_drawing_needs_neither_torch_nor_mmdet():
     folder = Path(tiny_lvis.__file__).parent
-    script = (f'import sys, types; p = types.ModuleType("p"); p.__path__ = [{str(folder)!r}]; sys.modules["p"] = p; '
-              'import p.tiny_lvis; sys.exit(bool({"torch", "mmcv", "mmengine", "mmdet"} & set(sys.modules)))')
+    script = (
+        f'import sys, types; p = types.ModuleType("p"); p.__path__ = [{str(folder)!r}]; sys.modules["p"] = p; '
+        'import p.tiny_lvis; sys.exit(bool({"torch", "mmcv", "mmengine", "mmdet"} & set(sys.modules)))'
+    )
     assert subprocess.run([sys.executable, '-c', script]).returncode == 0

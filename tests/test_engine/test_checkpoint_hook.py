@@ -101,8 +101,7 @@ def test_training_goes_on_past_a_full_disk_and_keeps_the_checkpoint_before(tmp_p
     assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'epoch_1.pth')
     errors = said(tmp_path, 'ERROR')
     assert len(errors) == 2 and 'epoch_2.pth could not be written (File too large, 0.' in errors[0]
-    assert errors[0].endswith(
-        ': the checkpoint before it stays, training goes on and tries again at the next interval')
+    assert errors[0].endswith(': the checkpoint before it stays, training goes on and tries again at the next interval')
     resumed = toy(tmp_path, epochs=4, max_keep_ckpts=1, resume=True, name='resumed')
     resumed.train()
     assert names(tmp_path) == ['epoch_4.pth', 'last_checkpoint'] and resumed.iter == 16
@@ -136,11 +135,11 @@ def test_the_best_checkpoint_stays_until_a_better_one_stands(tmp_path):
             hook.after_val_epoch(runner, dict(acc=accuracy))
         return names(tmp_path)
 
-    assert validated(1, .1) == ['best_acc_epoch_1.pth']
-    assert validated(2, .3, limit=4096) == ['best_acc_epoch_1.pth']
-    assert runner.message_hub.get_info('best_score') == .1, 'a best that could not be kept must not bar a lesser one'
-    assert validated(3, .2) == ['best_acc_epoch_3.pth'] and hook.best_ckpt_path.endswith('epoch_3.pth')
-    assert validated(4, .15) == ['best_acc_epoch_3.pth']
+    assert validated(1, 0.1) == ['best_acc_epoch_1.pth']
+    assert validated(2, 0.3, limit=4096) == ['best_acc_epoch_1.pth']
+    assert runner.message_hub.get_info('best_score') == 0.1, 'a best that could not be kept must not bar a lesser one'
+    assert validated(3, 0.2) == ['best_acc_epoch_3.pth'] and hook.best_ckpt_path.endswith('epoch_3.pth')
+    assert validated(4, 0.15) == ['best_acc_epoch_3.pth']
 
 
 @pytest.mark.parametrize('resume', [False, True])
@@ -155,15 +154,19 @@ def test_checkpoints_of_one_name_are_replaced_and_not_removed(resume, tmp_path):
 
 
 def test_so_are_best_ones_of_one_name(tmp_path):
-    iterations = validated_with(.1, .2, train_cfg=dict(type='IterBasedTrainLoop', max_iters=4, val_interval=2),
-                                log_processor=dict(by_epoch=False))
+    iterations = validated_with(
+        0.1,
+        0.2,
+        train_cfg=dict(type='IterBasedTrainLoop', max_iters=4, val_interval=2),
+        log_processor=dict(by_epoch=False),
+    )
     toy(tmp_path, save_best='acc', rule='greater', options=iterations).train()  # by_epoch=True counts no iterations
     assert names(tmp_path) == ['best_acc_epoch_0.pth', 'epoch_1.pth', 'last_checkpoint']
     assert saved_at(tmp_path / 'best_acc_epoch_0.pth')['meta']['iter'] == 4
 
 
 def test_a_best_one_that_cannot_be_written_at_the_end_is_no_error(tmp_path):
-    full_disk(toy(tmp_path, save_best='acc', rule='greater', options=validated_with(.1, .2)), 3, 3).train()
+    full_disk(toy(tmp_path, save_best='acc', rule='greater', options=validated_with(0.1, 0.2)), 3, 3).train()
     assert names(tmp_path) == ['best_acc_epoch_1.pth', 'epoch_1.pth', 'epoch_2.pth', 'last_checkpoint']
     assert 'best_acc_epoch_2.pth could not be written' in said(tmp_path, 'ERROR')[0]
     assert said(tmp_path, 'ERROR')[0].endswith('and the next validation that beats it, if one comes, tries again')
@@ -172,7 +175,6 @@ def test_a_best_one_that_cannot_be_written_at_the_end_is_no_error(tmp_path):
 def test_an_old_file_that_cannot_be_removed_is_told_of_and_the_new_one_counts(tmp_path):
 
     class Keeps(LocalBackend):
-
         def remove(self, filepath):
             raise PermissionError(errno.EPERM, 'Operation not permitted', filepath)
 

@@ -44,7 +44,7 @@ class Watch:
         hook.after_train_iter = lambda runner, **kwargs: after(runner, **kwargs)
 
 
-@pytest.mark.parametrize('clip', [None, dict(max_norm=1.), dict(type='value', clip_value=.1)], ids=str)
+@pytest.mark.parametrize('clip', [None, dict(max_norm=1.0), dict(type='value', clip_value=0.1)], ids=str)
 @pytest.mark.parametrize('data, reason', [(NAN, 'loss_square is nan'), (BLACK, 'the gradient of conv.weight is nan')])
 def test_a_bad_step_changes_nothing_and_is_named(clip, data, reason, tmp_path):
     runner = toy(tmp_path, dataset=data, optim_wrapper=dict(clip_grad=clip and dict(clip)))
@@ -52,7 +52,8 @@ def test_a_bad_step_changes_nothing_and_is_named(clip, data, reason, tmp_path):
     runner.train()
     assert watch.still == [2, 6]
     assert skipped(tmp_path) == [
-        f'iteration {n}: step skipped, {reason} (1 in a row, 10 stop the training)' for n in (2, 6)]
+        f'iteration {n}: step skipped, {reason} (1 in a row, 10 stop the training)' for n in (2, 6)
+    ]
     assert all(value.isfinite().all() for value in state(runner))
 
 
@@ -83,8 +84,10 @@ def test_accumulated_gradients_are_skipped_together(tmp_path):
 def test_training_stops_after_a_number_in_a_row(tmp_path):
     runner = toy(tmp_path, weight=float('inf'), hooks=dict(finite=dict(type='SkipNonFiniteHook', max_in_a_row=3)))
     start = [p.clone() for p in runner.model.state_dict().values()]
-    with pytest.raises(FloatingPointError, match='iteration 3: loss_square is inf; 3 steps in a row could not be made; '
-                                                 'the weights are finite: look at'):
+    with pytest.raises(
+        FloatingPointError,
+        match='iteration 3: loss_square is inf; 3 steps in a row could not be made; the weights are finite: look at',
+    ):
         runner.train()
     assert all(map(torch.equal, start, runner.model.state_dict().values()))
 
@@ -106,16 +109,16 @@ def test_a_weight_that_is_not_finite_is_named_when_training_stops(tmp_path):
 
 
 def test_an_overflow_that_the_loss_scale_will_mend_is_no_failure(tmp_path):
-    mixed = dict(type='MixedPrecisionOptimWrapper', dtype='float16', loss_scale=dict(init_scale=2.**30))
+    mixed = dict(type='MixedPrecisionOptimWrapper', dtype='float16', loss_scale=dict(init_scale=2.0**30))
     impatient = dict(finite=dict(type='SkipNonFiniteHook', max_in_a_row=2))
     runner = toy(tmp_path, epochs=9, optim_wrapper=mixed, hooks=impatient)
     start = runner.model.conv.weight.clone()
     runner.train()
-    assert 1 <= runner.optim_wrapper.loss_scaler.get_scale() < 2.**30 and skipped(tmp_path) == []
+    assert 1 <= runner.optim_wrapper.loss_scaler.get_scale() < 2.0**30 and skipped(tmp_path) == []
     assert not torch.equal(start, runner.model.conv.weight)
 
 
-@pytest.mark.parametrize('scale', [dict(init_scale=.5), 4.], ids=['collapsed', 'fixed'])
+@pytest.mark.parametrize('scale', [dict(init_scale=0.5), 4.0], ids=['collapsed', 'fixed'])
 def test_one_that_it_will_not_mend_is(scale, tmp_path):
     mixed = dict(type='MixedPrecisionOptimWrapper', dtype='float16', loss_scale=scale)
     runner = toy(tmp_path, dataset=BLACK, epochs=1, optim_wrapper=mixed)
@@ -127,7 +130,7 @@ def test_one_that_it_will_not_mend_is(scale, tmp_path):
 
 def test_several_optimizers_are_refused(tmp_path):
     runner = toy(tmp_path)
-    parts = [torch.optim.SGD(part.parameters(), .1) for part in (runner.model.conv, runner.model.out)]
+    parts = [torch.optim.SGD(part.parameters(), 0.1) for part in (runner.model.conv, runner.model.out)]
     runner.optim_wrapper = OptimWrapperDict(a=OptimWrapper(parts[0]), b=OptimWrapper(parts[1]))
     with pytest.raises(ValueError, match=r'this config has several \(a, b\): leave the hook out of default_hooks'):
         runner.train()
@@ -146,11 +149,11 @@ class Looked(Toy):
         return dict(super().forward(inputs, mode), loss_table=found.square().sum())
 
 
-@pytest.mark.parametrize('factor, told', [(1., None), (float('inf'), 'inf')])
+@pytest.mark.parametrize('factor, told', [(1.0, None), (float('inf'), 'inf')])
 def test_a_sparse_gradient_counts(factor, told, tmp_path):
     model = Looked(factor)
     start = model.table.weight.detach().clone()
-    sgd = dict(type='SGD', lr=.01)
+    sgd = dict(type='SGD', lr=0.01)
     toy(tmp_path, epochs=1, optim_wrapper=dict(optimizer=sgd), options=dict(model=model)).train()
     assert torch.equal(start, model.table.weight) == bool(told)
     assert all(f'the gradient of table.weight is {told}' in line for line in skipped(tmp_path))
@@ -161,7 +164,7 @@ def test_a_sparse_gradient_counts(factor, told, tmp_path):
 @pytest.mark.parametrize('gradients', [[], [torch.ones(2)]], ids=['no gradient', 'one'])
 def test_losses_and_gradients_may_be_on_different_devices(gradients):
     gradients = [gradient.cuda() for gradient in gradients]
-    losses = [dict(loss_a=torch.tensor(1., device='cuda'), loss_b=torch.tensor(2.))]
+    losses = [dict(loss_a=torch.tensor(1.0, device='cuda'), loss_b=torch.tensor(2.0))]
     assert _finite(losses, gradients) == (True, True)
     assert _finite([dict(loss=torch.tensor(float('nan')))], gradients) == (False, True)
 
@@ -169,8 +172,8 @@ def test_losses_and_gradients_may_be_on_different_devices(gradients):
 def test_activations_out_of_range_are_reported_once(tmp_path):
     runner = toy(tmp_path, epochs=3)
     with torch.no_grad():
-        runner.model.act.lambda_.fill_(-1.)
-        runner.model.act.kappa.fill_(-40.)
+        runner.model.act.lambda_.fill_(-1.0)
+        runner.model.act.kappa.fill_(-40.0)
     runner.train()
     said = [line.split(' - WARNING - ')[1] for line in log_of(tmp_path).splitlines() if ' sites: ' in line]
     assert len(said) == 2
@@ -179,14 +182,14 @@ def test_activations_out_of_range_are_reported_once(tmp_path):
 
 
 def test_later_ones_are_reported_alone_and_the_counts_are_of_all(tmp_path):
-    runner = toy(tmp_path, hooks=dict(activations=dict(type='ActivationHealthHook', max_kappa=50.)))
+    runner = toy(tmp_path, hooks=dict(activations=dict(type='ActivationHealthHook', max_kappa=50.0)))
     runner.model.more = nn.ModuleList(AGLU() for _ in range(11))  # which the model does not call
     hook = next(hook for hook in runner.hooks if type(hook).__name__ == 'ActivationHealthHook')
     with torch.no_grad():
         for site in runner.model.more[:9]:
-            site.kappa.fill_(60.)
+            site.kappa.fill_(60.0)
         hook.after_train_epoch(runner)
-        runner.model.more[10].kappa.fill_(70.)
+        runner.model.more[10].kappa.fill_(70.0)
         hook.after_train_epoch(runner)
         hook.after_train_epoch(runner)
     said = [line.split(' - WARNING - ')[1] for line in log_of(tmp_path).splitlines() if ' sites' in line]
@@ -203,8 +206,13 @@ def data(tmp_path_factory):
 
 
 def test_a_detector_with_an_infinite_loss_weight_stops_and_names_the_loss(data, tmp_path):
-    runner = Runner.from_cfg(tinier(data, tmp_path, **{
-        'model.roi_head.mask_head.loss_mask.loss_weight': float('inf'), 'default_hooks.finite.max_in_a_row': 2}))
+    runner = Runner.from_cfg(
+        tinier(
+            data,
+            tmp_path,
+            **{'model.roi_head.mask_head.loss_mask.loss_weight': float('inf'), 'default_hooks.finite.max_in_a_row': 2},
+        )
+    )
     with pytest.raises(FloatingPointError, match='iteration 2: loss_mask is inf'):
         runner.train()
 
@@ -221,19 +229,33 @@ def test_a_detector_with_an_infinite_weight_names_it(data, tmp_path):
 def test_a_detector_trains_in_mixed_precision_on_a_cpu(dtype, data, tmp_path):
     if dtype == 'float16' and not hasattr(torch.amp, 'GradScaler'):
         pytest.skip('float16 on a CPU needs torch 2.3')
-    runner = Runner.from_cfg(tinier(data, tmp_path, **{
-        'optim_wrapper.type': 'MixedPrecisionOptimWrapper', 'optim_wrapper.dtype': dtype,
-        'optim_wrapper.loss_scale': dict(init_scale=64.)}))
+    runner = Runner.from_cfg(
+        tinier(
+            data,
+            tmp_path,
+            **{
+                'optim_wrapper.type': 'MixedPrecisionOptimWrapper',
+                'optim_wrapper.dtype': dtype,
+                'optim_wrapper.loss_scale': dict(init_scale=64.0),
+            },
+        )
+    )
     dtypes = {}
     for name in ('backbone.layer1.0.act_conv1', 'neck', 'rpn_head', 'roi_head.bbox_head.fc_cls', 'roi_head.mask_head'):
         runner.model.get_submodule(name).register_forward_pre_hook(
-            lambda module, inputs, name=name: dtypes.update({name: inputs[0][0].dtype}))
+            lambda module, inputs, name=name: dtypes.update({name: inputs[0][0].dtype})
+        )
     before = {name: p.clone() for name, p in runner.model.named_parameters()}
     runner.train()
     half = getattr(torch, dtype)
     # as half as can be, but for what RoIAlign and NMS get
-    assert dtypes == {'backbone.layer1.0.act_conv1': half, 'neck': half, 'rpn_head': torch.float32,
-                      'roi_head.bbox_head.fc_cls': half, 'roi_head.mask_head': torch.float32}
+    assert dtypes == {
+        'backbone.layer1.0.act_conv1': half,
+        'neck': half,
+        'rpn_head': torch.float32,
+        'roi_head.bbox_head.fc_cls': half,
+        'roi_head.mask_head': torch.float32,
+    }
     after = dict(runner.model.named_parameters())
     learnt = [name for name in before if not torch.equal(before[name], after[name])]
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in after.values())
@@ -243,8 +265,13 @@ def test_a_detector_trains_in_mixed_precision_on_a_cpu(dtype, data, tmp_path):
 
 def test_a_mixed_precision_that_is_none_is_refused():
     with pytest.raises(ValueError, match="must be one of float16, bfloat16, got 'float8'"):
-        OPTIM_WRAPPERS.build(dict(type='MixedPrecisionOptimWrapper', dtype='float8',
-                                  optimizer=torch.optim.SGD([torch.zeros(1, requires_grad=True)], .1)))
+        OPTIM_WRAPPERS.build(
+            dict(
+                type='MixedPrecisionOptimWrapper',
+                dtype='float8',
+                optimizer=torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1),
+            )
+        )
 
 
 TWO = '''
@@ -281,4 +308,5 @@ def test_processes_skip_together(tmp_path):
     run = subprocess.run(command, env=env, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-3000:]
     assert skipped(tmp_path / 'work') == [
-        'iteration 2: step skipped, loss_logged is nan in process 0 (1 in a row, 10 stop the training)']
+        'iteration 2: step skipped, loss_logged is nan in process 0 (1 in a row, 10 stop the training)'
+    ]

@@ -1,4 +1,5 @@
 """The pictures hold the curves that the formulas give, for the values that they name."""
+
 import importlib.util
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ MODEL = dict(type='SEResNet', depth=18)
 
 
 def aglu(x, lambda_, kappa):
-    return x * (lambda_ * np.exp(-kappa * x) + 1)**(-1 / lambda_)
+    return x * (lambda_ * np.exp(-kappa * x) + 1) ** (-1 / lambda_)
 
 
 def acon(x, p1, p2, beta):
@@ -54,18 +55,21 @@ def labels(axis):
     return [float(line.get_label().split(' = ')[1].replace('−', '-')) for line in lines(axis)]
 
 
-@pytest.mark.parametrize('kind, column, title, formula', [
-    ('AGLU', 0, 'λ varies, κ = 1', lambda x, v: aglu(x, v, 1)),
-    ('AGLU', 1, 'κ varies, λ = 1', lambda x, v: aglu(x, 1, v)),
-    ('APA', 1, 'κ varies, λ = 1', lambda x, v: 1 / (1 + np.exp(-v * x))),
-    ('AconA', 0, 'β varies', lambda x, v: x / (1 + np.exp(-v * x))),
-    ('AconB', 0, 'p₂ varies, β = 1', lambda x, v: acon(x, 1, v, 1)),
-    ('AconC', 0, 'p₁ varies, p₂ = 0, β = 1', lambda x, v: acon(x, v, 0, 1)),
-    ('AconC', 2, 'β varies, p₁ = 1, p₂ = 0', lambda x, v: acon(x, 1, 0, v)),
-    ('MetaAconC', 1, 'p₂ varies, p₁ = 1, β = 0.5', lambda x, v: acon(x, 1, v, .5)),
-    ('APALU', 0, 'a varies, b = 0.75', lambda x, v: apalu(x, v, .75)),
-    ('APALU', 1, 'b varies, a = 0.5', lambda x, v: apalu(x, .5, v)),
-])
+@pytest.mark.parametrize(
+    'kind, column, title, formula',
+    [
+        ('AGLU', 0, 'λ varies, κ = 1', lambda x, v: aglu(x, v, 1)),
+        ('AGLU', 1, 'κ varies, λ = 1', lambda x, v: aglu(x, 1, v)),
+        ('APA', 1, 'κ varies, λ = 1', lambda x, v: 1 / (1 + np.exp(-v * x))),
+        ('AconA', 0, 'β varies', lambda x, v: x / (1 + np.exp(-v * x))),
+        ('AconB', 0, 'p₂ varies, β = 1', lambda x, v: acon(x, 1, v, 1)),
+        ('AconC', 0, 'p₁ varies, p₂ = 0, β = 1', lambda x, v: acon(x, v, 0, 1)),
+        ('AconC', 2, 'β varies, p₁ = 1, p₂ = 0', lambda x, v: acon(x, 1, 0, v)),
+        ('MetaAconC', 1, 'p₂ varies, p₁ = 1, β = 0.5', lambda x, v: acon(x, 1, v, 0.5)),
+        ('APALU', 0, 'a varies, b = 0.75', lambda x, v: apalu(x, v, 0.75)),
+        ('APALU', 1, 'b varies, a = 0.5', lambda x, v: apalu(x, 0.5, v)),
+    ],
+)
 def test_a_column_shows_the_formula_and_its_derivative(kind, column, title, formula):
     figure = plots.type_figure(kind, 4)
     columns = len(figure.axes) // 2
@@ -83,7 +87,7 @@ def test_a_column_shows_the_formula_and_its_derivative(kind, column, title, form
 
 def test_the_beta_of_meta_acon_lies_between_0_and_1():
     found = labels(plots.type_figure('MetaAconC', 4).axes[2])
-    assert 0 < min(found) < .1 and .9 < max(found) < 1
+    assert 0 < min(found) < 0.1 and 0.9 < max(found) < 1
 
 
 def test_a_derivative_is_broken_where_it_jumps_and_nowhere_else():
@@ -103,11 +107,14 @@ def test_pictures_of_types_are_written(tmp_path):
         assert min(picture.shape[:2]) > 400 and picture.std() > 10
 
 
-@pytest.mark.parametrize('kind, says', [
-    ('AGLUU', "'AGLUU' is not registered; this package has APA, AGLU"),
-    ('SELayer', "'SELayer' is registered, but is no activation that can be built from its name"),
-    ('Dropout', "'Dropout' is registered, but is no activation"),
-])
+@pytest.mark.parametrize(
+    'kind, says',
+    [
+        ('AGLUU', "'AGLUU' is not registered; this package has APA, AGLU"),
+        ('SELayer', "'SELayer' is registered, but is no activation that can be built from its name"),
+        ('Dropout', "'Dropout' is registered, but is no activation"),
+    ],
+)
 def test_what_cannot_be_drawn_is_named(kind, says, tmp_path):
     with pytest.raises(ValueError, match=says):
         plots.draw_types(['APA', kind], tmp_path)
@@ -151,10 +158,14 @@ def test_sites_take_the_weights_of_a_detector_or_its_backbone(of_detector, tmp_p
 
 
 def test_sites_of_other_models_have_their_own_names():
-    model = nn.ModuleDict(dict(
-        neck=nn.Sequential(MODELS.build(dict(type='AGLU'))),
-        backbone=build(dict(type='SwapActivations', module=dict(type='ResNet', depth=18),
-                            swap=dict(ReLU=dict(type='AGLU'))))))
+    model = nn.ModuleDict(
+        dict(
+            neck=nn.Sequential(MODELS.build(dict(type='AGLU'))),
+            backbone=build(
+                dict(type='SwapActivations', module=dict(type='ResNet', depth=18), swap=dict(ReLU=dict(type='AGLU')))
+            ),
+        )
+    )
     places = [(site.stage, site.kind) for site in plots.sites_of(model)]
     assert places[0] == ('neck', 'neck.0') and ('backbone', 'relu') in places
     assert places.count(('layer2', 'relu.0')) == places.count(('layer2', 'relu.1')) == 2
@@ -162,12 +173,27 @@ def test_sites_of_other_models_have_their_own_names():
     assert sum(len(lines(axis)) for axis in figure.axes) == len(places)
 
 
-@pytest.mark.parametrize('name, stages', [
-    ('dino_r50_aglu', [f'{part}.layers.{i}' for part in ('encoder', 'decoder') for i in range(6)]),
-    ('rtmdet_tiny_aglu', ['backbone', *(f'stage{i}' for i in (1, 2, 3, 4)), 'neck.reduce_layers.0', 'neck.reduce_layers.1',
-                          'neck.top_down_blocks.0', 'neck.top_down_blocks.1', 'neck', 'neck.bottom_up_blocks.0',
-                          'neck.bottom_up_blocks.1', 'bbox_head']),
-])
+@pytest.mark.parametrize(
+    'name, stages',
+    [
+        ('dino_r50_aglu', [f'{part}.layers.{i}' for part in ('encoder', 'decoder') for i in range(6)]),
+        (
+            'rtmdet_tiny_aglu',
+            [
+                'backbone',
+                *(f'stage{i}' for i in (1, 2, 3, 4)),
+                'neck.reduce_layers.0',
+                'neck.reduce_layers.1',
+                'neck.top_down_blocks.0',
+                'neck.top_down_blocks.1',
+                'neck',
+                'neck.bottom_up_blocks.0',
+                'neck.bottom_up_blocks.1',
+                'bbox_head',
+            ],
+        ),
+    ],
+)
 def test_parts_of_a_detector_do_not_share_a_panel(name, stages):
     with torch.device('meta'):
         sites = plots.sites_of(build(Config.fromfile(ROOT / f'configs/any_detector/{name}.py').model))
@@ -195,8 +221,10 @@ def test_a_site_with_parameters_per_channel_has_a_curve_for_each(kind):
     found = plots.site_curves(activation, 3)
     if kind == 'MetaAconC':
         assert found.value.shape == (plots.POINTS, 9)
-        p1, p2, weight, bias = (p.detach().numpy().reshape(-1).astype(float) for p in (
-            activation.p1, activation.p2, activation.bn2.weight, activation.bn2.bias))
+        p1, p2, weight, bias = (
+            p.detach().numpy().reshape(-1).astype(float)
+            for p in (activation.p1, activation.p2, activation.bn2.weight, activation.bn2.bias)
+        )
         for i, t in enumerate((-1, 0, 1)):
             beta = 1 / (1 + np.exp(-bias[2] - t * abs(weight[2])))
             np.testing.assert_allclose(found.value[:, 3 * i + 2], acon(x, p1[2], p2[2], beta), atol=1e-5)
@@ -212,8 +240,8 @@ def test_the_betas_of_meta_acon_are_those_of_its_inputs():
     with torch.no_grad():
         found = torch.logit(activation.train().beta_of(torch.randn(20000, 3)))
     low, middle, high = torch.logit(plots._usual_betas(activation))
-    torch.testing.assert_close(found.mean(0), middle, atol=.01, rtol=0)
-    torch.testing.assert_close(found.std(0), (high - low) / 2, atol=.01, rtol=.01)
+    torch.testing.assert_close(found.mean(0), middle, atol=0.01, rtol=0)
+    torch.testing.assert_close(found.std(0), (high - low) / 2, atol=0.01, rtol=0.01)
 
 
 def test_without_a_norm_beta_is_drawn_all_over_its_range():
@@ -221,7 +249,8 @@ def test_without_a_norm_beta_is_drawn_all_over_its_range():
     found, x = plots.site_curves(activation, 3), np.linspace(-3, 3, plots.POINTS)
     assert found.value.shape == (plots.POINTS, 15)
     np.testing.assert_allclose(
-        found.value[:, 7], acon(x, activation.p1[1].item(), activation.p2[1].item(), .5), atol=1e-5)
+        found.value[:, 7], acon(x, activation.p1[1].item(), activation.p2[1].item(), 0.5), atol=1e-5
+    )
     model = build(dict(type='SEResNet', depth=18, act_cfg=dict(type='MetaAconC', norm_cfg=None)))
     title = plots.sites_figure(plots.sites_of(model), 'title', slope=False, limit=3).get_suptitle()
     assert title.endswith('β depends on the input and has no norm: from 0.05 to 0.95') and 'usual' not in title
@@ -242,7 +271,9 @@ def test_every_line_is_that_of_a_channel(slope):
     assert thick == [False] * plots.CHANNELS + [True]
     distance = np.abs(found.value - np.median(found.value, 1, keepdims=True)).sum(0)
     assert distance.argmin() == drawn[-1]
-    assert 'thick: the channel nearest to the median' in figure.get_suptitle() and 'usual inputs' in figure.get_suptitle()
+    assert (
+        'thick: the channel nearest to the median' in figure.get_suptitle() and 'usual inputs' in figure.get_suptitle()
+    )
 
 
 def test_published_shapes_are_read_and_a_folder_named_as_its_config_is_named_once(tmp_path):
@@ -250,8 +281,10 @@ def test_published_shapes_are_read_and_a_folder_named_as_its_config_is_named_onc
     run.mkdir()
     cfg = dict(type='SEResNet', depth=18, act_cfg=dict(type='AconC'))
     (run / 'small.py').write_text(f'model = {cfg}')
-    weights = {key: value[None, :, None, None] if key.endswith(('.p1', '.p2', '.beta')) else value
-               for key, value in build(cfg).state_dict().items()}
+    weights = {
+        key: value[None, :, None, None] if key.endswith(('.p1', '.p2', '.beta')) else value
+        for key, value in build(cfg).state_dict().items()
+    }
     torch.save(dict(state_dict=weights), run / 'epoch_1.pth')
     paths = plots.draw_checkpoint(run / 'epoch_1.pth', None, tmp_path)
     assert [path.name for path in paths] == ['small_epoch_1_values.png', 'small_epoch_1_derivatives.png']
@@ -274,7 +307,9 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path):
     with pytest.raises(ValueError, match='other.py is no config of a detector: it has no `model`'):
         plots.draw_checkpoint(checkpoint, tmp_path / 'other.py', tmp_path)
     (tmp_path / 'other.py').write_text("model = dict(type='Nope')")
-    with pytest.raises(ValueError, match='other.py: its model cannot be built: KeyError: Nope is not in the mmdet::model'):
+    with pytest.raises(
+        ValueError, match='other.py: its model cannot be built: KeyError: Nope is not in the mmdet::model'
+    ):
         plots.draw_checkpoint(checkpoint, tmp_path / 'other.py', tmp_path)
     (tmp_path / 'other.py').write_text('model = dict(')
     with pytest.raises(ValueError, match='other.py: its model cannot be built: SyntaxError: '):
@@ -297,9 +332,11 @@ def test_the_tool_says_in_one_line_what_it_wrote_or_what_is_wrong(tmp_path, monk
     monkeypatch.setattr(sys, 'argv', ['plot_activations.py', '--checkpoint', str(tmp_path / 'none.pth')])
     said = tool.main()
     assert said.startswith('plot_activations: ') and 'none.pth' in said and '\n' not in said
-    for arguments, says in ((['--limit', '-1'], "'-1' is not a number above 0"),
-                            (['--config', 'a.py'], '--config goes with --checkpoint'),
-                            (['--types', 'APA', '--checkpoint', 'a.pth'], '--types and --checkpoint exclude each other')):
+    for arguments, says in (
+        (['--limit', '-1'], "'-1' is not a number above 0"),
+        (['--config', 'a.py'], '--config goes with --checkpoint'),
+        (['--types', 'APA', '--checkpoint', 'a.pth'], '--types and --checkpoint exclude each other'),
+    ):
         monkeypatch.setattr(sys, 'argv', ['plot_activations.py', *arguments])
         with pytest.raises(SystemExit):
             tool.main()

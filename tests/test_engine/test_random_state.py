@@ -39,8 +39,14 @@ def epochs(workers, skip=0, seed=7, persistent=True, batch_size=3, rank=0, proce
     items.rank, items.processes = rank, processes
     sampler = DefaultSampler(dataset, shuffle=False)
     sampler.rank, sampler.world_size, sampler.num_samples = rank, processes, len(dataset) // processes
-    loader = DataLoader(dataset, batch_size, sampler=sampler, num_workers=workers, collate_fn=list,
-                        persistent_workers=persistent and workers > 0)
+    loader = DataLoader(
+        dataset,
+        batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        collate_fn=list,
+        persistent_workers=persistent and workers > 0,
+    )
     for epoch in range(2):
         items.begin(epoch, skip if epoch == 0 else 0)
         random.seed(), np.random.seed()  # whatever was drawn before
@@ -100,8 +106,15 @@ class Shaken(Points):
 def test_workers_that_are_started_after_the_resumed_epoch_load_all_of_theirs(tmp_path):
     weights = []
     for work_dir, stop, resume, workers in (('whole', 0, False, 0), ('parts', 3, False, 0), ('parts', 0, True, 2)):
-        runner = toy(tmp_path / work_dir, dataset=Shaken(), resume=resume, name=f'{stop}', by_epoch=False, interval=1,
-                     loader=dict(num_workers=workers))
+        runner = toy(
+            tmp_path / work_dir,
+            dataset=Shaken(),
+            resume=resume,
+            name=f'{stop}',
+            by_epoch=False,
+            interval=1,
+            loader=dict(num_workers=workers),
+        )
         runner.register_hook(Stop(stop), 'LOWEST')
         try:
             runner.train()
@@ -125,8 +138,10 @@ def test_a_resumed_run_says_why_it_is_not_the_uninterrupted_one(tmp_path):
     finally:
         torch.set_num_threads(threads)
     said = [line.split(' - WARNING - ')[1] for line in log_of(tmp_path).splitlines() if 'bit for bit' in line]
-    assert said == ['resumed, but not bit for bit as the uninterrupted run: batches in an epoch 4 then, 3 now; '
-                    f'threads {threads} then, {threads + 1} now']
+    assert said == [
+        'resumed, but not bit for bit as the uninterrupted run: batches in an epoch 4 then, 3 now; '
+        f'threads {threads} then, {threads + 1} now'
+    ]
 
 
 def test_a_checkpoint_of_the_stock_hooks_is_resumed_with_a_warning(tmp_path):

@@ -6,15 +6,17 @@ from apa_mmdet.engine import report
 
 
 def test_the_last_test_is_read(tmp_path):
-    for time, value in (('20260101_000000', .1), ('20260102_000000', .2)):
+    for time, value in (('20260101_000000', 0.1), ('20260102_000000', 0.2)):
         (tmp_path / time / 'vis_data').mkdir(parents=True)
         (tmp_path / time / f'{time}.json').write_text(json.dumps({'lvis/bbox_AP': value}))
         (tmp_path / time / 'vis_data' / 'scalars.json').write_text('{"loss": 1}\n{"loss": 2}')
-    assert json.loads(report.last_test(tmp_path).read_text()) == {'lvis/bbox_AP': .2}
+    assert json.loads(report.last_test(tmp_path).read_text()) == {'lvis/bbox_AP': 0.2}
 
 
 def test_coco_metrics_have_a_table_too():
-    table = report.metric_table({'coco/bbox_mAP': .5, 'coco/bbox_mAP_50': .75, 'coco/segm_mAP': .25, 'coco/segm_mAP_50': .5})
+    table = report.metric_table(
+        {'coco/bbox_mAP': 0.5, 'coco/bbox_mAP_50': 0.75, 'coco/segm_mAP': 0.25, 'coco/segm_mAP_50': 0.5}
+    )
     assert [cell.strip() for cell in table.splitlines()[-2].strip('|').split('|')] == ['mask', '0.250', '0.500']
 
 

@@ -1,4 +1,5 @@
 """The boxes' AP is CocoMetric's, and no mask is kept."""
+
 import torch
 from mmdet.datasets import CocoDataset
 from mmdet.evaluation import CocoMetric
@@ -13,8 +14,18 @@ def test_the_same_figures_without_masks(tmp_path):
     for image in (1, 2):
         boxes = torch.rand(20, 4) * 30
         boxes[:, 2:] += boxes[:, :2]
-        samples.append(dict(img_id=image, ori_shape=(64, 64), pred_instances=dict(
-            bboxes=boxes, scores=torch.rand(20), labels=torch.randint(0, 3, (20, )), masks=torch.ones(20, 64, 64, dtype=torch.bool))))
+        samples.append(
+            dict(
+                img_id=image,
+                ori_shape=(64, 64),
+                pred_instances=dict(
+                    bboxes=boxes,
+                    scores=torch.rand(20),
+                    labels=torch.randint(0, 3, (20,)),
+                    masks=torch.ones(20, 64, 64, dtype=torch.bool),
+                ),
+            )
+        )
     for kind in (CocoBoxMetric, CocoMetric):
         metric = kind(ann_file=str(tmp_path / 'annotations/instances_val2017.json'), metric='bbox')
         metric.dataset_meta = CocoDataset.METAINFO

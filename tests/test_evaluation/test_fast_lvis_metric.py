@@ -1,4 +1,5 @@
 """The same numbers as mmdet's LVISMetric and lvis 0.5.3, from files, in any number of processes, and after a crash."""
+
 import json
 import os
 import runpy
@@ -48,19 +49,29 @@ def draw(seed, images=6, found=12):
     """
     rng = np.random.default_rng(seed)
     numbers = rng.permutation(images) * 3 + 7
-    pictures = [dict(id=number, height=HEIGHT, width=WIDTH, neg_category_ids=_some(rng),
-                     not_exhaustive_category_ids=_some(rng)) for number in numbers.tolist()]
+    pictures = [
+        dict(id=number, height=HEIGHT, width=WIDTH, neg_category_ids=_some(rng), not_exhaustive_category_ids=_some(rng))
+        for number in numbers.tolist()
+    ]
     annotations = []
     for picture in pictures:
         for x, y, w, h in _boxes(rng, rng.integers(0, 6)):
-            annotations.append(dict(
-                id=len(annotations) + 1, image_id=picture['id'], category_id=int(rng.integers(1, CATEGORIES)),
-                bbox=[x, y, w, h], area=float(w * h * rng.choice([0, .5, 1], p=[.05, .5, .45])),
-                segmentation=[[x, y, x + w, y, x + .7 * w, y + h, x, y + .8 * h]]))
-            annotations[-1].update({key: 1 for key in ('iscrowd', 'ignore') if rng.random() < .15})
+            annotations.append(
+                dict(
+                    id=len(annotations) + 1,
+                    image_id=picture['id'],
+                    category_id=int(rng.integers(1, CATEGORIES)),
+                    bbox=[x, y, w, h],
+                    area=float(w * h * rng.choice([0, 0.5, 1], p=[0.05, 0.5, 0.45])),
+                    segmentation=[[x, y, x + w, y, x + 0.7 * w, y + h, x, y + 0.8 * h]],
+                )
+            )
+            annotations[-1].update({key: 1 for key in ('iscrowd', 'ignore') if rng.random() < 0.15})
     categories = [dict(id=c, name=f'kind {c}', frequency='rcf'[c % 3]) for c in range(1, CATEGORIES + 1)]
-    samples = [_sample(rng, picture['id'], [a for a in annotations if a['image_id'] == picture['id']], found)
-               for picture in pictures]
+    samples = [
+        _sample(rng, picture['id'], [a for a in annotations if a['image_id'] == picture['id']], found)
+        for picture in pictures
+    ]
     return dict(images=pictures, annotations=annotations, categories=categories), samples
 
 
@@ -70,7 +81,7 @@ def _some(rng):
 
 def _boxes(rng, count):
     """x, y, w, h."""
-    shares = np.concatenate([rng.uniform(0, .6, (count, 2)), rng.uniform(.05, .6, (count, 2))], 1)
+    shares = np.concatenate([rng.uniform(0, 0.6, (count, 2)), rng.uniform(0.05, 0.6, (count, 2))], 1)
     return (shares * [WIDTH, HEIGHT, WIDTH, HEIGHT]).tolist()
 
 
@@ -79,19 +90,26 @@ def _sample(rng, image, objects, most):
     boxes, labels = [], []
     for x, y, w, h in _boxes(rng, rng.integers(0, most + 1)):
         label = int(rng.integers(CATEGORIES))
-        if objects and rng.random() < .67:
+        if objects and rng.random() < 0.67:
             near = objects[rng.integers(len(objects))]
-            x, y, w, h = np.array(near['bbox']) * rng.normal(1, .05, 4)
-            label = near['category_id'] - 1 if rng.random() < .8 else label
-        boxes.append([x, y, x + w * (rng.random() > .03), y + h])
+            x, y, w, h = np.array(near['bbox']) * rng.normal(1, 0.05, 4)
+            label = near['category_id'] - 1 if rng.random() < 0.8 else label
+        boxes.append([x, y, x + w * (rng.random() > 0.03), y + h])
         labels.append(label)
     boxes = np.array(boxes, np.float32).reshape(-1, 4)
     masks = np.zeros((len(boxes), HEIGHT, WIDTH), bool)
     for mask, (x1, y1, x2, y2) in zip(masks, boxes.astype(int)):
-        mask[max(y1, 0):y2, max(x1, 0):x2] = True
-    return dict(img_id=image, ori_shape=(HEIGHT, WIDTH), pred_instances=dict(
-        bboxes=torch.from_numpy(boxes), scores=torch.from_numpy(rng.integers(1, 9, len(boxes)) / 8).float(),
-        labels=torch.tensor(labels, dtype=torch.long), masks=torch.from_numpy(masks)))
+        mask[max(y1, 0) : y2, max(x1, 0) : x2] = True
+    return dict(
+        img_id=image,
+        ori_shape=(HEIGHT, WIDTH),
+        pred_instances=dict(
+            bboxes=torch.from_numpy(boxes),
+            scores=torch.from_numpy(rng.integers(1, 9, len(boxes)) / 8).float(),
+            labels=torch.tensor(labels, dtype=torch.long),
+            masks=torch.from_numpy(masks),
+        ),
+    )
 
 
 def saved(content, folder):
@@ -103,7 +121,7 @@ def saved(content, folder):
 def result(kind, ann_file, samples, **options):
     metric = kind(ann_file, **options)
     for start in range(0, len(samples), 2):
-        metric.process({}, samples[start:start + 2])
+        metric.process({}, samples[start : start + 2])
     return metric.evaluate(len(samples))
 
 
@@ -149,7 +167,7 @@ def test_a_drop_in_for_mmdets(tmp_path):
 def test_recall_of_proposals(tmp_path):
     """mmdet's fails on images that differ in their number of objects or proposals: a single one is compared."""
     content, samples = draw(14)
-    options = dict(metric=['proposal_fast'], proposal_nums=(1, 5), iou_thrs=[.5, .9])
+    options = dict(metric=['proposal_fast'], proposal_nums=(1, 5), iou_thrs=[0.5, 0.9])
     alone, objects = [], []
     for picture, sample in zip(content['images'], samples):
         of_image = [a for a in content['annotations'] if a['image_id'] == picture['id']]
@@ -179,7 +197,7 @@ def test_category_ids_in_any_order(tmp_path):
 def test_nothing_but_verified_absence(tmp_path):
     content, samples = draw(4)
     content['annotations'].clear()
-    assert set(both(saved(content, tmp_path), samples, metric=['bbox', 'segm']).values()) == {-1.}
+    assert set(both(saved(content, tmp_path), samples, metric=['bbox', 'segm']).values()) == {-1.0}
 
 
 def test_nothing_found(tmp_path, run_folder):
@@ -203,16 +221,23 @@ def test_fixed_ap(most, tmp_path):
     stock = result(LVISFixedAPMetric, ann_file, samples, topk=most)
     ours = result(FastLVISMetric, ann_file, samples, max_per_class=most)
     assert {key.split('_')[-1]: value for key, value in ours.items()} == pytest.approx(
-        {key.split('/')[-1]: value for key, value in stock.items()}, abs=5.001e-4)  # ours rounds as LVISMetric does
+        {key.split('/')[-1]: value for key, value in stock.items()}, abs=5.001e-4
+    )  # ours rounds as LVISMetric does
 
 
 def test_fixed_ap_counts_every_detection_of_an_image(tmp_path):
     """An object that is found once, as the 301st best detection of its image."""
     picture = dict(id=1, height=HEIGHT, width=WIDTH, neg_category_ids=[], not_exhaustive_category_ids=[])
-    content = dict(images=[picture], annotations=[dict(id=1, image_id=1, category_id=2, bbox=[0, 0, 10, 10], area=100)],
-                   categories=[dict(id=c, name=str(c), frequency='f') for c in (1, 2)])
-    found = dict(bboxes=torch.tensor([[0., 0., 10., 10.]]).repeat(301, 1), labels=torch.tensor([0] * 300 + [1]),
-                 scores=torch.tensor([.9] * 300 + [.1]))
+    content = dict(
+        images=[picture],
+        annotations=[dict(id=1, image_id=1, category_id=2, bbox=[0, 0, 10, 10], area=100)],
+        categories=[dict(id=c, name=str(c), frequency='f') for c in (1, 2)],
+    )
+    found = dict(
+        bboxes=torch.tensor([[0.0, 0.0, 10.0, 10.0]]).repeat(301, 1),
+        labels=torch.tensor([0] * 300 + [1]),
+        scores=torch.tensor([0.9] * 300 + [0.1]),
+    )
     samples, ann_file = [dict(img_id=1, pred_instances=found)], saved(content, tmp_path)
     assert result(FastLVISMetric, ann_file, samples)['lvis/bbox_AP'] == 0
     assert result(FastLVISMetric, ann_file, samples, max_per_class=10000)['lvis/bbox_AP'] == 1
@@ -236,7 +261,7 @@ def test_files_lie_beside_the_log_and_go(tmp_path, run_folder):
     content, samples = draw(9)
     metric = FastLVISMetric(saved(content, tmp_path))
     metric.process({}, samples)
-    folder, = [path for path in run_folder.iterdir() if path.is_dir()]
+    (folder,) = [path for path in run_folder.iterdir() if path.is_dir()]
     assert f'Predictions are written to {folder}' in (run_folder / 'run.log').read_text()
     first = metric.evaluate(len(samples))
     assert not folder.exists()
@@ -254,8 +279,10 @@ def test_what_a_failed_evaluation_leaves_is_finished(tmp_path, monkeypatch, caps
     content, samples = draw(10)
     wanted = result(FastLVISMetric, saved(content, tmp_path), samples, metric=['bbox', 'segm'])
     ann_file = saved(dict(content, categories=[]), tmp_path)
-    said = (r'the evaluation failed: ValueError: .*gt.json .* the file; the predictions are kept, and '
-            r'python tools/eval_results.py CONFIG .*/run/predictions_\w+ evaluates them')
+    said = (
+        r'the evaluation failed: ValueError: .*gt.json .* the file; the predictions are kept, and '
+        r'python tools/eval_results.py CONFIG .*/run/predictions_\w+ evaluates them'
+    )
     with pytest.raises(RuntimeError, match=said) as error:
         result(FastLVISMetric, ann_file, samples, metric=['bbox', 'segm'])
     folder = str(error.value).split('CONFIG ')[1].split()[0]
@@ -350,24 +377,33 @@ def test_every_process_hears_of_a_full_disk(tmp_path):
 def test_arguments_that_make_no_sense(tmp_path):
     ann_file = saved(draw(0)[0], tmp_path)
     for error, said, options in (
-        (ValueError, 'needs ann_file', dict(ann_file=None)), (ValueError, 'at least one', dict(max_per_class=0)),
+        (ValueError, 'needs ann_file', dict(ann_file=None)),
+        (ValueError, 'at least one', dict(max_per_class=0)),
         (ValueError, 'needs outfile_prefix', dict(format_only=True)),
         (ValueError, 'max_per_class counts others', dict(metric='proposal', max_per_class=10)),
         (FileNotFoundError, 'nowhere.json', dict(ann_file='nowhere.json')),
-        (KeyError, 'metric should be one of', dict(metric='mAP'))):
+        (KeyError, 'metric should be one of', dict(metric='mAP')),
+    ):
         with pytest.raises(error, match=said):
             FastLVISMetric(**dict(dict(ann_file=ann_file), **options))
 
 
-@pytest.mark.parametrize('change, said', [
-    (dict(labels=torch.tensor([6])), 'label 6 was predicted, but the annotations have 6 categories'),
-    (dict(img_id=1), 'image 1 was tested, but is not in the annotations'),
-    (dict(masks=None), "metric 'segm' compares masks, but the prediction of image 7 has none"),
-    (dict(scores=torch.tensor([float('nan')])), 'image 7: scores of its prediction are not finite'),
-])
+@pytest.mark.parametrize(
+    'change, said',
+    [
+        (dict(labels=torch.tensor([6])), 'label 6 was predicted, but the annotations have 6 categories'),
+        (dict(img_id=1), 'image 1 was tested, but is not in the annotations'),
+        (dict(masks=None), "metric 'segm' compares masks, but the prediction of image 7 has none"),
+        (dict(scores=torch.tensor([float('nan')])), 'image 7: scores of its prediction are not finite'),
+    ],
+)
 def test_predictions_that_do_not_belong_to_the_annotations(change, said, tmp_path):
-    found = dict(bboxes=torch.tensor([[0., 0., 9., 9.]]), scores=torch.tensor([.5]), labels=torch.tensor([0]),
-                 masks=torch.ones(1, HEIGHT, WIDTH, dtype=torch.bool))
+    found = dict(
+        bboxes=torch.tensor([[0.0, 0.0, 9.0, 9.0]]),
+        scores=torch.tensor([0.5]),
+        labels=torch.tensor([0]),
+        masks=torch.ones(1, HEIGHT, WIDTH, dtype=torch.bool),
+    )
     found = {key: value for key, value in dict(found, **change).items() if key != 'img_id' and value is not None}
     sample = dict(img_id=change.get('img_id', 7), pred_instances=found)
     with pytest.raises((RuntimeError, ValueError), match=said):
@@ -378,27 +414,59 @@ def first(kind, **values):
     return lambda content: content[kind][0].update(values)
 
 
-@pytest.mark.parametrize('damage, said', [
-    (lambda c: c['images'][0].pop('neg_category_ids'), r"images\[0\], id \d+: 'neg_category_ids' is missing"),
-    (lambda c: c.pop('annotations'), "'annotations' is missing"),
-    (lambda c: c['annotations'].insert(0, None), r'annotations\[0\]: '),
-    (lambda c: c['annotations'][2].pop('image_id'), r"annotations\[2\], id 3: 'image_id' is missing"),
-    *((lambda c, kind=kind: c[kind].append(c[kind][0]), rf'{kind}\[\d+\], id \d+: an earlier one has the same id')
-      for kind in ('images', 'categories', 'annotations')),
-    (first('categories', frequency='x'), r"categories\[0\], id 1: frequency is 'x', not r, c or f"),
-    *((first('images', neg_category_ids=ids), r'images\[0\], id \d+: neg_category_ids is .*, not a list of ids')
-      for ids in (None, 1, [99], ['1'], [[1]])),
-    (first('images', height=0), 'height is 0, not a whole number above 0'),
-    (first('annotations', category_id=99), r'annotations\[0\], id 1: category_id is 99, not that of a category in'),
-    *((first('annotations', bbox=box), r'annotations\[0\], id 1: bbox is .*, not four finite numbers')
-      for box in (None, [1, 2, 3], [1, 2, 3, '4'], [float('nan'), 2, 3, 4], [1, 2, float('inf'), 4], [1, 2, -3, 4])),
-    *((first('annotations', area=area), r'annotations\[0\], id 1: area is .*, not a finite number')
-      for area in ('5', None, float('nan'), float('inf'))),
-    *((first('annotations', segmentation=mask), r'annotations\[0\], id 1: segmentation is .*, not a list of polygons')
-      for mask in ([], [[1, 2, 3, 4]], [[1, 2, 3, 4, 5, float('nan')]], [[1, 2, 3, 4, 5, '6']], None, 7, {},
-                   dict(size=[HEIGHT, WIDTH], counts='x'), dict(size=[1, 2], counts=[2]),
-                   dict(size=[HEIGHT, WIDTH], counts=[3, 4]))),
-])
+@pytest.mark.parametrize(
+    'damage, said',
+    [
+        (lambda c: c['images'][0].pop('neg_category_ids'), r"images\[0\], id \d+: 'neg_category_ids' is missing"),
+        (lambda c: c.pop('annotations'), "'annotations' is missing"),
+        (lambda c: c['annotations'].insert(0, None), r'annotations\[0\]: '),
+        (lambda c: c['annotations'][2].pop('image_id'), r"annotations\[2\], id 3: 'image_id' is missing"),
+        *(
+            (lambda c, kind=kind: c[kind].append(c[kind][0]), rf'{kind}\[\d+\], id \d+: an earlier one has the same id')
+            for kind in ('images', 'categories', 'annotations')
+        ),
+        (first('categories', frequency='x'), r"categories\[0\], id 1: frequency is 'x', not r, c or f"),
+        *(
+            (first('images', neg_category_ids=ids), r'images\[0\], id \d+: neg_category_ids is .*, not a list of ids')
+            for ids in (None, 1, [99], ['1'], [[1]])
+        ),
+        (first('images', height=0), 'height is 0, not a whole number above 0'),
+        (first('annotations', category_id=99), r'annotations\[0\], id 1: category_id is 99, not that of a category in'),
+        *(
+            (first('annotations', bbox=box), r'annotations\[0\], id 1: bbox is .*, not four finite numbers')
+            for box in (
+                None,
+                [1, 2, 3],
+                [1, 2, 3, '4'],
+                [float('nan'), 2, 3, 4],
+                [1, 2, float('inf'), 4],
+                [1, 2, -3, 4],
+            )
+        ),
+        *(
+            (first('annotations', area=area), r'annotations\[0\], id 1: area is .*, not a finite number')
+            for area in ('5', None, float('nan'), float('inf'))
+        ),
+        *(
+            (
+                first('annotations', segmentation=mask),
+                r'annotations\[0\], id 1: segmentation is .*, not a list of polygons',
+            )
+            for mask in (
+                [],
+                [[1, 2, 3, 4]],
+                [[1, 2, 3, 4, 5, float('nan')]],
+                [[1, 2, 3, 4, 5, '6']],
+                None,
+                7,
+                {},
+                dict(size=[HEIGHT, WIDTH], counts='x'),
+                dict(size=[1, 2], counts=[2]),
+                dict(size=[HEIGHT, WIDTH], counts=[3, 4]),
+            )
+        ),
+    ],
+)
 def test_annotations_that_are_not_lvis(damage, said, tmp_path):
     content, _ = draw(1)
     damage(content)
@@ -442,20 +510,34 @@ def test_where_existence_cannot_be_checked(tmp_path):
     FastLVISMetric('http://localhost/gt.json')
 
 
-@pytest.mark.parametrize('change, said', [
-    (dict(image_id='7'), "image '7': image_id is not a whole number"),
-    (dict(image_id=2**70), 'image .*: image_id is not a whole number of 64 bits'),
-    (dict(image_id=99), 'cannot be evaluated: image 99 was tested, but is not in the annotations'),
-    (dict(category_id=77), 'category_id 77 of a detection is not in the annotations'),
-    (dict(category_id=1.5), 'category_id 1.5 of a detection'),
-    *((dict(score=score), 'score of a detection is not 1 finite number$')
-      for score in ('x', None, float('nan'), 1e60, [1, 2])),
-    *((dict(bbox=box), 'bbox of a detection is not 4 finite numbers$')
-      for box in (None, [1, 2, 3], [1, 2, float('nan'), 3], ['1', '2', '3', '4'])),
-    *((dict(segmentation=mask), r'image \d+: segmentation of a detection')
-      for mask in ([[1, 2, 3, 4, 5, 6]], dict(size=[HEIGHT, WIDTH]), dict(size=[HEIGHT, WIDTH], counts='x'),
-                   dict(size=[5, 5], counts='0I'), dict(size=['5', 5], counts='0I'))),
-])
+@pytest.mark.parametrize(
+    'change, said',
+    [
+        (dict(image_id='7'), "image '7': image_id is not a whole number"),
+        (dict(image_id=2**70), 'image .*: image_id is not a whole number of 64 bits'),
+        (dict(image_id=99), 'cannot be evaluated: image 99 was tested, but is not in the annotations'),
+        (dict(category_id=77), 'category_id 77 of a detection is not in the annotations'),
+        (dict(category_id=1.5), 'category_id 1.5 of a detection'),
+        *(
+            (dict(score=score), 'score of a detection is not 1 finite number$')
+            for score in ('x', None, float('nan'), 1e60, [1, 2])
+        ),
+        *(
+            (dict(bbox=box), 'bbox of a detection is not 4 finite numbers$')
+            for box in (None, [1, 2, 3], [1, 2, float('nan'), 3], ['1', '2', '3', '4'])
+        ),
+        *(
+            (dict(segmentation=mask), r'image \d+: segmentation of a detection')
+            for mask in (
+                [[1, 2, 3, 4, 5, 6]],
+                dict(size=[HEIGHT, WIDTH]),
+                dict(size=[HEIGHT, WIDTH], counts='x'),
+                dict(size=[5, 5], counts='0I'),
+                dict(size=['5', 5], counts='0I'),
+            )
+        ),
+    ],
+)
 @pytest.mark.parametrize('place', [0, 1])
 def test_json_that_is_damaged_names_file_and_image(place, change, said, tmp_path):
     content, samples = draw(11)
@@ -478,13 +560,16 @@ def test_metrics_of_the_same_second_have_folders_of_their_own(tmp_path):
     content, samples = draw(9)
     ann_file = saved(content, tmp_path)
     metrics = [FastLVISMetric(ann_file) for _ in range(2)]
-    found = [samples, [dict(sample, pred_instances={k: v[:1] for k, v in sample['pred_instances'].items()})
-                       for sample in samples]]
+    found = [
+        samples,
+        [dict(sample, pred_instances={k: v[:1] for k, v in sample['pred_instances'].items()}) for sample in samples],
+    ]
     for batch in zip(*found):
         for metric, sample in zip(metrics, batch):
             metric.process({}, [sample])
     assert [metric.evaluate(len(samples)) for metric in metrics] == [
-        result(LVISMetric, ann_file, one_of_both) for one_of_both in found]
+        result(LVISMetric, ann_file, one_of_both) for one_of_both in found
+    ]
 
 
 def test_an_outfile_prefix_for_each_metric(tmp_path):
@@ -514,8 +599,10 @@ def test_images_with_and_without_masks(tmp_path):
     samples[1]['pred_instances'].pop('masks')
     prefix = tmp_path / 'out'
     result(FastLVISMetric, saved(content, tmp_path), samples, format_only=True, outfile_prefix=str(prefix))
-    images = [{found['image_id'] for found in json.loads(Path(f'{prefix}.{kind}.json').read_text())}
-              for kind in ('bbox', 'segm')]
+    images = [
+        {found['image_id'] for found in json.loads(Path(f'{prefix}.{kind}.json').read_text())}
+        for kind in ('bbox', 'segm')
+    ]
     assert images[0] - images[1] == {samples[1]['img_id']}
 
 
@@ -548,8 +635,12 @@ def test_what_a_killed_test_leaves_is_evaluated(tmp_path):
 
 def test_proposal_recall_does_not_hold_the_file(tmp_path):
     content, samples = draw(5, images=100, found=0)
-    found = dict(bboxes=torch.ones(10, 4), scores=torch.ones(10), labels=torch.ones(10, dtype=torch.long),
-                 masks=[dict(size=(HEIGHT, WIDTH), counts=b'x' * 10000)] * 10)
+    found = dict(
+        bboxes=torch.ones(10, 4),
+        scores=torch.ones(10),
+        labels=torch.ones(10, dtype=torch.long),
+        masks=[dict(size=(HEIGHT, WIDTH), counts=b'x' * 10000)] * 10,
+    )
     metric = FastLVISMetric(saved(content, tmp_path), metric='proposal_fast')
     metric.process({}, [dict(sample, pred_instances=found) for sample in samples])
     metric._open.flush()

@@ -1,4 +1,5 @@
 """What is written is read back, from one process or several; what is damaged is found."""
+
 import tracemalloc
 
 import numpy as np
@@ -9,15 +10,30 @@ from mmengine.logging import MMLogger
 from processes import in_two_processes
 
 from apa_mmdet.evaluation import prediction_files
-from apa_mmdet.evaluation.prediction_files import (Masks, Prediction, PredictionFiles, PredictionWriter, files_in,
-                                                   gather_files, is_rle, path_of, read_predictions)
+from apa_mmdet.evaluation.prediction_files import (
+    Masks,
+    Prediction,
+    PredictionFiles,
+    PredictionWriter,
+    files_in,
+    gather_files,
+    is_rle,
+    path_of,
+    read_predictions,
+)
 
 
 def draw(image_id, count=3, masks=True, mask_scores=False):
     rng = np.random.default_rng(image_id)
     boxes, scores = rng.random((count, 4), np.float32), rng.random(count, np.float32)
-    return Prediction(image_id, boxes, scores, rng.integers(0, 9, count), scores / 2 if mask_scores else None,
-                      Masks((5, 7), [rng.bytes(rng.integers(1, 9)) for _ in range(count)]) if masks else None)
+    return Prediction(
+        image_id,
+        boxes,
+        scores,
+        rng.integers(0, 9, count),
+        scores / 2 if mask_scores else None,
+        Masks((5, 7), [rng.bytes(rng.integers(1, 9)) for _ in range(count)]) if masks else None,
+    )
 
 
 def opened(folder, predictions, rank=0, world_size=1, token=b'one test of all.'):
@@ -79,7 +95,7 @@ def test_every_flipped_byte_is_found(tmp_path):
     path = write(tmp_path, [draw(1), draw(2)]).path
     content = path.read_bytes()
     for at in range(prediction_files.HEADER.size, len(content), 7):
-        path.write_bytes(content[:at] + bytes([content[at] ^ 255]) + content[at + 1:])
+        path.write_bytes(content[:at] + bytes([content[at] ^ 255]) + content[at + 1 :])
         try:
             assert len(list(read_predictions(path))) < 2, at  # a length beyond the end looks like a cut
         except ValueError as error:

@@ -1,4 +1,5 @@
 """ACON against its formula under autograd, in float64; and how tensors are cut into blocks."""
+
 import numpy as np
 import pytest
 import torch
@@ -36,17 +37,17 @@ def value_and_gradients(function, x, *params, grad=None):
 def assert_same(got, want, tolerance=1e-10):
     for a, b in zip(got, want):
         assert a.shape == b.shape and a.dtype == b.dtype
-        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * max(1., b.numel() and b.abs().max().item()))
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * max(1.0, b.numel() and b.abs().max().item()))
 
 
-@pytest.mark.parametrize('shape', [(), (0, ), (7, ), (3, 5), (2, 3, 5, 7), (0, 3, 4, 4), (2, 3, 0, 4), (70001, )])
+@pytest.mark.parametrize('shape', [(), (0,), (7,), (3, 5), (2, 3, 5, 7), (0, 3, 4, 4), (2, 3, 0, 4), (70001,)])
 def test_agrees_with_the_textbook_on_any_shape(shape):
     x, params = torch.randn(shape, dtype=torch.float64) * 3, parameters((), (), ())
     assert_same(value_and_gradients(acon, x, *params), value_and_gradients(textbook, x, *params))
 
 
 @pytest.mark.parametrize('layout', LAYOUTS)
-@pytest.mark.parametrize('shapes', [((), (), ()), ((6, ), (6, ), (6, )), ((6, ), (), (5, 6)), ((5, 6), (6, ), ())])
+@pytest.mark.parametrize('shapes', [((), (), ()), ((6,), (6,), (6,)), ((6,), (), (5, 6)), ((5, 6), (6,), ())])
 @pytest.mark.parametrize('size', [(5, 6, 4, 3), SEVERAL_BLOCKS])
 def test_agrees_with_the_textbook_in_any_memory_order(layout, shapes, size):
     x, params = LAYOUTS[layout](torch.randn(size, dtype=torch.float64)), parameters(*shapes)
@@ -71,7 +72,7 @@ def test_blocks_of_other_dimensions(shape, per_image):
         assert_same(value_and_gradients(acon, x, *params), value_and_gradients(textbook, x, *params))
 
 
-@pytest.mark.parametrize('shapes', [((1, ), (1, ), (1, )), ((4, ), (4, ), (3, 4))])
+@pytest.mark.parametrize('shapes', [((1,), (1,), (1,)), ((4,), (4,), (3, 4))])
 def test_gradcheck(shapes):
     x = torch.randn(3, 4, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(acon, (x, *parameters(*shapes)))
@@ -80,11 +81,15 @@ def test_gradcheck(shapes):
 def test_in_float32_every_derivative_keeps_its_digits_up_to_1e4():
     """Where 1 − σ(v) is used, ∂S/∂β is wrong by as much as itself here: v reaches 17 while x² is 1e8."""
     size = torch.logspace(-3, 4, 50, dtype=torch.float64)
-    x, beta, p = torch.meshgrid(torch.cat([-size, size]), torch.logspace(-4, 1, 11, dtype=torch.float64),
-                                torch.tensor([-.7, .3, 1.3], dtype=torch.float64), indexing='ij')
+    x, beta, p = torch.meshgrid(
+        torch.cat([-size, size]),
+        torch.logspace(-4, 1, 11, dtype=torch.float64),
+        torch.tensor([-0.7, 0.3, 1.3], dtype=torch.float64),
+        indexing='ij',
+    )
     # one element a channel, with parameters of its own; the same numbers on both sides
     x, beta, p1 = (t.reshape(-1).float() for t in (x, beta, p))
-    p2 = torch.full_like(p1, .25)
+    p2 = torch.full_like(p1, 0.25)
     params = [t.requires_grad_() for t in (p1, p2, beta)]
     exact = [t.detach().double().requires_grad_() for t in params]
     one = torch.ones_like(x)[None]
@@ -97,11 +102,11 @@ def test_in_float32_every_derivative_keeps_its_digits_up_to_1e4():
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])
-@pytest.mark.parametrize('p1, p2', [(1., 0.), (.9, -.9), (.5, .5), (-1., 1e-3)])
-@pytest.mark.parametrize('beta', [0., 1e-3, 1., 50., -3.])
+@pytest.mark.parametrize('p1, p2', [(1.0, 0.0), (0.9, -0.9), (0.5, 0.5), (-1.0, 1e-3)])
+@pytest.mark.parametrize('beta', [0.0, 1e-3, 1.0, 50.0, -3.0])
 def test_finite_for_every_finite_input(dtype, p1, p2, beta):
     top = 1e4 if dtype == torch.float32 else torch.finfo(dtype).max
-    x = torch.tensor([0., 1e-7, 1., 8., 17., 88., 104., 1e3, 1e4, top]).to(dtype)
+    x = torch.tensor([0.0, 1e-7, 1.0, 8.0, 17.0, 88.0, 104.0, 1e3, 1e4, top]).to(dtype)
     params = [torch.tensor([value], requires_grad=True) for value in (p1, p2, beta)]
     out, *grads = value_and_gradients(acon, torch.cat([x, -x]), *params)
     assert out.dtype == grads[0].dtype == dtype
@@ -112,7 +117,7 @@ def test_finite_for_every_finite_input(dtype, p1, p2, beta):
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize('size', [(3, 6, 7, 7), SEVERAL_BLOCKS])
 def test_half_precision_is_the_rounded_float32(dtype, size):
-    x, params = (torch.randn(size) * 4).to(dtype), parameters((6, ), (6, ), (6, ), dtype=torch.float32)
+    x, params = (torch.randn(size) * 4).to(dtype), parameters((6,), (6,), (6,), dtype=torch.float32)
     grad = torch.randn(size).to(dtype)
     out, to_x, *rest = value_and_gradients(acon, x, *params, grad=grad)
     wide, wide_to_x, *wide_rest = value_and_gradients(acon, x.float(), *params, grad=grad.float())
@@ -121,26 +126,26 @@ def test_half_precision_is_the_rounded_float32(dtype, size):
 
 
 def test_special_cases():
-    x, (zero, one) = torch.linspace(-6, 6, 101), torch.tensor([0., 1.])
+    x, (zero, one) = torch.linspace(-6, 6, 101), torch.tensor([0.0, 1.0])
     torch.testing.assert_close(acon(x, one, zero, one), torch.nn.functional.silu(x))
     torch.testing.assert_close(acon(x, one, zero, one * 1e5), x.relu())
-    torch.testing.assert_close(acon(x, one, one / 4, one * 1e5), torch.nn.functional.leaky_relu(x, .25))
-    torch.testing.assert_close(acon(x, one, one / 4, zero), .625 * x)  # the mean of both lines
+    torch.testing.assert_close(acon(x, one, one / 4, one * 1e5), torch.nn.functional.leaky_relu(x, 0.25))
+    torch.testing.assert_close(acon(x, one, one / 4, zero), 0.625 * x)  # the mean of both lines
     torch.testing.assert_close(acon(x, one / 4, one, one), acon(x, one, one / 4, one))
 
 
-@pytest.mark.parametrize('p1, p2', [(1., 0.), (2., -.5), (.3, .8)])
-@pytest.mark.parametrize('beta', [.5, 1., 7.])
+@pytest.mark.parametrize('p1, p2', [(1.0, 0.0), (2.0, -0.5), (0.3, 0.8)])
+@pytest.mark.parametrize('beta', [0.5, 1.0, 7.0])
 def test_the_slope_has_the_bounds_of_the_paper(p1, p2, beta):
     x = torch.linspace(-60, 60, 200001, dtype=torch.float64, requires_grad=True)
-    slope, = torch.autograd.grad(acon(x, *map(torch.tensor, (p1, p2, beta))).sum(), x)
-    bounds = sorted((1.0998 * p1 - .0998 * p2, 1.0998 * p2 - .0998 * p1))
+    (slope,) = torch.autograd.grad(acon(x, *map(torch.tensor, (p1, p2, beta))).sum(), x)
+    bounds = sorted((1.0998 * p1 - 0.0998 * p2, 1.0998 * p2 - 0.0998 * p1))
     assert [slope.min().item(), slope.max().item()] == pytest.approx(bounds, abs=2e-4)
 
 
 def test_keeps_its_arguments_alone_for_backward():
     kept = []
-    x, params = torch.randn(SEVERAL_BLOCKS, requires_grad=True), parameters((6, ), (6, ), (5, 6), dtype=torch.float32)
+    x, params = torch.randn(SEVERAL_BLOCKS, requires_grad=True), parameters((6,), (6,), (5, 6), dtype=torch.float32)
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         acon(x, *params)
     assert [t.data_ptr() for t in kept] == [t.data_ptr() for t in (x, *params)]
@@ -148,7 +153,7 @@ def test_keeps_its_arguments_alone_for_backward():
 
 def test_under_autocast_the_dtype_stays():
     x = torch.randn(4, 4, dtype=torch.bfloat16, requires_grad=True)
-    params = parameters((), (4, ), (), dtype=torch.float32)
+    params = parameters((), (4,), (), dtype=torch.float32)
     with torch.autocast('cpu', dtype=torch.bfloat16):
         out = acon(x, *params)
     out.float().sum().backward()
@@ -156,14 +161,21 @@ def test_under_autocast_the_dtype_stays():
     assert all(p.grad.dtype == torch.float32 for p in params)
 
 
-@pytest.mark.parametrize('arguments, error, line', [
-    (dict(p1=torch.ones(3)), ValueError, r'p1 has shape \(3,\), but an input of shape \(2, 4, 3, 3\) has 4 channels: '
-     r'give one value, one per channel \(dimension 1\), \(C,\), or one per image and channel, \(N, C\)'),
-    (dict(beta=torch.ones(1, 4)), ValueError, r'beta has shape \(1, 4\), but an input'),
-    (dict(x=torch.ones(4), p2=torch.ones(4)), ValueError, r'p2 .* an input of shape \(4,\) has 1 channels'),
-    (dict(x=torch.ones(4, dtype=torch.int64)), TypeError, 'must be of a floating point dtype, got torch.int64'),
-    (dict(p2=torch.ones(4, device='meta')), ValueError, 'p2 is on meta, but the input on cpu'),
-])
+@pytest.mark.parametrize(
+    'arguments, error, line',
+    [
+        (
+            dict(p1=torch.ones(3)),
+            ValueError,
+            r'p1 has shape \(3,\), but an input of shape \(2, 4, 3, 3\) has 4 channels: '
+            r'give one value, one per channel \(dimension 1\), \(C,\), or one per image and channel, \(N, C\)',
+        ),
+        (dict(beta=torch.ones(1, 4)), ValueError, r'beta has shape \(1, 4\), but an input'),
+        (dict(x=torch.ones(4), p2=torch.ones(4)), ValueError, r'p2 .* an input of shape \(4,\) has 1 channels'),
+        (dict(x=torch.ones(4, dtype=torch.int64)), TypeError, 'must be of a floating point dtype, got torch.int64'),
+        (dict(p2=torch.ones(4, device='meta')), ValueError, 'p2 is on meta, but the input on cpu'),
+    ],
+)
 def test_what_does_not_fit_gets_one_clear_line(arguments, error, line):
     one = torch.ones(1)
     with pytest.raises(error, match=line):
@@ -172,13 +184,12 @@ def test_what_does_not_fit_gets_one_clear_line(arguments, error, line):
 
 def test_a_second_derivative_is_refused():
     x, params = torch.randn(3, dtype=torch.float64, requires_grad=True), parameters((), (), ())
-    grad, = torch.autograd.grad(acon(x, *params).square().sum(), x, create_graph=True)
+    (grad,) = torch.autograd.grad(acon(x, *params).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match='once_differentiable'):
         grad.sum().backward()
 
 
 class Module(torch.nn.Module):
-
     def forward(self, x):
         return acon(x, x.mean((0, 2)), x.amax((0, 2)), x.sum(2))
 
@@ -186,7 +197,7 @@ class Module(torch.nn.Module):
 def test_exports_with_batches_of_any_size():
     batch = torch.export.Dim('batch', min=1, max=64)
     x = torch.randn(2, 6, 8000)
-    program = torch.export.export(Module(), (x, ), dynamic_shapes=dict(x={0: batch}))
+    program = torch.export.export(Module(), (x,), dynamic_shapes=dict(x={0: batch}))
     assert len(program.graph.nodes) < 50, 'the blocks were exported'
     x = torch.randn(3, 6, 8000)
     torch.testing.assert_close(program.module()(x), Module()(x))
@@ -203,6 +214,6 @@ def test_traces_large_inputs_for_any_shape():
 def test_onnxruntime_agrees_on_large_inputs(dynamo, tmp_path):
     onnxruntime = pytest.importorskip('onnxruntime')
     x, path = torch.randn(2, 6, 8000), str(tmp_path / 'acon.onnx')
-    torch.onnx.export(Module().eval(), (x, ), path, dynamo=dynamo, input_names=['x'])
-    got, = onnxruntime.InferenceSession(path).run(None, {'x': x.numpy()})
+    torch.onnx.export(Module().eval(), (x,), path, dynamo=dynamo, input_names=['x'])
+    (got,) = onnxruntime.InferenceSession(path).run(None, {'x': x.numpy()})
     torch.testing.assert_close(torch.from_numpy(got), Module()(x), rtol=1e-4, atol=1e-4)

@@ -1,4 +1,5 @@
 """APALU against its formula under autograd, in float64. Its blocks are those of test_acon.py."""
+
 import mpmath
 import pytest
 import torch
@@ -31,26 +32,26 @@ def parameters(*shapes, dtype=torch.float64):
     return tuple(torch.rand(shape, dtype=dtype).requires_grad_() for shape in shapes)
 
 
-@pytest.mark.parametrize('shape', [(), (0, ), (7, ), (3, 5), (2, 3, 5, 7), (0, 3, 4, 4), (70001, )])
+@pytest.mark.parametrize('shape', [(), (0,), (7,), (3, 5), (2, 3, 5, 7), (0, 3, 4, 4), (70001,)])
 def test_agrees_with_the_textbook_on_any_shape(shape):
     assert_same_as_the_textbook(torch.randn(shape, dtype=torch.float64) * 3, *parameters((), ()))
 
 
 @pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize('shapes', [((), ()), ((6, ), (6, )), ((6, ), ()), ((), (5, 6))])
+@pytest.mark.parametrize('shapes', [((), ()), ((6,), (6,)), ((6,), ()), ((), (5, 6))])
 @pytest.mark.parametrize('size', [(5, 6, 4, 3), SEVERAL_BLOCKS])
 def test_agrees_with_the_textbook_in_any_memory_order(memory_format, shapes, size):
     x = torch.randn(size, dtype=torch.float64).to(memory_format=memory_format)
     assert_same_as_the_textbook(x, *parameters(*shapes))
 
 
-@pytest.mark.parametrize('shapes', [((1, ), (1, )), ((4, ), (4, ))])
+@pytest.mark.parametrize('shapes', [((1,), (1,)), ((4,), (4,))])
 def test_gradcheck(shapes):
     x = torch.randn(3, 4, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(apalu, (x, *parameters(*shapes)))
 
 
-@pytest.mark.parametrize('a, b', [(.5, .75), (1e-3, 30.), (30., 1e-3)])
+@pytest.mark.parametrize('a, b', [(0.5, 0.75), (1e-3, 30.0), (30.0, 1e-3)])
 @pytest.mark.parametrize('dtype, tolerance', [(torch.float32, 5e-7), (torch.float64, 3e-15)])
 def test_keeps_its_digits(dtype, tolerance, a, b):
     size = torch.logspace(-8, 4, 200, dtype=torch.float64)
@@ -58,6 +59,7 @@ def test_keeps_its_digits(dtype, tolerance, a, b):
     a, b = torch.tensor(a, dtype=dtype, requires_grad=True), torch.tensor(b, dtype=dtype, requires_grad=True)
     out, slope, *_ = value_and_gradients(apalu, x, a, b, grad=torch.ones_like(x))
     with mpmath.workdps(40):
+
         def exact(x):
             above = x > 0
             return a.item() * (x + x / (1 + mpmath.exp(-1.702 * x))) if above else b.item() * mpmath.expm1(x)
@@ -70,16 +72,16 @@ def test_keeps_its_digits(dtype, tolerance, a, b):
 
 
 def test_the_slope_at_0_is_that_from_below():
-    x, a, b = torch.zeros(3, requires_grad=True), torch.tensor(1.), torch.tensor(.2)
-    slope, = torch.autograd.grad(apalu(x, a, b).sum(), x)
-    torch.testing.assert_close(slope, torch.full((3, ), .2))
+    x, a, b = torch.zeros(3, requires_grad=True), torch.tensor(1.0), torch.tensor(0.2)
+    (slope,) = torch.autograd.grad(apalu(x, a, b).sum(), x)
+    torch.testing.assert_close(slope, torch.full((3,), 0.2))
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])
-@pytest.mark.parametrize('a, b', [(.5, .75), (1e-3, 10.)])
+@pytest.mark.parametrize('a, b', [(0.5, 0.75), (1e-3, 10.0)])
 def test_finite_for_every_finite_input(dtype, a, b):
     top = 1e4 if dtype == torch.float32 else torch.finfo(dtype).max
-    x = torch.tensor([0., 1e-7, 1., 8., 17., 88., 104., 1e3, 1e4, top]).to(dtype)
+    x = torch.tensor([0.0, 1e-7, 1.0, 8.0, 17.0, 88.0, 104.0, 1e3, 1e4, top]).to(dtype)
     params = [torch.tensor([value], requires_grad=True) for value in (a, b)]
     out, *grads = value_and_gradients(apalu, torch.cat([x, -x]), *params)
     assert out.dtype == grads[0].dtype == dtype and grads[1].dtype == torch.float32
@@ -88,27 +90,30 @@ def test_finite_for_every_finite_input(dtype, a, b):
 
 
 def test_the_two_halves_meet_at_0():
-    a, b = torch.tensor(.8), torch.tensor(1.2)
-    near = torch.tensor([-1e-4, -0., 0., 1e-4], dtype=torch.float64)
+    a, b = torch.tensor(0.8), torch.tensor(1.2)
+    near = torch.tensor([-1e-4, -0.0, 0.0, 1e-4], dtype=torch.float64)
     out, slope, *_ = value_and_gradients(lambda x: apalu(x, a, b), near, grad=torch.ones(4, dtype=torch.float64))
     assert out.tolist() == pytest.approx([-1.2e-4, 0, 0, 1.2e-4], abs=1e-7)
     assert slope.tolist() == pytest.approx([1.2] * 4, abs=1e-3), 'b = 1.5·a: no kink'
-    far = apalu(torch.tensor([-50., 50.]), a, b)
-    torch.testing.assert_close(far, torch.tensor([-1.2, 2 * .8 * 50]))
+    far = apalu(torch.tensor([-50.0, 50.0]), a, b)
+    torch.testing.assert_close(far, torch.tensor([-1.2, 2 * 0.8 * 50]))
 
 
 def test_keeps_its_arguments_alone_for_backward():
     kept = []
-    x, params = torch.randn(SEVERAL_BLOCKS, requires_grad=True), parameters((6, ), (6, ), dtype=torch.float32)
+    x, params = torch.randn(SEVERAL_BLOCKS, requires_grad=True), parameters((6,), (6,), dtype=torch.float32)
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         apalu(x, *params)
     assert [t.data_ptr() for t in kept] == [t.data_ptr() for t in (x, *params)]
 
 
-@pytest.mark.parametrize('arguments, error, line', [
-    (dict(a=torch.ones(3)), ValueError, r'a has shape \(3,\), but an input of shape \(2, 4, 3, 3\) has 4 channels'),
-    (dict(x=torch.ones(4, dtype=torch.int64)), TypeError, 'must be of a floating point dtype, got torch.int64'),
-])
+@pytest.mark.parametrize(
+    'arguments, error, line',
+    [
+        (dict(a=torch.ones(3)), ValueError, r'a has shape \(3,\), but an input of shape \(2, 4, 3, 3\) has 4 channels'),
+        (dict(x=torch.ones(4, dtype=torch.int64)), TypeError, 'must be of a floating point dtype, got torch.int64'),
+    ],
+)
 def test_what_does_not_fit_gets_one_clear_line(arguments, error, line):
     with pytest.raises(error, match=line):
         apalu(**{**dict(x=torch.zeros(2, 4, 3, 3), a=torch.ones(1), b=torch.ones(1)), **arguments})

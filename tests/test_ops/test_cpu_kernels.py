@@ -1,4 +1,5 @@
 """Building the compiled kernels, and what is theirs alone; their results are tested in test_functions.py."""
+
 import os
 import subprocess
 import sys
@@ -18,13 +19,21 @@ print(_backend(torch.zeros(1)).__name__, ops.aglu(torch.tensor([2.]), torch.ones
 
 
 def run(cache, **environment):
-    return subprocess.Popen([sys.executable, '-c', USE], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            env=dict(os.environ, XDG_CACHE_HOME=str(cache), **environment))
+    return subprocess.Popen(
+        [sys.executable, '-c', USE],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=dict(os.environ, XDG_CACHE_HOME=str(cache), **environment),
+    )
 
 
 def test_serve_where_there_is_a_compiler():
     assert cpu_kernels.load() is not None, 'the rest of the tests would test the plain backend twice'
-    served = {dtype: cpu_kernels.serves(torch.zeros(1, dtype=dtype)) for dtype in (torch.float32, torch.bfloat16, torch.float64)}
+    served = {
+        dtype: cpu_kernels.serves(torch.zeros(1, dtype=dtype))
+        for dtype in (torch.float32, torch.bfloat16, torch.float64)
+    }
     assert served == {torch.float32: True, torch.bfloat16: True, torch.float64: False}
 
 
@@ -35,8 +44,14 @@ def test_processes_may_build_at_once(tmp_path):
     assert len(list((tmp_path / 'apa_mmdet').iterdir())) == 1
 
 
-@pytest.mark.parametrize('compiler, reason', [('/no/such/compiler', 'No such file'), ('false', 'returned non-zero exit status'),
-                                              (f'{sys.executable} -Wignore', 'unknown option')])
+@pytest.mark.parametrize(
+    'compiler, reason',
+    [
+        ('/no/such/compiler', 'No such file'),
+        ('false', 'returned non-zero exit status'),
+        (f'{sys.executable} -Wignore', 'unknown option'),
+    ],
+)
 def test_without_a_compiler_it_says_so_and_computes_all_the_same(tmp_path, compiler, reason):
     out, err = run(tmp_path, CC=compiler).communicate()
     assert out.split()[0] == 'apa_mmdet.ops.analytic' and out.split()[1].startswith('1.7615'), err
@@ -53,7 +68,7 @@ def test_without_a_home_a_temporary_folder_serves(tmp_path):
 
 def test_a_damaged_library_is_built_again(tmp_path):
     run(tmp_path).communicate()
-    library, = (tmp_path / 'apa_mmdet').iterdir()
+    (library,) = (tmp_path / 'apa_mmdet').iterdir()
     library.write_bytes(b'broken')
     out, err = run(tmp_path).communicate()
     assert out.split()[0] == 'apa_mmdet.ops.cpu_kernels', err
@@ -64,7 +79,11 @@ def test_a_damaged_library_is_built_again(tmp_path):
 @pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
 def test_results_do_not_depend_on_the_number_of_threads(memory_format):
     z, residual = (torch.randn(3, 5, 210, 190).to(memory_format=memory_format).requires_grad_() for _ in range(2))
-    scale, lambda_, kappa = torch.randn(3, 5, requires_grad=True), torch.rand(5, requires_grad=True), torch.rand(5, requires_grad=True)
+    scale, lambda_, kappa = (
+        torch.randn(3, 5, requires_grad=True),
+        torch.rand(5, requires_grad=True),
+        torch.rand(5, requires_grad=True),
+    )
     leaves, results, threads = (z, residual, scale, lambda_, kappa), [], torch.get_num_threads()
     try:
         for n in (1, 2, 3):

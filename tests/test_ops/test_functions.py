@@ -2,6 +2,7 @@
 
 The compiled kernels serve float32 and the half precisions, the plain one all; Triton's have a file of their own.
 """
+
 import numpy as np
 import pytest
 import torch
@@ -22,9 +23,11 @@ def backend(request):
             yield
 
 
-def parameters(lambda_=0.4, kappa=1.2, shape=(1, ), dtype=torch.float32):
-    return (torch.full(shape, lambda_, dtype=dtype, requires_grad=True),
-            torch.full(shape, kappa, dtype=dtype, requires_grad=True))
+def parameters(lambda_=0.4, kappa=1.2, shape=(1,), dtype=torch.float32):
+    return (
+        torch.full(shape, lambda_, dtype=dtype, requires_grad=True),
+        torch.full(shape, kappa, dtype=dtype, requires_grad=True),
+    )
 
 
 def value_and_gradients(function, z, *params):
@@ -52,8 +55,9 @@ def test_every_column_of_the_truth(name, dtype, tolerance):
 def test_the_series_and_the_difference_meet(dtype, tolerance):
     """The accelerators' way to ∂/∂λ, which no CPU takes in float32, against 40 digits."""
     import mpmath
+
     w = torch.logspace(-10, 25, 701, dtype=torch.float64).to(dtype)
-    w = torch.cat([w, torch.linspace(.3, .7, 401, dtype=torch.float64).to(dtype)])
+    w = torch.cat([w, torch.linspace(0.3, 0.7, 401, dtype=torch.float64).to(dtype)])
     with mpmath.workdps(40):
         want = [mpmath.log1p(x) - x / (1 + x) for x in map(mpmath.mpf, w.tolist())]
         got = analytic.difference_by_series(w, w.log1p()).tolist()
@@ -61,13 +65,13 @@ def test_the_series_and_the_difference_meet(dtype, tolerance):
 
 
 @pytest.mark.parametrize('name', FUNCTIONS)
-@pytest.mark.parametrize('shape', [(), (0, ), (1, ), (7, ), (3, 5), (2, 3, 5, 7), (0, 3, 4, 4), (2, 3, 200, 301)])
+@pytest.mark.parametrize('shape', [(), (0,), (1,), (7,), (3, 5), (2, 3, 5, 7), (0, 3, 4, 4), (2, 3, 200, 301)])
 def test_agrees_with_the_reference_on_any_shape(name, shape):
     z = torch.randn(shape, dtype=torch.float64) * 3
     params = parameters(shape=(), dtype=torch.float64)
     for got, want in zip(
-            value_and_gradients(getattr(ops, name), z, *params),
-            value_and_gradients(getattr(reference, name), z, *params)):
+        value_and_gradients(getattr(ops, name), z, *params), value_and_gradients(getattr(reference, name), z, *params)
+    ):
         assert got.shape == want.shape
         torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
 
@@ -85,9 +89,9 @@ def test_agrees_with_the_reference_in_any_memory_order(name, layout, per_channel
         'strided': lambda: torch.cat([z, z], 3)[..., ::2],
         'expanded': lambda: z[..., :1].expand(size),
     }[layout]()
-    channels = (6, ) if per_channel else (1, )
-    lambda_ = torch.linspace(.1, 1., channels[0], dtype=torch.float64, requires_grad=True)
-    kappa = torch.linspace(-1., 2., channels[0], dtype=torch.float64, requires_grad=True)
+    channels = (6,) if per_channel else (1,)
+    lambda_ = torch.linspace(0.1, 1.0, channels[0], dtype=torch.float64, requires_grad=True)
+    kappa = torch.linspace(-1.0, 2.0, channels[0], dtype=torch.float64, requires_grad=True)
 
     def want_of(z):
         return getattr(reference, name)(z, lambda_.view(-1, 1, 1), kappa.view(-1, 1, 1))
@@ -107,8 +111,8 @@ def test_agrees_with_the_reference_in_any_memory_order(name, layout, per_channel
 
 
 @pytest.mark.parametrize('name', FUNCTIONS)
-@pytest.mark.parametrize('lambda_, kappa', [(0.3, 1.1), (1., -0.5), (1e-3, 0.7)])
-@pytest.mark.parametrize('shape', [(1, ), (4, )])
+@pytest.mark.parametrize('lambda_, kappa', [(0.3, 1.1), (1.0, -0.5), (1e-3, 0.7)])
+@pytest.mark.parametrize('shape', [(1,), (4,)])
 def test_gradcheck(name, lambda_, kappa, shape):
     z = torch.randn(3, 4, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(getattr(ops, name), (z, *parameters(lambda_, kappa, shape, torch.float64)))
@@ -116,11 +120,11 @@ def test_gradcheck(name, lambda_, kappa, shape):
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize('name', ['apa', 'aglu'])
-@pytest.mark.parametrize('lambda_', [1e-4, 1e-2, 1., 20.])
-@pytest.mark.parametrize('kappa', [-10., -1., -1e-3, 0., 1e-3, 1., 10.])
+@pytest.mark.parametrize('lambda_', [1e-4, 1e-2, 1.0, 20.0])
+@pytest.mark.parametrize('kappa', [-10.0, -1.0, -1e-3, 0.0, 1e-3, 1.0, 10.0])
 def test_finite_for_every_finite_input(dtype, name, lambda_, kappa):
     top = torch.finfo(dtype).max
-    z = torch.tensor([0., 1e-7, 1., 8., 11., 60., 88., 104., 1e3, 6e4, min(top, 1e15), top]).to(dtype)
+    z = torch.tensor([0.0, 1e-7, 1.0, 8.0, 11.0, 60.0, 88.0, 104.0, 1e3, 6e4, min(top, 1e15), top]).to(dtype)
     z = torch.cat([z, -z])
     out, *grads = value_and_gradients(getattr(ops, name), z, *parameters(lambda_, kappa))
     assert out.dtype == dtype and grads[0].dtype == dtype and grads[1].dtype == torch.float32
@@ -133,13 +137,14 @@ def test_finite_for_every_finite_input(dtype, name, lambda_, kappa):
 def test_half_precision_is_the_rounded_exact_value(dtype, name):
     z = (torch.randn(1000) * 4).to(dtype)
     out = value_and_gradients(getattr(ops, name), z, *parameters())[0]
-    exact = getattr(reference, name)(z.double(), torch.tensor(.4).double(), torch.tensor(1.2).double())
+    exact = getattr(reference, name)(z.double(), torch.tensor(0.4).double(), torch.tensor(1.2).double())
     # either side of a tie that float32 cannot tell from one
     assert ((out == (exact * (1 + 3e-7)).to(dtype)) | (out == (exact * (1 - 3e-7)).to(dtype))).all()
 
 
 def before_activation(z, scale=None, shift=None, residual=None, residual_scale=None):
     """In PyTorch's words."""
+
     def spread(t):
         return t.reshape(*t.shape, *[1] * (z.dim() - 2))
 
@@ -151,26 +156,37 @@ def before_activation(z, scale=None, shift=None, residual=None, residual_scale=N
 
 BEFORE = {
     'nothing': dict(),
-    'scale per channel': dict(scale=(6, ), shift=(6, )),
-    'scale per image': dict(scale=(3, 6), shift=(6, )),
+    'scale per channel': dict(scale=(6,), shift=(6,)),
+    'scale per image': dict(scale=(3, 6), shift=(6,)),
     'residual': dict(residual=None),
     'residual and scale': dict(scale=(3, 6), shift=(3, 6), residual=None),
-    'all': dict(scale=(3, 6), shift=(3, 6), residual=None, residual_scale=(6, )),
+    'all': dict(scale=(3, 6), shift=(3, 6), residual=None, residual_scale=(6,)),
     'residual per image': dict(residual=None, residual_scale=(3, 6)),
 }
 
 
 @pytest.mark.parametrize('before', BEFORE.values(), ids=BEFORE.keys())
-@pytest.mark.parametrize('lambda_shape, kappa_shape', [((1, ), (1, )), ((6, ), (6, )), ((6, ), (1, )), ((1, ), (6, ))])
-@pytest.mark.parametrize('shape, memory_format', [
-    ((3, 6), torch.contiguous_format), ((3, 6, 150, 113), torch.contiguous_format), ((3, 6, 50, 60), torch.channels_last),
-    ((3, 6, 2, 3, 4), torch.channels_last_3d), ((0, 6, 2, 2), torch.contiguous_format)])
+@pytest.mark.parametrize('lambda_shape, kappa_shape', [((1,), (1,)), ((6,), (6,)), ((6,), (1,)), ((1,), (6,))])
+@pytest.mark.parametrize(
+    'shape, memory_format',
+    [
+        ((3, 6), torch.contiguous_format),
+        ((3, 6, 150, 113), torch.contiguous_format),
+        ((3, 6, 50, 60), torch.channels_last),
+        ((3, 6, 2, 3, 4), torch.channels_last_3d),
+        ((0, 6, 2, 2), torch.contiguous_format),
+    ],
+)
 @pytest.mark.parametrize('dtype, tolerance', [(torch.float64, 1e-9), (torch.float32, 2e-4)])
 def test_scale_shift_and_residual(before, lambda_shape, kappa_shape, shape, memory_format, dtype, tolerance):
     z = torch.randn(shape).to(memory_format=memory_format).to(dtype).requires_grad_()
-    lambda_, kappa = (torch.rand(size, dtype=dtype).add_(.3).requires_grad_() for size in (lambda_shape, kappa_shape))
-    extra = {key: torch.randn(shape if size is None else (shape[0], 6) if len(size) == 2 else size,
-                              dtype=dtype, requires_grad=True) for key, size in before.items()}
+    lambda_, kappa = (torch.rand(size, dtype=dtype).add_(0.3).requires_grad_() for size in (lambda_shape, kappa_shape))
+    extra = {
+        key: torch.randn(
+            shape if size is None else (shape[0], 6) if len(size) == 2 else size, dtype=dtype, requires_grad=True
+        )
+        for key, size in before.items()
+    }
     leaves = (z, lambda_, kappa, *extra.values())
     got = ops.aglu(z, lambda_, kappa, **extra)
     per_channel = [p if p.numel() == 1 else p.view(-1, *[1] * (len(shape) - 2)) for p in (lambda_, kappa)]
@@ -178,20 +194,24 @@ def test_scale_shift_and_residual(before, lambda_shape, kappa_shape, shape, memo
     assert got.is_contiguous(memory_format=memory_format)
     torch.testing.assert_close(got, want, rtol=tolerance, atol=tolerance / 10)
     weights = torch.randn_like(want)
-    for leaf, a, b in zip(leaves, *(torch.autograd.grad((o * weights).sum(), leaves) for o in (got, want))):
-        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * (1 + b.abs().max().item() if b.numel() else 1))
+    for a, b in zip(*(torch.autograd.grad((o * weights).sum(), leaves) for o in (got, want))):
+        torch.testing.assert_close(
+            a, b, rtol=tolerance, atol=tolerance * (1 + b.abs().max().item() if b.numel() else 1)
+        )
 
 
 def test_gradcheck_of_scale_shift_and_residual():
     z, residual = (torch.randn(2, 3, 2, 2, dtype=torch.float64, requires_grad=True) for _ in range(2))
     scale, shift, residual_scale = (torch.randn(2, 3, dtype=torch.float64, requires_grad=True) for _ in range(3))
-    assert torch.autograd.gradcheck(ops.aglu, (z, *parameters(dtype=torch.float64), scale, shift, residual, residual_scale))
+    assert torch.autograd.gradcheck(
+        ops.aglu, (z, *parameters(dtype=torch.float64), scale, shift, residual, residual_scale)
+    )
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_half_precision_with_scale_and_residual_rounds_once(dtype):
     z, residual = torch.randn(2, 4, 30, 30).to(dtype), torch.randn(2, 4, 30, 30).to(dtype)
-    scale, shift = torch.rand(2, 4) + .5, torch.randn(2, 4)
+    scale, shift = torch.rand(2, 4) + 0.5, torch.randn(2, 4)
     out = ops.aglu(z, *parameters(), scale, shift, residual)
     exact = ops.aglu(z.double(), *parameters(), scale, shift, residual.double())
     assert out.dtype == dtype
@@ -208,8 +228,8 @@ def test_nan_stays_nan_where_it_is(name):
 
 
 @pytest.mark.parametrize('name', FUNCTIONS)
-@pytest.mark.parametrize('lambda_, kappa', [(.4, torch.nan), (torch.nan, 1.2)])
-@pytest.mark.parametrize('shape', [(1, ), (3, )])
+@pytest.mark.parametrize('lambda_, kappa', [(0.4, torch.nan), (torch.nan, 1.2)])
+@pytest.mark.parametrize('shape', [(1,), (3,)])
 def test_a_parameter_that_is_nan_is_not_hidden(name, lambda_, kappa, shape):
     params = parameters(lambda_, kappa, shape)
     out, grad, *_ = value_and_gradients(getattr(ops, name), torch.randn(2, 3, 17), *params)
@@ -224,14 +244,20 @@ def test_other_devices_and_dtypes_are_refused():
         ops.apa(torch.arange(3), one, one)
 
 
-@pytest.mark.parametrize('arguments, line', [
-    (dict(scale=torch.ones(4)), 'scale and shift go together'),
-    (dict(shift=torch.ones(4)), 'scale and shift go together'),
-    (dict(residual_scale=torch.ones(4)), 'residual_scale is given without a residual'),
-    (dict(residual=torch.ones(2, 4, 3, 1)), r'residual has shape \(2, 4, 3, 1\), but the input \(2, 4, 3, 3\)'),
-    (dict(scale=torch.ones(3), shift=torch.ones(4)), r'scale has shape \(3,\); an input of shape \(2, 4, 3, 3\) takes one'),
-    (dict(scale=torch.ones(4), shift=torch.ones(2, 4, 1)), r'shift has shape \(2, 4, 1\)'),
-])
+@pytest.mark.parametrize(
+    'arguments, line',
+    [
+        (dict(scale=torch.ones(4)), 'scale and shift go together'),
+        (dict(shift=torch.ones(4)), 'scale and shift go together'),
+        (dict(residual_scale=torch.ones(4)), 'residual_scale is given without a residual'),
+        (dict(residual=torch.ones(2, 4, 3, 1)), r'residual has shape \(2, 4, 3, 1\), but the input \(2, 4, 3, 3\)'),
+        (
+            dict(scale=torch.ones(3), shift=torch.ones(4)),
+            r'scale has shape \(3,\); an input of shape \(2, 4, 3, 3\) takes one',
+        ),
+        (dict(scale=torch.ones(4), shift=torch.ones(2, 4, 1)), r'shift has shape \(2, 4, 1\)'),
+    ],
+)
 def test_what_does_not_fit_gets_one_clear_line(arguments, line):
     with pytest.raises(ValueError, match=line):
         ops.aglu(torch.zeros(2, 4, 3, 3), *parameters(), **arguments)
@@ -248,7 +274,7 @@ def test_special_cases():
 
 def test_lambda_below_the_floor_counts_as_the_floor_and_has_no_gradient():
     z = torch.randn(20)
-    below, at = torch.tensor([-3.], requires_grad=True), torch.tensor([1e-4])
+    below, at = torch.tensor([-3.0], requires_grad=True), torch.tensor([1e-4])
     out = ops.aglu(z, below, torch.ones(1))
     assert torch.equal(out, ops.aglu(z, at, torch.ones(1)))
     out.sum().backward()

@@ -1,4 +1,5 @@
 """The operator in everything that transforms PyTorch code."""
+
 import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -44,9 +45,14 @@ def x(request):
 
 @pytest.mark.parametrize('formula', ['apa', 'aglu', 'neg_log_apa'])
 def test_passes_the_checks_of_torch_library(formula, x):
-    scalar = [torch.tensor(.4, requires_grad=True), torch.tensor(1.2, requires_grad=True)]
+    scalar = [torch.tensor(0.4, requires_grad=True), torch.tensor(1.2, requires_grad=True)]
     channels = [torch.rand(6, requires_grad=True) for _ in range(2)]
-    rest = [torch.rand(2, 6, requires_grad=True), torch.rand(2, 6), torch.randn(2, 6, 8, 9, requires_grad=True), torch.rand(1, 6)]
+    rest = [
+        torch.rand(2, 6, requires_grad=True),
+        torch.rand(2, 6),
+        torch.randn(2, 6, 8, 9, requires_grad=True),
+        torch.rand(1, 6),
+    ]
     for args in ([*scalar, None, None, None, None], [*channels, *rest], [*scalar, *rest[:3], None]):
         torch.library.opcheck(OPERATOR, (formula, x, *args))
         detached = [None if t is None else t.detach() for t in (torch.randn_like(x), x, *args)]
@@ -58,7 +64,7 @@ def test_what_is_declared_is_what_is_computed(backend):
     """Mixed dtypes, and parameters that are not contiguous."""
     x, residual = torch.randn(2, 6, 4, 5).bfloat16(), torch.randn(2, 6, 4, 5)
     scale = torch.randn(6, 2).T
-    args = (torch.rand(6) + .1, torch.tensor(1.2), scale, scale, residual, scale)
+    args = (torch.rand(6) + 0.1, torch.tensor(1.2), scale, scale, residual, scale)
     with ops.use_backend(backend):
         torch.library.opcheck(torch.ops.apa_mmdet.parametric_backward.default, ('aglu', x, x, *args))
         torch.library.opcheck(OPERATOR, ('aglu', x, *args))
@@ -73,7 +79,7 @@ def test_compiles_without_graph_breaks(backend, block, x):
 
 def test_exports(block, x):
     x = x.detach()
-    program = torch.export.export(block, (x, ), dynamic_shapes=dict(x={0: torch.export.Dim('batch', min=1, max=64)}))
+    program = torch.export.export(block, (x,), dynamic_shapes=dict(x={0: torch.export.Dim('batch', min=1, max=64)}))
     assert sum(node.target is OPERATOR for node in program.graph.nodes) == 2
     x = torch.cat([x, x])
     torch.testing.assert_close(program.module()(x), block(x))
@@ -93,12 +99,11 @@ def test_traces(block, x):
 
 
 def test_a_second_derivative_is_refused(block, x):
-    grad, = torch.autograd.grad(block(x).square().sum(), x, create_graph=True)
+    (grad,) = torch.autograd.grad(block(x).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match='once_differentiable'):
         grad.sum().backward()
 
 
 def test_a_backend_that_is_not_there():
-    with pytest.raises(ValueError, match=r"no backend 'cuda' here, there are \["):
-        with ops.use_backend('cuda'):
-            pass
+    with pytest.raises(ValueError, match=r"no backend 'cuda' here, there are \["), ops.use_backend('cuda'):
+        pass

@@ -1,4 +1,5 @@
 """Recipes in place of activations."""
+
 import gc
 import weakref
 
@@ -16,14 +17,16 @@ class Chain(nn.Module):
     def __init__(self, length, recompute, residual=True):
         super().__init__()
         self.convs = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1) for _ in range(length))
-        self.lambda_, self.kappa = nn.Parameter(torch.tensor([.4])), nn.Parameter(torch.tensor([1.2]))
+        self.lambda_, self.kappa = nn.Parameter(torch.tensor([0.4])), nn.Parameter(torch.tensor([1.2]))
         self.recompute, self.residual = recompute, residual
 
     def forward(self, x):
         x = ops.aglu(self.convs[0](x), self.lambda_, self.kappa, recompute=self.recompute)
         for conv in self.convs[1:]:
             residual = x if self.residual else None
-            x = ops.aglu(ops.keep_recipe(conv, x), self.lambda_, self.kappa, residual=residual, recompute=self.recompute)
+            x = ops.aglu(
+                ops.keep_recipe(conv, x), self.lambda_, self.kappa, residual=residual, recompute=self.recompute
+            )
         return x
 
 
@@ -55,7 +58,7 @@ def test_keeps_the_results_of_convolutions_alone(residual):
 def test_memory_held_is_what_autograd_keeps(recompute):
     x, net = torch.randn(2, 4, 64, 64, requires_grad=True), Chain(8, recompute)
     counted = saved_bytes(lambda: net(x), net.parameters(), with_results=True) - 4 * x.numel()
-    assert memory_of(lambda: net(x), torch.device('cpu')).held == pytest.approx(counted, rel=.01)
+    assert memory_of(lambda: net(x), torch.device('cpu')).held == pytest.approx(counted, rel=0.01)
 
 
 @pytest.mark.parametrize('residual', [False, True])
@@ -79,16 +82,21 @@ def test_every_activation_is_computed_again_once_and_let_go(residual, monkeypatc
     assert not any(result() is not None for result in results), 'kept though nobody needs it any more'
 
 
-@pytest.mark.parametrize('change', [
-    lambda conv: lambda x: conv(x.mul_(3)),
-    lambda conv: nn.Sequential(nn.ReLU(inplace=True), conv),
-    lambda conv: lambda x: conv(x.transpose(2, 3)),
-    lambda conv: lambda x: conv(x.flip(3))], ids=['product', 'relu', 'transposed', 'flipped'])
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda conv: lambda x: conv(x.mul_(3)),
+        lambda conv: nn.Sequential(nn.ReLU(inplace=True), conv),
+        lambda conv: lambda x: conv(x.transpose(2, 3)),
+        lambda conv: lambda x: conv(x.flip(3)),
+    ],
+    ids=['product', 'relu', 'transposed', 'flipped'],
+)
 def test_what_a_module_makes_of_its_input_is_what_counts(change):
     conv, results = nn.Conv2d(4, 4, 3), []
     x = torch.randn(1, 4, 6, 6, requires_grad=True)
     for recompute in (False, True):
-        y = ops.aglu(x * 1, torch.tensor([.4]), torch.tensor([1.2]), recompute=recompute)
+        y = ops.aglu(x * 1, torch.tensor([0.4]), torch.tensor([1.2]), recompute=recompute)
         out = ops.keep_recipe(change(conv), y)
         results.append(torch.autograd.grad(out.square().sum(), (x, *conv.parameters())))
     for a, b in zip(*results):
@@ -97,17 +105,21 @@ def test_what_a_module_makes_of_its_input_is_what_counts(change):
 
 def test_a_weight_changed_before_the_backward_is_noticed():
     conv, x = nn.Conv2d(4, 4, 3), torch.randn(1, 4, 6, 6, requires_grad=True)
-    out = ops.keep_recipe(conv, ops.aglu(x, torch.tensor([.4]), torch.tensor([1.2]), recompute=True))
+    out = ops.keep_recipe(conv, ops.aglu(x, torch.tensor([0.4]), torch.tensor([1.2]), recompute=True))
     with torch.no_grad():
         conv.weight.mul_(2)
-    with pytest.raises(RuntimeError, match=r'modified by an inplace operation: a tensor of shape \(4, 4, 3, 3\) that Conv2d'):
+    with pytest.raises(
+        RuntimeError, match=r'modified by an inplace operation: a tensor of shape \(4, 4, 3, 3\) that Conv2d'
+    ):
         out.sum().backward()
 
 
 def test_a_module_that_keeps_its_own_result_does_not_leak():
     conv = nn.Sequential(nn.Conv2d(4, 4, 3), nn.Sigmoid())
-    out = ops.keep_recipe(conv, ops.aglu(torch.randn(1, 4, 6, 6, requires_grad=True), torch.tensor([.4]),
-                                         torch.tensor([1.2]), recompute=True))
+    out = ops.keep_recipe(
+        conv,
+        ops.aglu(torch.randn(1, 4, 6, 6, requires_grad=True), torch.tensor([0.4]), torch.tensor([1.2]), recompute=True),
+    )
     result = weakref.ref(out)
     del out
     gc.collect()
@@ -125,8 +137,8 @@ def test_a_second_backward_through_the_same_graph():
     net = Chain(4, True)
     x = torch.randn(1, 4, 5, 5, requires_grad=True)
     out = net(x).sum()
-    first, = torch.autograd.grad(out, x, retain_graph=True)
-    second, = torch.autograd.grad(out, x)
+    (first,) = torch.autograd.grad(out, x, retain_graph=True)
+    (second,) = torch.autograd.grad(out, x)
     assert torch.equal(first, second)
 
 
@@ -146,7 +158,7 @@ def test_autocast_makes_a_copy_for_the_convolution_which_is_kept_itself():
     conv, results = nn.Conv2d(4, 4, 3), []
     for recompute in (False, True):
         x = torch.linspace(-2, 2, 144).view(1, 4, 6, 6).requires_grad_()
-        y = ops.aglu(x, torch.tensor([.4]), torch.tensor([1.2]), recompute=recompute)  # float32
+        y = ops.aglu(x, torch.tensor([0.4]), torch.tensor([1.2]), recompute=recompute)  # float32
         with torch.autocast('cpu', dtype=torch.bfloat16):
             out = ops.keep_recipe(conv, y)
         assert out.dtype == torch.bfloat16

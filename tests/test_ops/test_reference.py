@@ -1,4 +1,5 @@
 """The oracle itself, where float64 leaves it its digits: against 60-digit arithmetic and formulas in closed form."""
+
 import math
 
 import numpy as np
@@ -13,7 +14,7 @@ from apa_mmdet.ops import reference
 def test_moderate_rows_of_the_truth(name):
     truth = load('apa_truth.npz')
     rows = {column: truth['rows'][:, i] for i, column in enumerate(truth['columns'])}
-    moderate = (rows['lam'] >= .01) & (np.abs(rows['kappa'] * rows['z']) <= 3)
+    moderate = (rows['lam'] >= 0.01) & (np.abs(rows['kappa'] * rows['z']) <= 3)
     assert moderate.sum() > 300
     z, lambda_, kappa = (torch.tensor(rows[c][moderate], requires_grad=True) for c in ('z', 'lam', 'kappa'))
     out = getattr(reference, name)(z, lambda_, kappa)
@@ -23,8 +24,8 @@ def test_moderate_rows_of_the_truth(name):
 
 
 def test_by_hand():
-    z, lambda_, kappa = (torch.tensor(v, dtype=torch.float64) for v in (2., .5, 1.))
-    p = (1 + .5 * math.exp(-2))**-2
+    z, lambda_, kappa = (torch.tensor(v, dtype=torch.float64) for v in (2.0, 0.5, 1.0))
+    p = (1 + 0.5 * math.exp(-2)) ** -2
     assert reference.apa(z, lambda_, kappa).item() == pytest.approx(p, rel=1e-14)
     assert reference.aglu(z, lambda_, kappa).item() == pytest.approx(2 * p, rel=1e-14)
     assert reference.neg_log_apa(z, lambda_, kappa).item() == pytest.approx(-math.log(p), rel=1e-14)

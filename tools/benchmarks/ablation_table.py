@@ -1,11 +1,13 @@
 """What the ablation compares, the CSV of its runs, and the table that is made of them."""
+
 import csv
 import io
 import math
 import os
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Dict, Iterable, List, NamedTuple, Optional, Tuple
+from typing import NamedTuple
 
 import measure
 
@@ -20,7 +22,7 @@ class Contender(NamedTuple):
     loss: str
 
 
-CONTENDERS: Dict[str, Contender] = {
+CONTENDERS: dict[str, Contender] = {
     'relu-softmax': Contender('mask_rcnn_se_r18_relu_softmax', 'ReLU', 'sigmoid', 'softmax CE'),
     'relu-gol': Contender('mask_rcnn_se_r18_relu_gol', 'ReLU', 'sigmoid', 'GOL'),
     'apa-softmax': Contender('mask_rcnn_se_r18_apa_softmax', 'AGLU', 'APA', 'softmax CE'),
@@ -30,19 +32,24 @@ CONTENDERS: Dict[str, Contender] = {
     'apalu': Contender('mask_rcnn_se_r18_apalu', 'APALU', 'sigmoid', 'GOL'),
 }
 SEEDS = (0, 1, 2)
-METRICS = {'mask_ap': 'lvis/segm_AP', 'mask_apr': 'lvis/segm_APr', 'mask_apc': 'lvis/segm_APc',
-           'mask_apf': 'lvis/segm_APf', 'box_ap': 'lvis/bbox_AP'}
+METRICS = {
+    'mask_ap': 'lvis/segm_AP',
+    'mask_apr': 'lvis/segm_APr',
+    'mask_apc': 'lvis/segm_APc',
+    'mask_apf': 'lvis/segm_APf',
+    'box_ap': 'lvis/bbox_AP',
+}
 COLUMNS = ('name', 'seed', 'epochs', *METRICS, 'minutes', 'options', 'commit', 'config', 'note')
 SAID = ('date', 'hardware', 'python', 'torch', 'mmdet')  # what has to be known of where something ran
 STEP_COLUMNS = ('step_ms', 'step_ms_low', 'step_ms_high', 'to_first', 'peak_bytes')
 
-Row = Dict[str, str]
+Row = dict[str, str]
 
 
 # The CSV of the runs: its head, then before a run the lines with # that say where it ran, unless the one before did so
 
 
-def read(path: Path) -> List[Row]:
+def read(path: Path) -> list[Row]:
     """The runs of a CSV, each with what was said (hardware, torch …) before it; none if there is no file.
 
     A last line that was cut off is left out.
@@ -70,7 +77,7 @@ def read(path: Path) -> List[Row]:
     return list(rows.values())
 
 
-def add(path: Path, row: Dict, described: Dict[str, str]) -> None:
+def add(path: Path, row: dict, described: dict[str, str]) -> None:
     """Add a run, of which ``described`` says where it ran; the file is replaced as a whole."""
     rows, lines = read(path), _whole_lines(path) or [','.join(COLUMNS)]
     if not rows or any(rows[-1].get(key) != text for key, text in described.items()):
@@ -84,17 +91,17 @@ def add(path: Path, row: Dict, described: Dict[str, str]) -> None:
     os.replace(temporary, path)
 
 
-def key_of(row: Row) -> Tuple[str, int]:
+def key_of(row: Row) -> tuple[str, int]:
     """What a run is known by: name and seed."""
     return row['name'], int(row['seed'])
 
 
-def _whole_lines(path: Path) -> List[str]:
+def _whole_lines(path: Path) -> list[str]:
     content = path.read_bytes() if path.exists() else b''
-    return content[:content.rfind(b'\n') + 1].decode('utf-8').splitlines()
+    return content[: content.rfind(b'\n') + 1].decode('utf-8').splitlines()
 
 
-def _problem(cells: List[str], row: Row) -> str:
+def _problem(cells: list[str], row: Row) -> str:
     """What is wrong with a line, if anything is."""
     if len(cells) != len(COLUMNS):
         return f'it has {len(cells)} cells instead of {len(COLUMNS)}'
@@ -125,8 +132,10 @@ def refuse_other_configs(rows: Iterable[Row]) -> None:
     for name in CONTENDERS:
         found = sorted({row['config'] for row in rows if row['name'] == name})
         if len(found) > 1:
-            raise ValueError(f'runs of {name} with different configs cannot be averaged: {", ".join(found)}; '
-                             'keep them in different files with --out')
+            raise ValueError(
+                f'runs of {name} with different configs cannot be averaged: {", ".join(found)}; '
+                'keep them in different files with --out'
+            )
 
 
 # The table
@@ -134,8 +143,9 @@ def refuse_other_configs(rows: Iterable[Row]) -> None:
 
 class Steps(NamedTuple):
     """What step.py wrote: where it ran, and a row for each config."""
-    said: Dict[str, str]
-    rows: Dict[str, Row]
+
+    said: dict[str, str]
+    rows: dict[str, Row]
 
 
 def read_steps(path: Path) -> Steps:
@@ -150,7 +160,7 @@ def read_steps(path: Path) -> Steps:
     return Steps(said, {row['config']: row for row in rows})
 
 
-def markdown(rows: List[Row], steps: Optional[Steps] = None) -> str:
+def markdown(rows: list[Row], steps: Steps | None = None) -> str:
     """The table, and below it what was measured where.
 
     Raises:
@@ -159,17 +169,32 @@ def markdown(rows: List[Row], steps: Optional[Steps] = None) -> str:
     for column in ('epochs', 'options'):
         values = sorted({row[column] for row in rows})
         if len(values) > 1:
-            raise ValueError(f'runs of different {column} cannot be compared: {", ".join(map(repr, values))}; '
-                             'keep them in different files with --out')
+            raise ValueError(
+                f'runs of different {column} cannot be compared: {", ".join(map(repr, values))}; '
+                'keep them in different files with --out'
+            )
     refuse_other_configs(rows)
     counted = [row for row in rows if int(row['seed']) in SEEDS]
-    head = ('activation', 'gate', 'loss', 'seeds', 'mask AP', 'APr', 'APc', 'APf', 'ms a step (middle half)', 'ratio',
-            'memory of a step, MiB')
+    head = (
+        'activation',
+        'gate',
+        'loss',
+        'seeds',
+        'mask AP',
+        'APr',
+        'APc',
+        'APf',
+        'ms a step (middle half)',
+        'ratio',
+        'memory of a step, MiB',
+    )
     lines = [f'| {" | ".join(head)} |', '|---' * len(head) + '|']
     for name, (config, activation, gate, loss) in CONTENDERS.items():
         runs = [row for row in counted if row['name'] == name]
-        cells = [mean_and_spread(float(row[column]) for row in runs)
-                 for column in ('mask_ap', 'mask_apr', 'mask_apc', 'mask_apf')]
+        cells = [
+            mean_and_spread(float(row[column]) for row in runs)
+            for column in ('mask_ap', 'mask_apr', 'mask_apc', 'mask_apf')
+        ]
         cells += _step_cells(steps.rows.get(config) if steps else None)
         lines.append(f'| {" | ".join([activation, gate, loss, str(len(runs)), *cells])} |')
     notes = [*_counts(counted), *_conditions(counted), *_step_conditions(steps)]
@@ -191,14 +216,14 @@ def mean_and_spread(values: Iterable[float]) -> str:
     return f'{statistics.mean(values):.3f}{spread}'
 
 
-def _step_cells(row: Optional[Row]) -> List[str]:
+def _step_cells(row: Row | None) -> list[str]:
     if row is None:
         return ['–'] * 3
     middle, low, high, ratio, peak = (float(row[column]) for column in STEP_COLUMNS)
     return [f'{middle:.0f} ({low:.0f}–{high:.0f})', f'{ratio:.2f}', f'{peak / measure.MIB:.0f}']
 
 
-def _counts(rows: List[Row]) -> Iterable[str]:
+def _counts(rows: list[Row]) -> Iterable[str]:
     wanted = len(CONTENDERS) * len(SEEDS)
     yield f'{len(rows)} of {wanted} runs so far.' if len(rows) < wanted else f'All {wanted} runs.'
     few, diverged = [], []
@@ -215,25 +240,29 @@ def _counts(rows: List[Row]) -> Iterable[str]:
         yield f'Diverged, and counted with the AP that was left, mostly 0: {"; ".join(diverged)}.'
 
 
-def _conditions(rows: List[Row]) -> Iterable[str]:
+def _conditions(rows: list[Row]) -> Iterable[str]:
     if rows:
         options = f', with `{rows[0]["options"]}`' if rows[0]['options'] else ''
         dates = sorted(row['date'].split()[0] for row in rows)
-        yield (f'AP: {rows[0]["epochs"]} epochs each{options}; {" to ".join(dict.fromkeys((dates[0], dates[-1])))}; '
-               f'commit {", ".join(dict.fromkeys(row["commit"] for row in rows))}.')
+        yield (
+            f'AP: {rows[0]["epochs"]} epochs each{options}; {" to ".join(dict.fromkeys((dates[0], dates[-1])))}; '
+            f'commit {", ".join(dict.fromkeys(row["commit"] for row in rows))}.'
+        )
         yield from dict.fromkeys(map(_machine, rows))
 
 
-def _step_conditions(steps: Optional[Steps]) -> Iterable[str]:
+def _step_conditions(steps: Steps | None) -> Iterable[str]:
     if steps is None:
         return ['Time and memory: not measured.']
-    return [f'Time and memory of a step: `{steps.said["command"]}`, {steps.said["date"].split()[0]}; the first of its '
-            f'contenders is 1 in the ratios.', _machine(steps.said)]
+    return [
+        f'Time and memory of a step: `{steps.said["command"]}`, {steps.said["date"].split()[0]}; the first of its '
+        f'contenders is 1 in the ratios.',
+        _machine(steps.said),
+    ]
 
 
-def _machine(said: Dict[str, str]) -> str:
-    return (f'{said["hardware"]}; Python {said["python"]}, PyTorch {said["torch"]}, '
-            f'MMDetection {said["mmdet"]}.')
+def _machine(said: dict[str, str]) -> str:
+    return f'{said["hardware"]}; Python {said["python"]}, PyTorch {said["torch"]}, MMDetection {said["mmdet"]}.'
 
 
 def write_table(table: str, page: Path) -> None:

@@ -12,16 +12,18 @@ gradients. They count for every kernel of a contender, and are left out where th
 The forward's, by its time, give the bandwidth reached; the share is that of ``y.copy_(x)``, timed in the same rounds.
 On a GPU ``host_ms`` is what the host takes to queue forward and backward; up to 2 ms, no time contains any of it.
 """
+
 import argparse
 import contextlib
 import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import NamedTuple
 
-import measure  # noqa: I001  before torch and apa_mmdet
+import measure
 import torch
 import torch.nn.functional as F
 from check import check, serving
@@ -32,12 +34,38 @@ from apa_mmdet import ops
 from apa_mmdet.ops import reference
 
 # SE-R50 at 800x1333: the stem and stages 1 to 4; last a tensor of no such network, that of the project's goal
-SITES = ('64x400x667', '64x200x334', '256x200x334', '128x100x167', '512x100x167', '256x50x84', '1024x50x84',
-         '512x25x42', '2048x25x42', '4x256x80x96')
+SITES = (
+    '64x400x667',
+    '64x200x334',
+    '256x200x334',
+    '128x100x167',
+    '512x100x167',
+    '256x50x84',
+    '1024x50x84',
+    '512x25x42',
+    '2048x25x42',
+    '4x256x80x96',
+)
 DTYPES = dict(float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16)
-COLUMNS = ('name', 'backend', 'device', 'dtype', 'shape', 'memory_format', *measure.time_columns('silu'), 'saved_bytes',
-           'peak_bytes', 'predicted_forward_bytes', 'predicted_backward_bytes', 'forward_gb_s', 'copy_gb_s',
-           'share_of_copy', 'compile_s', 'host_ms', 'note')
+COLUMNS = (
+    'name',
+    'backend',
+    'device',
+    'dtype',
+    'shape',
+    'memory_format',
+    *measure.time_columns('silu'),
+    'saved_bytes',
+    'peak_bytes',
+    'predicted_forward_bytes',
+    'predicted_backward_bytes',
+    'forward_gb_s',
+    'copy_gb_s',
+    'share_of_copy',
+    'compile_s',
+    'host_ms',
+    'note',
+)
 COMPILED = 'textbook aglu, compiled'
 FIRST_OF_A_GROUP = ('batch norm, ReLU', 'norm, gate, sum, ReLU')
 EPS = 1e-5  # of batch norm
@@ -48,12 +76,13 @@ class Contender(NamedTuple):
 
     passes: how often it reads or writes the whole tensor, forward and backward, where that can be said.
     """
+
     name: str
     backend: str
     function: Callable[..., Tensor]
-    inputs: Tuple[Tensor, ...]
-    passes: Tuple[Optional[int], Optional[int]]
-    compile_s: Optional[float] = None
+    inputs: tuple[Tensor, ...]
+    passes: tuple[int | None, int | None]
+    compile_s: float | None = None
 
 
 class Data(NamedTuple):
@@ -62,19 +91,20 @@ class Data(NamedTuple):
     ``affine`` and ``statistics`` are the batch norm's, ``scalars`` and ``per_channel`` λ and κ, the last three what
     those activations take, one per channel (Meta-ACON's β: one per image and channel).
     """
+
     z: Tensor
     residual: Tensor
     gate: Tensor
-    affine: Tuple[Tensor, Tensor]
-    statistics: Tuple[Tensor, Tensor]
-    scalars: Tuple[Tensor, Tensor]
-    per_channel: Tuple[Tensor, Tensor]
-    acon: Tuple[Tensor, Tensor, Tensor]
-    meta_acon: Tuple[Tensor, Tensor, Tensor]
-    apalu: Tuple[Tensor, Tensor]
+    affine: tuple[Tensor, Tensor]
+    statistics: tuple[Tensor, Tensor]
+    scalars: tuple[Tensor, Tensor]
+    per_channel: tuple[Tensor, Tensor]
+    acon: tuple[Tensor, Tensor, Tensor]
+    meta_acon: tuple[Tensor, Tensor, Tensor]
+    apalu: tuple[Tensor, Tensor]
 
     @property
-    def parameters(self) -> Tuple[Tensor, ...]:
+    def parameters(self) -> tuple[Tensor, ...]:
         return tuple(tensor for group in self[3:] for tensor in group)
 
 
@@ -89,16 +119,23 @@ def draw(shape: Sequence[int], dtype: torch.dtype, device: torch.device, memory_
         return torch.empty(size, device=device).uniform_(low, high).requires_grad_()
 
     channels = shape[1]
-    gate = uniform(.2, .8, *shape[:2]).detach().to(dtype).requires_grad_()
-    lines = uniform(.5, 1.5, channels), uniform(-.5, .5, channels)
-    return Data(normal(), normal(), gate, (uniform(.5, 1.5, channels), uniform(-.1, .1, channels)),
-                (uniform(-.1, .1, channels).detach(), uniform(.5, 1.5, channels).detach()),
-                (uniform(.2, .8, 1), uniform(1., 1.3, 1)), (uniform(.2, .8, channels), uniform(1., 1.3, channels)),
-                (*lines, uniform(.5, 1.5, channels)), (*lines, uniform(.2, .8, *shape[:2])),
-                (uniform(.4, .6, channels), uniform(.6, .9, channels)))
+    gate = uniform(0.2, 0.8, *shape[:2]).detach().to(dtype).requires_grad_()
+    lines = uniform(0.5, 1.5, channels), uniform(-0.5, 0.5, channels)
+    return Data(
+        normal(),
+        normal(),
+        gate,
+        (uniform(0.5, 1.5, channels), uniform(-0.1, 0.1, channels)),
+        (uniform(-0.1, 0.1, channels).detach(), uniform(0.5, 1.5, channels).detach()),
+        (uniform(0.2, 0.8, 1), uniform(1.0, 1.3, 1)),
+        (uniform(0.2, 0.8, channels), uniform(1.0, 1.3, channels)),
+        (*lines, uniform(0.5, 1.5, channels)),
+        (*lines, uniform(0.2, 0.8, *shape[:2])),
+        (uniform(0.4, 0.6, channels), uniform(0.6, 0.9, channels)),
+    )
 
 
-def folded(weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> Tuple[Tensor, Tensor]:
+def folded(weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
     """Scale and shift of a batch norm in eval mode."""
     scale = (var + EPS).rsqrt() * weight
     return scale, bias - mean * scale
@@ -122,10 +159,10 @@ def block_end_aglu(z, residual, gate, weight, bias, lambda_, kappa, mean, var):
     return ops.aglu(z, lambda_, kappa, scale * gate, shift * gate, residual)
 
 
-def contenders(data: Data) -> List[Contender]:
+def contenders(data: Data) -> list[Contender]:
     mean, var = data.statistics
     ours, *others = serving(data.z)
-    z, plain = (data.z, ), (data.z, *data.scalars)
+    z, plain = (data.z,), (data.z, *data.scalars)
     after_norm, end = (data.z, *data.affine), (data.z, data.residual, data.gate, *data.affine)
     # passes of those in several kernels: batch norm 2 and 3, ReLU 2 and 3, the sum 3 and none, the gate 2 and 6, of
     # which 4 are the product that its own gradient is the sum of
@@ -143,11 +180,13 @@ def contenders(data: Data) -> List[Contender]:
         Contender('textbook aglu', 'autograd', reference.aglu, plain, (None, None)),
         Contender(COMPILED, 'inductor', reference.aglu, plain, (None, None)),
         Contender('batch norm, ReLU', 'torch', partial(norm_relu, mean=mean, var=var), after_norm, (4, 6)),
-        Contender('batch norm, aglu', ours, partial(norm_aglu, mean=mean, var=var), (*after_norm, *data.scalars),
-                  (2, 3)),
+        Contender(
+            'batch norm, aglu', ours, partial(norm_aglu, mean=mean, var=var), (*after_norm, *data.scalars), (2, 3)
+        ),
         Contender('norm, gate, sum, ReLU', 'torch', partial(block_end_relu, mean=mean, var=var), end, (9, 12)),
-        Contender('norm, gate, sum, aglu', ours, partial(block_end_aglu, mean=mean, var=var), (*end, *data.scalars),
-                  (3, 5)),
+        Contender(
+            'norm, gate, sum, aglu', ours, partial(block_end_aglu, mean=mean, var=var), (*end, *data.scalars), (3, 5)
+        ),
     ]
 
 
@@ -161,7 +200,7 @@ def compiled(contender: Contender) -> Contender:
     return contender._replace(function=function, compile_s=time.perf_counter() - start)
 
 
-def steps(contender: Contender) -> Dict[str, Callable]:
+def steps(contender: Contender) -> dict[str, Callable]:
     """Forward, and forward with backward, as calls without arguments; the contender's backend computes both."""
     ours = contender.backend in ops.backends()
     chosen = partial(ops.use_backend, contender.backend) if ours else contextlib.nullcontext
@@ -172,14 +211,14 @@ def steps(contender: Contender) -> Dict[str, Callable]:
 
     gradient = torch.randn_like(forward())
 
-    def forward_backward() -> Tuple[Tensor, ...]:
+    def forward_backward() -> tuple[Tensor, ...]:
         with chosen():
             return torch.autograd.grad(contender.function(*contender.inputs), contender.inputs, gradient)
 
     return dict(forward=forward, forward_backward=forward_backward)
 
 
-def prepared(data: Data, args: argparse.Namespace) -> Iterator[Tuple[Contender, Dict[str, Callable], str]]:
+def prepared(data: Data, args: argparse.Namespace) -> Iterator[tuple[Contender, dict[str, Callable], str]]:
     """Every contender with its steps, warm; without steps, and with the reason, where it cannot run here."""
     for contender in contenders(data):
         if contender.name == COMPILED and not args.compile:
@@ -196,8 +235,9 @@ def prepared(data: Data, args: argparse.Namespace) -> Iterator[Tuple[Contender, 
             yield contender, calls, ''
 
 
-def measure_shape(table: measure.Table, sizes: Sequence[int], dtype: torch.dtype, args: argparse.Namespace,
-                  clock: measure.Clock) -> None:
+def measure_shape(
+    table: measure.Table, sizes: Sequence[int], dtype: torch.dtype, args: argparse.Namespace, clock: measure.Clock
+) -> None:
     """One row for each contender."""
     memory_format = torch.channels_last if args.channels_last else torch.contiguous_format
     data = draw(sizes, dtype, args.device, memory_format)
@@ -209,10 +249,17 @@ def measure_shape(table: measure.Table, sizes: Sequence[int], dtype: torch.dtype
     whole = data.z.numel() * data.z.element_size()
     copy_gb_s = 2 * whole / 1e9 / measure.spread(sample.device for sample in samples['copy', '']).median
     for contender, steps_, failure in entrants:
-        row = dict(name=contender.name, backend=contender.backend, device=args.device.type,
-                   dtype=measure.name_of(dtype), shape=measure.shape_text(sizes),
-                   memory_format=measure.name_of(memory_format), compile_s=contender.compile_s, copy_gb_s=copy_gb_s,
-                   note=failure)
+        row = dict(
+            name=contender.name,
+            backend=contender.backend,
+            device=args.device.type,
+            dtype=measure.name_of(dtype),
+            shape=measure.shape_text(sizes),
+            memory_format=measure.name_of(memory_format),
+            compile_s=contender.compile_s,
+            copy_gb_s=copy_gb_s,
+            note=failure,
+        )
         if steps_:
             row.update(measure.times(samples, contender.name, 'silu', 'SiLU'))
             row.update(memory(contender, steps_, data, args.device))
@@ -224,30 +271,39 @@ def measure_shape(table: measure.Table, sizes: Sequence[int], dtype: torch.dtype
         report(row)
 
 
-def memory(contender: Contender, calls: Dict[str, Callable], data: Data, device: torch.device) -> Dict[str, object]:
+def memory(contender: Contender, calls: dict[str, Callable], data: Data, device: torch.device) -> dict[str, object]:
     dtype = calls['forward']().dtype
-    return dict(saved_bytes=measure.saved_bytes(calls['forward'], data.parameters),
-                peak_bytes=measure.memory_of(calls['forward_backward'], device).peak,
-                note='' if dtype == data.z.dtype else f'the result is {measure.name_of(dtype)}')
+    return dict(
+        saved_bytes=measure.saved_bytes(calls['forward'], data.parameters),
+        peak_bytes=measure.memory_of(calls['forward_backward'], device).peak,
+        note='' if dtype == data.z.dtype else f'the result is {measure.name_of(dtype)}',
+    )
 
 
-def bandwidth(contender: Contender, whole: int, seconds: float, copy_gb_s: float) -> Dict[str, float]:
+def bandwidth(contender: Contender, whole: int, seconds: float, copy_gb_s: float) -> dict[str, float]:
     forward, backward = contender.passes
     if forward is None:
         return {}
     gb_s = forward * whole / 1e9 / seconds
-    return dict(predicted_forward_bytes=forward * whole, predicted_backward_bytes=backward * whole, forward_gb_s=gb_s,
-                share_of_copy=gb_s / copy_gb_s)
+    return dict(
+        predicted_forward_bytes=forward * whole,
+        predicted_backward_bytes=backward * whole,
+        forward_gb_s=gb_s,
+        share_of_copy=gb_s / copy_gb_s,
+    )
 
 
-def report(row: Dict) -> None:
+def report(row: dict) -> None:
     if 'forward_to_silu' not in row:
         print(f'  {row["name"]:<24} {row["note"]}', flush=True)
         return
     share = f'{row["share_of_copy"]:4.0%} of copy' if 'share_of_copy' in row else ''
-    print(f'  {row["name"]:<24}{row["forward_ms"]:9.3f} ms ={row["forward_to_silu"]:6.2f} SiLU,  with backward'
-          f'{row["forward_backward_ms"]:9.3f} ms ={row["forward_backward_to_silu"]:6.2f} SiLU,  saved'
-          f'{row["saved_bytes"] / measure.MIB:7.1f} MiB  {share}', flush=True)
+    print(
+        f'  {row["name"]:<24}{row["forward_ms"]:9.3f} ms ={row["forward_to_silu"]:6.2f} SiLU,  with backward'
+        f'{row["forward_backward_ms"]:9.3f} ms ={row["forward_backward_to_silu"]:6.2f} SiLU,  saved'
+        f'{row["saved_bytes"] / measure.MIB:7.1f} MiB  {share}',
+        flush=True,
+    )
 
 
 # Picture
@@ -260,23 +316,37 @@ def draw_picture(table: measure.Table, device: torch.device, date: str) -> None:
     names, dtypes, shapes = (list(dict.fromkeys(row[key] for row in rows)) for key in ('name', 'dtype', 'shape'))
     labels = [label for name in names for label in (['', name] if name in FIRST_OF_A_GROUP else [name])]
     silu = {(row['dtype'], row['shape']): row for row in rows if row['name'] == 'SiLU'}
-    columns = {'forward': 'forward_ms', 'forward + backward': 'forward_backward_ms', 'kept for backward': 'saved_bytes',
-               'extra memory at the peak': 'peak_bytes'}
+    columns = {
+        'forward': 'forward_ms',
+        'forward + backward': 'forward_backward_ms',
+        'kept for backward': 'saved_bytes',
+        'extra memory at the peak': 'peak_bytes',
+    }
     span = f'median and range over {len(shapes)} shapes' if len(shapes) > 1 else shapes[0]
-    title = (f'Time and memory relative to SiLU: {span}, {", ".join(dtypes)}, {rows[0]["memory_format"]}\n'
-             f'{measure.hardware(device)}, torch {torch.__version__}, {date}')
-    draw_bars(table.path.with_suffix('.png'), title, labels, dtypes,
-                      [panel(title, column, rows, silu) for title, column in columns.items()])
+    title = (
+        f'Time and memory relative to SiLU: {span}, {", ".join(dtypes)}, {rows[0]["memory_format"]}\n'
+        f'{measure.hardware(device)}, torch {torch.__version__}, {date}'
+    )
+    draw_bars(
+        table.path.with_suffix('.png'),
+        title,
+        labels,
+        dtypes,
+        [panel(title, column, rows, silu) for title, column in columns.items()],
+    )
 
 
-def panel(title: str, column: str, rows: Sequence[Dict], silu: Dict[Tuple[str, str], Dict]) -> Panel:
+def panel(title: str, column: str, rows: Sequence[dict], silu: dict[tuple[str, str], dict]) -> Panel:
     found = {}
     for row in rows:
         ratio = row[column] / silu[row['dtype'], row['shape']][column]
         found.setdefault((row['name'], row['dtype']), []).append(ratio)
-    return Panel(title, {key: measure.spread(values).median for key, values in found.items()},
-                         {key: (min(values), max(values)) for key, values in found.items() if len(values) > 1},
-                         reference=1.)
+    return Panel(
+        title,
+        {key: measure.spread(values).median for key, values in found.items()},
+        {key: (min(values), max(values)) for key, values in found.items() if len(values) > 1},
+        reference=1.0,
+    )
 
 
 # Command line
@@ -284,15 +354,25 @@ def panel(title: str, column: str, rows: Sequence[Dict], silu: Dict[Tuple[str, s
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--shapes', nargs='+', type=measure.shape, default=[measure.shape(text) for text in SITES],
-                        metavar='[N]xCxHxW', help='default: the sites of SE-R50, and 4x256x80x96')
-    parser.add_argument('--batch', type=measure.at_least(1), default=2,
-                        help='N where a shape has none (default: %(default)s)')
+    parser.add_argument(
+        '--shapes',
+        nargs='+',
+        type=measure.shape,
+        default=[measure.shape(text) for text in SITES],
+        metavar='[N]xCxHxW',
+        help='default: the sites of SE-R50, and 4x256x80x96',
+    )
+    parser.add_argument(
+        '--batch', type=measure.at_least(1), default=2, help='N where a shape has none (default: %(default)s)'
+    )
     parser.add_argument('--dtypes', nargs='+', choices=DTYPES, help='default: float32; on a GPU all three')
     parser.add_argument('--channels-last', action='store_true', help='tensors in that order of memory')
     parser.add_argument('--no-compile', dest='compile', action='store_false', help='leave torch.compile out')
-    parser.add_argument('--check', action='store_true',
-                        help='first compare with the 60-digit values of tests/data (needs numpy); stop if they differ')
+    parser.add_argument(
+        '--check',
+        action='store_true',
+        help='first compare with the 60-digit values of tests/data (needs numpy); stop if they differ',
+    )
     measure.add_common_options(parser, rounds=30)
     args = parser.parse_args()
     args.dtypes = args.dtypes or (list(DTYPES) if args.device.type == 'cuda' else ['float32'])

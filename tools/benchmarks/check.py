@@ -1,8 +1,8 @@
 """Whether the backends give on this device what 60-digit arithmetic gives."""
-import math
-from typing import Dict, List, Tuple
 
-import measure  # noqa: I001  before torch and apa_mmdet
+import math
+
+import measure
 import torch
 from torch import Tensor
 
@@ -13,7 +13,7 @@ TRUTH = measure.ROOT / 'tests/data/apa_truth.npz'
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6, torch.bfloat16: 1, torch.float16: 1}
 
 
-def serving(z: Tensor) -> List[str]:
+def serving(z: Tensor) -> list[str]:
     """The backends that can compute on such a tensor, the one that is taken by itself first."""
     return [name for name, backend in ops.backends().items() if backend.serves(z)]
 
@@ -21,6 +21,7 @@ def serving(z: Tensor) -> List[str]:
 def check(device: torch.device) -> bool:
     """Whether every backend here gives what 60-digit arithmetic gives; prints the worst error of every column."""
     import numpy as np
+
     with np.load(TRUTH) as stored:
         truth = {str(name): torch.from_numpy(stored['rows'][:, i].copy()) for i, name in enumerate(stored['columns'])}
     fine = True
@@ -31,7 +32,7 @@ def check(device: torch.device) -> bool:
     return fine
 
 
-def check_columns(name: str, truth: Dict[str, Tensor], dtype: torch.dtype, device: torch.device, backend: str) -> bool:
+def check_columns(name: str, truth: dict[str, Tensor], dtype: torch.dtype, device: torch.device, backend: str) -> bool:
     columns = (name, f'd{name}_dz', f'd{name}_dlam', f'd{name}_dkappa')
     z, lambda_, kappa = (truth[column] for column in ('z', 'lam', 'kappa'))
     wanted = [truth[column] for column in columns]
@@ -49,12 +50,15 @@ def check_columns(name: str, truth: Dict[str, Tensor], dtype: torch.dtype, devic
         worst, limit = worst_error(tensor.cpu(), want), TOLERANCE[tensor.dtype]
         fine &= worst <= limit
         unit = 'ulp' if tensor.dtype.itemsize == 2 else '   '
-        print(f'  {backend:<9} {measure.name_of(dtype):<9} {column:<12} {worst:8.1e} {unit}'
-              f'{"" if worst <= limit else f"  FAILED, more than {limit:g}"}', flush=True)
+        print(
+            f'  {backend:<9} {measure.name_of(dtype):<9} {column:<12} {worst:8.1e} {unit}'
+            f'{"" if worst <= limit else f"  FAILED, more than {limit:g}"}',
+            flush=True,
+        )
     return fine
 
 
-def value_and_derivatives(name: str, z: Tensor, lambda_: Tensor, kappa: Tensor) -> Tuple[Tensor, ...]:
+def value_and_derivatives(name: str, z: Tensor, lambda_: Tensor, kappa: Tensor) -> tuple[Tensor, ...]:
     """Of every row, whose λ and κ are those of a channel."""
     inputs = [tensor.clone().requires_grad_() for tensor in (z, lambda_, kappa)]
     out = getattr(ops, name)(inputs[0][None], *inputs[1:])[0]
@@ -78,4 +82,4 @@ def worst_error(got: Tensor, want: Tensor) -> float:
 def steps_from_zero(half: Tensor) -> Tensor:
     """How many numbers of its dtype lie between zero and each number, negative below zero."""
     bits = half.view(torch.int16).int()
-    return torch.where(bits < 0, -(bits & 0x7fff), bits)
+    return torch.where(bits < 0, -(bits & 0x7FFF), bits)

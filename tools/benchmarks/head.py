@@ -8,10 +8,11 @@ the whole head on RoI features of 1,024 numbers. The parts, each alone: ``classi
 backward), ``loss`` (with backward), ``accuracy``, ``detections`` (softmax, threshold, NMS). ``peak_logits`` is the most
 memory at any time beyond what was there before, in multiples of the logits, N x 13,205 float32.
 """
+
 import argparse
 import sys
 
-import measure  # noqa: I001  before torch and apa_mmdet
+import measure
 import torch
 from mmdet.models.losses import accuracy
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
@@ -23,22 +24,40 @@ import apa_mmdet  # noqa: F401  registers the heads
 CLASSES, WIDTH = 13204, 1024
 OURS, MMDET, GOL = 'wrapped Cauchy, lean loss and NMS', "mmdet's NormedLinear, loss, NMS", 'Linear, DropLoss'
 HEADS = {
-    OURS: dict(type='ManyClassBBoxHead', cls_predictor_cfg=dict(type='WrappedCauchyLinear'),
-               loss_cls=dict(type='LeanCrossEntropyLoss')),
-    MMDET: dict(type='Shared2FCBBoxHead', cls_predictor_cfg=dict(type='NormedLinear', tempearture=50),
-                loss_cls=dict(type='CrossEntropyLoss')),
-    GOL: dict(type='ManyClassBBoxHead', loss_cls=dict(
-        type='DropLoss', num_classes=CLASSES, class_frequency=[1e-3] * (CLASSES // 2) + [1e-2] * (CLASSES // 2))),
+    OURS: dict(
+        type='ManyClassBBoxHead',
+        cls_predictor_cfg=dict(type='WrappedCauchyLinear'),
+        loss_cls=dict(type='LeanCrossEntropyLoss'),
+    ),
+    MMDET: dict(
+        type='Shared2FCBBoxHead',
+        cls_predictor_cfg=dict(type='NormedLinear', tempearture=50),
+        loss_cls=dict(type='CrossEntropyLoss'),
+    ),
+    GOL: dict(
+        type='ManyClassBBoxHead',
+        loss_cls=dict(
+            type='DropLoss', num_classes=CLASSES, class_frequency=[1e-3] * (CLASSES // 2) + [1e-2] * (CLASSES // 2)
+        ),
+    ),
 }
-TEST = ConfigDict(score_thr=1e-4, nms=dict(type='nms', iou_threshold=.6), max_per_img=300)
+TEST = ConfigDict(score_thr=1e-4, nms=dict(type='nms', iou_threshold=0.6), max_per_img=300)
 PARTS = 'step', 'classifier', 'loss', 'accuracy', 'detections'
 COLUMNS = ('name', 'part', 'rois', 'classes', 'device', 'ms', 'ms_low', 'ms_high', 'peak_mib', 'peak_logits')
 
 
 def build(name: str, device: torch.device) -> BBoxHead:
     torch.manual_seed(0)
-    head = MODELS.build(dict(HEADS[name], in_channels=WIDTH, fc_out_channels=WIDTH, roi_feat_size=1,
-                             num_classes=CLASSES, reg_class_agnostic=True))
+    head = MODELS.build(
+        dict(
+            HEADS[name],
+            in_channels=WIDTH,
+            fc_out_channels=WIDTH,
+            roi_feat_size=1,
+            num_classes=CLASSES,
+            reg_class_agnostic=True,
+        )
+    )
     return head.to(device).train()
 
 
@@ -48,8 +67,9 @@ class Parts:
     def __init__(self, head: BBoxHead, rois: int, device: torch.device) -> None:
         self.head = head
         self.features = torch.randn(rois, WIDTH, 1, 1, device=device)
-        self.labels = torch.where(torch.rand(rois, device=device) < .125,
-                                  torch.randint(0, CLASSES, (rois, ), device=device), CLASSES)
+        self.labels = torch.where(
+            torch.rand(rois, device=device) < 0.125, torch.randint(0, CLASSES, (rois,), device=device), CLASSES
+        )
         self.weights, self.targets = torch.ones(rois, device=device), torch.randn(rois, 4, device=device)
         self.boxes = torch.rand(rois, 5, device=device) * 300
         self.boxes[:, 0], self.boxes[:, 3:] = 0, self.boxes[:, 1:3] + 100
@@ -100,11 +120,23 @@ def measure_heads(table: measure.Table, args: argparse.Namespace) -> None:
         every[name].forget()
         peak = measure.memory_of(call, args.device).peak
         median, low, high = measure.spread(sample.device * 1e3 for sample in samples[name, part])
-        row = dict(name=name, part=part, rois=args.rois, classes=CLASSES, device=args.device.type, ms=median, ms_low=low,
-                   ms_high=high, peak_mib=peak / measure.MIB, peak_logits=peak / every[name].logits.nbytes)
+        row = dict(
+            name=name,
+            part=part,
+            rois=args.rois,
+            classes=CLASSES,
+            device=args.device.type,
+            ms=median,
+            ms_low=low,
+            ms_high=high,
+            peak_mib=peak / measure.MIB,
+            peak_logits=peak / every[name].logits.nbytes,
+        )
         table.add(**row)
-        print('  {name:<36}{part:<12}{ms:9.1f} ms, peak{peak_mib:7.1f} MiB ={peak_logits:5.2f} logits'.format(**row),
-              flush=True)
+        print(
+            '  {name:<36}{part:<12}{ms:9.1f} ms, peak{peak_mib:7.1f} MiB ={peak_logits:5.2f} logits'.format(**row),
+            flush=True,
+        )
 
 
 def parse_args() -> argparse.Namespace:

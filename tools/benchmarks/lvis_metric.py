@@ -11,6 +11,7 @@ process of its own: ``seconds`` are those from the files of annotations and pred
 included, for each metric anew; ``peak_mib`` is the most memory that the process held, with all that it imports. AP is
 rounded to three digits where FastLVISMetric gives it.
 """
+
 import argparse
 import json
 import math
@@ -18,9 +19,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Dict, List, NamedTuple
+from typing import NamedTuple
 
-import measure  # noqa: I001  before torch and apa_mmdet
+import measure
 import numpy as np
 import pycocotools.mask as mask_utils
 import torch
@@ -38,30 +39,31 @@ HEIGHT, WIDTH, DETECTIONS, SCENES = 480, 640, 300, 500
 
 class Scene(NamedTuple):
     """Outlines of an image's objects and of what is found there; images share them, under other categories."""
-    polygons: List[np.ndarray]
+
+    polygons: list[np.ndarray]
     boxes: np.ndarray
-    masks: List[bytes]
+    masks: list[bytes]
     of: np.ndarray  # object to which a detection belongs, −1 for none
 
 
 def outline(rng: np.random.Generator, center: np.ndarray, size: np.ndarray, corners: int) -> np.ndarray:
     """A wobbly ellipse, (corners, 2)."""
     angles = np.linspace(0, 2 * math.pi, corners, endpoint=False)
-    radius = 1 + .15 * np.sin(rng.integers(2, 6) * angles + rng.uniform(0, 6)) + rng.normal(0, .02, corners)
+    radius = 1 + 0.15 * np.sin(rng.integers(2, 6) * angles + rng.uniform(0, 6)) + rng.normal(0, 0.02, corners)
     points = center + size / 2 * radius[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)
     return points.clip(0, (WIDTH - 1, HEIGHT - 1)).round(2)
 
 
 def draw_scene(rng: np.random.Generator) -> Scene:
     count = max(1, rng.geometric(1 / 12))
-    sizes = np.exp(rng.normal(3.9, 1., (count, 1))).clip(6, 400) * np.exp(rng.normal(0, .3, (count, 2)))
+    sizes = np.exp(rng.normal(3.9, 1.0, (count, 1))).clip(6, 400) * np.exp(rng.normal(0, 0.3, (count, 2)))
     centers = rng.uniform(0, (WIDTH, HEIGHT), (count, 2))
     polygons = [outline(rng, c, s, int(rng.integers(16, 65))) for c, s in zip(centers, sizes)]
     of = np.where(np.arange(DETECTIONS) < 5 * count, np.arange(DETECTIONS) % count, -1)
     found = []
     for i in of:
-        size = sizes[i] * np.exp(rng.normal(0, .1, 2)) if i >= 0 else np.exp(rng.normal(3.9, 1., 2)).clip(6, 400)
-        center = centers[i] + rng.normal(0, .08, 2) * size if i >= 0 else rng.uniform(0, (WIDTH, HEIGHT), 2)
+        size = sizes[i] * np.exp(rng.normal(0, 0.1, 2)) if i >= 0 else np.exp(rng.normal(3.9, 1.0, 2)).clip(6, 400)
+        center = centers[i] + rng.normal(0, 0.08, 2) * size if i >= 0 else rng.uniform(0, (WIDTH, HEIGHT), 2)
         found.append(outline(rng, center, size, 24))
     boxes = np.array([[*points.min(0), *points.max(0)] for points in found], np.float32)
     masks = mask_utils.frPyObjects([points.ravel().tolist() for points in found], HEIGHT, WIDTH)
@@ -82,48 +84,69 @@ def make(images: int, folder: Path) -> None:
         drawn = rng.choice(len(chance), 11, replace=False, p=chance)
         present, absent = drawn[:4], drawn[4:]
         labels = rng.choice(present, len(scene.polygons))
-        pictures.append(dict(id=image, height=HEIGHT, width=WIDTH, neg_category_ids=(absent + 1).tolist(),
-                             not_exhaustive_category_ids=(present[:1] + 1).tolist() if rng.random() < .3 else []))
+        pictures.append(
+            dict(
+                id=image,
+                height=HEIGHT,
+                width=WIDTH,
+                neg_category_ids=(absent + 1).tolist(),
+                not_exhaustive_category_ids=(present[:1] + 1).tolist() if rng.random() < 0.3 else [],
+            )
+        )
         for label, points in zip(labels.tolist(), scene.polygons):
             (x1, y1), (x2, y2) = points.min(0).tolist(), points.max(0).tolist()
-            annotations.append(dict(id=len(annotations) + 1, image_id=image, category_id=label + 1, iscrowd=0,
-                                    bbox=[x1, y1, x2 - x1, y2 - y1], area=.78 * (x2 - x1) * (y2 - y1),
-                                    segmentation=[points.ravel().tolist()]))
+            annotations.append(
+                dict(
+                    id=len(annotations) + 1,
+                    image_id=image,
+                    category_id=label + 1,
+                    iscrowd=0,
+                    bbox=[x1, y1, x2 - x1, y2 - y1],
+                    area=0.78 * (x2 - x1) * (y2 - y1),
+                    segmentation=[points.ravel().tolist()],
+                )
+            )
         writer.write(_predict(rng, image, scene, labels, drawn, chance))
     writer.close()
     (folder / 'gt.json').write_text(json.dumps(dict(images=pictures, annotations=annotations, categories=categories)))
 
 
-def _predict(rng: np.random.Generator, image: int, scene: Scene, labels: np.ndarray, verified: np.ndarray,
-             chance: np.ndarray) -> Prediction:
+def _predict(
+    rng: np.random.Generator, image: int, scene: Scene, labels: np.ndarray, verified: np.ndarray, chance: np.ndarray
+) -> Prediction:
     """Objects are found with high scores and their category in three of four cases; the rest is noise."""
-    noise = np.where(rng.random(DETECTIONS) < .3, rng.choice(verified, DETECTIONS), rng.choice(len(chance), DETECTIONS))
-    right = (scene.of >= 0) & (rng.random(DETECTIONS) < .75)
+    noise = np.where(
+        rng.random(DETECTIONS) < 0.3, rng.choice(verified, DETECTIONS), rng.choice(len(chance), DETECTIONS)
+    )
+    right = (scene.of >= 0) & (rng.random(DETECTIONS) < 0.75)
     scores = np.where(right, rng.beta(2, 3, DETECTIONS), rng.beta(1, 12, DETECTIONS))
     order = np.argsort(-scores)
     found = np.where(right, labels[scene.of], noise)[order]
-    return Prediction(image, scene.boxes[order], scores[order], found, None,
-                      Masks((HEIGHT, WIDTH), [scene.masks[i] for i in order]))
+    return Prediction(
+        image, scene.boxes[order], scores[order], found, None, Masks((HEIGHT, WIDTH), [scene.masks[i] for i in order])
+    )
 
 
 # Contenders: each gives what get_results() of lvis does
 
 
-def ours(folder: Path, metric: str) -> Dict[str, float]:
+def ours(folder: Path, metric: str) -> dict[str, float]:
     found = _metric(folder, metric=metric).evaluate_files(files_in(folder))
     return {key.split('_')[-1]: value for key, value in found.items()}
 
 
-def lvis_api(folder: Path, metric: str) -> Dict[str, float]:
+def lvis_api(folder: Path, metric: str) -> dict[str, float]:
     from lvis import LVIS, LVISEval, LVISResults
+
     ground_truth = LVIS(str(folder / 'gt.json'))
     evaluation = LVISEval(ground_truth, LVISResults(ground_truth, str(folder / f'mmdet.{metric}.json')), metric)
     evaluation.run()
     return evaluation.get_results()
 
 
-def faster(folder: Path, metric: str) -> Dict[str, float]:
+def faster(folder: Path, metric: str) -> dict[str, float]:
     from faster_coco_eval import COCO, COCOeval_faster
+
     ground_truth = COCO(str(folder / 'gt.json'))
     found = ground_truth.loadRes(str(folder / f'mmdet.{metric}.json'))
     evaluation = COCOeval_faster(ground_truth, found, metric, lvis_style=True)
@@ -137,6 +160,7 @@ CONTENDERS = {OURS: ours, LVIS_API: lvis_api, FASTER: faster}
 
 def _metric(folder: Path, **options):
     from apa_mmdet.evaluation import FastLVISMetric
+
     return FastLVISMetric(str(folder / 'gt.json'), **options)
 
 
@@ -190,18 +214,28 @@ def _start(*arguments: str) -> subprocess.CompletedProcess:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--images', nargs='+', type=measure.at_least(2), default=[1000, 5000, 19809],
-                        help='default: %(default)s')
-    parser.add_argument('--contenders', nargs='+', choices=CONTENDERS,
-                        help=f'default: all up to 1,000 images, {OURS} beyond')
-    parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmarks'), metavar='DIR',
-                        help='folder of the CSV and of the data (default: %(default)s)')
+    parser.add_argument(
+        '--images', nargs='+', type=measure.at_least(2), default=[1000, 5000, 19809], help='default: %(default)s'
+    )
+    parser.add_argument(
+        '--contenders', nargs='+', choices=CONTENDERS, help=f'default: all up to 1,000 images, {OURS} beyond'
+    )
+    parser.add_argument(
+        '--out',
+        type=Path,
+        default=Path('work_dirs/benchmarks'),
+        metavar='DIR',
+        help='folder of the CSV and of the data (default: %(default)s)',
+    )
     return parser.parse_args()
 
 
 def main() -> int:
-    parts = {'--make': lambda images, folder: make(int(images), Path(folder)), '--json': lambda f: write_json(Path(f)),
-             '--run': lambda name, folder: run_contender(name, Path(folder))}
+    parts = {
+        '--make': lambda images, folder: make(int(images), Path(folder)),
+        '--json': lambda f: write_json(Path(f)),
+        '--run': lambda name, folder: run_contender(name, Path(folder)),
+    }
     if len(sys.argv) > 1 and sys.argv[1] in parts:  # this script in a process of its own
         parts[sys.argv[1]](*sys.argv[2:])
         return 0

@@ -12,6 +12,7 @@ every contender alike.
 **Memory.** Counted exactly, with no regard to what an allocator keeps in reserve: the tensors kept for backward by
 :func:`saved_bytes`, the course of all allocations by :func:`memory_of`.
 """
+
 import argparse
 import atexit
 import csv
@@ -22,9 +23,10 @@ import random
 import shlex
 import sys
 import time
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Callable, Dict, Hashable, Iterable, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -41,8 +43,12 @@ GPU_HOLD = 4_000_000  # clock cycles, 2 ms or more: the host queues a step of on
 GPU_L2 = 64 * MIB  # where torch does not tell the size
 # What makes glibc keep freed memory. The last one: before version 2.38, the ends that it cuts off aligned blocks would
 # else stay in its cache of small blocks, between large ones that then never merge, and every tensor gets new pages.
-KEEP_MEMORY = dict(MALLOC_MMAP_THRESHOLD_='4294967296', MALLOC_TRIM_THRESHOLD_='17179869184',
-                   MALLOC_TOP_PAD_='268435456', GLIBC_TUNABLES='glibc.malloc.tcache_count=0')
+KEEP_MEMORY = dict(
+    MALLOC_MMAP_THRESHOLD_='4294967296',
+    MALLOC_TRIM_THRESHOLD_='17179869184',
+    MALLOC_TOP_PAD_='268435456',
+    GLIBC_TUNABLES='glibc.malloc.tcache_count=0',
+)
 
 
 # Time
@@ -50,6 +56,7 @@ KEEP_MEMORY = dict(MALLOC_MMAP_THRESHOLD_='4294967296', MALLOC_TRIM_THRESHOLD_='
 
 class Sample(NamedTuple):
     """Seconds that a call took on its device, and that the host took to queue it; the same on a CPU."""
+
     device: float
     host: float
 
@@ -65,8 +72,11 @@ class Spread(NamedTuple):
 
 def spread(samples: Iterable[float]) -> Spread:
     """Median and quartiles."""
-    return Spread(*torch.tensor(list(samples), dtype=torch.float64).quantile(
-        torch.tensor([.5, .25, .75], dtype=torch.float64)).tolist())
+    return Spread(
+        *torch.tensor(list(samples), dtype=torch.float64)
+        .quantile(torch.tensor([0.5, 0.25, 0.75], dtype=torch.float64))
+        .tolist()
+    )
 
 
 def cpu_clock(call: Callable) -> Sample:
@@ -105,7 +115,7 @@ def clock_of(device: torch.device, hold: bool) -> Clock:
     return GPUClock(device, hold) if device.type == 'cuda' else cpu_clock
 
 
-def round_robin(calls: Dict[Hashable, Callable], rounds: int, clock: Clock) -> Dict[Hashable, List[Sample]]:
+def round_robin(calls: dict[Hashable, Callable], rounds: int, clock: Clock) -> dict[Hashable, list[Sample]]:
     """``rounds`` samples of each call, which are to be warm already."""
     samples = {key: [] for key in calls}
     order, shuffle = list(calls), random.Random(0).shuffle
@@ -139,7 +149,7 @@ def _see_saved_tensors(see: Callable[[Tensor], None]) -> Iterator[None]:
 
         def pack_seen(tensor: Tensor):
             packed = pack(tensor)
-            for kept in packed if isinstance(packed, tuple) else (packed, ):
+            for kept in packed if isinstance(packed, tuple) else (packed,):
                 if isinstance(kept, Tensor):
                     see(kept)
             return packed
@@ -172,7 +182,7 @@ def saved_bytes(forward: Callable, parameters: Iterable[Tensor] = (), with_resul
     with _see_saved_tensors(see):
         results = forward()
     if with_results:
-        for tensor in (results, ) if isinstance(results, Tensor) else results:
+        for tensor in (results,) if isinstance(results, Tensor) else results:
             see(tensor)
     for parameter in parameters:
         storages.pop(parameter.untyped_storage()._cdata, None)
@@ -181,6 +191,7 @@ def saved_bytes(forward: Callable, parameters: Iterable[Tensor] = (), with_resul
 
 class Memory(NamedTuple):
     """Bytes beyond those that were allocated before a call: the most at any time, and what its results still hold."""
+
     peak: int
     held: int
 
@@ -196,7 +207,7 @@ def memory_of(call: Callable, device: torch.device) -> Memory:
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        results = call()  # noqa: F841
+        results = call()
         torch.cuda.synchronize(device)
         return Memory(torch.cuda.max_memory_allocated(device) - before, torch.cuda.memory_allocated(device) - before)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
@@ -217,15 +228,28 @@ def _start(event) -> int:
 
 
 def add_common_options(parser: argparse.ArgumentParser, rounds: int) -> None:
-    parser.add_argument('--device', type=_device, default='cuda' if torch.cuda.is_available() else 'cpu',
-                        help='cpu, cuda or cuda:1 (default here: %(default)s)')
-    parser.add_argument('--rounds', type=at_least(2), default=rounds,
-                        help='samples of each figure (default: %(default)s)')
-    parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmarks'), metavar='DIR',
-                        help='folder of the CSV and PNG; those of the same name are replaced (default: %(default)s)')
-    parser.add_argument('--keep-memory', action='store_true',
-                        help='Linux with glibc: start again with settings under which freed memory stays with the '
-                        'process; new pages from the system can take longer than the computation')
+    parser.add_argument(
+        '--device',
+        type=_device,
+        default='cuda' if torch.cuda.is_available() else 'cpu',
+        help='cpu, cuda or cuda:1 (default here: %(default)s)',
+    )
+    parser.add_argument(
+        '--rounds', type=at_least(2), default=rounds, help='samples of each figure (default: %(default)s)'
+    )
+    parser.add_argument(
+        '--out',
+        type=Path,
+        default=Path('work_dirs/benchmarks'),
+        metavar='DIR',
+        help='folder of the CSV and PNG; those of the same name are replaced (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--keep-memory',
+        action='store_true',
+        help='Linux with glibc: start again with settings under which freed memory stays with the '
+        'process; new pages from the system can take longer than the computation',
+    )
 
 
 def _device(text: str) -> torch.device:
@@ -249,7 +273,7 @@ def at_least(low: int) -> Callable[[str], int]:
     return number
 
 
-def shape(text: str) -> Tuple[int, ...]:
+def shape(text: str) -> tuple[int, ...]:
     """'2x64x25x42' as numbers."""
     parts = text.lower().split('x')
     if not all(part.isdecimal() and int(part) for part in parts):
@@ -261,7 +285,7 @@ def shape_text(sizes: Sequence[int]) -> str:
     return 'x'.join(map(str, sizes))
 
 
-def begin(args: argparse.Namespace) -> Dict[str, str]:
+def begin(args: argparse.Namespace) -> dict[str, str]:
     """What the common options ask for before anything is measured; gives, and prints, the environment."""
     if args.keep_memory and not _memory_is_kept():
         _start_again()
@@ -285,9 +309,10 @@ def _memory_is_kept() -> bool:
     return all(value in os.environ.get(name, '') for name, value in KEEP_MEMORY.items())
 
 
-def environment(device: torch.device) -> Dict[str, str]:
+def environment(device: torch.device) -> dict[str, str]:
     """What a figure depends on."""
     from apa_mmdet.version import __version__
+
     described = {
         'date': time.strftime('%Y-%m-%d %H:%M %Z'),
         'command': command(),
@@ -339,7 +364,7 @@ def _processor() -> str:
 class Table:
     """A CSV file that is complete after every row; lines with # say where the figures come from."""
 
-    def __init__(self, path: Path, columns: Sequence[str], described: Dict[str, str]) -> None:
+    def __init__(self, path: Path, columns: Sequence[str], described: dict[str, str]) -> None:
         self.path, self.columns, self.rows = path, columns, []
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = [f'# {name}: {text}\n' for name, text in described.items()]
@@ -358,14 +383,16 @@ def _cell(value) -> str:
     return '' if value is None else f'{value:.5g}' if isinstance(value, float) else str(value)
 
 
-def time_columns(reference: str) -> List[str]:
+def time_columns(reference: str) -> list[str]:
     """The names of the columns that :func:`times` gives."""
     return [f'{step}_{end}' for step in STEPS for end in ('ms', 'ms_low', 'ms_high')] + [
-        f'{step}_to_{reference}' for step in STEPS]
+        f'{step}_to_{reference}' for step in STEPS
+    ]
 
 
-def times(samples: Dict[Tuple[str, str], List[Sample]], name: str, reference: str,
-          reference_name: str) -> Dict[str, float]:
+def times(
+    samples: dict[tuple[str, str], list[Sample]], name: str, reference: str, reference_name: str
+) -> dict[str, float]:
     """The columns of time of contender ``name``, from ``samples`` by contender and step: medians, quartiles, and the
     medians in those of the contender ``reference_name``, if that one could run.
     """

@@ -9,6 +9,7 @@ scaling: the batch grows with the processes). Without GPUs each process has one 
 DistributedDataParallel hands to the all-reduce in a step; ``peak_mib`` the most memory that process 0 had (on a CPU its
 resident memory, on a GPU torch's allocations).
 """
+
 import argparse
 import os
 import resource
@@ -16,9 +17,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Dict, List
 
-import measure  # noqa: I001  before torch and apa_mmdet
+import measure
 import torch
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
@@ -32,22 +32,37 @@ from mmengine.structures import InstanceData
 from torch import distributed
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
-COLUMNS = ('processes', 'images', 'device', 'parameters', 'step_ms', 'step_ms_low', 'step_ms_high', 'reduced_mib',
-           'buckets', 'peak_mib')
+COLUMNS = (
+    'processes',
+    'images',
+    'device',
+    'parameters',
+    'step_ms',
+    'step_ms_low',
+    'step_ms_high',
+    'reduced_mib',
+    'buckets',
+    'peak_mib',
+)
 OBJECTS = 5
 
 
 def picture(side: int, classes: int) -> dict:
     """An image of noise with objects at random, as a data set would give it."""
-    corner = torch.rand(OBJECTS, 2) * side * .5
-    boxes = torch.cat([corner, corner + side * (.1 + .4 * torch.rand(OBJECTS, 2))], 1)
+    corner = torch.rand(OBJECTS, 2) * side * 0.5
+    boxes = torch.cat([corner, corner + side * (0.1 + 0.4 * torch.rand(OBJECTS, 2))], 1)
     masks = torch.zeros(OBJECTS, side, side, dtype=torch.uint8)
     for mask, (left, top, right, bottom) in zip(masks, boxes.int().tolist()):
         mask[top:bottom, left:right] = 1
-    instances = InstanceData(bboxes=boxes, labels=torch.randint(0, classes, (OBJECTS, )),
-                             masks=BitmapMasks(masks.numpy(), side, side))
-    sample = DetDataSample(metainfo=dict(img_shape=(side, side), ori_shape=(side, side), batch_input_shape=(side, side),
-                                         scale_factor=(1., 1.)), gt_instances=instances)
+    instances = InstanceData(
+        bboxes=boxes, labels=torch.randint(0, classes, (OBJECTS,)), masks=BitmapMasks(masks.numpy(), side, side)
+    )
+    sample = DetDataSample(
+        metainfo=dict(
+            img_shape=(side, side), ori_shape=(side, side), batch_input_shape=(side, side), scale_factor=(1.0, 1.0)
+        ),
+        gt_instances=instances,
+    )
     return dict(inputs=torch.randint(0, 256, (3, side, side), dtype=torch.uint8), data_samples=sample)
 
 
@@ -61,7 +76,7 @@ class Process:
         head = cfg.model.roi_head.bbox_head
         cfg.model.backbone.init_cfg = None
         if 'class_frequency' in head.loss_cls:  # no file of a data set is needed: every other class is rare
-            head.loss_cls.class_frequency = [1. - i % 2 for i in range(head.num_classes)]
+            head.loss_cls.class_frequency = [1.0 - i % 2 for i in range(head.num_classes)]
         torch.manual_seed(0)
         model = MODELS.build(cfg.model)
         model.init_weights()
@@ -69,7 +84,7 @@ class Process:
         self.device = torch.device(args.device.type, gpu)
         model = model.to(self.device).train()
         self.parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        self.buckets: List[int] = []
+        self.buckets: list[int] = []
         if distributed.get_world_size() > 1:
             model = MMDistributedDataParallel(model, broadcast_buffers=False)
             model.register_comm_hook(None, self._count)
@@ -104,19 +119,41 @@ def work(args: argparse.Namespace) -> None:
     samples = [clock(process.step) for _ in range(args.rounds)]
     median, low, high = measure.spread(sample.device * 1e3 for sample in samples)
     if distributed.get_rank() == 0:
-        torch.save(dict(parameters=process.parameters, step_ms=median, step_ms_low=low, step_ms_high=high,
-                        reduced_mib=sum(process.buckets) / measure.MIB, buckets=len(process.buckets),
-                        peak_mib=process.peak() / measure.MIB), args.figures)
+        torch.save(
+            dict(
+                parameters=process.parameters,
+                step_ms=median,
+                step_ms_low=low,
+                step_ms_high=high,
+                reduced_mib=sum(process.buckets) / measure.MIB,
+                buckets=len(process.buckets),
+                peak_mib=process.peak() / measure.MIB,
+            ),
+            args.figures,
+        )
     distributed.destroy_process_group()
 
 
-def measured(processes: int, arguments: List[str]) -> Dict[str, float]:
+def measured(processes: int, arguments: list[str]) -> dict[str, float]:
     """The figures of so many processes, each started anew."""
     with tempfile.TemporaryDirectory() as folder:
         figures = Path(folder) / 'figures.pth'
-        subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--local-addr=127.0.0.1',
-                        f'--nproc-per-node={processes}', __file__, *arguments, '--figures', str(figures)],
-                       check=True, env=dict(os.environ, OMP_NUM_THREADS='1'))
+        subprocess.run(
+            [
+                sys.executable,
+                '-m',
+                'torch.distributed.run',
+                '--standalone',
+                '--local-addr=127.0.0.1',
+                f'--nproc-per-node={processes}',
+                __file__,
+                *arguments,
+                '--figures',
+                str(figures),
+            ],
+            check=True,
+            env=dict(os.environ, OMP_NUM_THREADS='1'),
+        )
         return torch.load(figures, weights_only=True)
 
 
@@ -141,8 +178,11 @@ def main() -> int:
     for processes in args.processes:
         row = dict(measured(processes, sys.argv[1:]), processes=processes, images=args.images, device=args.device.type)
         table.add(**row)
-        print('  {processes} processes: {step_ms:9.1f} ms a step, {reduced_mib:7.1f} MiB all-reduced in {buckets} '
-              'buckets, peak {peak_mib:7.1f} MiB'.format(**row), flush=True)
+        print(
+            '  {processes} processes: {step_ms:9.1f} ms a step, {reduced_mib:7.1f} MiB all-reduced in {buckets} '
+            'buckets, peak {peak_mib:7.1f} MiB'.format(**row),
+            flush=True,
+        )
     print(f'written: {table.path}', flush=True)
     return 0
 

@@ -12,15 +12,15 @@ the second stage works on the same boxes, whatever the first one proposes. The f
 ``peak_bytes`` is the most that a step holds beyond weights and the optimiser's state, gradients included; how it is
 counted is said in measure.py.
 """
+
 import argparse
 import importlib.metadata
 import itertools
 import logging
 import sys
 from pathlib import Path
-from typing import Dict, List
 
-import measure  # noqa: I001  before torch
+import measure
 import torch
 from ablation_table import CONFIGS, CONTENDERS
 from mmdet.registry import MODELS
@@ -37,7 +37,7 @@ from apa_mmdet.engine.stock_tools import explain
 COLUMNS = ('config', 'device', 'step_ms', 'step_ms_low', 'step_ms_high', 'to_first', 'peak_bytes', 'parameters')
 
 
-def batches_of(cfg: Config, count: int) -> List[dict]:
+def batches_of(cfg: Config, count: int) -> list[dict]:
     """The first batches of its training data, loaded in this process."""
     set_random_seed(0)
     cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
@@ -47,19 +47,21 @@ def batches_of(cfg: Config, count: int) -> List[dict]:
 class Step:
     """A detector that a call trains on the next batch."""
 
-    def __init__(self, cfg: Config, batches: List[dict], device: torch.device) -> None:
+    def __init__(self, cfg: Config, batches: list[dict], device: torch.device) -> None:
         set_random_seed(0)
         self.model = MODELS.build(cfg.model)
         self.model.init_weights()
         self.model.to(device).train()
         self.wrapper = build_optim_wrapper(self.model, cfg.optim_wrapper)
         for group in self.wrapper.param_groups:
-            group['lr'] = 0.
+            group['lr'] = 0.0
         self.order = itertools.cycle(batches)
         if hasattr(self.model, 'rpn_head'):
             propose = self.model.rpn_head.loss_and_predict
             self.model.rpn_head.loss_and_predict = lambda x, samples, **kwargs: (
-                propose(x, samples, **kwargs)[0], [proposals(sample) for sample in samples])
+                propose(x, samples, **kwargs)[0],
+                [proposals(sample) for sample in samples],
+            )
 
     def __call__(self) -> None:
         self.model.train_step(next(self.order), self.wrapper)
@@ -74,7 +76,7 @@ def proposals(sample: DetDataSample) -> InstanceData:
     generator = torch.Generator().manual_seed(0)
     boxes = sample.gt_instances.bboxes
     near = boxes.repeat(16, 1)
-    shifts = torch.rand(len(near), 2, generator=generator).to(boxes) * .2 - .1
+    shifts = torch.rand(len(near), 2, generator=generator).to(boxes) * 0.2 - 0.1
     near = near + ((near[:, 2:] - near[:, :2]) * shifts).repeat(1, 2)
     height, width = sample.img_shape
     corners = torch.rand(200, 4, generator=generator).to(boxes) * boxes.new_tensor([width, height] * 2)
@@ -85,9 +87,14 @@ def proposals(sample: DetDataSample) -> InstanceData:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('configs', nargs='*', type=Path, metavar='CONFIG',
-                        default=[CONFIGS / f'{contender.config}.py' for contender in CONTENDERS.values()],
-                        help='default: those of ablation.py')
+    parser.add_argument(
+        'configs',
+        nargs='*',
+        type=Path,
+        metavar='CONFIG',
+        default=[CONFIGS / f'{contender.config}.py' for contender in CONTENDERS.values()],
+        help='default: those of ablation.py',
+    )
     parser.add_argument('--batches', type=measure.at_least(1), default=4, help='how many differ (default: %(default)s)')
     measure.add_common_options(parser, rounds=16)
     return parser.parse_args()
@@ -98,7 +105,7 @@ def main() -> int:
     described = dict(measure.begin(args), mmdet=importlib.metadata.version('mmdet'))
     init_default_scope('mmdet')
     logging.disable(logging.WARNING)  # how each parameter was initialised
-    steps: Dict[Path, Step] = {}
+    steps: dict[Path, Step] = {}
     try:
         batches = batches_of(Config.fromfile(args.configs[0]), args.batches)
         for path in args.configs:
@@ -113,12 +120,22 @@ def main() -> int:
     first = measure.spread(sample.device for sample in samples[args.configs[0]]).median
     for path, step in steps.items():
         median, low, high = measure.spread(sample.device for sample in samples[path])
-        row = dict(config=path.stem, device=args.device.type, step_ms=median * 1e3, step_ms_low=low * 1e3,
-                   step_ms_high=high * 1e3, to_first=median / first,
-                   peak_bytes=measure.memory_of(step, args.device).peak, parameters=step.parameters)
+        row = dict(
+            config=path.stem,
+            device=args.device.type,
+            step_ms=median * 1e3,
+            step_ms_low=low * 1e3,
+            step_ms_high=high * 1e3,
+            to_first=median / first,
+            peak_bytes=measure.memory_of(step, args.device).peak,
+            parameters=step.parameters,
+        )
         table.add(**row)
-        print(f'  {path.stem:<32}{row["step_ms"]:9.1f} ms = {row["to_first"]:5.2f} of the first,  '
-              f'{row["peak_bytes"] / measure.MIB:7.1f} MiB', flush=True)
+        print(
+            f'  {path.stem:<32}{row["step_ms"]:9.1f} ms = {row["to_first"]:5.2f} of the first,  '
+            f'{row["peak_bytes"] / measure.MIB:7.1f} MiB',
+            flush=True,
+        )
     print(f'written: {table.path}', flush=True)
     return 0
 

@@ -1,5 +1,3 @@
-from typing import Dict, Tuple
-
 import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
@@ -11,12 +9,12 @@ from .base import channel_count
 class AconParameters(nn.Module):
     """p₁, p₂ and β: what is ``learnt`` as parameters of shape (C,), what is ``fixed`` at its value.
 
-    Published files hold them as (1, C, 1, 1), and load. Here they have one dimension, because MMDetection's transformers
-    draw all their parameters of more than one anew.
+    Published files hold them as (1, C, 1, 1), and load. Here they have one dimension, because MMDetection's
+    transformers draw all their parameters of more than one anew.
     """
 
-    learnt: Tuple[str, ...] = ()
-    fixed: Dict[str, float] = {}
+    learnt: tuple[str, ...] = ()
+    fixed: dict[str, float] = {}
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -97,7 +95,7 @@ class AconB(AconC):
     """
 
     learnt = ('p2', 'beta')
-    fixed = dict(p1=1.)
+    fixed = dict(p1=1.0)
 
 
 @MODELS.register_module()
@@ -111,5 +109,5 @@ class AconA(AconC):
         1.7615...
     """
 
-    learnt = ('beta', )
-    fixed = dict(p1=1., p2=0.)
+    learnt = ('beta',)
+    fixed = dict(p1=1.0, p2=0.0)

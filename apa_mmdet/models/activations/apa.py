@@ -1,5 +1,3 @@
-from typing import Optional, Tuple
-
 from mmengine.registry import MODELS
 
 from ... import ops
@@ -25,9 +23,11 @@ class APA(APAParameters):
 
     function = staticmethod(ops.apa)
 
-    def __init__(self,
-                 num_features: Optional[int] = 1,
-                 lambda_init: Tuple[float, float] = (0., 1.),
-                 kappa_init: Tuple[float, float] = (-1., 0.),
-                 inplace: bool = False) -> None:
+    def __init__(
+        self,
+        num_features: int | None = 1,
+        lambda_init: tuple[float, float] = (0.0, 1.0),
+        kappa_init: tuple[float, float] = (-1.0, 0.0),
+        inplace: bool = False,
+    ) -> None:
         super().__init__(num_features, lambda_init, kappa_init, inplace)

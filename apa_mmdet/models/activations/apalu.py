@@ -38,7 +38,7 @@ class APALU(nn.Module):
         0.9228...
     """
 
-    def __init__(self, num_features: int, a_init: float = .5, b_init: float = .75, inplace: bool = False) -> None:
+    def __init__(self, num_features: int, a_init: float = 0.5, b_init: float = 0.75, inplace: bool = False) -> None:
         super().__init__()
         self.num_features = channel_count(self, num_features)
         for name, start in dict(a_init=a_init, b_init=b_init).items():

@@ -3,8 +3,8 @@
 Activations are registered in MMEngine's registry, mmdet's parent: mmdet finds them there by the same name, and so does
 mmcv's ConvModule where no default scope is set.
 """
+
 import inspect
-from typing import Optional, Tuple
 
 import torch
 from mmdet.registry import MODELS
@@ -41,11 +41,11 @@ def needs_channels(cfg: dict) -> bool:
     return parameter is not None and cfg.get('num_features', parameter.default) in (None, inspect.Parameter.empty)
 
 
-def _class_of(cfg: dict) -> Optional[type]:
+def _class_of(cfg: dict) -> type | None:
     return MODELS.get(cfg['type']) if isinstance(cfg['type'], str) else cfg['type']
 
 
-def channel_count(module: nn.Module, num_features: Optional[int]) -> int:
+def channel_count(module: nn.Module, num_features: int | None) -> int:
     """``num_features`` if it is one.
 
     Raises:
@@ -53,8 +53,10 @@ def channel_count(module: nn.Module, num_features: Optional[int]) -> int:
     """
     name = type(module).__name__
     if num_features is None:
-        raise ValueError(f'{name}(num_features=None) stands for the channel count of the site; '
-                         'outside a backbone that fills it in, give the number')
+        raise ValueError(
+            f'{name}(num_features=None) stands for the channel count of the site; '
+            'outside a backbone that fills it in, give the number'
+        )
     if num_features < 1:
         raise ValueError(f'{name}: num_features must be at least 1, got {num_features}')
     return num_features
@@ -75,11 +77,13 @@ class APAParameters(nn.Module):
         ValueError: if a range is reversed, λ's lies below the floor of 1e-4, or ``num_features`` < 1.
     """
 
-    def __init__(self,
-                 num_features: Optional[int] = 1,
-                 lambda_init: Tuple[float, float] = (0., 1.),
-                 kappa_init: Tuple[float, float] = (1., 1.3),
-                 inplace: bool = False) -> None:
+    def __init__(
+        self,
+        num_features: int | None = 1,
+        lambda_init: tuple[float, float] = (0.0, 1.0),
+        kappa_init: tuple[float, float] = (1.0, 1.3),
+        inplace: bool = False,
+    ) -> None:
         super().__init__()
         name = type(self).__name__
         self.num_features = channel_count(self, num_features)
@@ -105,7 +109,7 @@ class APAParameters(nn.Module):
         return f'num_features={self.num_features}, lambda_init={self.lambda_init}, kappa_init={self.kappa_init}'
 
 
-def _range(name: str, bounds: Tuple[float, float]) -> Tuple[float, float]:
+def _range(name: str, bounds: tuple[float, float]) -> tuple[float, float]:
     low, high = bounds
     if not low <= high:
         raise ValueError(f'{name} must be (lowest, highest), got the reversed range {tuple(bounds)}')

@@ -1,5 +1,4 @@
 import math
-from typing import Optional
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +41,8 @@ class MetaAconC(AconParameters):
             never in place.
 
     Raises:
-        ValueError: if ``num_features`` is not given, or it or ``reduction`` is below 1; at the first input, if that has other channels.
+        ValueError: if ``num_features`` is not given, or it or ``reduction`` is below 1; at the first input, if that has
+            other channels.
 
     Example:
         >>> act = MetaAconC(3)
@@ -53,8 +53,9 @@ class MetaAconC(AconParameters):
 
     learnt = ('p1', 'p2')
 
-    def __init__(self, num_features: int, reduction: int = 16, norm_cfg: Optional[dict] = dict(type='BN'),
-                 inplace: bool = False) -> None:
+    def __init__(
+        self, num_features: int, reduction: int = 16, norm_cfg: dict | None = dict(type='BN'), inplace: bool = False
+    ) -> None:
         super().__init__(num_features)
         if reduction < 1:
             raise ValueError(f'MetaAconC: reduction must be at least 1, got {reduction}')
@@ -67,8 +68,10 @@ class MetaAconC(AconParameters):
     def beta_of(self, x: Tensor) -> Tensor:
         """β of each image and channel, (N, C)."""
         if x.dim() < 2 or x.shape[1] != self.num_features:
-            raise ValueError(f'MetaAconC of {self.num_features} channels got an input of shape {tuple(x.shape)}; '
-                             f'it takes (N, {self.num_features}, …)')
+            raise ValueError(
+                f'MetaAconC of {self.num_features} channels got an input of shape {tuple(x.shape)}; '
+                f'it takes (N, {self.num_features}, …)'
+            )
         if x.dim() > 2:  # a mean, but that one's backward writes a whole gradient
             dims = tuple(range(2, x.dim()))
             x = x.sum(dims, dtype=compute_dtype(x.dtype)) / math.prod(x.shape[2:])

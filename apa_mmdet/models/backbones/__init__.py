@@ -1,4 +1,4 @@
 from .se_resnet import SEResNet
 from .se_resnext import SEResNeXt
 
-__all__ = ['SEResNet', 'SEResNeXt']
+__all__ = ['SEResNeXt', 'SEResNet']

@@ -4,8 +4,9 @@ A *site* is a place in the network that has an activation: ``stem``; in each blo
 (after the first and second convolution; a BasicBlock has no ``conv2`` site) and ``out`` (after the sum).
 Every site holds a module of its own, ``act_<site>``.
 """
+
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Dict, Optional, Sequence, Tuple
 
 import torch.utils.checkpoint as cp
 from mmdet.models.backbones.resnet import BasicBlock, Bottleneck, ResNet
@@ -27,7 +28,7 @@ class SEBlock:
     sites = ('conv1', 'conv2', 'out')
     convs = 3
 
-    def __init__(self, *args, act_cfg: Dict[str, dict], se_cfg: Optional[dict], recompute_act: bool, **kwargs) -> None:
+    def __init__(self, *args, act_cfg: dict[str, dict], se_cfg: dict | None, recompute_act: bool, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         del self.relu  # mmdet's blocks share one activation over their sites
         channels = getattr(self, f'conv{self.convs}').out_channels
@@ -50,7 +51,7 @@ class SEBlock:
     def _norm_act(self, x: Tensor, i: int) -> Tensor:
         return norm_act(x, getattr(self, f'norm{i}'), getattr(self, f'act_conv{i}'), self.recompute_act)
 
-    def _shortcut(self, x: Tensor) -> Tuple[Tensor, Optional[nn.Module]]:
+    def _shortcut(self, x: Tensor) -> tuple[Tensor, nn.Module | None]:
         """The identity and, where one is still to be applied, its norm."""
         if self.downsample is None:
             return x, None
@@ -68,7 +69,7 @@ class SEBasicBlock(SEBlock, BasicBlock):
     sites = ('conv1', 'out')
     convs = 2
 
-    def _branch(self, x: Tensor) -> Tuple[Tensor, nn.Module]:
+    def _branch(self, x: Tensor) -> tuple[Tensor, nn.Module]:
         """The residual branch up to its last norm, and that."""
         out = self._norm_act(keep_recipe(self.conv1, x), 1)
         return keep_recipe(self.conv2, out), self.norm2
@@ -80,7 +81,7 @@ class SEBottleneck(SEBlock, Bottleneck):
     def _plugins(self, x: Tensor, position: str) -> Tensor:
         return self.forward_plugin(x, getattr(self, f'{position}_plugin_names')) if self.with_plugins else x
 
-    def _branch(self, x: Tensor) -> Tuple[Tensor, nn.Module]:
+    def _branch(self, x: Tensor) -> tuple[Tensor, nn.Module]:
         """The residual branch up to its last norm, and that; past it where plugins come after."""
         out = self._plugins(self._norm_act(keep_recipe(self.conv1, x), 1), 'after_conv1')
         out = self._plugins(self._norm_act(keep_recipe(self.conv2, out), 2), 'after_conv2')
@@ -131,15 +132,19 @@ class SEResNet(ResNet):
         152: (SEBottleneck, (3, 8, 36, 3)),
     }
 
-    def __init__(self,
-                 depth: int,
-                 act_cfg: dict = dict(type='AGLU'),
-                 se_cfg: Optional[dict] = dict(),
-                 recompute_act: bool = False,
-                 **kwargs) -> None:
+    def __init__(
+        self,
+        depth: int,
+        act_cfg: dict = dict(type='AGLU'),
+        se_cfg: dict | None = dict(),
+        recompute_act: bool = False,
+        **kwargs,
+    ) -> None:
         if recompute_act and kwargs.get('with_cp'):
-            raise ValueError(f'{type(self).__name__}: with_cp keeps nothing of a block that recompute_act could compute '
-                             'again; choose one of them')
+            raise ValueError(
+                f'{type(self).__name__}: with_cp keeps nothing of a block that recompute_act could compute '
+                'again; choose one of them'
+            )
         if depth not in self.arch_settings:
             raise ValueError(f'{type(self).__name__}: unknown depth {depth}, choose from {list(self.arch_settings)}')
         self.act_cfg = per_site(act_cfg, ('stem', *self.arch_settings[depth][0].sites))
@@ -152,7 +157,8 @@ class SEResNet(ResNet):
         if self.default_init and self.zero_init_residual:  # mmdet's ResNet does it for its own two blocks alone
             kwargs['init_cfg'] = dict(type='Constant', val=0, override=dict(name=f'norm{self.block.convs}'))
         return super().make_res_layer(
-            act_cfg=self.act_cfg, se_cfg=self.se_cfg, recompute_act=self.recompute_act, **kwargs)
+            act_cfg=self.act_cfg, se_cfg=self.se_cfg, recompute_act=self.recompute_act, **kwargs
+        )
 
     def _make_stem_layer(self, in_channels: int, stem_channels: int) -> None:
         super()._make_stem_layer(in_channels, stem_channels)
@@ -178,7 +184,7 @@ class SEResNet(ResNet):
             x = norm_act(keep_recipe(conv, x), norm, act, self.recompute_act)
         return keep_recipe(self.maxpool, x)
 
-    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         x = self._stem(x)
         outs = []
         for i, name in enumerate(self.res_layers):
@@ -197,7 +203,7 @@ class SEResNet(ResNet):
         super().init_weights()
 
 
-def per_site(act_cfg: dict, sites: Sequence[str]) -> Dict[str, dict]:
+def per_site(act_cfg: dict, sites: Sequence[str]) -> dict[str, dict]:
     """One recipe for each of ``sites``.
 
     Raises:
@@ -205,7 +211,8 @@ def per_site(act_cfg: dict, sites: Sequence[str]) -> Dict[str, dict]:
     """
     if not isinstance(act_cfg, dict):
         raise ValueError(
-            f"act_cfg: {act_cfg!r} is no recipe such as dict(type='AGLU'), nor a dict of one for each site")
+            f"act_cfg: {act_cfg!r} is no recipe such as dict(type='AGLU'), nor a dict of one for each site"
+        )
     if 'type' in act_cfg:
         named = [site for site in ('stem', 'conv1', 'conv2', 'out') if site in act_cfg]
         if named:
@@ -213,15 +220,16 @@ def per_site(act_cfg: dict, sites: Sequence[str]) -> Dict[str, dict]:
         return dict.fromkeys(sites, act_cfg)
     unknown = sorted(set(act_cfg) - set(sites))
     if unknown:
-        raise ValueError(f'act_cfg: unknown site {unknown[0]!r}, this depth has {list(sites)}; '
-                         'or give one recipe with a `type`')
+        raise ValueError(
+            f'act_cfg: unknown site {unknown[0]!r}, this depth has {list(sites)}; or give one recipe with a `type`'
+        )
     for site, recipe in act_cfg.items():
         if not isinstance(recipe, dict) or 'type' not in recipe:
             raise ValueError(f"act_cfg: {recipe!r} of site {site!r} is no recipe such as dict(type='ReLU')")
     return {site: act_cfg.get(site, dict(type='AGLU')) for site in sites}
 
 
-def check_weights(init_cfg: dict, own: Dict[str, Tensor]) -> None:
+def check_weights(init_cfg: dict, own: dict[str, Tensor]) -> None:
     """Raise where MMEngine would go on with random weights: no such file, or one with the weights of something else.
 
     Names that the file lacks are allowed, so that a plain ResNet's weights serve; MMEngine lists them.
@@ -232,34 +240,44 @@ def check_weights(init_cfg: dict, own: Dict[str, Tensor]) -> None:
             f'pretrained weights {path!r} not found: put ImageNet weights of this backbone there (published ones are '
             'converted by tools/convert_official_weights.py), name others with '
             '--cfg-options model.backbone.init_cfg.checkpoint=…, or train all of it from random weights with '
-            '--cfg-options model.backbone.init_cfg=None model.backbone.frozen_stages=-1 model.backbone.norm_eval=False')
+            '--cfg-options model.backbone.init_cfg=None model.backbone.frozen_stages=-1 model.backbone.norm_eval=False'
+        )
     prefix = f'{init_cfg["prefix"].rstrip(".")}.' if init_cfg.get('prefix') else ''
     weights = {name.removeprefix(prefix): tensor for name, tensor in _weights_in(path).items()}
     if not any(name in own for name in weights):
-        raise ValueError(f'{path}: none of its {len(weights)} entries ({", ".join(list(weights)[:3])} …) is a parameter '
-                         f'of this backbone ({", ".join(list(own)[:3])} …); tools/convert_official_weights.py converts '
-                         "published weights, and init_cfg's prefix='backbone.' takes those of a detector")
+        raise ValueError(
+            f'{path}: none of its {len(weights)} entries ({", ".join(list(weights)[:3])} …) is a parameter '
+            f'of this backbone ({", ".join(list(own)[:3])} …); tools/convert_official_weights.py converts '
+            "published weights, and init_cfg's prefix='backbone.' takes those of a detector"
+        )
     from ...checkpoint import depth_of, other_names  # which needs this module
+
     published = [name for name, ours in other_names(weights).items() if ours != name]
     if published:
-        raise ValueError(f'{path} has the published names ({published[0]} …), under which learnable activations and '
-                         'attention would start from random weights; convert it with tools/convert_official_weights.py')
+        raise ValueError(
+            f'{path} has the published names ({published[0]} …), under which learnable activations and '
+            'attention would start from random weights; convert it with tools/convert_official_weights.py'
+        )
     theirs, ours = depth_of(weights), depth_of(own)
     if theirs and ours and theirs != ours:
         raise ValueError(f'{path} holds a network of depth {theirs}, but this backbone has depth {ours}')
     other = [name for name, tensor in weights.items() if name in own and tensor.shape != own[name].shape]
     if other:
-        raise ValueError(f'{path}: {other[0]} has the shape {tuple(weights[other[0]].shape)}, but this backbone '
-                         f'{tuple(own[other[0]].shape)}; it holds the weights of another network')
+        raise ValueError(
+            f'{path}: {other[0]} has the shape {tuple(weights[other[0]].shape)}, but this backbone '
+            f'{tuple(own[other[0]].shape)}; it holds the weights of another network'
+        )
 
 
-def _weights_in(path: str) -> Dict[str, Tensor]:
+def _weights_in(path: str) -> dict[str, Tensor]:
     """What MMEngine would load, with errors in one line where the file lies on this machine."""
     if '://' in path:
         weights = CheckpointLoader.load_checkpoint(path, map_location='cpu')
         return weights.get('state_dict', weights)
     weights, under, *_ = read_checkpoint(Path(path).expanduser())
     if under == 'model':
-        raise ValueError(f'{path} has its weights under `model`, as published classifiers have them; convert it with '
-                         'tools/convert_official_weights.py')
+        raise ValueError(
+            f'{path} has its weights under `model`, as published classifiers have them; convert it with '
+            'tools/convert_official_weights.py'
+        )
     return weights

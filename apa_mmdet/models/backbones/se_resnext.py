@@ -43,4 +43,5 @@ class SEResNeXt(SEResNet):
 
     def make_res_layer(self, **kwargs) -> ResLayer:
         return super().make_res_layer(
-            groups=self.groups, base_width=self.base_width, base_channels=self.base_channels, **kwargs)
+            groups=self.groups, base_width=self.base_width, base_channels=self.base_channels, **kwargs
+        )

@@ -36,12 +36,14 @@ class CBAM(nn.Module):
         1.9261...
     """
 
-    def __init__(self,
-                 channels: int,
-                 ratio: int = 16,
-                 kernel_size: int = 7,
-                 act_cfg: dict = dict(type='ReLU'),
-                 gate_cfg: dict = dict(type='APA')) -> None:
+    def __init__(
+        self,
+        channels: int,
+        ratio: int = 16,
+        kernel_size: int = 7,
+        act_cfg: dict = dict(type='ReLU'),
+        gate_cfg: dict = dict(type='APA'),
+    ) -> None:
         super().__init__()
         if kernel_size % 2 == 0:
             raise ValueError(f'CBAM: kernel_size must be odd, so that every position gets a gate; got {kernel_size}')

@@ -4,7 +4,6 @@ A batch norm in eval mode is x·scale + shift, as is one gated by attention, wit
 :mod:`apa_mmdet.ops` take those, and keep the results of the convolutions alone for backward. Everything else (batch
 statistics, other norms, other attention, an activation that cannot, modules with hooks) runs as plain modules.
 """
-from typing import Optional, Tuple
 
 from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
@@ -25,10 +24,17 @@ def norm_act(x: Tensor, norm: nn.Module, act: nn.Module, recompute: bool = False
     return act(x, scale=scale, shift=shift, recompute=recompute)
 
 
-def residual_act(x: Tensor, norm: nn.Module, attention: nn.Module, identity: Tensor,
-                 identity_norm: Optional[nn.Module], act: nn.Module, recompute: bool = False) -> Tensor:
+def residual_act(
+    x: Tensor,
+    norm: nn.Module,
+    attention: nn.Module,
+    identity: Tensor,
+    identity_norm: nn.Module | None,
+    act: nn.Module,
+    recompute: bool = False,
+) -> Tensor:
     """``act(attention(norm(x)) + identity_norm(identity))``, where ``identity_norm`` may be None."""
-    residual_scale, residual_shift = None, 0.
+    residual_scale, residual_shift = None, 0.0
     fused = fuses(act) and folds(norm) and gates(attention) and identity.dtype == x.dtype
     if fused and identity_norm is not None and folds(identity_norm):
         residual_scale, residual_shift = fold(identity_norm)
@@ -44,11 +50,17 @@ def residual_act(x: Tensor, norm: nn.Module, attention: nn.Module, identity: Ten
     if isinstance(attention, SELayer):
         gate = attention.gates((x.mean((2, 3), dtype=compute_dtype(x.dtype)) * scale + shift).to(x.dtype))
         scale, shift = scale * gate, shift * gate
-    return act(x, scale=scale, shift=shift + residual_shift, residual=identity, residual_scale=residual_scale,
-               recompute=recompute)
+    return act(
+        x,
+        scale=scale,
+        shift=shift + residual_shift,
+        residual=identity,
+        residual_scale=residual_scale,
+        recompute=recompute,
+    )
 
 
-def fold(norm: nn.BatchNorm2d) -> Tuple[Tensor, Tensor]:
+def fold(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Scale and shift, each (C,), that a batch norm in eval mode applies; differentiable in its weight and bias."""
     dtype = compute_dtype(norm.running_var.dtype)
     scale = (norm.running_var.to(dtype) + norm.eps).rsqrt()
@@ -78,9 +90,17 @@ def opens(layers: nn.Module) -> bool:
 
 def unhooked(module: nn.Module) -> bool:
     """Whether nobody would notice that the module, or a part of it, is not called with its usual input."""
-    hooked = nn_module._global_forward_hooks or nn_module._global_forward_pre_hooks or \
-        nn_module._global_backward_hooks or nn_module._global_backward_pre_hooks
+    hooked = (
+        nn_module._global_forward_hooks
+        or nn_module._global_forward_pre_hooks
+        or nn_module._global_backward_hooks
+        or nn_module._global_backward_pre_hooks
+    )
     return not hooked and not any(
-        part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
+        part._forward_hooks
+        or part._forward_pre_hooks
+        or part._backward_hooks
+        or part._backward_pre_hooks
         or 'forward' in part.__dict__  # put there by somebody, around the class's own
-        for part in module.modules())
+        for part in module.modules()
+    )

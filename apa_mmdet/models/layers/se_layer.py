@@ -1,5 +1,3 @@
-from typing import Optional
-
 from mmcv.cnn import build_norm_layer
 from mmdet.registry import MODELS
 from torch import Tensor, nn
@@ -17,8 +15,10 @@ def build_attention(cfg: dict, channels: int) -> nn.Module:
     """
     kind = cfg.get('type', SELayer)
     if isinstance(kind, str) and MODELS.get(kind) is None:
-        raise KeyError(f'se_cfg: attention {kind!r} is not registered; choose SELayer or CBAM, or name the module '
-                       'that registers yours in custom_imports')
+        raise KeyError(
+            f'se_cfg: attention {kind!r} is not registered; choose SELayer or CBAM, or name the module '
+            'that registers yours in custom_imports'
+        )
     return MODELS.build(dict(cfg, type=kind, channels=channels))
 
 
@@ -42,13 +42,15 @@ class SELayer(nn.Module):
         dropout: probability that an excitation is dropped before the gate, in training.
     """
 
-    def __init__(self,
-                 channels: int,
-                 ratio: int = 16,
-                 norm_cfg: Optional[dict] = dict(type='LN'),
-                 act_cfg: dict = dict(type='ReLU'),
-                 gate_cfg: dict = dict(type='APA'),
-                 dropout: float = 0.1) -> None:
+    def __init__(
+        self,
+        channels: int,
+        ratio: int = 16,
+        norm_cfg: dict | None = dict(type='LN'),
+        act_cfg: dict = dict(type='ReLU'),
+        gate_cfg: dict = dict(type='APA'),
+        dropout: float = 0.1,
+    ) -> None:
         super().__init__()
         width = max(1, channels // ratio)
         self.norm = build_norm_layer(norm_cfg, channels)[1] if norm_cfg else nn.Identity()

@@ -3,11 +3,12 @@
 A layer, here, is a module with parameters of its own. Counting calls would go wrong where a part of a forward pass is
 run again (gradient checkpointing), or several times (a head over the levels of a pyramid); what ran before stays true.
 """
+
 import inspect
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Size, Tensor, nn
@@ -28,8 +29,8 @@ class Site:
         again: whether it may be called anew with no layer in between.
     """
 
-    layers: List[nn.Module]
-    num_features: Optional[int] = None
+    layers: list[nn.Module]
+    num_features: int | None = None
     after: str = ''
     again: bool = False
 
@@ -48,7 +49,7 @@ class Sites(nn.ModuleList):
     def __init__(self, activations: Sequence[nn.Module], sites: Sequence[Site]) -> None:
         super().__init__(activations)
         self.sites = list(sites)
-        self.current: Optional[int] = None
+        self.current: int | None = None
         before = {site.layers[-1]: i for i, site in enumerate(sites)}
         for i, site in enumerate(sites):
             for layer in site.layers:  # all, for a norm may go when it is folded into its convolution
@@ -59,9 +60,11 @@ class Sites(nn.ModuleList):
     def forward(self, x: Tensor) -> Tensor:
         index = self.current
         if index is None:
-            raise RuntimeError('Sites: called with none of its layers before, which are '
-                               f'{", ".join(site.after for site in self.sites)}; if one was exchanged after '
-                               'SwapActivations (a norm, by sync_bn?), give it its final type in the config')
+            raise RuntimeError(
+                'Sites: called with none of its layers before, which are '
+                f'{", ".join(site.after for site in self.sites)}; if one was exchanged after '
+                'SwapActivations (a norm, by sync_bn?), give it its final type in the config'
+            )
         if not self.sites[index].again:
             self.current = None  # lest the next site is taken for this one
         return self[index](x)
@@ -81,7 +84,7 @@ class _Next:
         self.sites.current = self.index
 
 
-def find_sites(owner: nn.Module, names: Sequence[str]) -> Dict[str, Union[List[Site], str]]:
+def find_sites(owner: nn.Module, names: Sequence[str]) -> dict[str, list[Site] | str]:
     """The sites of the activations that ``owner`` holds under ``names``; or, in words, why they cannot be told."""
     runs, error = _runs(owner, names)
     if runs:
@@ -92,10 +95,10 @@ def find_sites(owner: nn.Module, names: Sequence[str]) -> Dict[str, Union[List[S
     return {name: once.get(count_uses(owner, name), why) for name in names}
 
 
-Call = Tuple[List[nn.Module], Size]  # the layers before, the input's shape
+Call = tuple[list[nn.Module], Size]  # the layers before, the input's shape
 
 
-def _tell_apart(runs: Sequence[List[Call]], names: Dict[nn.Module, str]) -> Union[List[Site], str]:
+def _tell_apart(runs: Sequence[list[Call]], names: dict[nn.Module, str]) -> list[Site] | str:
     """The sites in the order of their first call."""
     sites = {}
     for calls in runs:
@@ -107,7 +110,7 @@ def _tell_apart(runs: Sequence[List[Call]], names: Dict[nn.Module, str]) -> Unio
     return 'it is called before any layer' if None in sites and len(sites) > 1 else list(sites.values())
 
 
-def _channels(shape: Size, layers: List[nn.Module]) -> Optional[int]:
+def _channels(shape: Size, layers: list[nn.Module]) -> int | None:
     """Size of dimension 1, unless the channels, as counted by the last layer that tells, are in the last dimension."""
     if len(shape) < 3:
         return shape[1] if len(shape) == 2 else None
@@ -131,7 +134,7 @@ class _Probe(nn.Module):
 
     def clear(self) -> None:
         self.ran: list = []
-        self.calls: List[Call] = []
+        self.calls: list[Call] = []
 
     @property
     def count(self) -> int:
@@ -144,7 +147,7 @@ class _Probe(nn.Module):
         return self.activation(x)
 
 
-def _runs(owner: nn.Module, names: Sequence[str]) -> Tuple[List[Dict[str, List[Call]]], str]:
+def _runs(owner: nn.Module, names: Sequence[str]) -> tuple[list[dict[str, list[Call]]], str]:
     """Each activation's calls in a forward pass of zeros, in train and in eval mode; the error of the best guess."""
     runs, error, furthest = [], 'none could be made', 0
     devices = [part.device for part in owner.parameters() if part.is_cuda][:1]
@@ -168,7 +171,7 @@ def _runs(owner: nn.Module, names: Sequence[str]) -> Tuple[List[Dict[str, List[C
 
 
 @contextmanager
-def _probes(owner: nn.Module, names: Sequence[str]) -> Iterator[Dict[str, _Probe]]:
+def _probes(owner: nn.Module, names: Sequence[str]) -> Iterator[dict[str, _Probe]]:
     """In place of the activations, told of each layer that runs; afterwards all is as it was."""
     kept = {name: owner._modules[name] for name in names}
     probes = {name: _Probe(activation) for name, activation in kept.items()}
@@ -178,8 +181,11 @@ def _probes(owner: nn.Module, names: Sequence[str]) -> Iterator[Dict[str, _Probe
         for probe in probes.values():
             probe.ran.append(layer)
 
-    hooks = [part.register_forward_hook(note) for part in modes if part not in {owner, *kept.values()}
-             and next(part.parameters(recurse=False), None) is not None]
+    hooks = [
+        part.register_forward_hook(note)
+        for part in modes
+        if part not in {owner, *kept.values()} and next(part.parameters(recurse=False), None) is not None
+    ]
     owner._modules.update(probes)
     try:
         yield probes
@@ -196,18 +202,24 @@ def _inputs(owner: nn.Module) -> Iterator[tuple]:
     like = next(owner.parameters(), torch.empty(0))
     branches = getattr(owner, 'in_channels', None)
     if isinstance(branches, (list, tuple)):
-        yield [like.new_zeros(1, channels, 32 >> i, 48 >> i) for i, channels in enumerate(branches)],
+        yield ([like.new_zeros(1, channels, 32 >> i, 48 >> i) for i, channels in enumerate(branches)],)
         return
     parameters = inspect.signature(owner.forward).parameters.values()
     arity = sum(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters) or 1
     for channels, (height, width) in _sizes(owner) if arity < 3 else ():
-        shapes = ((1, channels, height, width), (1, 13, channels), (1, channels), (1, 1, 13, channels),
-                  (1, 2 * height, 2 * width), (1, 13, 2))  # a map, tokens, a vector, tokens of layers, a mask, points
+        shapes = (  # a map, tokens, a vector, tokens of layers, a mask, points
+            (1, channels, height, width),
+            (1, 13, channels),
+            (1, channels),
+            (1, 1, 13, channels),
+            (1, 2 * height, 2 * width),
+            (1, 13, 2),
+        )
         guesses = [like.new_zeros(shape) for shape in shapes]
-        yield from product([(guesses[0], ), *guesses], repeat=arity)
+        yield from product([(guesses[0],), *guesses], repeat=arity)
 
 
-def _sizes(owner: nn.Module) -> Iterator[Tuple[int, Tuple[int, int]]]:
+def _sizes(owner: nn.Module) -> Iterator[tuple[int, tuple[int, int]]]:
     """Channel counts, each with height and width: a RoI's; or a small map's, unequal lest they pass for channels."""
     roi = getattr(owner, 'roi_feat_size', None) or getattr(owner, 'input_feat_shape', None)
     counts = ([getattr(part, key, None) for part in owner.modules()] for key in ('in_channels', 'in_features'))

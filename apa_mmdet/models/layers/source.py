@@ -1,9 +1,11 @@
 """What the code of a module calls, read from its source: for what cannot be seen by running it."""
+
 import ast
 import inspect
 import sys
-from functools import lru_cache
-from typing import Iterator, List, NamedTuple, Optional, Tuple
+from collections.abc import Iterator
+from functools import cache
+from typing import NamedTuple
 
 from torch import nn
 
@@ -16,11 +18,11 @@ LOOPS = (ast.For, ast.While, ast.ListComp, ast.GeneratorExp, ast.SetComp, ast.Di
 class FunctionalCalls(NamedTuple):
     """Where code calls an activation as a function, e.g. ``RPNHead.forward_single``; classes whose code is unknown."""
 
-    places: List[str]
-    unknown: List[str]
+    places: list[str]
+    unknown: list[str]
 
 
-def functional_calls(modules: List[nn.Module], kind: str) -> FunctionalCalls:
+def functional_calls(modules: list[nn.Module], kind: str) -> FunctionalCalls:
     """Where any of ``modules`` mentions ``F.relu``, ``torch.relu_``, ``x.relu`` or ``relu(…)``, for the kind ``ReLU``.
 
     It reads the methods of their classes, no further: not functions outside of them, nor torch's own layers, of which
@@ -37,7 +39,7 @@ def functional_calls(modules: List[nn.Module], kind: str) -> FunctionalCalls:
     return FunctionalCalls(list(places), list(unknown))
 
 
-def count_uses(module: nn.Module, name: str) -> Optional[int]:
+def count_uses(module: nn.Module, name: str) -> int | None:
     """How often the module's code mentions ``self.<name>``, where 2 means more than once; None if it is unknown.
 
     A mention elsewhere than in a forward pass counts as many, for who knows how often that method is called.
@@ -48,11 +50,11 @@ def count_uses(module: nn.Module, name: str) -> Optional[int]:
             return None
         for node in _code(method, module):
             loops = isinstance(node, LOOPS) and any(_is_use(part, name) for part in ast.walk(node))
-            uses += 2 if loops or method.name not in PASSES and _is_use(node, name) else _is_use(node, name)
+            uses += 2 if loops or (method.name not in PASSES and _is_use(node, name)) else _is_use(node, name)
     return min(uses, 2)
 
 
-def _methods(module: nn.Module) -> Iterator[Tuple[type, Optional[ast.FunctionDef]]]:
+def _methods(module: nn.Module) -> Iterator[tuple[type, ast.FunctionDef | None]]:
     """Class by class the methods that can be reached; None for a class whose code is unknown."""
     hidden = set()
     for cls in type(module).__mro__:
@@ -65,8 +67,11 @@ def _methods(module: nn.Module) -> Iterator[Tuple[type, Optional[ast.FunctionDef
         methods = [part for part in definition.body if isinstance(part, ast.FunctionDef) and part.name not in hidden]
         for method in methods:
             yield cls, method
-        hidden.update(method.name for method in methods if not any(
-            isinstance(node, ast.Name) and node.id == 'super' for node in ast.walk(method)))
+        hidden.update(
+            method.name
+            for method in methods
+            if not any(isinstance(node, ast.Name) and node.id == 'super' for node in ast.walk(method))
+        )
 
 
 def _is_function(node: ast.AST, name: str) -> bool:
@@ -82,8 +87,13 @@ def _is_function(node: ast.AST, name: str) -> bool:
 
 
 def _is_use(node: ast.AST, name: str) -> bool:
-    return isinstance(node, ast.Attribute) and node.attr == name and isinstance(node.ctx, ast.Load) \
-        and isinstance(node.value, ast.Name) and node.value.id == 'self'
+    return (
+        isinstance(node, ast.Attribute)
+        and node.attr == name
+        and isinstance(node.ctx, ast.Load)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == 'self'
+    )
 
 
 def _code(node: ast.AST, module: nn.Module) -> Iterator[ast.AST]:
@@ -95,13 +105,13 @@ def _code(node: ast.AST, module: nn.Module) -> Iterator[ast.AST]:
         yield from _code(child, module)
 
 
-@lru_cache(maxsize=None)
-def _definition(cls: type) -> Optional[ast.ClassDef]:
+@cache
+def _definition(cls: type) -> ast.ClassDef | None:
     return next((node for node in _definitions(cls.__module__) if node.name == cls.__name__), None)
 
 
-@lru_cache(maxsize=None)
-def _definitions(module: str) -> Tuple[ast.ClassDef, ...]:
+@cache
+def _definitions(module: str) -> tuple[ast.ClassDef, ...]:
     try:
         tree = ast.parse(inspect.getsource(sys.modules[module]))
     except (KeyError, OSError, TypeError, SyntaxError):  # made at run time, compiled, or interactive

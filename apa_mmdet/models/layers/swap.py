@@ -1,9 +1,11 @@
 """Other activations in any MMDetection model, from its config alone."""
+
 import copy
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import NamedTuple
 
 from mmcv.cnn import ConvModule
 from mmdet.registry import MODELS
@@ -15,15 +17,26 @@ from ..activations.base import needs_channels
 from .sites import Site, Sites, find_sites
 from .source import functional_calls
 
-Patterns = Union[str, Sequence[str]]
-HOMES = ('torch.nn.modules.activation', 'mmcv.cnn.bricks.activation', 'mmcv.cnn.bricks.swish',
-         'mmcv.cnn.bricks.hswish', 'mmcv.cnn.bricks.hsigmoid', 'apa_mmdet.models.activations')  # of activations
+Patterns = str | Sequence[str]
+HOMES = (  # of activations
+    'torch.nn.modules.activation',
+    'mmcv.cnn.bricks.activation',
+    'mmcv.cnn.bricks.swish',
+    'mmcv.cnn.bricks.hswish',
+    'mmcv.cnn.bricks.hsigmoid',
+    'apa_mmdet.models.activations',
+)
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, ConvModule)  # each activation in one counts as one site
 
 
 @MODELS.register_module('SwapActivations')
-def build_swapped(module: Optional[dict] = None, swap: Optional[Dict[str, dict]] = None, include: Patterns = '*',
-                  exclude: Patterns = (), **arguments) -> nn.Module:
+def build_swapped(
+    module: dict | None = None,
+    swap: dict[str, dict] | None = None,
+    include: Patterns = '*',
+    exclude: Patterns = (),
+    **arguments,
+) -> nn.Module:
     """Build a model, or a part of one, and swap its activations: see :func:`swap_activations`.
 
     What comes back is the module that ``module`` describes, with no wrapper around it.
@@ -42,13 +55,15 @@ def build_swapped(module: Optional[dict] = None, swap: Optional[Dict[str, dict]]
         3
     """
     if not isinstance(module, dict) or 'type' not in module:
-        raise ValueError("SwapActivations: module must be a config, such as module=dict(type='ResNet'); "
-                         f'got {module!r}')
+        raise ValueError(
+            f"SwapActivations: module must be a config, such as module=dict(type='ResNet'); got {module!r}"
+        )
     return swap_activations(MODELS.build({**module, **arguments}), swap, include, exclude)
 
 
-def swap_activations(module: nn.Module, swap: Dict[str, dict], include: Patterns = '*',
-                     exclude: Patterns = ()) -> nn.Module:
+def swap_activations(
+    module: nn.Module, swap: dict[str, dict], include: Patterns = '*', exclude: Patterns = ()
+) -> nn.Module:
     """Replace activations within ``module``, at each site by one of its own.
 
     A *site* is the call of an activation after one particular layer: mmdet's Bottleneck calls its one ``relu`` after
@@ -92,8 +107,10 @@ def swap_activations(module: nn.Module, swap: Dict[str, dict], include: Patterns
     _check_sites(swap, choice, places)
     new = [_build_all(place, swap[place.kind], choice) for place in places]
     if not any(new):
-        raise ValueError(f'SwapActivations: nothing to swap in {type(module).__name__}: every {_or(swap)} is excluded, '
-                         'or never called')
+        raise ValueError(
+            f'SwapActivations: nothing to swap in {type(module).__name__}: every {_or(swap)} is excluded, '
+            'or never called'
+        )
     for place, acts in zip(places, new):  # only now, so that an error leaves the module as it was
         if acts:
             old = place.owner._modules[place.name]
@@ -111,10 +128,10 @@ class _Place:
     owner: nn.Module
     name: str
     kind: str
-    sites: Union[List[Site], str]
+    sites: list[Site] | str
 
     @property
-    def named(self) -> Dict[str, Site]:
+    def named(self) -> dict[str, Site]:
         """Its sites, those that are known, by their names."""
         if isinstance(self.sites, str):
             return {}
@@ -124,8 +141,8 @@ class _Place:
 
 
 class _Choice(NamedTuple):
-    include: Tuple[str, ...]
-    exclude: Tuple[str, ...]
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
 
     def __call__(self, *names: str) -> bool:
         return _matches(self.include, names) and not _matches(self.exclude, names)
@@ -135,29 +152,32 @@ def _matches(patterns: Sequence[str], names: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns for name in names)
 
 
-def _listed(patterns: Patterns) -> Tuple[str, ...]:
-    return (patterns, ) if isinstance(patterns, str) else tuple(patterns)
+def _listed(patterns: Patterns) -> tuple[str, ...]:
+    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
 
 
 def _or(names: Sequence[str]) -> str:
     return ' or '.join(names)
 
 
-def _check_recipes(swap: Dict[str, dict]) -> None:
+def _check_recipes(swap: dict[str, dict]) -> None:
     if not isinstance(swap, dict) or not swap:
-        raise ValueError('SwapActivations: swap must say what goes and what comes, such as '
-                         f"swap=dict(ReLU=dict(type='AGLU')); got {swap!r}")
+        raise ValueError(
+            'SwapActivations: swap must say what goes and what comes, such as '
+            f"swap=dict(ReLU=dict(type='AGLU')); got {swap!r}"
+        )
     for kind, recipe in swap.items():
         if not isinstance(recipe, dict) or 'type' not in recipe:
-            raise ValueError(f"SwapActivations: swap={{{kind!r}: …}} must give a recipe, such as dict(type='AGLU'); "
-                             f'got {recipe!r}')
+            raise ValueError(
+                f"SwapActivations: swap={{{kind!r}: …}} must give a recipe, such as dict(type='AGLU'); got {recipe!r}"
+            )
 
 
-def _find(module: nn.Module, swap: Dict[str, dict]) -> List[_Place]:
+def _find(module: nn.Module, swap: dict[str, dict]) -> list[_Place]:
     """All that may be swapped. Nothing is changed yet."""
     registered = {key: MODELS.get(key) for key in swap}
 
-    def kind(part: nn.Module) -> Optional[str]:
+    def kind(part: nn.Module) -> str | None:
         return next((key for key in swap if type(part) is registered[key] or type(part).__name__ == key), None)
 
     places = []
@@ -168,51 +188,68 @@ def _find(module: nn.Module, swap: Dict[str, dict]) -> List[_Place]:
             places.append(_Place(full, owner, name, kinds[name], sites))
     missing = [key for key in swap if key not in {place.kind for place in places}]
     if kind(module):
-        raise ValueError(f'SwapActivations: the module is itself a {kind(module)}, and only what a module holds can be '
-                         'swapped; build the other activation in its place')
+        raise ValueError(
+            f'SwapActivations: the module is itself a {kind(module)}, and only what a module holds can be '
+            'swapped; build the other activation in its place'
+        )
     if missing:
         there = Counter(type(part).__name__ for part in module.modules() if type(part).__module__.startswith(HOMES))
         listed = ', '.join(f'{name} ({count})' for name, count in there.items())
-        raise ValueError(f'SwapActivations: no {_or(missing)} in {type(module).__name__}; '
-                         f'its activations are {listed or "none that are modules"}')
+        raise ValueError(
+            f'SwapActivations: no {_or(missing)} in {type(module).__name__}; '
+            f'its activations are {listed or "none that are modules"}'
+        )
     return places
 
 
-def _sites(owner: nn.Module, names: List[str], channels: bool) -> Dict[str, Union[List[Site], str]]:
+def _sites(owner: nn.Module, names: list[str], channels: bool) -> dict[str, list[Site] | str]:
     """Of the activations that ``owner`` holds under ``names``; ``channels``: whether their counts are needed."""
     if isinstance(owner, Sites):
         return {name: [owner.sites[int(name)]] for name in names}
     once = any(isinstance(owner, kind) and type(owner).forward is kind.forward for kind in CONTAINERS)
-    found = find_sites(owner, names) if names and (channels or not once) else dict.fromkeys(names, [])
-    return {name: [Site([owner])] if once and (not sites or isinstance(sites, str)) else sites
-            for name, sites in found.items()}
+    found = find_sites(owner, names) if names and (channels or not once) else {name: [] for name in names}
+    return {
+        name: [Site([owner])] if once and (not sites or isinstance(sites, str)) else sites
+        for name, sites in found.items()
+    }
 
 
-def _check_patterns(module: nn.Module, choice: _Choice, places: List[_Place]) -> None:
+def _check_patterns(module: nn.Module, choice: _Choice, places: list[_Place]) -> None:
     names = [name for place in places for name in place.named]
     for pattern in (*choice.include, *choice.exclude):
         if not _matches([pattern], names + [place.path for place in places]):
-            raise ValueError(f'SwapActivations: pattern {pattern!r} matches none of the {len(names)} sites in '
-                             f'{type(module).__name__}, which are {", ".join(names[:3])}{" …" * (len(names) > 3)}')
+            raise ValueError(
+                f'SwapActivations: pattern {pattern!r} matches none of the {len(names)} sites in '
+                f'{type(module).__name__}, which are {", ".join(names[:3])}{" …" * (len(names) > 3)}'
+            )
 
 
-def _check_sites(swap: Dict[str, dict], choice: _Choice, places: List[_Place]) -> None:
+def _check_sites(swap: dict[str, dict], choice: _Choice, places: list[_Place]) -> None:
     """All that cannot be swapped, in one error."""
     untold = [place for place in places if isinstance(place.sites, str) and choice(place.path)]
     if untold:
-        reasons = dict.fromkeys(f'{type(place.owner).__name__} calls its {place.name}: {place.sites}'
-                                for place in untold)
-        raise ValueError(f'SwapActivations: cannot tell at how many sites {"; nor ".join(reasons)}; leave out what is '
-                         f'not known with exclude={[*choice.exclude, *(place.path for place in untold)]}')
-    blind = {name: swap[place.kind]['type'] for place in places for name, site in place.named.items()
-             if choice(name, place.path) and site.num_features is None and needs_channels(swap[place.kind])}
+        reasons = dict.fromkeys(
+            f'{type(place.owner).__name__} calls its {place.name}: {place.sites}' for place in untold
+        )
+        raise ValueError(
+            f'SwapActivations: cannot tell at how many sites {"; nor ".join(reasons)}; leave out what is '
+            f'not known with exclude={[*choice.exclude, *(place.path for place in untold)]}'
+        )
+    blind = {
+        name: swap[place.kind]['type']
+        for place in places
+        for name, site in place.named.items()
+        if choice(name, place.path) and site.num_features is None and needs_channels(swap[place.kind])
+    }
     if blind:
-        raise ValueError(f'SwapActivations: {_or(dict.fromkeys(blind.values()))} needs the channel count, and here the '
-                         'channels are not in dimension 1 (tokens), or no guessed input suits; give it num_features=1, '
-                         f'or leave them out with exclude={[*choice.exclude, *blind]}')
+        raise ValueError(
+            f'SwapActivations: {_or(dict.fromkeys(blind.values()))} needs the channel count, and here the '
+            'channels are not in dimension 1 (tokens), or no guessed input suits; give it num_features=1, '
+            f'or leave them out with exclude={[*choice.exclude, *blind]}'
+        )
 
 
-def _build_all(place: _Place, recipe: dict, choice: _Choice) -> List[Optional[nn.Module]]:
+def _build_all(place: _Place, recipe: dict, choice: _Choice) -> list[nn.Module | None]:
     """A new activation for each site, None for those that keep theirs; empty if all do."""
     old = place.owner._modules[place.name]
     new = [_build(recipe, site, old) if choice(name, place.path) else None for name, site in place.named.items()]
@@ -231,16 +268,20 @@ def _build(recipe: dict, site: Site, old: nn.Module) -> nn.Module:
     return new.train(old.training)
 
 
-def _report(module: nn.Module, swap: Dict[str, dict], choice: _Choice, places: List[_Place], sites: int) -> None:
+def _report(module: nn.Module, swap: dict[str, dict], choice: _Choice, places: list[_Place], sites: int) -> None:
     logger = MMLogger.get_current_instance()
     unused = [place.path for place in places if place.sites == []]
-    logger.info(f'SwapActivations: swapped at {sites} sites of {type(module).__name__}'
-                + f'; never called, so left as they are: {", ".join(unused)}' * bool(unused))
+    logger.info(
+        f'SwapActivations: swapped at {sites} sites of {type(module).__name__}'
+        + f'; never called, so left as they are: {", ".join(unused)}' * bool(unused)
+    )
     for kind in swap:
         parts = [part for path, part in module.named_modules() if choice(f'{path}.{kind.lower()}'.lstrip('.'))]
         seen = functional_calls(parts, kind)
         if seen.places:
             logger.warning(f'SwapActivations: {", ".join(seen.places)}: {kind} called as a function, which stays')
         if seen.unknown:
-            logger.warning(f'SwapActivations: {", ".join(seen.unknown)}: {kind} may be called as a function, which '
-                           'stays; the source code is not there to see')
+            logger.warning(
+                f'SwapActivations: {", ".join(seen.unknown)}: {kind} may be called as a function, which '
+                'stays; the source code is not there to see'
+            )

@@ -4,6 +4,12 @@ from .lean_cross_entropy import LeanCrossEntropyLoss
 from .links import LINKS, APALink, GumbelLink, SigmoidLink, build_link
 
 __all__ = [
-    'APALink', 'DropLoss', 'GumbelLink', 'LINKS', 'LeanCrossEntropyLoss', 'SigmoidLink', 'build_link',
-    'load_class_frequency'
+    'LINKS',
+    'APALink',
+    'DropLoss',
+    'GumbelLink',
+    'LeanCrossEntropyLoss',
+    'SigmoidLink',
+    'build_link',
+    'load_class_frequency',
 ]

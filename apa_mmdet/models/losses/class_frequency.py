@@ -1,17 +1,19 @@
 """Image frequency of each class: the fraction of the annotated images that show it."""
+
 import json
 import os
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, List, Optional, Sequence, Union
+from typing import Any
 
 from mmengine.logging import MMLogger
 
 CACHE_SUFFIX = '.class_frequency.json'
 
 
-def load_class_frequency(path: Union[str, os.PathLike]) -> List[float]:
+def load_class_frequency(path: str | os.PathLike) -> list[float]:
     """Read class frequencies, in the order of the file's categories, from one of three kinds of JSON file.
 
     That order is the one in which mmdet's data sets number the labels.
@@ -33,9 +35,11 @@ def load_class_frequency(path: Union[str, os.PathLike]) -> List[float]:
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f'{path}: no such file of class frequencies, which DropLoss needs for training (not '
-                                'for inference); give the path of the training annotations, or of a JSON list of the '
-                                'image frequencies')
+        raise FileNotFoundError(
+            f'{path}: no such file of class frequencies, which DropLoss needs for training (not '
+            'for inference); give the path of the training annotations, or of a JSON list of the '
+            'image frequencies'
+        )
     cached = _read_cache(path)
     if cached is not None:
         return cached
@@ -51,16 +55,17 @@ def load_class_frequency(path: Union[str, os.PathLike]) -> List[float]:
     return frequencies
 
 
-def check_frequencies(frequencies: Sequence[float], origin: str) -> List[float]:
+def check_frequencies(frequencies: Sequence[float], origin: str) -> list[float]:
     """Hand back a list of floats; ValueError unless each is a number in [0, 1]. ``origin`` names them in the error."""
     for index, value in enumerate(frequencies):
         if isinstance(value, (bool, str)) or not hasattr(value, '__float__') or not 0 <= value <= 1:
-            raise ValueError(f'{origin}: class frequencies are fractions of the images, in [0, 1]; '
-                             f'number {index} is {value!r}')
+            raise ValueError(
+                f'{origin}: class frequencies are fractions of the images, in [0, 1]; number {index} is {value!r}'
+            )
     return [float(value) for value in frequencies]
 
 
-def _frequencies(content: dict, path: Path) -> List[float]:
+def _frequencies(content: dict, path: Path) -> list[float]:
     """Frequencies of the second kind of file."""
     if not isinstance(content, dict):
         raise ValueError(f'{path}: expected a JSON list of frequencies or an object, got {type(content).__name__}')
@@ -70,7 +75,7 @@ def _frequencies(content: dict, path: Path) -> List[float]:
     return check_frequencies([c['image_count'] / n_images for c in _categories(content, path)], str(path))
 
 
-def _categories(content: dict, path: Path, needed: Sequence[str] = ('id', 'image_count')) -> List[dict]:
+def _categories(content: dict, path: Path, needed: Sequence[str] = ('id', 'image_count')) -> list[dict]:
     categories = content.get('categories')
     if not isinstance(categories, list) or not categories:
         raise ValueError(f'{path}: "categories" is missing or empty, so there are no class frequencies in it')
@@ -79,8 +84,10 @@ def _categories(content: dict, path: Path, needed: Sequence[str] = ('id', 'image
         if missing:
             raise ValueError(f'{path}: a category lacks "{missing[0]}": {category!r:.200}')
         if not _is_count(category.get('image_count', 0)):
-            raise ValueError(f'{path}: the "image_count" of the category with the id {category.get("id")!r} is '
-                             f'{category["image_count"]!r:.50}, no number of images')
+            raise ValueError(
+                f'{path}: the "image_count" of the category with the id {category.get("id")!r} is '
+                f'{category["image_count"]!r:.50}, no number of images'
+            )
     return categories
 
 
@@ -97,18 +104,22 @@ def _count_images(content: dict, path: Path) -> dict:
         try:
             pairs.add((annotation['category_id'], annotation['image_id']))
         except (KeyError, TypeError):  # a list has no keys, and is no key
-            raise ValueError(f'{path}: an annotation without ids of its category and image: {annotation!r:.200}; '
-                             'tools/check_dataset.py finds all of them') from None
+            raise ValueError(
+                f'{path}: an annotation without ids of its category and image: {annotation!r:.200}; '
+                'tools/check_dataset.py finds all of them'
+            ) from None
     seen = Counter(category for category, _ in pairs)
     try:
-        counts = [dict(id=c['id'], image_count=c.get('image_count', seen[c['id']]))
-                  for c in _categories(content, path, needed=['id'])]
+        counts = [
+            dict(id=c['id'], image_count=c.get('image_count', seen[c['id']]))
+            for c in _categories(content, path, needed=['id'])
+        ]
     except TypeError:
         raise ValueError(f'{path}: the id of a category is no number; tools/check_dataset.py finds it') from None
     return dict(n_images_annotated=len({image for _, image in pairs}), categories=counts)
 
 
-def _read_json(path: Path) -> Union[dict, list]:
+def _read_json(path: Path) -> dict | list:
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:
@@ -126,7 +137,7 @@ def _state(path: Path) -> dict:
     return dict(source=path.name, source_size=stat.st_size, source_mtime_ns=stat.st_mtime_ns)
 
 
-def _read_cache(path: Path) -> Optional[List[float]]:
+def _read_cache(path: Path) -> list[float] | None:
     """The kept frequencies, None if there are none, they are of another state of the source, or damaged."""
     try:
         cached = json.loads(_cache_of(path).read_bytes())
@@ -150,4 +161,5 @@ def _write_cache(content: dict, path: Path) -> None:
         if temporary is not None and os.path.exists(temporary):
             os.remove(temporary)
         MMLogger.get_current_instance().warning(
-            f'class frequencies of {path} are counted anew in each run: {cache} cannot be written ({error})')
+            f'class frequencies of {path} are counted anew in each run: {cache} cannot be written ({error})'
+        )

@@ -3,7 +3,8 @@
 Letters: N RoIs in the batch, R the foreground RoIs among them, C classes. Labels 0 … C − 1 are classes, label C is
 background; there is no background channel. x logits, p = link(x), t one-hot targets (all zero for background).
 """
-from typing import Callable, Dict, Iterable, Optional, Sequence, Tuple, Union
+
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from mmdet.models.losses.utils import weight_reduce_loss
@@ -32,9 +33,9 @@ class DropLoss(nn.Module):
     Sources: Hsieh et al., *DropLoss for Long-Tail Instance Segmentation*, AAAI 2021, arXiv:2104.06402; with the Gumbel
     link it is the classification loss of *Gumbel Optimized Loss*, ECCV 2022, arXiv:2207.10936.
 
-    Memory matters at V3Det's 13,204 classes: the loss of 1,024 RoIs there, on float32 logits, with its backward, takes at most 1.5
-    (sigmoid, Gumbel) or 1.7 times (APA) that of the logits, their gradient included, because it is computed a block of
-    RoIs at a time and again in the backward; between the two it keeps a quarter, a mask.
+    Memory matters at V3Det's 13,204 classes: the loss of 1,024 RoIs there, on float32 logits, with its backward,
+    takes at most 1.5 (sigmoid, Gumbel) or 1.7 times (APA) that of the logits, their gradient included, because it is
+    computed a block of RoIs at a time and again in the backward; between the two it keeps a quarter, a mask.
 
     Args:
         num_classes: C.
@@ -59,13 +60,15 @@ class DropLoss(nn.Module):
     custom_activation = True
     custom_accuracy = True
 
-    def __init__(self,
-                 num_classes: int,
-                 link: Union[str, dict] = 'gumbel',
-                 class_frequency: Union[Sequence[float], str, None] = None,
-                 frequency_threshold: float = 0.0011,
-                 reduction: str = 'mean',
-                 loss_weight: float = 1.0) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        link: str | dict = 'gumbel',
+        class_frequency: Sequence[float] | str | None = None,
+        frequency_threshold: float = 0.0011,
+        reduction: str = 'mean',
+        loss_weight: float = 1.0,
+    ) -> None:
         super().__init__()
         if reduction not in REDUCTIONS:
             raise ValueError(f'DropLoss: reduction must be one of {", ".join(REDUCTIONS)}, got {reduction!r}')
@@ -93,17 +96,19 @@ class DropLoss(nn.Module):
         return torch.cat([p, p.new_zeros(*p.shape[:-1], 1)], dim=-1)
 
     @torch.no_grad()
-    def get_accuracy(self, cls_score: Tensor, labels: Tensor) -> Dict[str, Tensor]:
+    def get_accuracy(self, cls_score: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """``acc_classes``: percentage of the foreground RoIs whose highest p is their class; 0 without any."""
         hits = [(self.link(x).argmax(1) == label).sum() for x, label in _blocks(cls_score, labels)] or [labels.sum()]
-        return dict(acc_classes=100. * torch.stack(hits).sum() / (labels < self.num_classes).sum().clamp(min=1))
+        return dict(acc_classes=100.0 * torch.stack(hits).sum() / (labels < self.num_classes).sum().clamp(min=1))
 
-    def forward(self,
-                cls_score: Tensor,
-                labels: Tensor,
-                label_weights: Optional[Tensor] = None,
-                avg_factor: Optional[float] = None,
-                reduction_override: Optional[str] = None) -> Tensor:
+    def forward(
+        self,
+        cls_score: Tensor,
+        labels: Tensor,
+        label_weights: Tensor | None = None,
+        avg_factor: float | None = None,
+        reduction_override: str | None = None,
+    ) -> Tensor:
         """The loss.
 
         Args:
@@ -152,24 +157,31 @@ class DropLoss(nn.Module):
         if reduction not in REDUCTIONS:
             raise ValueError(f'DropLoss: reduction must be one of {", ".join(REDUCTIONS)}, got {reduction!r}')
         if cls_score.dim() != 2 or cls_score.size(1) != self.num_classes or labels.shape != cls_score.shape[:1]:
-            raise ValueError(f'DropLoss expects logits (N, {self.num_classes}) and labels (N,), '
-                             f'got {tuple(cls_score.shape)} and {tuple(labels.shape)}')
+            raise ValueError(
+                f'DropLoss expects logits (N, {self.num_classes}) and labels (N,), '
+                f'got {tuple(cls_score.shape)} and {tuple(labels.shape)}'
+            )
         outside = (labels < 0) | (labels > self.num_classes)
         if outside.any():
-            raise ValueError(f'DropLoss: labels must lie in [0, {self.num_classes}] ({self.num_classes} is '
-                             f'background), got {labels[outside][0].item()}')
+            raise ValueError(
+                f'DropLoss: labels must lie in [0, {self.num_classes}] ({self.num_classes} is '
+                f'background), got {labels[outside][0].item()}'
+            )
 
     def _read_frequencies(self) -> None:
         if self.class_frequency is None:
-            raise ValueError('DropLoss computes no loss without class_frequency: '
-                             'give a list of image frequencies, or the path of a file with them')
+            raise ValueError(
+                'DropLoss computes no loss without class_frequency: '
+                'give a list of image frequencies, or the path of a file with them'
+            )
         self._choose_dropped(load_class_frequency(self.class_frequency), str(self.class_frequency))
 
     def _choose_dropped(self, frequencies: Sequence[float], origin: str) -> None:
         frequencies = check_frequencies(frequencies, origin)
         if len(frequencies) != self.num_classes:
-            raise ValueError(f'DropLoss has num_classes={self.num_classes}, but {origin} holds '
-                             f'{len(frequencies)} frequencies')
+            raise ValueError(
+                f'DropLoss has num_classes={self.num_classes}, but {origin} holds {len(frequencies)} frequencies'
+            )
         self.dropped.copy_(torch.tensor([frequency < self.frequency_threshold for frequency in frequencies]))
         self.chosen = True
 
@@ -182,8 +194,9 @@ class RowBlocks(Function):
     """
 
     @staticmethod
-    def forward(ctx, function: Callable, x: Tensor, skipped: Tensor, foreground: Tensor, own: Tensor,
-                *parameters: Tensor) -> Tensor:
+    def forward(
+        ctx, function: Callable, x: Tensor, skipped: Tensor, foreground: Tensor, own: Tensor, *parameters: Tensor
+    ) -> Tensor:
         ctx.function = function
         ctx.save_for_backward(x, skipped, foreground, own, *parameters)
         return torch.cat([function(*block) for block in _blocks(x, skipped, foreground, own)])
@@ -205,7 +218,7 @@ class RowBlocks(Function):
         return None, to_x, None, None, None, *(next(sums) if p.requires_grad else None for p in parameters)
 
 
-def _blocks(first: Tensor, *others: Tensor) -> Iterable[Tuple[Tensor, ...]]:
+def _blocks(first: Tensor, *others: Tensor) -> Iterable[tuple[Tensor, ...]]:
     """Tensors of N rows, the first (N, C), cut alike."""
     rows = max(len(first), 1) if first.numel() <= AT_ONCE else -(-len(first) // 16)
     return zip(*(tensor.split(rows) for tensor in (first, *others)))

@@ -1,5 +1,4 @@
 """Letters: N RoIs, C channels (classes and background)."""
-from typing import Optional, Tuple
 
 import torch
 from mmdet.models.losses import CrossEntropyLoss
@@ -28,8 +27,15 @@ class LeanCrossEntropyLoss(CrossEntropyLoss):
         self.cls_criterion = lean_cross_entropy
 
 
-def lean_cross_entropy(cls_score: Tensor, labels: Tensor, weight: Optional[Tensor] = None, reduction: str = 'mean',
-                       avg_factor: Optional[float] = None, ignore_index: Optional[int] = None, **unused) -> Tensor:
+def lean_cross_entropy(
+    cls_score: Tensor,
+    labels: Tensor,
+    weight: Tensor | None = None,
+    reduction: str = 'mean',
+    avg_factor: float | None = None,
+    ignore_index: int | None = None,
+    **unused,
+) -> Tensor:
     """``−log softmax(cls_score)`` at ``labels``, weighted and reduced as mmdet does; there is no ``ignore_index``.
 
     Example:
@@ -55,7 +61,7 @@ class SoftmaxNegLog(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> Tuple[Tensor, None]:
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
         x, labels, top, log_sum = ctx.saved_tensors
         p = torch.sub(x, top).sub_(log_sum).exp_()
         p.scatter_add_(1, labels[:, None], -torch.ones_like(log_sum))

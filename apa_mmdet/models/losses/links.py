@@ -6,8 +6,8 @@ shape. Half precisions are computed in float32; the result is float32 (float64 f
 With y = −log p, the complement is −log(1 − p) = −log(−expm1(−y)), whose slope −1/expm1(y) is written by hand: autograd
 would save three tensors of the size of the logits and round the small slopes to zero.
 """
+
 import math
-from typing import Dict, Type, Union
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from apa_mmdet.ops import LAMBDA_FLOOR, apa, neg_log_apa
 
-LOGIT_BOUND = 10.  # exp(10) = 22026: beyond it one negative RoI would outweigh a whole batch
+LOGIT_BOUND = 10.0  # exp(10) = 22026: beyond it one negative RoI would outweigh a whole batch
 
 
 class SigmoidLink(nn.Module):
@@ -83,12 +83,12 @@ class APALink(nn.Module):
         tensor([0.4444])
     """
 
-    def __init__(self, lambda_init: float = 1., kappa_init: float = 1.) -> None:
+    def __init__(self, lambda_init: float = 1.0, kappa_init: float = 1.0) -> None:
         super().__init__()
         if not lambda_init >= LAMBDA_FLOOR:
             raise ValueError(f'APALink: lambda_init must be at least {LAMBDA_FLOOR:g}, got {lambda_init}')
-        self.lambda_ = nn.Parameter(torch.full((1, ), float(lambda_init)))
-        self.kappa = nn.Parameter(torch.full((1, ), float(kappa_init)))
+        self.lambda_ = nn.Parameter(torch.full((1,), float(lambda_init)))
+        self.kappa = nn.Parameter(torch.full((1,), float(kappa_init)))
 
     def forward(self, x: Tensor) -> Tensor:
         return apa(_wide(x), self.lambda_, self.kappa)
@@ -100,10 +100,10 @@ class APALink(nn.Module):
         return _apa_complement(x, self.lambda_, self.kappa)
 
 
-LINKS: Dict[str, Type[nn.Module]] = dict(sigmoid=SigmoidLink, gumbel=GumbelLink, apa=APALink)
+LINKS: dict[str, type[nn.Module]] = dict(sigmoid=SigmoidLink, gumbel=GumbelLink, apa=APALink)
 
 
-def build_link(link: Union[str, dict]) -> nn.Module:
+def build_link(link: str | dict) -> nn.Module:
     """Build a link from its name, or from ``dict(type=name, ...)`` with the arguments of its class.
 
     Raises:
@@ -140,7 +140,7 @@ class _GumbelComplement(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> Tensor:
-        x, = ctx.saved_tensors
+        (x,) = ctx.saved_tensors
         y = _bounded(x).neg_().exp_()
         # y/expm1(y) is the slope; expm1 overflows to inf where the slope is zero
         slope = y.div_(torch.expm1(y)).mul_(grad)
@@ -158,7 +158,7 @@ class _NegLogComplement(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> Tensor:
-        y, = ctx.saved_tensors
+        (y,) = ctx.saved_tensors
         return grad / torch.expm1(y).neg_()
 
 

@@ -5,6 +5,10 @@ from .optional_mask_head import OptionalMaskHead
 from .wrapped_cauchy import WrappedCauchyLinear
 
 __all__ = [
-    'LearnableNormedConv2d', 'ManyClassBBoxHead', 'OptionalMaskHead', 'PortableCARAFEPack', 'WrappedCauchyLinear',
-    'carafe'
+    'LearnableNormedConv2d',
+    'ManyClassBBoxHead',
+    'OptionalMaskHead',
+    'PortableCARAFEPack',
+    'WrappedCauchyLinear',
+    'carafe',
 ]

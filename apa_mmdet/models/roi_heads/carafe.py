@@ -14,7 +14,8 @@ Xeon (PyTorch 2.13 CPU, float32); of the peak, 0.45 GiB are the results and thei
     unfold + matmul, all at once        6.6 s      3.0 GiB
     loop over the 25 shifts              26 s      1.1 GiB
 """
-from typing import Iterator, Tuple
+
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -59,9 +60,11 @@ def carafe(features: Tensor, masks: Tensor, kernel_size: int, group_size: int, s
     n, channels, height, width = features.shape
     expected = (n, group_size * kernel_size**2, height * scale_factor, width * scale_factor)
     if kernel_size % 2 == 0 or channels % group_size or masks.shape != expected:
-        raise ValueError(f'carafe of features {tuple(features.shape)} with kernel_size={kernel_size} (odd), '
-                         f'group_size={group_size} (a divisor of the channels) and scale_factor={scale_factor} needs '
-                         f'masks {expected}, got {tuple(masks.shape)}')
+        raise ValueError(
+            f'carafe of features {tuple(features.shape)} with kernel_size={kernel_size} (odd), '
+            f'group_size={group_size} (a divisor of the channels) and scale_factor={scale_factor} needs '
+            f'masks {expected}, got {tuple(masks.shape)}'
+        )
     grouped = features.reshape(n * group_size, channels // group_size, height, width)
     masks = masks.reshape(n * group_size, kernel_size, kernel_size, height, scale_factor, width, scale_factor)
     out = _Reassemble.apply(grouped, masks)
@@ -88,7 +91,7 @@ class _Reassemble(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> Tuple[Tensor, Tensor]:
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
         features, masks = ctx.saved_tensors
         to_features = torch.empty_like(features, memory_format=torch.contiguous_format)
         to_masks = torch.empty_like(masks, memory_format=torch.contiguous_format)
@@ -114,11 +117,11 @@ def _backward_of_stack(feature: Tensor, mask: Tensor, grad: Tensor, to_feature: 
         band, _ = _band(mask[..., tile, :])
         to_windows = torch.bmm(columns, band.transpose(1, 2)).view(rows, channels, k, -1).transpose(0, 1)
         for i in range(k):
-            to_stacked[:, i:i + rows, tile.start:tile.stop + k - 1].add_(to_windows[:, :, i])
+            to_stacked[:, i : i + rows, tile.start : tile.stop + k - 1].add_(to_windows[:, :, i])
     to_feature.copy_(_maps_in(to_stacked, feature, k))
 
 
-def _stacks(k: int, *tensors: Tensor) -> Iterator[Tuple[Tensor, ...]]:
+def _stacks(k: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """As many maps at a time as ``STACK`` rows hold, at least one; nothing of an empty batch."""
     if len(tensors[0]) == 0:
         return iter(())
@@ -141,18 +144,18 @@ def _maps_in(stacked: Tensor, maps: Tensor, k: int) -> Tensor:
     """The view of the maps (m, C, H, W) in their stack."""
     m, channels, height, width = maps.shape
     r = k // 2
-    inner = stacked[:, r:r + m * (height + r), r:r + width].unflatten(1, (m, height + r))
+    inner = stacked[:, r : r + m * (height + r), r : r + width].unflatten(1, (m, height + r))
     return inner[:, :, :height].transpose(0, 1)
 
 
 def _windows(stacked: Tensor, tile: slice, k: int) -> Tensor:
     """The k rows around each row of the stack, (m·(H + k//2), C, k·(columns + k − 1)): views that overlap."""
-    part = stacked[:, :, tile.start:tile.stop + k - 1].contiguous()
+    part = stacked[:, :, tile.start : tile.stop + k - 1].contiguous()
     channels, rows, columns = part.shape
     return part.as_strided((rows - k + 1, channels, k * columns), (columns, rows * columns, 1))
 
 
-def _empty_band(mask: Tensor) -> Tuple[Tensor, Tensor]:
+def _empty_band(mask: Tensor) -> tuple[Tensor, Tensor]:
     """Zero matrices (m·(H + k//2), k·(W + k − 1), s·W·s), one for each row of a stack, and the view of their bands.
 
     Row (i, x) and column (a, w, b) of a matrix meet in its band where x = w + j, j < k. The view has the shape of
@@ -165,7 +168,7 @@ def _empty_band(mask: Tensor) -> Tuple[Tensor, Tensor]:
     return band.view(-1, k * (width + k - 1), s * width * s), diagonal
 
 
-def _band(mask: Tensor) -> Tuple[Tensor, Tensor]:
+def _band(mask: Tensor) -> tuple[Tensor, Tensor]:
     band, diagonal = _empty_band(mask)
     diagonal.copy_(mask)
     return band, diagonal

@@ -1,5 +1,4 @@
 """Letters: N RoIs of an image, C classes, K candidates (box and class) above the score threshold."""
-from typing import Optional
 
 import torch
 from mmcv.ops import batched_nms
@@ -20,8 +19,15 @@ class ManyClassBBoxHead(Shared2FCBBoxHead):
     may take a fifth of all pairs for candidates, and five times the scores. Arguments as of ``Shared2FCBBoxHead``.
     """
 
-    def _predict_by_feat_single(self, roi: Tensor, cls_score: Tensor, bbox_pred: Optional[Tensor], img_meta: dict,
-                                rescale: bool = False, rcnn_test_cfg: Optional[ConfigDict] = None) -> InstanceData:
+    def _predict_by_feat_single(
+        self,
+        roi: Tensor,
+        cls_score: Tensor,
+        bbox_pred: Tensor | None,
+        img_meta: dict,
+        rescale: bool = False,
+        rcnn_test_cfg: ConfigDict | None = None,
+    ) -> InstanceData:
         """Boxes (M, 4), scores and labels (M,) of one image; with no ``rcnn_test_cfg`` all boxes and scores."""
         if rcnn_test_cfg is None or len(roi) == 0:
             return super()._predict_by_feat_single(roi, cls_score, bbox_pred, img_meta, rescale, rcnn_test_cfg)

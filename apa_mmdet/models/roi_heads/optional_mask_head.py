@@ -1,4 +1,4 @@
-from typing import List, NamedTuple
+from typing import NamedTuple
 
 import torch
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
@@ -28,8 +28,13 @@ class OptionalMaskHead(FCNMaskHead):
     Arguments as mmdet's ``FCNMaskHead``.
     """
 
-    def loss_and_target(self, mask_preds: Tensor, sampling_results: List[SamplingResult],
-                        batch_gt_instances: InstanceList, rcnn_train_cfg: ConfigDict) -> dict:
+    def loss_and_target(
+        self,
+        mask_preds: Tensor,
+        sampling_results: list[SamplingResult],
+        batch_gt_instances: InstanceList,
+        rcnn_train_cfg: ConfigDict,
+    ) -> dict:
         """As of ``FCNMaskHead``; ``mask_targets`` are those of the RoIs that take part."""
         kept, positives = [], []
         for result, instances in zip(sampling_results, batch_gt_instances):

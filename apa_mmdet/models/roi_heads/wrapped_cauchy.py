@@ -1,6 +1,6 @@
 """Classifier by angle. Letters: N RoIs, D features, C channels (classes and background)."""
+
 import math
-from typing import Tuple
 
 import torch
 import torch.nn.functional as F
@@ -35,12 +35,19 @@ class WrappedCauchyLinear(nn.Linear):
     Example:
         >>> linear = WrappedCauchyLinear(2, 1, scale=2 * math.pi)
         >>> _ = nn.init.zeros_(linear.bias), nn.init.zeros_(linear.g)      # γ = 1/2
-        >>> linear(linear.weight.detach()).item(), linear(-linear.weight.detach()).item()      # (1 + γ)/(1 − γ), inverse
+        >>> linear(linear.weight.detach()).item(), linear(-linear.weight.detach()).item()  # (1 + γ)/(1 − γ), inverse
         (2.999..., 0.333...)
     """
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = True, scale: float = 300.,
-                 learn_scale: bool = False, eps: float = 1e-6) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        scale: float = 300.0,
+        learn_scale: bool = False,
+        eps: float = 1e-6,
+    ) -> None:
         super().__init__(in_features, out_features, bias)
         self.g = nn.Parameter(torch.ones(out_features))
         self.scale_init = float(scale)
@@ -81,7 +88,7 @@ class WrappedCauchyLogit(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> Tuple[Tensor, ...]:
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, ...]:
         dot, u, b, g, scale = ctx.saved_tensors
         gamma, rest, a = _concentration(g, scale)
         divisor, beyond = _divisor(torch.addcmul(b, dot, u), gamma, rest)
@@ -91,19 +98,22 @@ class WrappedCauchyLogit(Function):
         with_dot = torch.mul(slope, dot, out=beyond).sum(0)
         with_c = with_dot * u + total * b
         logits = (rest.square() + 2 * gamma) * total - 2 * gamma * with_c + 2 * with_beyond  # Σ grad·out
-        to_g = (gamma * rest * 2 * (with_c - gamma * total) + 4 * gamma * with_beyond
-                - 2 * gamma.square() / (1 + gamma) * logits)
+        to_g = (
+            gamma * rest * 2 * (with_c - gamma * total)
+            + 4 * gamma * with_beyond
+            - 2 * gamma.square() / (1 + gamma) * logits
+        )
         return slope.mul_(2 * gamma * u), 2 * gamma * with_dot, 2 * gamma * total, to_g, logits.sum() / scale
 
 
-def _concentration(g: Tensor, scale: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+def _concentration(g: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """γ, 1 − γ and a."""
     g = g.clamp(-15, 15)  # (1 − γ)² stays above 9e-14, and its inverse and that one's square in float32
     gamma, rest = g.sigmoid(), (-g).sigmoid()
     return gamma, rest, scale / (2 * math.pi) * rest * (1 + gamma)
 
 
-def _divisor(c: Tensor, gamma: Tensor, rest: Tensor) -> Tuple[Tensor, Tensor]:
+def _divisor(c: Tensor, gamma: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
     """d + r, in the memory of c, and r."""
     d = c.neg_().add_(1).mul_(2 * gamma).add_(rest.square())
     r = (rest.square() - d).clamp_(min=0)

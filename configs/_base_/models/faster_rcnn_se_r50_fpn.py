@@ -1,4 +1,3 @@
 # Faster R-CNN, FPN, SE-ResNet-50 with AGLU activations and APA attention (SEResNet's defaults).
 _base_ = 'mmdet::_base_/models/faster-rcnn_r50_fpn.py'
-model = dict(
-    backbone=dict(type='SEResNet', init_cfg=dict(checkpoint='pretrained/se_resnet50_apa.pth')))
+model = dict(backbone=dict(type='SEResNet', init_cfg=dict(checkpoint='pretrained/se_resnet50_apa.pth')))

@@ -24,7 +24,7 @@ def test_gives_the_recorded_figures():
 @every_kind
 def test_learns_what_its_name_says_under_the_published_names(kind):
     shapes = {name: tuple(t.shape) for name, t in kind(5).state_dict().items()}
-    assert shapes == dict.fromkeys(KINDS[kind], (5, ))
+    assert shapes == dict.fromkeys(KINDS[kind], (5,))
 
 
 def test_loads_published_shapes_within_a_model_and_refuses_others():
@@ -40,7 +40,7 @@ def test_loads_published_shapes_within_a_model_and_refuses_others():
 def test_is_the_formula_of_its_parameters(kind):
     act, x = kind(5).double(), torch.randn(3, 5, 4, 2, dtype=torch.float64)
     torch.nn.init.uniform_(act.beta)
-    own = {'p1': 1., 'p2': 0., **{name: p.view(5, 1, 1) for name, p in act.named_parameters()}}
+    own = {'p1': 1.0, 'p2': 0.0, **{name: p.view(5, 1, 1) for name, p in act.named_parameters()}}
     d = own['p1'] - own['p2']
     torch.testing.assert_close(act(x), d * x * torch.sigmoid(own['beta'] * d * x) + own['p2'] * x)
 
@@ -48,7 +48,7 @@ def test_is_the_formula_of_its_parameters(kind):
 def test_starts():
     act = AconC(20000)
     for p in (act.p1, act.p2):
-        assert abs(p.mean().item()) < .03 and p.std().item() == pytest.approx(1, abs=.03)
+        assert abs(p.mean().item()) < 0.03 and p.std().item() == pytest.approx(1, abs=0.03)
     assert not torch.equal(act.p1, act.p2) and (act.beta == 1).all()
     x = torch.randn(2, 5, 3, 3)
     torch.testing.assert_close(AconA(5)(x), torch.nn.functional.silu(x))
@@ -57,7 +57,7 @@ def test_starts():
 @every_kind
 def test_one_set_of_parameters_serves_any_input(kind):
     act = kind(1)
-    assert act(torch.randn(7)).shape == (7, ) and act(torch.randn(2, 5, 3)).shape == (2, 5, 3)
+    assert act(torch.randn(7)).shape == (7,) and act(torch.randn(2, 5, 3)).shape == (2, 5, 3)
 
 
 @every_kind

@@ -7,14 +7,14 @@ from apa_mmdet.ops import reference
 
 def test_default_ranges():
     act = APA(num_features=20000)
-    assert 1e-4 <= act.lambda_.min() < 1e-3 and .999 < act.lambda_.max() <= 1
+    assert 1e-4 <= act.lambda_.min() < 1e-3 and 0.999 < act.lambda_.max() <= 1
     assert -1.0 <= act.kappa.min() < -1.0 + 1e-3 and 0.0 - 1e-3 < act.kappa.max() <= 0.0
 
 
 @pytest.mark.parametrize('num_features', [1, 5])
 def test_is_the_formula_of_its_parameters(num_features):
-    act = APA(num_features, lambda_init=(.2, .3), kappa_init=(-2., -1.)).double()
-    assert act.lambda_.shape == act.kappa.shape == (num_features, )
-    assert (.2 <= act.lambda_).all() and (act.lambda_ <= .3).all() and (act.kappa <= -1).all()
+    act = APA(num_features, lambda_init=(0.2, 0.3), kappa_init=(-2.0, -1.0)).double()
+    assert act.lambda_.shape == act.kappa.shape == (num_features,)
+    assert (act.lambda_ >= 0.2).all() and (act.lambda_ <= 0.3).all() and (act.kappa <= -1).all()
     z = torch.randn(3, 5, 4, dtype=torch.float64)
     torch.testing.assert_close(act(z), reference.apa(z, act.lambda_[:, None], act.kappa[:, None]))

@@ -4,14 +4,20 @@ import torch
 from apa_mmdet.models.activations import AGLU, build_activation
 
 
-@pytest.mark.parametrize('arguments, line', [
-    (dict(lambda_init=(.9, .1)), r'AGLU: lambda_init must be \(lowest, highest\), got the reversed range \(0.9, 0.1\)'),
-    (dict(kappa_init=(2., 1.)), r'AGLU: kappa_init must be .* reversed range \(2.0, 1.0\)'),
-    (dict(lambda_init=(-.5, .5)), r'AGLU: lambda_init .* below the floor of λ, 0.0001'),
-    (dict(lambda_init=(0., 1e-6)), r'AGLU: lambda_init .* below the floor of λ, 0.0001'),
-    (dict(num_features=0), 'AGLU: num_features must be at least 1, got 0'),
-    (dict(num_features=None), 'stands for the channel count of the site'),
-])
+@pytest.mark.parametrize(
+    'arguments, line',
+    [
+        (
+            dict(lambda_init=(0.9, 0.1)),
+            r'AGLU: lambda_init must be \(lowest, highest\), got the reversed range \(0.9, 0.1\)',
+        ),
+        (dict(kappa_init=(2.0, 1.0)), r'AGLU: kappa_init must be .* reversed range \(2.0, 1.0\)'),
+        (dict(lambda_init=(-0.5, 0.5)), r'AGLU: lambda_init .* below the floor of λ, 0.0001'),
+        (dict(lambda_init=(0.0, 1e-6)), r'AGLU: lambda_init .* below the floor of λ, 0.0001'),
+        (dict(num_features=0), 'AGLU: num_features must be at least 1, got 0'),
+        (dict(num_features=None), 'stands for the channel count of the site'),
+    ],
+)
 def test_bad_arguments_get_one_clear_line(arguments, line):
     with pytest.raises(ValueError, match=line):
         AGLU(**arguments)

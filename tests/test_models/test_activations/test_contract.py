@@ -1,4 +1,5 @@
 """What every registered activation promises; a new one adds its row to ``ACTIVATIONS``."""
+
 import copy
 import pickle
 
@@ -88,12 +89,12 @@ def test_under_autocast_parameters_stay_in_float32_and_the_dtype_of_the_conv_is_
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_under_autocast_it_computes_in_float32(cfg, dtype):
     act = build_activation(cfg, CHANNELS)  # in training mode: norms take few, similar values
-    x = (torch.randn(4, CHANNELS, 9, 9) * .3 + 5).to(dtype).requires_grad_()
+    x = (torch.randn(4, CHANNELS, 9, 9) * 0.3 + 5).to(dtype).requires_grad_()
     want = copy.deepcopy(act).double()(x.double())
     with torch.autocast('cpu', dtype=dtype):
         got = act(x)
-    assert ((got - want).abs() <= torch.finfo(dtype).eps * want.abs().clamp(min=.05)).all()
-    scale = 2.**10  # as a loss scale
+    assert ((got - want).abs() <= torch.finfo(dtype).eps * want.abs().clamp(min=0.05)).all()
+    scale = 2.0**10  # as a loss scale
     got.backward(torch.full_like(got, scale))
     assert all(t.grad.isfinite().all() for t in (x, *act.parameters()))
 
@@ -101,7 +102,7 @@ def test_under_autocast_it_computes_in_float32(cfg, dtype):
 @every_activation
 def test_second_derivatives_are_refused(cfg):
     z = torch.randn(2, CHANNELS, requires_grad=True)
-    slope, = torch.autograd.grad(build_activation(cfg, CHANNELS).eval()(z).square().sum(), z, create_graph=True)
+    (slope,) = torch.autograd.grad(build_activation(cfg, CHANNELS).eval()(z).square().sum(), z, create_graph=True)
     with pytest.raises(RuntimeError, match='once_differentiable'):
         slope.sum().backward()
 
@@ -119,8 +120,10 @@ def test_compiles_without_graph_breaks(cfg):
     act, z = build_activation(cfg, CHANNELS), torch.randn(2, CHANNELS, 4, 4, requires_grad=True)
     torch._dynamo.reset()
     compiled = torch.compile(act, backend='aot_eager', fullgraph=True)
-    results = [(out := function(z), *torch.autograd.grad(out.square().sum(), (z, *act.parameters())))
-               for function in (compiled, act)]
+    results = [
+        (out := function(z), *torch.autograd.grad(out.square().sum(), (z, *act.parameters())))
+        for function in (compiled, act)
+    ]
     for got, want in zip(*results):
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-4)  # norms of two images divide by small deviations
 
@@ -129,14 +132,23 @@ def test_compiles_without_graph_breaks(cfg):
 def test_onnxruntime_agrees(cfg, tmp_path):
     onnxruntime = pytest.importorskip('onnxruntime')
     act = build_activation(cfg, CHANNELS).eval()
-    torch.onnx.export(act, (torch.randn(1, CHANNELS, 5, 4), ), str(tmp_path / 'act.onnx'), dynamo=False,
-                      input_names=['z'], dynamic_axes={'z': {0: 'images', 2: 'height', 3: 'width'}})
+    torch.onnx.export(
+        act,
+        (torch.randn(1, CHANNELS, 5, 4),),
+        str(tmp_path / 'act.onnx'),
+        dynamo=False,
+        input_names=['z'],
+        dynamic_axes={'z': {0: 'images', 2: 'height', 3: 'width'}},
+    )
     z = torch.randn(2, CHANNELS, 6, 3) * 3
-    got, = onnxruntime.InferenceSession(str(tmp_path / 'act.onnx')).run(None, {'z': z.numpy()})
+    (got,) = onnxruntime.InferenceSession(str(tmp_path / 'act.onnx')).run(None, {'z': z.numpy()})
     torch.testing.assert_close(torch.from_numpy(got), act(z).detach(), rtol=1e-5, atol=1e-5)
 
 
 def test_every_activation_of_the_package_is_listed():
-    registered = {name for name, module in MODELS.module_dict.items()
-                  if module.__module__.startswith('apa_mmdet.models.activations')}
+    registered = {
+        name
+        for name, module in MODELS.module_dict.items()
+        if module.__module__.startswith('apa_mmdet.models.activations')
+    }
     assert registered == {cfg['type'] for cfg in ACTIVATIONS.values()}

@@ -12,6 +12,7 @@ from apa_mmdet.models.backbones import SEResNet
 
 def textbook(act, x):
     """β by hand, then ACON-C."""
+
     def linear(fc, norm, x):
         x = x @ fc.weight[:, :, 0, 0].T + (0 if fc.bias is None else fc.bias)
         return x if isinstance(norm, torch.nn.Identity) else norm(x[..., None, None])[..., 0, 0]
@@ -36,7 +37,7 @@ def test_gives_the_recorded_figures(case, channels, width):
     for name, tensor in got.items():
         want = recorded[f'meta_acon_c_{case}/{name}'].reshape(tensor.shape)
         # in training a norm takes away the gradient of the bias before it: rounding errors remain
-        np.testing.assert_allclose(tensor.numpy(), want, rtol=1e-5, atol=1e-6 * max(1., abs(want).max()), err_msg=name)
+        np.testing.assert_allclose(tensor.numpy(), want, rtol=1e-5, atol=1e-6 * max(1.0, abs(want).max()), err_msg=name)
 
 
 @pytest.mark.parametrize('training', [False, True])
@@ -80,14 +81,14 @@ def test_half_weights_and_channels_last():
     x = torch.randn(2, 6, 5, 4).to(memory_format=torch.channels_last)
     assert act(x).is_contiguous(memory_format=torch.channels_last)
     want = act(x)
-    assert (act.bfloat16()(x.bfloat16()) - want).abs().max() < .05
+    assert (act.bfloat16()(x.bfloat16()) - want).abs().max() < 0.05
 
 
-@pytest.mark.parametrize('norm_cfg', [dict(type='BN', eps=.1), dict(type='SyncBN', eps=.1)])
+@pytest.mark.parametrize('norm_cfg', [dict(type='BN', eps=0.1), dict(type='SyncBN', eps=0.1)])
 def test_one_image_alone_is_normalised_as_in_eval_mode(norm_cfg):
     act, x = MetaAconC(6, norm_cfg=norm_cfg), torch.randn(1, 6, 3, 3)
     alone = act(x)
-    act.bn1, act.bn2 = (torch.nn.BatchNorm2d(n.num_features, eps=.1) for n in (act.bn1, act.bn2))
+    act.bn1, act.bn2 = (torch.nn.BatchNorm2d(n.num_features, eps=0.1) for n in (act.bn1, act.bn2))
     torch.testing.assert_close(alone, act.eval()(x))
 
 
@@ -122,7 +123,7 @@ def test_large_inputs_stay_finite():
     assert all(t.grad.isfinite().all() for t in (x, *act.parameters()))
 
 
-@pytest.mark.parametrize('shape', [(2, 5, 3, 3), (6, )])
+@pytest.mark.parametrize('shape', [(2, 5, 3, 3), (6,)])
 def test_an_input_that_does_not_fit_gets_one_clear_line(shape):
     with pytest.raises(ValueError, match=r'MetaAconC of 6 channels got an input of shape .*; it takes \(N, 6, …\)'):
         MetaAconC(6)(torch.zeros(shape))

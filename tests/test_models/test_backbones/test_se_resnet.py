@@ -1,4 +1,5 @@
 """SEResNet against the figures of the published network, and everything mmdet's ResNet can do."""
+
 import copy
 import pickle
 from collections import Counter
@@ -14,25 +15,37 @@ from apa_mmdet.models.activations import AGLU, APA
 from apa_mmdet.models.backbones import SEResNet
 from apa_mmdet.models.layers import CBAM, SELayer
 
-BASELINE = dict(act_cfg=dict(type='ReLU'), se_cfg=dict(norm_cfg=None, gate_cfg=dict(type='Sigmoid'), dropout=0.))
+BASELINE = dict(act_cfg=dict(type='ReLU'), se_cfg=dict(norm_cfg=None, gate_cfg=dict(type='Sigmoid'), dropout=0.0))
 
 
 def published_name(key):
     """Our name of a parameter → the name in the published weights."""
-    for ours, theirs in (('act_stem.', 'relu.'), ('act_conv1.', 'unirect1.'), ('act_conv2.', 'unirect2.'),
-                         ('act_out.', 'unirect3.'), ('se.fc1.', 'se.excitation.0.'), ('se.fc2.', 'se.excitation.2.'),
-                         ('se.gate.', 'se.uniact.')):
+    for ours, theirs in (
+        ('act_stem.', 'relu.'),
+        ('act_conv1.', 'unirect1.'),
+        ('act_conv2.', 'unirect2.'),
+        ('act_out.', 'unirect3.'),
+        ('se.fc1.', 'se.excitation.0.'),
+        ('se.fc2.', 'se.excitation.2.'),
+        ('se.gate.', 'se.uniact.'),
+    ):
         key = key.replace(ours, theirs)
-    return key[:-len('lambda_')] + 'lambda_param' if key.endswith('lambda_') else key.replace('.kappa', '.kappa_param')
+    return key[: -len('lambda_')] + 'lambda_param' if key.endswith('lambda_') else key.replace('.kappa', '.kappa_param')
 
 
-@pytest.mark.parametrize('name, depth, kwargs', [('se_resnet50', 50, {}), ('se_resnet101', 101, {}),
-                                                 ('se_resnet50_relu_sigmoid', 50, BASELINE)])
+@pytest.mark.parametrize(
+    'name, depth, kwargs',
+    [('se_resnet50', 50, {}), ('se_resnet101', 101, {}), ('se_resnet50_relu_sigmoid', 50, BASELINE)],
+)
 def test_features_and_gradients_of_the_published_network(name, depth, kwargs):
     recorded = load(f'{name}.npz')
     net = SEResNet(depth, **kwargs).eval()
-    net.load_state_dict({key: torch.from_numpy(value(published_name(key), tuple(tensor.shape)))
-                         for key, tensor in net.state_dict().items()})
+    net.load_state_dict(
+        {
+            key: torch.from_numpy(value(published_name(key), tuple(tensor.shape)))
+            for key, tensor in net.state_dict().items()
+        }
+    )
     x = torch.from_numpy(image((2, 3, 64, 96))).requires_grad_()
     features = net(x)
     for i, feature in enumerate(features):
@@ -53,12 +66,19 @@ def test_features_and_gradients_of_the_published_network(name, depth, kwargs):
 
 def recorded_weights(features):
     import numpy as np
-    return [torch.from_numpy(np.random.default_rng([77, i, 0]).normal(0, 1, f.shape).astype(np.float32))
-            for i, f in enumerate(features)]
+
+    return [
+        torch.from_numpy(np.random.default_rng([77, i, 0]).normal(0, 1, f.shape).astype(np.float32))
+        for i, f in enumerate(features)
+    ]
 
 
-CONFIGS = {'AGLU and APA': {}, 'ReLU and sigmoid': BASELINE, 'no attention': dict(se_cfg=None),
-           'per channel': dict(act_cfg=dict(type='AGLU', num_features=None))}
+CONFIGS = {
+    'AGLU and APA': {},
+    'ReLU and sigmoid': BASELINE,
+    'no attention': dict(se_cfg=None),
+    'per channel': dict(act_cfg=dict(type='AGLU', num_features=None)),
+}
 
 
 @pytest.mark.parametrize('depth', [18, 34, 50, 101, 152])
@@ -83,7 +103,10 @@ def test_depth_152_runs():
 
 
 def test_without_attention_and_with_relu_it_is_mmdets_resnet():
-    ours, theirs = SEResNet(50, act_cfg=dict(type='ReLU'), se_cfg=None), MODELS.build(dict(type='mmdet.ResNet', depth=50))
+    ours, theirs = (
+        SEResNet(50, act_cfg=dict(type='ReLU'), se_cfg=None),
+        MODELS.build(dict(type='mmdet.ResNet', depth=50)),
+    )
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(1, 3, 64, 64)
     theirs.eval()
@@ -126,7 +149,9 @@ def test_norm_eval():
     assert all(m.training for m in SEResNet(18, norm_eval=False).train().modules() if isinstance(m, nn.BatchNorm2d))
 
 
-@pytest.mark.parametrize('frozen_stages, recompute_act, most', [(1, False, 240), (-1, False, 430), (1, True, 150), (-1, True, 240)])
+@pytest.mark.parametrize(
+    'frozen_stages, recompute_act, most', [(1, False, 240), (-1, False, 430), (1, True, 150), (-1, True, 240)]
+)
 def test_memory_kept_for_backward(frozen_stages, recompute_act, most):
     net = SEResNet(50, frozen_stages=frozen_stages, recompute_act=recompute_act).train()
     x = torch.randn(1, 3, 512, 512)
@@ -141,10 +166,20 @@ def test_nothing_below_the_first_trained_stage_is_kept():
     assert not kept and not below.requires_grad
 
 
-@pytest.mark.parametrize('kwargs', [dict(depth=50), dict(depth=18), dict(depth=50, deep_stem=True), dict(depth=50, avg_down=True),
-                                    dict(depth=50, norm_eval=False), dict(depth=50, frozen_stages=1),
-                                    dict(depth=50, act_cfg=dict(conv2=dict(type='ReLU'))),
-                                    dict(depth=18, se_cfg=dict(type='CBAM'))], ids=str)
+@pytest.mark.parametrize(
+    'kwargs',
+    [
+        dict(depth=50),
+        dict(depth=18),
+        dict(depth=50, deep_stem=True),
+        dict(depth=50, avg_down=True),
+        dict(depth=50, norm_eval=False),
+        dict(depth=50, frozen_stages=1),
+        dict(depth=50, act_cfg=dict(conv2=dict(type='ReLU'))),
+        dict(depth=18, se_cfg=dict(type='CBAM')),
+    ],
+    ids=str,
+)
 def test_computing_activations_again_changes_no_bit(kwargs):
     results = []
     for recompute_act in (False, True):
@@ -165,8 +200,8 @@ def test_computing_again_after_a_hook_has_changed_a_feature_in_place():
     results = []
     for recompute_act in (False, True):
         torch.manual_seed(0)
-        net = SEResNet(18, recompute_act=recompute_act, se_cfg=dict(dropout=0.)).train()
-        net.layer2[0].register_forward_hook(lambda module, args, out: out.mul_(.5))
+        net = SEResNet(18, recompute_act=recompute_act, se_cfg=dict(dropout=0.0)).train()
+        net.layer2[0].register_forward_hook(lambda module, args, out: out.mul_(0.5))
         sum(f.square().mean() for f in net(torch.randn(1, 3, 64, 64))).backward()
         results.append([p.grad for p in net.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*results))
@@ -174,7 +209,7 @@ def test_computing_again_after_a_hook_has_changed_a_feature_in_place():
 
 @pytest.mark.parametrize('recompute_act', [False, True])
 def test_compiles_without_graph_breaks(recompute_act):
-    net = SEResNet(18, frozen_stages=1, recompute_act=recompute_act, se_cfg=dict(dropout=0.)).train()
+    net = SEResNet(18, frozen_stages=1, recompute_act=recompute_act, se_cfg=dict(dropout=0.0)).train()
     x = torch.randn(1, 3, 64, 64)
     torch._dynamo.reset()
     compiled = torch.compile(net, backend='aot_eager', fullgraph=True)
@@ -187,7 +222,7 @@ def test_compiles_without_graph_breaks(recompute_act):
 def test_exports_and_copies():
     net = SEResNet(18).eval()
     x = torch.randn(1, 3, 64, 64)
-    for same in (torch.export.export(net, (x, )).module(), copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+    for same in (torch.export.export(net, (x,)).module(), copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
         for got, want in zip(same(x), net(x)):
             torch.testing.assert_close(got, want)
 
@@ -196,9 +231,10 @@ def test_exports_and_copies():
 def test_onnx_in_onnxruntime(dynamo, tmp_path):
     import onnx
     import onnxruntime
+
     net = SEResNet(18, act_cfg=dict(type='AGLU', num_features=None)).eval()
     x = torch.randn(1, 3, 64, 64)
-    torch.onnx.export(net, (x, ), str(tmp_path / 'net.onnx'), dynamo=dynamo, input_names=['x'])
+    torch.onnx.export(net, (x,), str(tmp_path / 'net.onnx'), dynamo=dynamo, input_names=['x'])
     assert {node.domain for node in onnx.load(tmp_path / 'net.onnx').graph.node} <= {'', 'ai.onnx'}
     session = onnxruntime.InferenceSession(str(tmp_path / 'net.onnx'))
     for got, want in zip(session.run(None, {'x': x.numpy()}), net(x)):
@@ -207,7 +243,7 @@ def test_onnx_in_onnxruntime(dynamo, tmp_path):
 
 @pytest.mark.parametrize('recompute_act', [False, True])
 def test_distributed_data_parallel(recompute_act, tmp_path):
-    net = SEResNet(18, frozen_stages=1, recompute_act=recompute_act, se_cfg=dict(dropout=0.)).train()
+    net = SEResNet(18, frozen_stages=1, recompute_act=recompute_act, se_cfg=dict(dropout=0.0)).train()
     x = torch.randn(2, 3, 64, 64)
     sum(f.mean() for f in net(x)).backward()
     want = [p.grad.clone() for p in net.parameters() if p.requires_grad]
@@ -222,25 +258,47 @@ def test_distributed_data_parallel(recompute_act, tmp_path):
         torch.testing.assert_close(p.grad, grad)
 
 
-@pytest.mark.parametrize('depth, se_cfg', [(18, dict(dropout=0.)), (50, dict(dropout=0.)), (18, dict(type='CBAM'))], ids=str)
+@pytest.mark.parametrize(
+    'depth, se_cfg', [(18, dict(dropout=0.0)), (50, dict(dropout=0.0)), (18, dict(type='CBAM'))], ids=str
+)
 def test_checkpointing_gives_the_same_gradients(depth, se_cfg):
     torch.manual_seed(0)
     plain = SEResNet(depth, se_cfg=se_cfg).train()
     checkpointed = SEResNet(depth, se_cfg=se_cfg, with_cp=True).train()
     checkpointed.load_state_dict(plain.state_dict())
     x = torch.randn(1, 3, 64, 64, requires_grad=True)
-    grads = [torch.autograd.grad(sum(f.square().mean() for f in net(x)), net.parameters()) for net in (plain, checkpointed)]
+    grads = [
+        torch.autograd.grad(sum(f.square().mean() for f in net(x)), net.parameters()) for net in (plain, checkpointed)
+    ]
     for a, b in zip(*grads):
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize('kwargs', [
-    dict(deep_stem=True), dict(avg_down=True), dict(style='caffe'), dict(in_channels=1), dict(base_channels=32),
-    dict(num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(1, )), dict(strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4)),
-    dict(norm_cfg=dict(type='GN', num_groups=8)), dict(dcn=dict(type='DCNv2', deform_groups=1), stage_with_dcn=(False, True, True, True)),
-    dict(plugins=[dict(cfg=dict(type='ContextBlock', ratio=1 / 16), stages=(False, True, True, True), position='after_conv3'),
-                  dict(cfg=dict(type='NonLocal2d'), position='after_conv2')]),
-], ids=lambda kwargs: next(iter(kwargs)))
+@pytest.mark.parametrize(
+    'kwargs',
+    [
+        dict(deep_stem=True),
+        dict(avg_down=True),
+        dict(style='caffe'),
+        dict(in_channels=1),
+        dict(base_channels=32),
+        dict(num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(1,)),
+        dict(strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4)),
+        dict(norm_cfg=dict(type='GN', num_groups=8)),
+        dict(dcn=dict(type='DCNv2', deform_groups=1), stage_with_dcn=(False, True, True, True)),
+        dict(
+            plugins=[
+                dict(
+                    cfg=dict(type='ContextBlock', ratio=1 / 16),
+                    stages=(False, True, True, True),
+                    position='after_conv3',
+                ),
+                dict(cfg=dict(type='NonLocal2d'), position='after_conv2'),
+            ]
+        ),
+    ],
+    ids=lambda kwargs: next(iter(kwargs)),
+)
 def test_what_mmdets_resnet_can_do(kwargs):
     net = SEResNet(50, **kwargs).train()
     x = torch.randn(1, kwargs.get('in_channels', 3), 64, 64)
@@ -282,17 +340,25 @@ def test_pretrained_weights_load_and_survive_init(tmp_path):
 
 def test_missing_pretrained_weights_say_how_to_do_without():
     net = SEResNet(18, init_cfg=dict(type='Pretrained', checkpoint='pretrained/nowhere.pth'))
-    with pytest.raises(FileNotFoundError, match=r"'pretrained/nowhere.pth' not found: .*init_cfg=None .*frozen_stages=-1"):
+    with pytest.raises(
+        FileNotFoundError, match=r"'pretrained/nowhere.pth' not found: .*init_cfg=None .*frozen_stages=-1"
+    ):
         net.init_weights()
 
 
 def test_weights_of_another_network_are_refused(tmp_path):
     wide = SEResNet(18, base_channels=32, stem_channels=64)
     for weights, line in (
-        ({'stem.weight': torch.zeros(64, 3, 7, 7)}, r'w.pth: none of its 1 entries \(stem.weight …\) is a parameter of this backbone \(conv1'),
+        (
+            {'stem.weight': torch.zeros(64, 3, 7, 7)},
+            r'w.pth: none of its 1 entries \(stem.weight …\) is a parameter of this backbone \(conv1',
+        ),
         (dict(model={'conv1.weight': torch.zeros(64, 3, 7, 7)}), 'w.pth has its weights under `model`, .* convert it'),
         (SEResNet(34).state_dict(), 'w.pth holds a network of depth 34, but this backbone has depth 18$'),
-        (wide.state_dict(), r'w.pth: layer1.0.conv1.weight has the shape \(32, 64, 3, 3\), but this backbone \(64, 64, 3, 3\);'),
+        (
+            wide.state_dict(),
+            r'w.pth: layer1.0.conv1.weight has the shape \(32, 64, 3, 3\), but this backbone \(64, 64, 3, 3\);',
+        ),
         ([1, 2], 'w.pth holds no weights'),
     ):
         torch.save(weights, tmp_path / 'w.pth')
@@ -306,6 +372,7 @@ def test_weights_of_another_network_are_refused(tmp_path):
 
 def test_weights_of_a_plain_resnet_and_of_a_parallel_model_load(tmp_path):
     from mmdet.models.backbones import ResNet
+
     for source, prefix in ((ResNet(18), ''), (SEResNet(18), 'module.')):
         torch.save({prefix + key: tensor for key, tensor in source.state_dict().items()}, tmp_path / 'w.pth')
         net = SEResNet(18, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'w.pth')))
@@ -330,16 +397,34 @@ def test_weights_of_a_detector_load_by_prefix(tmp_path):
     assert torch.equal(net.layer4[1].act_out.lambda_, source.layer4[1].act_out.lambda_)
 
 
-@pytest.mark.parametrize('arguments, line', [
-    (dict(depth=51), r'SEResNet: unknown depth 51, choose from \[18, 34, 50, 101, 152\]'),
-    (dict(depth=50, act_cfg=dict(conv3=dict(type='ReLU'))), r"act_cfg: unknown site 'conv3', this depth has \['stem', 'conv1', 'conv2', 'out'\]"),
-    (dict(depth=18, act_cfg=dict(conv2=dict(type='ReLU'))), r"act_cfg: unknown site 'conv2', this depth has \['stem', 'conv1', 'out'\]"),
-    (dict(depth=18, act_cfg=dict(type='ReLU', conv1=dict(type='AconC'))), r'act_cfg has both a type and sites \(conv1\): a leaf needs _delete_=True'),
-    (dict(depth=50, act_cfg='ReLU'), r"act_cfg: 'ReLU' is no recipe such as dict\(type='AGLU'\), nor a dict of one for each site"),
-    (dict(depth=50, act_cfg=None), r'act_cfg: None is no recipe'),
-    (dict(depth=50, act_cfg=dict(stem='ReLU')), r"act_cfg: 'ReLU' of site 'stem' is no recipe such as dict\(type='ReLU'\)"),
-    (dict(depth=50, act_cfg=dict(out=None)), r"act_cfg: None of site 'out' is no recipe"),
-])
+@pytest.mark.parametrize(
+    'arguments, line',
+    [
+        (dict(depth=51), r'SEResNet: unknown depth 51, choose from \[18, 34, 50, 101, 152\]'),
+        (
+            dict(depth=50, act_cfg=dict(conv3=dict(type='ReLU'))),
+            r"act_cfg: unknown site 'conv3', this depth has \['stem', 'conv1', 'conv2', 'out'\]",
+        ),
+        (
+            dict(depth=18, act_cfg=dict(conv2=dict(type='ReLU'))),
+            r"act_cfg: unknown site 'conv2', this depth has \['stem', 'conv1', 'out'\]",
+        ),
+        (
+            dict(depth=18, act_cfg=dict(type='ReLU', conv1=dict(type='AconC'))),
+            r'act_cfg has both a type and sites \(conv1\): a leaf needs _delete_=True',
+        ),
+        (
+            dict(depth=50, act_cfg='ReLU'),
+            r"act_cfg: 'ReLU' is no recipe such as dict\(type='AGLU'\), nor a dict of one for each site",
+        ),
+        (dict(depth=50, act_cfg=None), r'act_cfg: None is no recipe'),
+        (
+            dict(depth=50, act_cfg=dict(stem='ReLU')),
+            r"act_cfg: 'ReLU' of site 'stem' is no recipe such as dict\(type='ReLU'\)",
+        ),
+        (dict(depth=50, act_cfg=dict(out=None)), r"act_cfg: None of site 'out' is no recipe"),
+    ],
+)
 def test_bad_arguments_get_one_clear_line(arguments, line):
     with pytest.raises(ValueError, match=line):
         SEResNet(**arguments)
@@ -355,14 +440,21 @@ def test_mixed_precision(dtype):
     assert all(p.grad.isfinite().all() and p.grad.dtype == torch.float32 for p in net.parameters())
 
 
-@pytest.mark.parametrize('depth, se_cfg, kind, channels', [
-    (34, {}, SELayer, {64: 3, 128: 4, 256: 6, 512: 3}),
-    (18, dict(type='SELayer', ratio=8), SELayer, {64: 2, 128: 2, 256: 2, 512: 2}),
-    (50, dict(type='CBAM', kernel_size=3), CBAM, {256: 3, 512: 4, 1024: 6, 2048: 3})], ids=str)
+@pytest.mark.parametrize(
+    'depth, se_cfg, kind, channels',
+    [
+        (34, {}, SELayer, {64: 3, 128: 4, 256: 6, 512: 3}),
+        (18, dict(type='SELayer', ratio=8), SELayer, {64: 2, 128: 2, 256: 2, 512: 2}),
+        (50, dict(type='CBAM', kernel_size=3), CBAM, {256: 3, 512: 4, 1024: 6, 2048: 3}),
+    ],
+    ids=str,
+)
 def test_every_block_has_attention_of_its_own_over_its_result(depth, se_cfg, kind, channels):
     recipe = dict(se_cfg)
     found = [m for m in SEResNet(depth, se_cfg=se_cfg).modules() if isinstance(m, kind)]
-    assert Counter(m.fc1.in_features for m in found) == channels and len({id(m.fc1.weight) for m in found}) == len(found)
+    assert Counter(m.fc1.in_features for m in found) == channels and len({id(m.fc1.weight) for m in found}) == len(
+        found
+    )
     assert se_cfg == recipe
 
 

@@ -1,4 +1,5 @@
 """SEResNeXt against mmdet's ResNeXt; what it shares with SEResNet is tested there."""
+
 import pytest
 import torch
 from mmdet.registry import MODELS
@@ -9,15 +10,19 @@ from apa_mmdet.models.backbones import SEResNeXt
 from apa_mmdet.models.layers import CBAM, SELayer
 
 SMALL = dict(depth=50, groups=4, base_width=8, base_channels=16)  # width of the 3x3: 32, 64, 128, 256
-PLUGINS = [dict(cfg=dict(type='ContextBlock', ratio=1 / 16), stages=(False, True, True, True), position='after_conv3'),
-           dict(cfg=dict(type='NonLocal2d'), position='after_conv2')]
+PLUGINS = [
+    dict(cfg=dict(type='ContextBlock', ratio=1 / 16), stages=(False, True, True, True), position='after_conv3'),
+    dict(cfg=dict(type='NonLocal2d'), position='after_conv2'),
+]
 
 
 def gradients(net, x):
     return torch.autograd.grad(sum(f.square().mean() for f in net(x)), [p for p in net.parameters() if p.requires_grad])
 
 
-@pytest.mark.parametrize('depth, base_width, resnext', [(50, 4, 22_979_904), (101, 8, 86_742_336), (152, 4, 57_902_400)])
+@pytest.mark.parametrize(
+    'depth, base_width, resnext', [(50, 4, 22_979_904), (101, 8, 86_742_336), (152, 4, 57_902_400)]
+)
 def test_number_of_parameters(depth, base_width, resnext):
     with torch.device('meta'):
         ours = SEResNeXt(depth, base_width=base_width)
@@ -31,11 +36,23 @@ def test_number_of_parameters(depth, base_width, resnext):
     assert [f.shape for f in ours(x)] == [f.shape for f in theirs(x)]
 
 
-@pytest.mark.parametrize('kwargs', [
-    dict(depth=50, groups=32, base_width=4), SMALL, dict(SMALL, depth=101), dict(SMALL, groups=1), dict(SMALL, deep_stem=True),
-    dict(SMALL, avg_down=True), dict(SMALL, style='caffe'), dict(SMALL, norm_cfg=dict(type='GN', num_groups=8)),
-    dict(SMALL, norm_eval=False), dict(SMALL, plugins=PLUGINS),
-    dict(SMALL, dcn=dict(type='DCNv2', deform_groups=1), stage_with_dcn=(False, True, True, True))], ids=str)
+@pytest.mark.parametrize(
+    'kwargs',
+    [
+        dict(depth=50, groups=32, base_width=4),
+        SMALL,
+        dict(SMALL, depth=101),
+        dict(SMALL, groups=1),
+        dict(SMALL, deep_stem=True),
+        dict(SMALL, avg_down=True),
+        dict(SMALL, style='caffe'),
+        dict(SMALL, norm_cfg=dict(type='GN', num_groups=8)),
+        dict(SMALL, norm_eval=False),
+        dict(SMALL, plugins=PLUGINS),
+        dict(SMALL, dcn=dict(type='DCNv2', deform_groups=1), stage_with_dcn=(False, True, True, True)),
+    ],
+    ids=str,
+)
 def test_without_attention_and_with_relu_it_is_mmdets_resnext(kwargs):
     ours = SEResNeXt(act_cfg=dict(type='ReLU'), se_cfg=None, **kwargs).train()
     theirs = MODELS.build(dict(type='mmdet.ResNeXt', **kwargs))
@@ -61,9 +78,11 @@ def test_every_site_gets_its_channel_count():
 
 
 @pytest.mark.parametrize('again', [dict(with_cp=True), dict(recompute_act=True)], ids=str)
-@pytest.mark.parametrize('kwargs', [{}, dict(norm_eval=False), dict(plugins=PLUGINS), dict(se_cfg=dict(type='CBAM'))], ids=str)
+@pytest.mark.parametrize(
+    'kwargs', [{}, dict(norm_eval=False), dict(plugins=PLUGINS), dict(se_cfg=dict(type='CBAM'))], ids=str
+)
 def test_keeping_less_for_backward_changes_no_gradient(again, kwargs):
-    kwargs = dict(dict(SMALL, se_cfg=dict(dropout=0.)), **kwargs)
+    kwargs = dict(dict(SMALL, se_cfg=dict(dropout=0.0)), **kwargs)
     plain, other = SEResNeXt(**kwargs).train(), SEResNeXt(**kwargs, **again).train()
     other.load_state_dict(plain.state_dict())
     x = torch.randn(2, 3, 64, 64)

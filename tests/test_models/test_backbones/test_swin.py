@@ -1,4 +1,5 @@
 """AGLU in mmdet's SwinTransformer, by configuration alone."""
+
 import pytest
 import torch
 from mmdet.registry import MODELS
@@ -7,7 +8,9 @@ from torch import nn
 
 from apa_mmdet.models.activations import AGLU
 
-SMALL = dict(type='mmdet.SwinTransformer', embed_dims=32, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), drop_path_rate=0.)
+SMALL = dict(
+    type='mmdet.SwinTransformer', embed_dims=32, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), drop_path_rate=0.0
+)
 NEAR_GELU = dict(type='AGLU', lambda_init=(1, 1), kappa_init=(1.702, 1.702))
 
 
@@ -57,7 +60,7 @@ def test_under_autocast_the_dtype_of_the_linear_maps_is_kept():
 def test_that_recipe_is_nearly_gelu():
     z = torch.linspace(-10, 10, 20001, dtype=torch.float64)
     act = MODELS.build(NEAR_GELU).double()
-    assert (act(z) - nn.functional.gelu(z)).abs().max() < .021
+    assert (act(z) - nn.functional.gelu(z)).abs().max() < 0.021
 
 
 def test_weights_trained_with_gelu_give_nearly_the_same_features(tmp_path):
@@ -69,6 +72,6 @@ def test_weights_trained_with_gelu_give_nearly_the_same_features(tmp_path):
         net.init_weights()
         with torch.no_grad():
             distances[name] = [((a - b).norm() / b.norm()).item() for a, b in zip(net(x), gelu(x))]
-    assert distances['gelu'] == [0.] * 4
-    assert 0 < max(distances['near']) < .015, distances  # 0.003 to 0.010, stage by stage
+    assert distances['gelu'] == [0.0] * 4
+    assert 0 < max(distances['near']) < 0.015, distances  # 0.003 to 0.010, stage by stage
     assert max(distances['far']) > 5 * max(distances['near']), distances

@@ -2,7 +2,6 @@ import copy
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from apa_mmdet.models.activations import APA
@@ -14,6 +13,7 @@ CLASSIC = dict(gate_cfg=dict(type='Sigmoid'))
 
 def by_hand(layer, x, channel_gate, spatial_gate):
     """The paper's equations 1 to 3 with pooling layers and 1x1 convolutions."""
+
     def mlp(pooled):
         hidden = F.conv2d(pooled, layer.fc1.weight[..., None, None]).clamp(min=0)
         return F.conv2d(hidden, layer.fc2.weight[..., None, None])
@@ -25,11 +25,12 @@ def by_hand(layer, x, channel_gate, spatial_gate):
 
 def apa(gate):
     lambda_, kappa = gate.lambda_.view(-1, 1, 1), gate.kappa.view(-1, 1, 1)
-    return lambda z: (lambda_ * torch.exp(-kappa * z) + 1)**(-1 / lambda_)
+    return lambda z: (lambda_ * torch.exp(-kappa * z) + 1) ** (-1 / lambda_)
 
 
-@pytest.mark.parametrize('kwargs', [{}, CLASSIC, dict(gate_cfg=dict(type='APA', num_features=None)),
-                                    dict(ratio=4, kernel_size=3)], ids=str)
+@pytest.mark.parametrize(
+    'kwargs', [{}, CLASSIC, dict(gate_cfg=dict(type='APA', num_features=None)), dict(ratio=4, kernel_size=3)], ids=str
+)
 def test_is_the_formula(kwargs):
     layer = CBAM(32, **kwargs).double()
     x = torch.randn(3, 32, 5, 9, dtype=torch.float64, requires_grad=True)
@@ -47,11 +48,15 @@ def test_gradcheck(kwargs):
     names = [name for name, _ in layer.named_parameters()]
     x = torch.randn(2, 4, 3, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(
-        lambda x, *parameters: torch.func.functional_call(layer, dict(zip(names, parameters)), x), (x, *layer.parameters()))
+        lambda x, *parameters: torch.func.functional_call(layer, dict(zip(names, parameters)), x),
+        (x, *layer.parameters()),
+    )
 
 
 def test_slots():
-    layer = CBAM(8, ratio=16, act_cfg=dict(type='AGLU', num_features=None), gate_cfg=dict(type='APA', num_features=None))
+    layer = CBAM(
+        8, ratio=16, act_cfg=dict(type='AGLU', num_features=None), gate_cfg=dict(type='APA', num_features=None)
+    )
     assert layer.fc1.out_features == layer.act.num_features == 1
     assert (layer.channel_gate.num_features, layer.spatial_gate.num_features) == (8, 1)
     layer = CBAM(8)
@@ -78,7 +83,7 @@ def test_half_precision(kwargs):
     assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in layer.parameters())
     for out in (mixed, layer.bfloat16()(x)):
         assert out.dtype == torch.bfloat16
-        torch.testing.assert_close(out.double(), want, rtol=.05, atol=.05)
+        torch.testing.assert_close(out.double(), want, rtol=0.05, atol=0.05)
 
 
 def test_keeps_the_memory_order_and_the_device():

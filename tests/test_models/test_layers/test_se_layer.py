@@ -5,7 +5,7 @@ from torch import nn
 from apa_mmdet.models.activations import APA
 from apa_mmdet.models.layers import CBAM, SELayer, build_attention
 
-BASELINE = dict(norm_cfg=None, gate_cfg=dict(type='Sigmoid'), dropout=0.)
+BASELINE = dict(norm_cfg=None, gate_cfg=dict(type='Sigmoid'), dropout=0.0)
 
 
 def by_hand(layer, x, gate):
@@ -23,7 +23,7 @@ def test_is_the_formula():
     layer = SELayer(32).double().eval()
     nn.init.normal_(layer.norm.weight)
     lambda_, kappa = layer.gate.lambda_, layer.gate.kappa
-    want = by_hand(layer, x, lambda e: (lambda_ * torch.exp(-kappa * e) + 1)**(-1 / lambda_))
+    want = by_hand(layer, x, lambda e: (lambda_ * torch.exp(-kappa * e) + 1) ** (-1 / lambda_))
     torch.testing.assert_close(layer(x), want, rtol=1e-10, atol=1e-10)
     weights = torch.randn_like(want)
     leaves = (x, *layer.parameters())
@@ -39,14 +39,16 @@ def test_baseline_is_the_classic_layer():
 
 
 def test_slots():
-    layer = SELayer(8, ratio=16, act_cfg=dict(type='AGLU', num_features=None), gate_cfg=dict(type='APA', num_features=None))
+    layer = SELayer(
+        8, ratio=16, act_cfg=dict(type='AGLU', num_features=None), gate_cfg=dict(type='APA', num_features=None)
+    )
     assert layer.fc1.out_features == 1 and layer.act.num_features == 1 and layer.gate.num_features == 8
     assert isinstance(layer.gate, APA)
 
 
 def test_dropout_acts_in_training_alone():
     x = torch.randn(2, 32, 4, 4)
-    layer = SELayer(32, dropout=.5)
+    layer = SELayer(32, dropout=0.5)
     assert not torch.equal(layer(x), layer(x))
     layer.eval()
     assert torch.equal(layer(x), layer(x))

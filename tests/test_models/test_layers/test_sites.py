@@ -1,4 +1,5 @@
 """Which sites there are, and that each call reaches its own, by hand."""
+
 import copy
 import pickle
 
@@ -13,13 +14,13 @@ from torch import nn
 from apa_mmdet.models.layers import swap_activations
 from apa_mmdet.models.layers.sites import find_sites
 
-AGLU = dict(ReLU=dict(type='AGLU', lambda_init=(.2, 2), kappa_init=(.5, 3)))  # far apart
+AGLU = dict(ReLU=dict(type='AGLU', lambda_init=(0.2, 2), kappa_init=(0.5, 3)))  # far apart
 
-ONE_STAGE = dict(num_stages=1, strides=(1, ), dilations=(1, ), out_indices=(0, ))
+ONE_STAGE = dict(num_stages=1, strides=(1,), dilations=(1,), out_indices=(0,))
 
 
 def aglu(act, z):
-    return z * (act.lambda_ * torch.exp(-act.kappa * z) + 1)**(-1 / act.lambda_)
+    return z * (act.lambda_ * torch.exp(-act.kappa * z) + 1) ** (-1 / act.lambda_)
 
 
 def bottleneck(downsample=False, **kwargs):
@@ -68,26 +69,68 @@ def test_a_loop_over_layers_has_one_for_each():
 
 def test_a_head_has_the_same_at_every_level():
     init_default_scope('mmdet')
-    head = MODELS.build(dict(
-        type='RepPointsHead', num_classes=3, in_channels=8, feat_channels=8, point_feat_channels=8, stacked_convs=1,
-        loss_cls=dict(type='FocalLoss')))
+    head = MODELS.build(
+        dict(
+            type='RepPointsHead',
+            num_classes=3,
+            in_channels=8,
+            feat_channels=8,
+            point_feat_channels=8,
+            stacked_convs=1,
+            loss_cls=dict(type='FocalLoss'),
+        )
+    )
     sites = find_sites(head, ['relu'])['relu']
     assert [site.layers[-1] for site in sites] == [
-        head.reppoints_pts_init_conv, head.reppoints_cls_conv, head.reppoints_pts_refine_conv]
+        head.reppoints_pts_init_conv,
+        head.reppoints_cls_conv,
+        head.reppoints_pts_refine_conv,
+    ]
     assert len(swap_activations(head, dict(ReLU=dict(type='AGLU')), include='relu').relu) == 3
 
 
-@pytest.mark.parametrize('cfg, name, counts', [
-    (dict(type='Res2Net', depth=50, scales=4, base_width=4, base_channels=8, **ONE_STAGE), 'layer1.0', [5]),
-    (dict(type='ResNeSt', depth=50, base_channels=8, **ONE_STAGE), 'layer1.0', [2]),
-    (dict(type='ResNeSt', depth=50, base_channels=8, **ONE_STAGE), 'layer1.0.conv2', [2]),
-    (dict(type='TridentResNet', depth=50, num_branch=3, test_branch_idx=-1, trident_dilations=(1, 2, 3), num_stages=3,
-          strides=(1, 2, 2), dilations=(1, 1, 1), out_indices=(2, ), base_channels=8), 'layer3.1', [3]),
-    (dict(type='FCNMaskHead', in_channels=8, conv_out_channels=8), '', [1]),
-    (dict(type='FCNMaskHead', in_channels=8, conv_out_channels=8, upsample_cfg=dict(type='nearest', scale_factor=2)), '', [0]),
-    (dict(type='RetinaHead', num_classes=3, in_channels=8, feat_channels=8), '', [0]),
-    (dict(type='FoveaHead', num_classes=3, in_channels=8, feat_channels=8, with_deform=True), 'feature_adaption', [1]),
-], ids=lambda value: value.get('type') if isinstance(value, dict) else str(value))
+@pytest.mark.parametrize(
+    'cfg, name, counts',
+    [
+        (dict(type='Res2Net', depth=50, scales=4, base_width=4, base_channels=8, **ONE_STAGE), 'layer1.0', [5]),
+        (dict(type='ResNeSt', depth=50, base_channels=8, **ONE_STAGE), 'layer1.0', [2]),
+        (dict(type='ResNeSt', depth=50, base_channels=8, **ONE_STAGE), 'layer1.0.conv2', [2]),
+        (
+            dict(
+                type='TridentResNet',
+                depth=50,
+                num_branch=3,
+                test_branch_idx=-1,
+                trident_dilations=(1, 2, 3),
+                num_stages=3,
+                strides=(1, 2, 2),
+                dilations=(1, 1, 1),
+                out_indices=(2,),
+                base_channels=8,
+            ),
+            'layer3.1',
+            [3],
+        ),
+        (dict(type='FCNMaskHead', in_channels=8, conv_out_channels=8), '', [1]),
+        (
+            dict(
+                type='FCNMaskHead',
+                in_channels=8,
+                conv_out_channels=8,
+                upsample_cfg=dict(type='nearest', scale_factor=2),
+            ),
+            '',
+            [0],
+        ),
+        (dict(type='RetinaHead', num_classes=3, in_channels=8, feat_channels=8), '', [0]),
+        (
+            dict(type='FoveaHead', num_classes=3, in_channels=8, feat_channels=8, with_deform=True),
+            'feature_adaption',
+            [1],
+        ),
+    ],
+    ids=lambda value: value.get('type') if isinstance(value, dict) else str(value),
+)
 def test_counts(cfg, name, counts):
     init_default_scope('mmdet')
     owner = MODELS.build(cfg).get_submodule(name)
@@ -108,7 +151,6 @@ def test_finding_them_leaves_no_trace():
 def test_an_activation_before_all_layers_cannot_be_told():
 
     class PreActivation(nn.Module):
-
         def __init__(self):
             super().__init__()
             self.conv1, self.conv2, self.relu = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), nn.ReLU()
@@ -119,11 +161,17 @@ def test_an_activation_before_all_layers_cannot_be_told():
     assert find_sites(PreActivation(), ['relu']) == dict(relu='it is called before any layer')
 
 
-@pytest.mark.parametrize('change', [
-    copy.deepcopy, lambda block: pickle.loads(pickle.dumps(block)), lambda block: fuse_conv_bn(copy.deepcopy(block)),
-    lambda block: torch.jit.trace(block, torch.ones(1, 16, 3, 3, dtype=torch.float64)),
-    lambda block: torch.compile(block, backend='eager', fullgraph=True),
-], ids=['copy', 'pickle', 'fold the norms', 'trace', 'compile'])
+@pytest.mark.parametrize(
+    'change',
+    [
+        copy.deepcopy,
+        lambda block: pickle.loads(pickle.dumps(block)),
+        lambda block: fuse_conv_bn(copy.deepcopy(block)),
+        lambda block: torch.jit.trace(block, torch.ones(1, 16, 3, 3, dtype=torch.float64)),
+        lambda block: torch.compile(block, backend='eager', fullgraph=True),
+    ],
+    ids=['copy', 'pickle', 'fold the norms', 'trace', 'compile'],
+)
 def test_sites_survive(change):
     block = swap_activations(bottleneck(), AGLU).double()
     changed, x = change(block), torch.randn(2, 16, 4, 4, dtype=torch.float64)
@@ -198,38 +246,101 @@ def channels_last(self, x):
     return self.relu(self.norm(self.fc(x.permute(0, 2, 3, 1))))
 
 
-@pytest.mark.parametrize('forward, parts, count', [
-    (lambda self, x: self.relu(self.n1(self.c1(x))), {}, 4),
-    (lambda self, x: self.relu(torch.cat([self.c1(x), self.c2(x)], 1)), {}, 8),
-    (lambda self, x: self.relu(self.norm(self.c1(x))), dict(norm=nn.GroupNorm(2, 4)), 4),
-    (lambda self, x: self.relu(self.c1(x).permute(0, 2, 3, 1)), {}, None),
-    (channels_last, dict(fc=nn.Linear(4, 6), norm=nn.LayerNorm(6)), None),
-    (channels_last, dict(fc=nn.Linear(4, 7), norm=nn.LayerNorm(7)), None),  # 7 is the height of the map that is tried
-    (channels_last, dict(fc=nn.Linear(4, 6), norm=nn.Identity()), None),
-    (lambda self, x: self.relu(self.fc(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)), dict(fc=nn.Linear(4, 6)), 6),
-    (lambda self, x: self.relu(self.conv1d(x.flatten(2))), dict(conv1d=nn.Conv1d(4, 5, 1)), 5),
-    (lambda self, x: self.relu(self.fc(x.mean((2, 3)))), dict(fc=nn.Linear(4, 6)), 6),
-], ids=['norm', 'concatenation', 'group norm', 'permuted', 'layer norm', 'as many as rows', 'linear', 'permuted back',
-        'Conv1d', 'vectors'])
+@pytest.mark.parametrize(
+    'forward, parts, count',
+    [
+        (lambda self, x: self.relu(self.n1(self.c1(x))), {}, 4),
+        (lambda self, x: self.relu(torch.cat([self.c1(x), self.c2(x)], 1)), {}, 8),
+        (lambda self, x: self.relu(self.norm(self.c1(x))), dict(norm=nn.GroupNorm(2, 4)), 4),
+        (lambda self, x: self.relu(self.c1(x).permute(0, 2, 3, 1)), {}, None),
+        (channels_last, dict(fc=nn.Linear(4, 6), norm=nn.LayerNorm(6)), None),
+        (
+            channels_last,
+            dict(fc=nn.Linear(4, 7), norm=nn.LayerNorm(7)),
+            None,
+        ),  # 7 is the height of the map that is tried
+        (channels_last, dict(fc=nn.Linear(4, 6), norm=nn.Identity()), None),
+        (lambda self, x: self.relu(self.fc(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)), dict(fc=nn.Linear(4, 6)), 6),
+        (lambda self, x: self.relu(self.conv1d(x.flatten(2))), dict(conv1d=nn.Conv1d(4, 5, 1)), 5),
+        (lambda self, x: self.relu(self.fc(x.mean((2, 3)))), dict(fc=nn.Linear(4, 6)), 6),
+    ],
+    ids=[
+        'norm',
+        'concatenation',
+        'group norm',
+        'permuted',
+        'layer norm',
+        'as many as rows',
+        'linear',
+        'permuted back',
+        'Conv1d',
+        'vectors',
+    ],
+)
 def test_the_channel_count_is_that_of_dimension_1_where_the_channels_are(forward, parts, count):
     assert [site.num_features for site in find_sites(Block(forward, **parts), ['relu'])['relu']] == [count]
 
 
-@pytest.mark.parametrize('cfg, name, after', [
-    (dict(type='DynamicConv', in_channels=8, feat_channels=4, input_feat_shape=3), 'activation',
-     ['norm_in', 'norm_out', 'fc_norm']),
-    (dict(type='MaskIoUHead', num_classes=3, in_channels=8, conv_out_channels=8, fc_out_channels=8, num_convs=2),
-     'relu', ['convs.0', 'convs.1', 'fcs.0', 'fcs.1']),
-    (dict(type='DoubleConvFCBBoxHead', num_convs=1, num_fcs=2, in_channels=8, conv_out_channels=8, fc_out_channels=8),
-     'relu', ['fc_branch.0', 'fc_branch.1']),
-    (dict(type='ConditionalDETRHead', num_classes=3, embed_dims=8, loss_cls=dict(type='FocalLoss')), 'activate',
-     ['reg_ffn.layers.1']),
-    (dict(type='SABLHead', num_classes=3, cls_in_channels=8, reg_in_channels=8, cls_out_channels=8,
-          reg_offset_out_channels=8, reg_cls_out_channels=8, num_cls_fcs=1),
-     'relu', ['upsample_x', 'upsample_y', 'cls_fcs.0']),
-    (dict(type='DetectoRS_ResNet', depth=50, base_channels=4, conv_cfg=dict(type='ConvAWS'), output_img=True,
-          sac=dict(type='SAC', use_deform=True), stage_with_sac=(False, True, True, True)), 'relu', ['bn1']),
-], ids=lambda value: value.get('type') if isinstance(value, dict) else '')
+@pytest.mark.parametrize(
+    'cfg, name, after',
+    [
+        (
+            dict(type='DynamicConv', in_channels=8, feat_channels=4, input_feat_shape=3),
+            'activation',
+            ['norm_in', 'norm_out', 'fc_norm'],
+        ),
+        (
+            dict(type='MaskIoUHead', num_classes=3, in_channels=8, conv_out_channels=8, fc_out_channels=8, num_convs=2),
+            'relu',
+            ['convs.0', 'convs.1', 'fcs.0', 'fcs.1'],
+        ),
+        (
+            dict(
+                type='DoubleConvFCBBoxHead',
+                num_convs=1,
+                num_fcs=2,
+                in_channels=8,
+                conv_out_channels=8,
+                fc_out_channels=8,
+            ),
+            'relu',
+            ['fc_branch.0', 'fc_branch.1'],
+        ),
+        (
+            dict(type='ConditionalDETRHead', num_classes=3, embed_dims=8, loss_cls=dict(type='FocalLoss')),
+            'activate',
+            ['reg_ffn.layers.1'],
+        ),
+        (
+            dict(
+                type='SABLHead',
+                num_classes=3,
+                cls_in_channels=8,
+                reg_in_channels=8,
+                cls_out_channels=8,
+                reg_offset_out_channels=8,
+                reg_cls_out_channels=8,
+                num_cls_fcs=1,
+            ),
+            'relu',
+            ['upsample_x', 'upsample_y', 'cls_fcs.0'],
+        ),
+        (
+            dict(
+                type='DetectoRS_ResNet',
+                depth=50,
+                base_channels=4,
+                conv_cfg=dict(type='ConvAWS'),
+                output_img=True,
+                sac=dict(type='SAC', use_deform=True),
+                stage_with_sac=(False, True, True, True),
+            ),
+            'relu',
+            ['bn1'],
+        ),
+    ],
+    ids=lambda value: value.get('type') if isinstance(value, dict) else '',
+)
 def test_parts_that_take_unusual_inputs(cfg, name, after):
     init_default_scope('mmdet')
     sites = find_sites(MODELS.build(cfg), [name])[name]

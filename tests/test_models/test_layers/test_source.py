@@ -6,7 +6,6 @@ from apa_mmdet.models.layers.source import count_uses, functional_calls
 
 
 class Head(nn.Module):
-
     def __init__(self, flag=False):
         super().__init__()
         self.relu, self.silu, self.unused = nn.ReLU(), nn.SiLU(), nn.ReLU()
@@ -23,13 +22,11 @@ class Head(nn.Module):
 
 
 class Child(Head):
-
     def forward(self, x):
         return self.unused(x)
 
 
 class Grandchild(Child):
-
     def forward(self, x):
         return self.unused(super().forward(x))
 
@@ -44,7 +41,6 @@ def test_functional_calls_are_found_where_they_can_be_reached():
 
 
 class Stored(nn.Module):
-
     def __init__(self):
         super().__init__()
         self.act, self.block, self.blocks = F.relu, nn.ModuleDict(dict(gelu=nn.GELU())), nn.ModuleList()
@@ -72,6 +68,6 @@ def test_uses_of_an_activation_are_counted():
 
 
 def test_code_that_is_not_there_is_said_to_be_unknown():
-    made = type('Made', (nn.Module, ), dict(__module__='nowhere'))()
+    made = type('Made', (nn.Module,), dict(__module__='nowhere'))()
     assert functional_calls([made], 'ReLU') == ([], ['Made']) and count_uses(made, 'relu') is None
     assert functional_calls([nn.ReLU()], 'ReLU') == ([], []), 'torch needs no look'

@@ -1,4 +1,5 @@
 """Stock models with other activations: same names, same weights, same results where the activations are the same."""
+
 import copy
 
 import pytest
@@ -20,20 +21,34 @@ TO_AGLU = dict(type='AGLU')
 SILU = dict(type='AGLU', lambda_init=(1, 1), kappa_init=(1, 1))
 TWO_STAGES = dict(num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(0, 1))
 RESNET = dict(type='ResNet', depth=50, base_channels=4, norm_eval=False, **TWO_STAGES)
-BRANCHES = [dict(num_modules=1, num_branches=n, block='BASIC' if n > 1 else 'BOTTLENECK', num_blocks=(1, ) * n,
-                 num_channels=(4, 8, 16, 32)[:n]) for n in (1, 2, 3, 4)]
+BRANCHES = [
+    dict(
+        num_modules=1,
+        num_branches=n,
+        block='BASIC' if n > 1 else 'BOTTLENECK',
+        num_blocks=(1,) * n,
+        num_channels=(4, 8, 16, 32)[:n],
+    )
+    for n in (1, 2, 3, 4)
+]
 PARTS = {  # config, type of its activations, shape of its input
     'ResNet': (RESNET, 'ReLU', (2, 3, 32, 32)),
     'ResNet with_cp': (dict(RESNET, with_cp=True), 'ReLU', (2, 3, 32, 32)),
     'ResNet deep stem': (dict(RESNET, depth=18, deep_stem=True), 'ReLU', (2, 3, 32, 32)),
     'Res2Net': (dict(type='Res2Net', depth=50, base_width=4, base_channels=8, **TWO_STAGES), 'ReLU', (2, 3, 32, 32)),
     'ResNeSt': (dict(type='ResNeSt', depth=50, base_channels=8, **TWO_STAGES), 'ReLU', (2, 3, 32, 32)),
-    'HRNet': (dict(type='HRNet', extra=dict((f'stage{i + 1}', b) for i, b in enumerate(BRANCHES))), 'ReLU', (2, 3, 64, 64)),
-    'CSPNeXt': (dict(type='CSPNeXt', deepen_factor=.2, widen_factor=.125), 'SiLU', (2, 3, 64, 64)),
-    'Swin': (dict(type='SwinTransformer', embed_dims=8, depths=(1, 1), num_heads=(1, 1), strides=(4, 2), out_indices=(1, )),
-             'GELU', (2, 3, 56, 56)),
-    'box head': (dict(type='Shared4Conv1FCBBoxHead', in_channels=4, conv_out_channels=4, fc_out_channels=8, roi_feat_size=3),
-                 'ReLU', (5, 4, 3, 3)),
+    'HRNet': (dict(type='HRNet', extra={f'stage{i + 1}': b for i, b in enumerate(BRANCHES)}), 'ReLU', (2, 3, 64, 64)),
+    'CSPNeXt': (dict(type='CSPNeXt', deepen_factor=0.2, widen_factor=0.125), 'SiLU', (2, 3, 64, 64)),
+    'Swin': (
+        dict(type='SwinTransformer', embed_dims=8, depths=(1, 1), num_heads=(1, 1), strides=(4, 2), out_indices=(1,)),
+        'GELU',
+        (2, 3, 56, 56),
+    ),
+    'box head': (
+        dict(type='Shared4Conv1FCBBoxHead', in_channels=4, conv_out_channels=4, fc_out_channels=8, roi_feat_size=3),
+        'ReLU',
+        (5, 4, 3, 3),
+    ),
     'mask head': (dict(type='FCNMaskHead', in_channels=4, conv_out_channels=4), 'ReLU', (5, 4, 14, 14)),
 }
 every_part = pytest.mark.parametrize('cfg, kind, shape', PARTS.values(), ids=PARTS.keys())
@@ -69,7 +84,12 @@ def outputs(module, x):
 def test_weights_of_the_stock_model_load(cfg, kind, shape):
     stock, swapped, result = build(cfg, swap={kind: TO_AGLU})
     assert type(swapped) is type(stock) and not result.unexpected_keys and result.missing_keys
-    new = {f'{name}.{key}' for name, part in swapped.named_modules() if isinstance(part, AGLU) for key in ('lambda_', 'kappa')}
+    new = {
+        f'{name}.{key}'
+        for name, part in swapped.named_modules()
+        if isinstance(part, AGLU)
+        for key in ('lambda_', 'kappa')
+    }
     assert set(result.missing_keys) == new and set(swapped.state_dict()) == new | set(stock.state_dict())
 
 
@@ -115,26 +135,47 @@ def test_every_site_has_its_own_and_learns():
 
 def test_a_parent_may_hand_arguments_on():
     cfg = Config.fromstring("_base_ = 'mmdet::_base_/models/faster-rcnn_r50_fpn.py'", '.py')
-    cfg.merge_from_dict(dict(model=dict(
-        backbone=dict(type='SwapActivations', module=dict(type='ResNet'), swap=dict(ReLU=TO_AGLU), init_cfg=None),
-        rpn_head=dict(num_classes=1, num_convs=2, type='SwapActivations', module=dict(type='RPNHead'), swap=dict(ReLU=TO_AGLU)))))
+    cfg.merge_from_dict(
+        dict(
+            model=dict(
+                backbone=dict(
+                    type='SwapActivations', module=dict(type='ResNet'), swap=dict(ReLU=TO_AGLU), init_cfg=None
+                ),
+                rpn_head=dict(
+                    num_classes=1,
+                    num_convs=2,
+                    type='SwapActivations',
+                    module=dict(type='RPNHead'),
+                    swap=dict(ReLU=TO_AGLU),
+                ),
+            )
+        )
+    )
     with torch.device('meta'):
         model = MODELS.build(cfg.model)
     assert type(model.backbone) is ResNet and type(model.rpn_head) is RPNHead
-    assert model.rpn_head.train_cfg == cfg.model.train_cfg.rpn and not model.backbone.layer1[0].relu[2].kappa.requires_grad
-    cfg.model.update(type='SwapActivations', module=dict(type='FasterRCNN'), swap=dict(AGLU=dict(type='SiLU'), ReLU=TO_AGLU))
+    assert (
+        model.rpn_head.train_cfg == cfg.model.train_cfg.rpn and not model.backbone.layer1[0].relu[2].kappa.requires_grad
+    )
+    cfg.model.update(
+        type='SwapActivations', module=dict(type='FasterRCNN'), swap=dict(AGLU=dict(type='SiLU'), ReLU=TO_AGLU)
+    )
     with torch.device('meta'):
         model = MODELS.build(cfg.model)
     assert type(model) is FasterRCNN and type(model.backbone.relu) is nn.SiLU
     assert all(type(act) is AGLU for act in model.roi_head.bbox_head.relu) and len(model.roi_head.bbox_head.relu) == 2
 
 
-@pytest.mark.parametrize('include, exclude, names', [
-    ('layer1.*', (), {'layer1.0.relu.0', 'layer1.0.relu.1', 'layer1.1.relu.0', 'layer1.1.relu.1'}),
-    (['layer1.0.relu', 'relu'], (), {'relu', 'layer1.0.relu.0', 'layer1.0.relu.1'}),
-    (['layer[12].0.*'], '*.relu.1', {'layer1.0.relu.0', 'layer2.0.relu.0'}),
-    ('*', ['layer*', ], {'relu'}),
-], ids=str)
+@pytest.mark.parametrize(
+    'include, exclude, names',
+    [
+        ('layer1.*', (), {'layer1.0.relu.0', 'layer1.0.relu.1', 'layer1.1.relu.0', 'layer1.1.relu.1'}),
+        (['layer1.0.relu', 'relu'], (), {'relu', 'layer1.0.relu.0', 'layer1.0.relu.1'}),
+        (['layer[12].0.*'], '*.relu.1', {'layer1.0.relu.0', 'layer2.0.relu.0'}),
+        ('*', ['layer*'], {'relu'}),
+    ],
+    ids=str,
+)
 def test_sites_are_chosen_by_name(include, exclude, names):
     stock, net, _ = build(dict(RESNET, depth=18), swap=dict(ReLU=TO_AGLU), include=include, exclude=exclude)
     assert {name for name, part in net.named_modules() if isinstance(part, AGLU)} == names
@@ -145,14 +186,24 @@ def test_sites_are_chosen_by_name(include, exclude, names):
 
 
 def test_channels_come_from_the_site():
-    net = MODELS.build(dict(RESNET, type='SwapActivations', module=dict(type='ResNet'), swap=dict(ReLU=dict(type='AconC')),
-                            include='*.relu.1'))  # the advice of the ACON paper: after each 3x3
+    net = MODELS.build(
+        dict(
+            RESNET,
+            type='SwapActivations',
+            module=dict(type='ResNet'),
+            swap=dict(ReLU=dict(type='AconC')),
+            include='*.relu.1',
+        )
+    )  # the advice of the ACON paper: after each 3x3
     acts = {name: part.num_features for name, part in net.named_modules() if isinstance(part, AconC)}
     assert len(acts) == 7 and acts == {
-        name: net.get_submodule(name.removesuffix('.relu.1')).conv2.out_channels for name in acts}
+        name: net.get_submodule(name.removesuffix('.relu.1')).conv2.out_channels for name in acts
+    }
     net(torch.randn(2, 3, 32, 32))
 
-    layer = swap_activations(ConvModule(3, 7, 1, norm_cfg=dict(type='BN')), dict(ReLU=dict(type='AGLU', num_features=None)))
+    layer = swap_activations(
+        ConvModule(3, 7, 1, norm_cfg=dict(type='BN')), dict(ReLU=dict(type='AGLU', num_features=None))
+    )
     assert layer.activate.num_features == 7
     head = MODELS.build(PARTS['box head'][0])
     swap_activations(head, dict(ReLU=dict(type='AGLU', num_features=None)))
@@ -166,8 +217,11 @@ def test_tokens_have_no_channels_in_dimension_1():
     ffn = swap_activations(FFN(8, 16), dict(ReLU=dict(type='AconC', num_features=1)))
     assert ffn(torch.randn(2, 5, 8)).shape == (2, 5, 8) and ffn.layers[0][1].num_features == 1
     with pytest.raises(ValueError, match=r"AconC needs .* exclude=\['2\.\*', '0\.layers\.0\.1', '1\.layers\.0\.1'\]"):
-        swap_activations(nn.Sequential(FFN(8, 16), FFN(8, 16), nn.Sequential(nn.ReLU())), dict(ReLU=dict(type='AconC')),
-                         exclude='2.*')
+        swap_activations(
+            nn.Sequential(FFN(8, 16), FFN(8, 16), nn.Sequential(nn.ReLU())),
+            dict(ReLU=dict(type='AconC')),
+            exclude='2.*',
+        )
     with pytest.raises(ValueError, match='or no guessed input suits'):
         swap_activations(nn.ModuleList([nn.ReLU()]), dict(ReLU=dict(type='AconC')))
 
@@ -177,7 +231,9 @@ def test_frozen_stages_freeze_their_activations():
     frozen = {name.rsplit('.', 1)[0] for name, p in net.named_parameters() if 'kappa' in name and not p.requires_grad}
     assert frozen == {'relu', *(f'layer1.{block}.relu.{i}' for block in range(3) for i in range(3))}
     net.train()
-    assert frozen == {name.rsplit('.', 1)[0] for name, p in net.named_parameters() if 'kappa' in name and not p.requires_grad}
+    assert frozen == {
+        name.rsplit('.', 1)[0] for name, p in net.named_parameters() if 'kappa' in name and not p.requires_grad
+    }
     net(torch.randn(2, 3, 64, 64))[1].square().sum().backward()
     assert net.relu.kappa.grad is None
 
@@ -190,7 +246,9 @@ def test_what_shared_an_activation_gets_its_own():
 
 
 def test_an_activation_that_kept_its_input_still_does():
-    net = swap_activations(nn.Sequential(nn.GELU(), nn.ReLU(True)), dict(GELU=dict(type='ReLU'), ReLU=dict(type='SiLU')))
+    net = swap_activations(
+        nn.Sequential(nn.GELU(), nn.ReLU(True)), dict(GELU=dict(type='ReLU'), ReLU=dict(type='SiLU'))
+    )
     assert (net[0].inplace, net[1].inplace) == (False, True)
     assert swap_activations(nn.Sequential(nn.GELU()), dict(GELU=dict(type='ReLU', inplace=True)))[0].inplace
 
@@ -209,20 +267,25 @@ def test_the_log_says_what_stays(said):
     MODELS.build(dict(head, type='SwapActivations', module=dict(type='RetinaHead'), swap=dict(ReLU=TO_AGLU)))
     assert said == ['SwapActivations: swapped at 8 sites of RetinaHead; never called, so left as they are: relu']
     said.clear()
-    net = nn.ModuleDict(dict(rpn=RPNHead(8, 1, num_convs=2), made=type('Made', (nn.Module, ), dict(__module__='nowhere'))()))
+    net = nn.ModuleDict(
+        dict(rpn=RPNHead(8, 1, num_convs=2), made=type('Made', (nn.Module,), dict(__module__='nowhere'))())
+    )
     swap_activations(net, dict(ReLU=TO_AGLU))
     assert said[1:] == [
         'SwapActivations: RPNHead.forward_single: ReLU called as a function, which stays',
-        'SwapActivations: Made: ReLU may be called as a function, which stays; the source code is not there to see']
+        'SwapActivations: Made: ReLU may be called as a function, which stays; the source code is not there to see',
+    ]
     said.clear()
     net = nn.ModuleDict(dict(rpn=RPNHead(8, 1, num_convs=2), other=ConvModule(3, 3, 1)))
     swap_activations(net, dict(ReLU=TO_AGLU), exclude='rpn.*')
     assert len(said) == 1
 
 
-@pytest.mark.parametrize('container', [
-    nn.ModuleList([nn.ReLU()]), nn.ModuleDict(dict(a=nn.ReLU())), nn.Sequential(nn.ReLU(), nn.Dropout())],
-    ids=lambda container: type(container).__name__)
+@pytest.mark.parametrize(
+    'container',
+    [nn.ModuleList([nn.ReLU()]), nn.ModuleDict(dict(a=nn.ReLU())), nn.Sequential(nn.ReLU(), nn.Dropout())],
+    ids=lambda container: type(container).__name__,
+)
 def test_an_activation_in_a_container_counts_as_one(container):
     net = swap_activations(nn.Sequential(container), dict(ReLU=TO_AGLU))
     assert [type(act) for act in net.modules()].count(AGLU) == 1
@@ -243,10 +306,20 @@ def test_two_recipes_are_two_swaps():
 
 def test_beta_is_still_1_after_the_xavier_of_a_transformer():
     cfg = Config.fromstring("_base_ = 'mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py'", '.py')
-    cfg.merge_from_dict(dict(model=dict(
-        type='SwapActivations', module=dict(type='DeformableDETR'), swap=dict(ReLU=dict(type='AconC', num_features=1)),
-        include=['encoder.*', 'decoder.*'], backbone=dict(depth=18, base_channels=4, init_cfg=None),
-        neck=dict(in_channels=[8, 16, 32]), encoder=dict(num_layers=1), decoder=dict(num_layers=1))))
+    cfg.merge_from_dict(
+        dict(
+            model=dict(
+                type='SwapActivations',
+                module=dict(type='DeformableDETR'),
+                swap=dict(ReLU=dict(type='AconC', num_features=1)),
+                include=['encoder.*', 'decoder.*'],
+                backbone=dict(depth=18, base_channels=4, init_cfg=None),
+                neck=dict(in_channels=[8, 16, 32]),
+                encoder=dict(num_layers=1),
+                decoder=dict(num_layers=1),
+            )
+        )
+    )
     model = MODELS.build(cfg.model)
     acts = [part for part in model.modules() if isinstance(part, AconC)]
     before = [act.p1.clone() for act in acts]

@@ -1,4 +1,5 @@
 """Each error of SwapActivations is one line that says what to do, and leaves the model as it was."""
+
 import pytest
 from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
@@ -8,8 +9,9 @@ from apa_mmdet.models.activations import AGLU
 from apa_mmdet.models.layers import swap_activations
 
 TO_AGLU = dict(type='AGLU')
-RESNET = dict(type='ResNet', depth=18, base_channels=4, num_stages=2, strides=(1, 2), dilations=(1, 1),
-              out_indices=(0, 1))
+RESNET = dict(
+    type='ResNet', depth=18, base_channels=4, num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(0, 1)
+)
 
 
 @pytest.fixture(autouse=True)
@@ -17,16 +19,23 @@ def scope():
     init_default_scope('mmdet')
 
 
-@pytest.mark.parametrize('kwargs, line', [
-    (dict(swap=dict(GELU=TO_AGLU)), 'no GELU in ResNet; its activations are ReLU (5)'),
-    (dict(swap=dict(ReLU=TO_AGLU, Relu=TO_AGLU)), 'no Relu in ResNet'),
-    (dict(swap={}), "swap must say what goes and what comes, such as swap=dict(ReLU=dict(type='AGLU')); got {}"),
-    (dict(swap=None), 'got None'),
-    (dict(swap=dict(ReLU='AGLU')), "must give a recipe, such as dict(type='AGLU'); got 'AGLU'"),
-    (dict(swap=dict(ReLU=TO_AGLU), exclude='layer5.*'), "pattern 'layer5.*' matches none of the 9 sites in ResNet, "
-     'which are relu, layer1.0.relu.0, layer1.0.relu.1 …'),
-    (dict(swap=dict(ReLU=TO_AGLU), exclude='*'), 'nothing to swap in ResNet: every ReLU is excluded'),
-], ids=str)
+@pytest.mark.parametrize(
+    'kwargs, line',
+    [
+        (dict(swap=dict(GELU=TO_AGLU)), 'no GELU in ResNet; its activations are ReLU (5)'),
+        (dict(swap=dict(ReLU=TO_AGLU, Relu=TO_AGLU)), 'no Relu in ResNet'),
+        (dict(swap={}), "swap must say what goes and what comes, such as swap=dict(ReLU=dict(type='AGLU')); got {}"),
+        (dict(swap=None), 'got None'),
+        (dict(swap=dict(ReLU='AGLU')), "must give a recipe, such as dict(type='AGLU'); got 'AGLU'"),
+        (
+            dict(swap=dict(ReLU=TO_AGLU), exclude='layer5.*'),
+            "pattern 'layer5.*' matches none of the 9 sites in ResNet, "
+            'which are relu, layer1.0.relu.0, layer1.0.relu.1 …',
+        ),
+        (dict(swap=dict(ReLU=TO_AGLU), exclude='*'), 'nothing to swap in ResNet: every ReLU is excluded'),
+    ],
+    ids=str,
+)
 def test_errors(kwargs, line):
     net = MODELS.build(RESNET)
     with pytest.raises(ValueError) as error:
@@ -40,13 +49,20 @@ def test_an_unknown_recipe_is_an_error():
         swap_activations(nn.Sequential(nn.ReLU()), dict(ReLU=dict(type='NoSuch')))
 
 
-@pytest.mark.parametrize('cfg, line', [
-    (dict(), "module must be a config, such as module=dict(type='ResNet'); got None"),
-    (dict(module='ResNet'), "got 'ResNet'"),
-    (dict(module=dict(depth=18)), "got {'depth': 18}"),
-    (dict(module=RESNET), "what comes, such as swap=dict(ReLU=dict(type='AGLU')); got None"),
-    (dict(module=dict(type='ReLU'), swap=dict(ReLU=TO_AGLU)), 'the module is itself a ReLU, and only what a module'),
-], ids=str)
+@pytest.mark.parametrize(
+    'cfg, line',
+    [
+        (dict(), "module must be a config, such as module=dict(type='ResNet'); got None"),
+        (dict(module='ResNet'), "got 'ResNet'"),
+        (dict(module=dict(depth=18)), "got {'depth': 18}"),
+        (dict(module=RESNET), "what comes, such as swap=dict(ReLU=dict(type='AGLU')); got None"),
+        (
+            dict(module=dict(type='ReLU'), swap=dict(ReLU=TO_AGLU)),
+            'the module is itself a ReLU, and only what a module',
+        ),
+    ],
+    ids=str,
+)
 def test_errors_of_a_config(cfg, line):
     with pytest.raises(ValueError) as error:
         MODELS.build(dict(type='SwapActivations', **cfg))
@@ -69,7 +85,6 @@ class Untold(nn.Module):
 
 
 class NoForward(nn.Module):
-
     def __init__(self):
         super().__init__()
         self.conv, self.relu = nn.Conv2d(3, 3, 1), nn.ReLU()

@@ -1,4 +1,5 @@
 """Class frequencies from each kind of file, and the counts kept beside a large one."""
+
 import json
 import os
 from pathlib import Path
@@ -27,12 +28,13 @@ def write(tmp_path):
         path = tmp_path / name
         path.write_text(content if isinstance(content, str) else json.dumps(content))
         return path
+
     return _write
 
 
 def test_list(write):
     path = write([0.5, 0, 1])
-    assert load_class_frequency(path) == load_class_frequency(str(path)) == [0.5, 0., 1.]
+    assert load_class_frequency(path) == load_class_frequency(str(path)) == [0.5, 0.0, 1.0]
     assert os.listdir(path.parent) == ['train.json']
 
 
@@ -47,7 +49,9 @@ def test_the_file_in_configs_holds_the_published_frequencies():
     content = json.loads(SHIPPED.read_text())
     assert content['n_images_annotated'] == 99388 and len(content['categories']) == 1203
     # LVIS calls a category rare up to 10 images, common up to 100
-    assert all(c['frequency'] == 'rcf'[(c['image_count'] > 10) + (c['image_count'] > 100)] for c in content['categories'])
+    assert all(
+        c['frequency'] == 'rcf'[(c['image_count'] > 10) + (c['image_count'] > 100)] for c in content['categories']
+    )
 
 
 def test_annotation_file_counts_images_with_an_annotation(write):
@@ -105,22 +109,26 @@ def test_missing_file(tmp_path):
     assert '\n' not in str(error.value)
 
 
-@pytest.mark.parametrize('content, missing', [
-    ('not json', 'not a JSON file'),
-    ('3', 'got int'),
-    ([0.1, 'x'], "number 1 is 'x'"),
-    ([0.1, None], 'number 1 is None'),
-    ([64, 364], 'number 0 is 64'),
-    ({}, '"annotations"'),
-    (lvis(annotations=None), '"annotations"'),
-    (lvis(annotations=[]), '"annotations"'),
-    (lvis(categories=None), '"categories" is missing'),
-    (dict(n_images_annotated=4, categories=[dict(id=2)]), 'lacks "image_count"'),
-    (lvis(categories=[dict(image_count=2)]), 'lacks "id"'),
-    (lvis(categories=[dict(id=2, image_count=5)]), 'number 0 is 1.25'),
-    (dict(n_images_annotated=0, categories=lvis()['categories']), 'positive number'),
-    (dict(n_images_annotated=5), '"categories" is missing'),
-], ids=str)
+@pytest.mark.parametrize(
+    'content, missing',
+    [
+        ('not json', 'not a JSON file'),
+        ('3', 'got int'),
+        ([0.1, 'x'], "number 1 is 'x'"),
+        ([0.1, None], 'number 1 is None'),
+        ([64, 364], 'number 0 is 64'),
+        ({}, '"annotations"'),
+        (lvis(annotations=None), '"annotations"'),
+        (lvis(annotations=[]), '"annotations"'),
+        (lvis(categories=None), '"categories" is missing'),
+        (dict(n_images_annotated=4, categories=[dict(id=2)]), 'lacks "image_count"'),
+        (lvis(categories=[dict(image_count=2)]), 'lacks "id"'),
+        (lvis(categories=[dict(id=2, image_count=5)]), 'number 0 is 1.25'),
+        (dict(n_images_annotated=0, categories=lvis()['categories']), 'positive number'),
+        (dict(n_images_annotated=5), '"categories" is missing'),
+    ],
+    ids=str,
+)
 def test_wrong_content(write, content, missing):
     path = write(content)
     with pytest.raises(ValueError) as error:

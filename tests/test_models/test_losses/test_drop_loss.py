@@ -1,4 +1,5 @@
 """DropLoss against the published figures, a naive double loop, and inside mmdet's box head."""
+
 import json
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def naive(logits, labels, link, dropped):
     sums = []
     for x, label in zip(logits.double().numpy(), labels):
         p = 1 / (1 + np.exp(-x)) if link != 'gumbel' else np.exp(-np.exp(-np.clip(x, -10, 10)))
-        total = 0.
+        total = 0.0
         for c in range(C):
             spared = c in dropped and (label < C or r == 0)
             total += -np.log(p[c]) if c == label else 0 if spared else -np.log(1 - p[c])
@@ -64,7 +65,9 @@ def test_published_loss_and_gradient(recorded, case, link):
     np.testing.assert_allclose(grad[:, ::5], want, rtol=1e-3, atol=1e-7)
     np.testing.assert_array_equal((grad[:, ::5] == 0)[np.abs(want) > 1e-6], False)
     rows = (labels < 1203).nonzero().squeeze(1)
-    np.testing.assert_allclose(grad[rows, labels[rows]], recorded[f'{case}/{link}/grad_of_positives'], rtol=1e-4, atol=1e-8)
+    np.testing.assert_allclose(
+        grad[rows, labels[rows]], recorded[f'{case}/{link}/grad_of_positives'], rtol=1e-4, atol=1e-8
+    )
     np.testing.assert_allclose(grad.astype(float).sum(1), recorded[f'{case}/{link}/grad_row_sums'], rtol=1e-4)
 
 
@@ -91,23 +94,24 @@ def test_formula(link, labels):
     logits = torch.randn(len(labels), C) * 3
     want = naive(logits, labels, link, dropped={1, 3})
     loss, labels = build(link), torch.tensor(labels)
-    torch.testing.assert_close(loss(logits, labels, reduction_override='none').double(), want, rtol=1e-5, atol=1e-6,
-                               check_dtype=False)
+    torch.testing.assert_close(
+        loss(logits, labels, reduction_override='none').double(), want, rtol=1e-5, atol=1e-6, check_dtype=False
+    )
     torch.testing.assert_close(loss(logits, labels).item(), want.mean().item(), rtol=1e-5, atol=1e-6)
 
 
 def test_negatives_of_background_are_dropped_at_the_rate_of_common_foreground():
     n, loss = 20000, build('sigmoid')
-    labels = torch.full((n + 4, ), C)
+    labels = torch.full((n + 4,), C)
     labels[:4] = torch.tensor([1, 0, 2, 4])  # a quarter of the foreground is rare: three quarters are dropped
     logits = torch.zeros(n + 4, C, requires_grad=True)
     loss(logits, labels, reduction_override='sum').backward()
     kept = logits.grad[4:] != 0
     assert kept[:, [0, 2, 4]].all()
     rate = kept[:, [1, 3]].float()
-    assert (rate.mean(0) - 0.25).abs().max() < 4 * (0.25 * 0.75 / n)**0.5
+    assert (rate.mean(0) - 0.25).abs().max() < 4 * (0.25 * 0.75 / n) ** 0.5
     both = rate.prod(1).mean()
-    assert abs(both - 0.25**2) < 4 * (0.0625 * 0.9375 / n)**0.5, 'one draw for each class, not for each RoI'
+    assert abs(both - 0.25**2) < 4 * (0.0625 * 0.9375 / n) ** 0.5, 'one draw for each class, not for each RoI'
     assert (logits.grad[:4, [1, 3]] != 0).tolist() == [[True, False], [False, False], [False, False], [False, False]]
 
 
@@ -140,13 +144,17 @@ def test_without_dropped_classes():
 def test_reductions_and_weights():
     labels, logits = torch.tensor([0, 1, 4]), torch.randn(3, C)
     per_roi = build()(logits, labels, reduction_override='none')
-    assert per_roi.shape == (3, )
-    weights = torch.tensor([1., 0., 2.])
-    for kwargs, want in [(dict(), per_roi.mean()), (dict(reduction_override='sum'), per_roi.sum()),
-                         (dict(avg_factor=7.), per_roi.sum() / 7), (dict(label_weights=weights), (per_roi * weights).mean()),
-                         (dict(label_weights=weights, avg_factor=2.), (per_roi * weights).sum() / 2)]:
+    assert per_roi.shape == (3,)
+    weights = torch.tensor([1.0, 0.0, 2.0])
+    for kwargs, want in [
+        (dict(), per_roi.mean()),
+        (dict(reduction_override='sum'), per_roi.sum()),
+        (dict(avg_factor=7.0), per_roi.sum() / 7),
+        (dict(label_weights=weights), (per_roi * weights).mean()),
+        (dict(label_weights=weights, avg_factor=2.0), (per_roi * weights).sum() / 2),
+    ]:
         torch.testing.assert_close(build()(logits, labels, **kwargs), want)
-        torch.testing.assert_close(build(loss_weight=3.)(logits, labels, **kwargs), want * 3)
+        torch.testing.assert_close(build(loss_weight=3.0)(logits, labels, **kwargs), want * 3)
     torch.testing.assert_close(build(reduction='sum')(logits, labels), per_roi.sum())
     torch.testing.assert_close(build(reduction='sum')(logits, labels, reduction_override='mean'), per_roi.mean())
 
@@ -164,7 +172,7 @@ def test_half_precision_logits(link, dtype):
 
 
 @pytest.mark.parametrize('link', LINKS)
-@pytest.mark.parametrize('kwargs', [dict(), dict(avg_factor=1.), dict(label_weights=torch.zeros(0))], ids=str)
+@pytest.mark.parametrize('kwargs', [dict(), dict(avg_factor=1.0), dict(label_weights=torch.zeros(0))], ids=str)
 def test_no_rois(link, kwargs):
     logits = torch.zeros(0, C, requires_grad=True)
     loss = build(link)
@@ -192,8 +200,8 @@ def test_the_learnable_link_learns():
 
 @pytest.mark.parametrize('link', LINKS)
 def test_backward_keeps_the_logits_and_a_mask(link):
-    logits, labels = torch.randn(64, 1000, requires_grad=True), torch.full((64, ), 1000)
-    loss, saved = build(link, num_classes=1000, class_frequency=[0.] * 500 + [1.] * 500), {}
+    logits, labels = torch.randn(64, 1000, requires_grad=True), torch.full((64,), 1000)
+    loss, saved = build(link, num_classes=1000, class_frequency=[0.0] * 500 + [1.0] * 500), {}
 
     def pack(tensor):
         saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
@@ -209,7 +217,7 @@ def test_backward_keeps_the_logits_and_a_mask(link):
 def test_in_blocks_of_rows_it_is_the_same(link, monkeypatch):
     loss, weights = build(link, reduction='none'), torch.rand(40)
     logits = torch.randn(C, 40).t().requires_grad_()  # not contiguous
-    labels = torch.randint(0, C, (40, ))  # all foreground: nothing is drawn
+    labels = torch.randint(0, C, (40,))  # all foreground: nothing is drawn
     results = []
     for at_once in (1 << 19, 7):
         monkeypatch.setattr(drop_loss, 'AT_ONCE', at_once)
@@ -222,15 +230,15 @@ def test_in_blocks_of_rows_it_is_the_same(link, monkeypatch):
 @pytest.mark.parametrize('at_once', [1 << 21, 7])
 def test_derivatives_of_logits_and_link(at_once, monkeypatch):
     monkeypatch.setattr(drop_loss, 'AT_ONCE', at_once)
-    loss = build(dict(type='apa', lambda_init=.6, kappa_init=1.4), reduction='none').double()
+    loss = build(dict(type='apa', lambda_init=0.6, kappa_init=1.4), reduction='none').double()
     logits = torch.randn(20, C, dtype=torch.float64, requires_grad=True)
-    labels = torch.randint(0, C, (20, ))  # all foreground: nothing is drawn
+    labels = torch.randint(0, C, (20,))  # all foreground: nothing is drawn
     assert gradcheck(lambda x, *_: loss(x, labels), (logits, *loss.parameters()))
 
 
-@pytest.mark.parametrize('frozen', [('lambda_', ), ('kappa', ), ('lambda_', 'kappa')])
+@pytest.mark.parametrize('frozen', [('lambda_',), ('kappa',), ('lambda_', 'kappa')])
 def test_a_frozen_link(frozen):
-    logits, labels = torch.randn(6, C, requires_grad=True), torch.randint(0, C, (6, ))
+    logits, labels = torch.randn(6, C, requires_grad=True), torch.randint(0, C, (6,))
     loss, free = build('apa'), build('apa')
     for name in frozen:
         getattr(loss.link, name).requires_grad_(False)
@@ -243,9 +251,9 @@ def test_a_frozen_link(frozen):
 
 @pytest.mark.parametrize('reentrant', [True, False])
 def test_under_checkpointing(reentrant):
-    loss, labels = build(), torch.randint(0, C, (6, ))
+    loss, labels = build(), torch.randint(0, C, (6,))
     logits = torch.randn(6, C, requires_grad=True)
-    expected, = torch.autograd.grad(loss(logits, labels), logits)
+    (expected,) = torch.autograd.grad(loss(logits, labels), logits)
     checkpoint(loss, logits, labels, use_reentrant=reentrant).backward()
     assert torch.equal(logits.grad, expected)
 
@@ -254,8 +262,8 @@ def test_under_checkpointing(reentrant):
 def test_memory_of_13204_classes(link):
     """Training must fit: with the gradient no more than twice the logits."""
     classes = 13204
-    loss = DropLoss(classes, link, class_frequency=[.001, .1] * (classes // 2))
-    logits, labels = torch.randn(256, classes).requires_grad_(), torch.randint(0, classes + 1, (256, ))
+    loss = DropLoss(classes, link, class_frequency=[0.001, 0.1] * (classes // 2))
+    logits, labels = torch.randn(256, classes).requires_grad_(), torch.randint(0, classes + 1, (256,))
     assert memory_of(lambda: loss(logits, labels).backward(), logits.device).peak <= 2 * logits.nbytes
 
 
@@ -269,8 +277,8 @@ def test_accuracy_counts_foreground_alone():
     accuracy = build().get_accuracy(logits, torch.tensor([0, 1, 2, C]))
     assert list(accuracy) == ['acc_classes']
     torch.testing.assert_close(accuracy['acc_classes'].item(), 200 / 3)
-    assert build().get_accuracy(logits, torch.full((4, ), C))['acc_classes'] == 0
-    falling = build(dict(type='apa', kappa_init=-1.))  # the lowest logit is the highest p
+    assert build().get_accuracy(logits, torch.full((4,), C))['acc_classes'] == 0
+    falling = build(dict(type='apa', kappa_init=-1.0))  # the lowest logit is the highest p
     assert falling.get_accuracy(-logits, torch.tensor([0, 2, 2, 1]))['acc_classes'] == 100
 
 
@@ -328,9 +336,16 @@ def test_no_frequencies_serve_inference_alone():
 
 # ------------------------------------------------------------------------------------------------ in mmdet's head
 def box_head(**loss):
-    head = MODELS.build(dict(
-        type='Shared2FCBBoxHead', in_channels=8, fc_out_channels=16, roi_feat_size=3, num_classes=C,
-        loss_cls=dict(type='DropLoss', num_classes=C, link='gumbel', class_frequency=FREQUENCY, **loss)))
+    head = MODELS.build(
+        dict(
+            type='Shared2FCBBoxHead',
+            in_channels=8,
+            fc_out_channels=16,
+            roi_feat_size=3,
+            num_classes=C,
+            loss_cls=dict(type='DropLoss', num_classes=C, link='gumbel', class_frequency=FREQUENCY, **loss),
+        )
+    )
     head.init_weights()
     return head
 
@@ -350,13 +365,22 @@ def test_loss_in_a_box_head(n_foreground):
 
 def test_prediction_in_a_box_head_without_the_frequency_file():
     loss_cls = dict(type='DropLoss', num_classes=C, class_frequency='/nowhere/lvis_v1_train.json')
-    head = MODELS.build(dict(type='Shared2FCBBoxHead', in_channels=8, fc_out_channels=16, roi_feat_size=3, num_classes=C,
-                             loss_cls=loss_cls)).eval()
-    rois = bbox2roi([torch.tensor([[0., 0., 20., 20.], [40., 40., 60., 60.]])])
-    cls_score = torch.full((2, C), -8.)
-    cls_score[0, 3], cls_score[1, 1] = 2., 3.
+    head = MODELS.build(
+        dict(
+            type='Shared2FCBBoxHead',
+            in_channels=8,
+            fc_out_channels=16,
+            roi_feat_size=3,
+            num_classes=C,
+            loss_cls=loss_cls,
+        )
+    ).eval()
+    rois = bbox2roi([torch.tensor([[0.0, 0.0, 20.0, 20.0], [40.0, 40.0, 60.0, 60.0]])])
+    cls_score = torch.full((2, C), -8.0)
+    cls_score[0, 3], cls_score[1, 1] = 2.0, 3.0
     test_cfg = ConfigDict(score_thr=0.1, nms=dict(type='nms', iou_threshold=0.5), max_per_img=10)
-    result, = head.predict_by_feat((rois, ), (cls_score, ), (torch.zeros(2, C * 4), ),
-                                   [dict(img_shape=(64, 64), scale_factor=(1., 1.))], test_cfg)
+    (result,) = head.predict_by_feat(
+        (rois,), (cls_score,), (torch.zeros(2, C * 4),), [dict(img_shape=(64, 64), scale_factor=(1.0, 1.0))], test_cfg
+    )
     assert isinstance(result, InstanceData) and result.labels.tolist() == [1, 3]
-    torch.testing.assert_close(result.scores, torch.exp(-torch.exp(torch.tensor([-3., -2.]))))
+    torch.testing.assert_close(result.scores, torch.exp(-torch.exp(torch.tensor([-3.0, -2.0]))))

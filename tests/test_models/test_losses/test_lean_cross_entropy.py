@@ -1,4 +1,5 @@
 """mmdet's cross entropy, in less memory."""
+
 import pytest
 import torch
 from mmdet.models.losses import CrossEntropyLoss
@@ -19,30 +20,32 @@ def results(loss, logits, *args, **kwargs):
 @pytest.mark.parametrize('shape', [(7, 5), (1, 1), (0, 4), (3, 1001)])
 def test_values_and_gradients_are_mmdets(reduction, shape):
     logits, labels, weights = torch.randn(shape) * 30, torch.randint(0, shape[1], shape[:1]), torch.rand(shape[0])
-    for arguments in ((), (weights, )):
-        kwargs = dict(avg_factor=3.) if reduction == 'mean' else {}
-        ours, theirs = (results(kind(reduction=reduction, loss_weight=.7), logits, labels, *arguments, **kwargs)
-                        for kind in (LeanCrossEntropyLoss, CrossEntropyLoss))
+    for arguments in ((), (weights,)):
+        kwargs = dict(avg_factor=3.0) if reduction == 'mean' else {}
+        ours, theirs = (
+            results(kind(reduction=reduction, loss_weight=0.7), logits, labels, *arguments, **kwargs)
+            for kind in (LeanCrossEntropyLoss, CrossEntropyLoss)
+        )
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 def test_derivatives():
     logits, labels = torch.randn(4, 6, dtype=torch.float64, requires_grad=True), torch.tensor([0, 5, 2, 2])
-    assert gradcheck(lambda x: LeanCrossEntropyLoss(reduction='none')(x, labels), (logits, ))
+    assert gradcheck(lambda x: LeanCrossEntropyLoss(reduction='none')(x, labels), (logits,))
 
 
 def test_half_precision_is_computed_in_float32():
-    logits, labels = (torch.randn(5, 300) * 20).bfloat16(), torch.randint(0, 300, (5, ))
+    logits, labels = (torch.randn(5, 300) * 20).bfloat16(), torch.randint(0, 300, (5,))
     (ours, grad), (exact, exact_grad) = (results(LeanCrossEntropyLoss(), x, labels) for x in (logits, logits.float()))
     assert torch.equal(ours, exact) and torch.equal(grad, exact_grad.bfloat16())
 
 
 def test_large_logits_are_finite():
-    value, grad = results(LeanCrossEntropyLoss(), torch.tensor([[3e4, -3e4, 0.]]), torch.tensor([1]))
-    assert value == 6e4 and torch.equal(grad, torch.tensor([[1., -1., 0.]]))
+    value, grad = results(LeanCrossEntropyLoss(), torch.tensor([[3e4, -3e4, 0.0]]), torch.tensor([1]))
+    assert value == 6e4 and torch.equal(grad, torch.tensor([[1.0, -1.0, 0.0]]))
 
 
-@pytest.mark.parametrize('offset', [300., 2000., 1e6])
+@pytest.mark.parametrize('offset', [300.0, 2000.0, 1e6])
 def test_far_from_zero_it_is_as_exact(offset):
     """Wrapped Cauchy logits reach thousands; a difference of 10 there is a loss of 4.54e-5, not 0."""
     value, grad = results(LeanCrossEntropyLoss(), torch.tensor([[offset + 10, offset]]), torch.tensor([0]))
@@ -56,8 +59,8 @@ def test_ignore_index_is_refused():
 
 
 def test_memory_of_13204_classes():
-    logits, labels = torch.randn(64, 13205).requires_grad_(), torch.randint(0, 13205, (64, ))
+    logits, labels = torch.randn(64, 13205).requires_grad_(), torch.randint(0, 13205, (64,))
     loss = LeanCrossEntropyLoss()
     assert memory_of(lambda: loss(logits, labels).backward(), logits.device).peak <= 1.1 * logits.nbytes
     assert saved_bytes(lambda: loss(logits, labels)) <= 1.1 * logits.nbytes  # the logits
-    assert memory_of(lambda: loss(logits, labels), logits.device).held <= .1 * logits.nbytes
+    assert memory_of(lambda: loss(logits, labels), logits.device).held <= 0.1 * logits.nbytes

@@ -1,4 +1,5 @@
 """The links against naive formulas in float64, in value and slope, over the whole range of logits."""
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +8,13 @@ from torch.autograd import gradcheck
 from apa_mmdet.models.losses import LINKS, APALink, build_link
 from apa_mmdet.ops import LAMBDA_FLOOR
 
-RECIPES = ['sigmoid', 'gumbel', 'apa', dict(type='apa', lambda_init=0.3, kappa_init=1.7),
-           dict(type='apa', lambda_init=2.5, kappa_init=-0.8)]
+RECIPES = [
+    'sigmoid',
+    'gumbel',
+    'apa',
+    dict(type='apa', lambda_init=0.3, kappa_init=1.7),
+    dict(type='apa', lambda_init=2.5, kappa_init=-0.8),
+]
 
 
 def naive(link, x):
@@ -40,8 +46,10 @@ def test_value_and_slope(recipe, which, name):
     got = getattr(link, name)(x)
     assert got.dtype == torch.float32
     # 1 − p is within rounding of 1 for small p: an absolute 1e-7 there, relative elsewhere
-    np.testing.assert_allclose(got.detach().numpy(), naive(recipe, x.detach())[which].astype(float), rtol=2e-5, atol=2e-7)
-    grad, = torch.autograd.grad(got.sum(), x)
+    np.testing.assert_allclose(
+        got.detach().numpy(), naive(recipe, x.detach())[which].astype(float), rtol=2e-5, atol=2e-7
+    )
+    (grad,) = torch.autograd.grad(got.sum(), x)
     torch.testing.assert_close(grad.double(), slope(recipe, x.detach(), which), rtol=2e-5, atol=2e-7)
 
 
@@ -71,17 +79,17 @@ def test_gradcheck(recipe, name):
 
 
 def test_gradcheck_of_apa_where_p_rounds_to_one():
-    link = build_link(dict(type='apa', lambda_init=0.5, kappa_init=6.)).double()
-    x = torch.tensor([5.5, 5.9, 6.2, 7., 9.], dtype=torch.float64, requires_grad=True)  # κx = 36 is the switch
+    link = build_link(dict(type='apa', lambda_init=0.5, kappa_init=6.0)).double()
+    x = torch.tensor([5.5, 5.9, 6.2, 7.0, 9.0], dtype=torch.float64, requires_grad=True)  # κx = 36 is the switch
     assert gradcheck(lambda x, *_: link.neg_log_complement(x), (x, *link.parameters()))
 
 
-@pytest.mark.parametrize('lambda_', [LAMBDA_FLOOR, 0.1, 1., 50.])
-@pytest.mark.parametrize('kappa', [-10., -1., 0., 1., 10.])
+@pytest.mark.parametrize('lambda_', [LAMBDA_FLOOR, 0.1, 1.0, 50.0])
+@pytest.mark.parametrize('kappa', [-10.0, -1.0, 0.0, 1.0, 10.0])
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])
 def test_apa_stays_finite(lambda_, kappa, dtype):
     link = APALink(lambda_, kappa)
-    x = torch.tensor([-6e4, -100., -10., -1., 0., 1., 10., 100., 6e4], dtype=dtype, requires_grad=True)
+    x = torch.tensor([-6e4, -100.0, -10.0, -1.0, 0.0, 1.0, 10.0, 100.0, 6e4], dtype=dtype, requires_grad=True)
     loss = link.neg_log(x) + link.neg_log_complement(x)
     loss.sum().backward()
     for tensor in (loss, link.lambda_.grad, link.kappa.grad):
@@ -92,11 +100,11 @@ def test_apa_stays_finite(lambda_, kappa, dtype):
 
 
 def test_a_wrong_certainty_keeps_its_slope():
-    link, x = APALink(1., 10.), torch.tensor([9.5], requires_grad=True)
+    link, x = APALink(1.0, 10.0), torch.tensor([9.5], requires_grad=True)
     value = link.neg_log_complement(x)
     value.backward()
-    torch.testing.assert_close(value.detach(), torch.tensor([95.]))
-    torch.testing.assert_close(x.grad, torch.tensor([10.]))
+    torch.testing.assert_close(value.detach(), torch.tensor([95.0]))
+    torch.testing.assert_close(x.grad, torch.tensor([10.0]))
     torch.testing.assert_close(link.kappa.grad, torch.tensor([9.5]))
 
 
@@ -104,7 +112,7 @@ def test_a_wrong_certainty_keeps_its_slope():
 @pytest.mark.parametrize('name', ['neg_log', 'neg_log_complement'])
 def test_clamped_outside_ten_without_gradient(recipe, name):
     function = getattr(build_link(recipe), name)
-    x = torch.tensor([-30., -10., 10., 30.], requires_grad=True)
+    x = torch.tensor([-30.0, -10.0, 10.0, 30.0], requires_grad=True)
     value = function(x)
     value.sum().backward()
     assert value[0] == value[1] and value[2] == value[3]
@@ -113,7 +121,7 @@ def test_clamped_outside_ten_without_gradient(recipe, name):
 
 @pytest.mark.parametrize('recipe', RECIPES[:3])
 def test_scores_are_not_clamped(recipe):
-    x = torch.tensor([-6e4, -12., -11., 11., 12., 6e4], requires_grad=True)
+    x = torch.tensor([-6e4, -12.0, -11.0, 11.0, 12.0, 6e4], requires_grad=True)
     p = build_link(recipe)(x)
     p.sum().backward()
     assert x.grad.isfinite().all()
@@ -121,7 +129,7 @@ def test_scores_are_not_clamped(recipe):
 
 
 def test_sigmoid_is_not_clamped():
-    x = torch.tensor([-30., 30.], requires_grad=True)
+    x = torch.tensor([-30.0, 30.0], requires_grad=True)
     value = build_link('sigmoid').neg_log(x)
     value.sum().backward()
     assert value[0] == 30 and x.grad[0] == -1
@@ -136,7 +144,7 @@ def test_half_precisions_are_computed_in_float32(recipe, dtype):
     for name in ('forward', 'neg_log', 'neg_log_complement'):
         a, b = getattr(link, name)(half), getattr(link, name)(full)
         assert a.dtype == torch.float32 and torch.equal(a, b)
-        grad, = torch.autograd.grad(a.sum(), half)
+        (grad,) = torch.autograd.grad(a.sum(), half)
         assert grad.dtype == dtype
         torch.testing.assert_close(grad, torch.autograd.grad(b.sum(), full)[0].to(dtype))
 
@@ -152,7 +160,7 @@ def test_empty(recipe):
 def test_build_link():
     link = build_link(dict(type='apa', lambda_init=0.5, kappa_init=1.25))
     assert (link.lambda_.item(), link.kappa.item()) == (0.5, 1.25)
-    assert link.lambda_.shape == link.kappa.shape == (1, )
+    assert link.lambda_.shape == link.kappa.shape == (1,)
     assert not list(build_link('sigmoid').parameters()) + list(build_link('gumbel').parameters())
     assert all(type(build_link(name)) is kind for name, kind in LINKS.items())
 
@@ -165,4 +173,4 @@ def test_unknown_link(link):
 
 def test_lambda_below_its_floor():
     with pytest.raises(ValueError, match='at least 0.0001'):
-        APALink(lambda_init=0.)
+        APALink(lambda_init=0.0)

@@ -1,4 +1,5 @@
 """CARAFE against its definition in nested loops, and as the upsampling of mmdet's mask head."""
+
 import sys
 
 import numpy as np
@@ -12,11 +13,17 @@ from torch.autograd import gradcheck
 from apa_mmdet.models.roi_heads import PortableCARAFEPack, carafe
 
 file_under_test = sys.modules['apa_mmdet.models.roi_heads.carafe']
-UPSAMPLE = dict(type='carafe', scale_factor=2, up_kernel=5, up_group=1, encoder_kernel=3, encoder_dilation=1,
-                compressed_channels=64)
+UPSAMPLE = dict(
+    type='carafe', scale_factor=2, up_kernel=5, up_group=1, encoder_kernel=3, encoder_dilation=1, compressed_channels=64
+)
 SHAPES = [  # N, C, H, W, k, G, s
-    (2, 4, 3, 5, 3, 2, 2), (1, 3, 4, 4, 5, 1, 2), (2, 6, 1, 1, 5, 3, 3), (1, 2, 2, 7, 3, 1, 1), (1, 4, 5, 3, 1, 4, 2),
-    (1, 2, 7, 1, 7, 2, 2)]
+    (2, 4, 3, 5, 3, 2, 2),
+    (1, 3, 4, 4, 5, 1, 2),
+    (2, 6, 1, 1, 5, 3, 3),
+    (1, 2, 2, 7, 3, 1, 1),
+    (1, 4, 5, 3, 1, 4, 2),
+    (1, 2, 7, 1, 7, 2, 2),
+]
 
 
 def random_input(n, channels, height, width, k, groups, s, dtype=torch.float64):
@@ -66,19 +73,25 @@ def test_wider_than_a_tile():
 def test_inputs_that_are_not_contiguous():
     features, masks = random_input(2, 4, 3, 5, 3, 2, 2)
     want = torch.autograd.grad(carafe(features, masks, 3, 2, 2).square().sum(), (features, masks))
-    strided = [t.detach().permute(0, 1, 3, 2).contiguous().permute(0, 1, 3, 2).requires_grad_() for t in (features, masks)]
+    strided = [
+        t.detach().permute(0, 1, 3, 2).contiguous().permute(0, 1, 3, 2).requires_grad_() for t in (features, masks)
+    ]
     got = torch.autograd.grad(carafe(*strided, 3, 2, 2).square().sum(), strided)
     for one, other in zip(got, want):
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize('dtype, tolerance', [(torch.float32, 1e-5), (torch.float16, 2e-2), (torch.bfloat16, 1e-1)], ids=str)
+@pytest.mark.parametrize(
+    'dtype, tolerance', [(torch.float32, 1e-5), (torch.float16, 2e-2), (torch.bfloat16, 1e-1)], ids=str
+)
 def test_dtypes(dtype, tolerance):
     features, masks = random_input(2, 4, 3, 5, 3, 2, 2, dtype)
     out = carafe(features, masks, 3, 2, 2)
     out.sum().backward()
     assert out.dtype == features.grad.dtype == masks.grad.dtype == dtype
-    torch.testing.assert_close(out.double(), naive(features.double(), masks.double(), 3, 2, 2), rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(
+        out.double(), naive(features.double(), masks.double(), 3, 2, 2), rtol=tolerance, atol=tolerance
+    )
 
 
 def test_empty_batch():
@@ -105,12 +118,21 @@ def test_backward_keeps_its_inputs_alone():
 
 def test_mask_head_builds_and_trains_it():
     with DefaultScope.overwrite_default_scope('mmdet'):
-        head = MODELS.build(dict(type='FCNMaskHead', num_convs=1, in_channels=16, conv_out_channels=16, num_classes=3,
-                                 upsample_cfg=UPSAMPLE))
+        head = MODELS.build(
+            dict(
+                type='FCNMaskHead',
+                num_convs=1,
+                in_channels=16,
+                conv_out_channels=16,
+                num_classes=3,
+                upsample_cfg=UPSAMPLE,
+            )
+        )
     head.init_weights()
     assert type(head.upsample) is PortableCARAFEPack and isinstance(head.upsample, CARAFEPack)
-    assert set(head.upsample.state_dict()) == {f'{layer}.{name}' for name in ('weight', 'bias')
-                                               for layer in ('channel_compressor', 'content_encoder')}
+    assert set(head.upsample.state_dict()) == {
+        f'{layer}.{name}' for name in ('weight', 'bias') for layer in ('channel_compressor', 'content_encoder')
+    }
     assert head.upsample.content_encoder.weight.std() < 0.002
     out = head(torch.randn(2, 16, 14, 14))
     out.sum().backward()

@@ -1,4 +1,5 @@
 """The mask predictors by cosine similarity against the published figures."""
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +11,9 @@ from torch.autograd import gradcheck
 
 from apa_mmdet.models.roi_heads import LearnableNormedConv2d
 
-CONVS = dict(normed_conv_learnable=LearnableNormedConv2d, normed_conv_fixed20=lambda *args: NormedConv2d(*args, tempearture=20))
+CONVS = dict(
+    normed_conv_learnable=LearnableNormedConv2d, normed_conv_fixed20=lambda *args: NormedConv2d(*args, tempearture=20)
+)
 
 
 @pytest.mark.parametrize('name', CONVS)
@@ -35,7 +38,7 @@ def test_published_outputs_and_gradients(name):
 
 
 def test_is_the_cosine_times_the_square_of_the_temperature():
-    conv, x = LearnableNormedConv2d(6, 4, 1, temperature=3.), torch.randn(2, 6, 3, 5)
+    conv, x = LearnableNormedConv2d(6, 4, 1, temperature=3.0), torch.randn(2, 6, 3, 5)
     cosine = torch.cosine_similarity(x[:, None], conv.weight.view(1, 4, 6, 1, 1), dim=2)
     torch.testing.assert_close(conv(x), 9 * cosine + conv.bias.view(1, 4, 1, 1), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(conv(5 * x), conv(x), rtol=1e-4, atol=1e-4)
@@ -57,16 +60,24 @@ def test_zero_pixels_and_empty_batches_are_finite():
     out.sum().backward()
     assert torch.equal(out, conv.bias.view(1, 3, 1, 1).expand_as(out)) and x.grad.isfinite().all()
     assert conv(torch.zeros(0, 4, 2, 2)).shape == (0, 3, 2, 2)
-    for value in (0., 1e-6, 1e-4, 1e4):
-        assert conv.half()(torch.full((1, 4, 2, 2), value, dtype=torch.float16)).isfinite().all()
+    for constant in (0.0, 1e-6, 1e-4, 1e4):
+        assert conv.half()(torch.full((1, 4, 2, 2), constant, dtype=torch.float16)).isfinite().all()
 
 
 @pytest.mark.parametrize('class_agnostic, channels', [(False, 5), (True, 1)])
 def test_as_predictor_of_a_mask_head(class_agnostic, channels):
     with DefaultScope.overwrite_default_scope('mmdet'):
-        head = MODELS.build(dict(type='FCNMaskHead', num_convs=1, in_channels=8, conv_out_channels=8, num_classes=5,
-                                 class_agnostic=class_agnostic,
-                                 predictor_cfg=dict(type='LearnableNormedConv2d', temperature=4.)))
+        head = MODELS.build(
+            dict(
+                type='FCNMaskHead',
+                num_convs=1,
+                in_channels=8,
+                conv_out_channels=8,
+                num_classes=5,
+                class_agnostic=class_agnostic,
+                predictor_cfg=dict(type='LearnableNormedConv2d', temperature=4.0),
+            )
+        )
     head.init_weights()
     assert type(head.conv_logits) is LearnableNormedConv2d and head.conv_logits.temperature == 4
     assert head.conv_logits.temperature.shape == ()

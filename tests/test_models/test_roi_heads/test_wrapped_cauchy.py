@@ -1,4 +1,5 @@
 """The classifier by angle against the published figures, the density it is named after, and autograd."""
+
 import math
 
 import numpy as np
@@ -26,7 +27,9 @@ def by_autograd(c, g, scale):
     return scale / (2 * math.pi) * (1 - gamma**2) / (1 + gamma**2 - 2 * gamma * c)
 
 
-@pytest.mark.parametrize('name, options', [('wc_linear_fixed', {}), ('wc_linear_trainable', dict(scale=50., learn_scale=True))])
+@pytest.mark.parametrize(
+    'name, options', [('wc_linear_fixed', {}), ('wc_linear_trainable', dict(scale=50.0, learn_scale=True))]
+)
 def test_published_outputs_and_gradients(name, options):
     recorded = {key.split('/')[1]: array for key, array in load('predictors.npz').items() if key.startswith(name)}
     linear = WrappedCauchyLinear(16, 9, **options)
@@ -46,24 +49,26 @@ def test_published_outputs_and_gradients(name, options):
 
 
 def test_is_the_density_of_the_wrapped_cauchy_distribution():
-    linear = WrappedCauchyLinear(2, 3, bias=False, scale=1., eps=0.).double()
-    linear.g.data = torch.tensor([-1., 0., 2.], dtype=torch.float64)
+    linear = WrappedCauchyLinear(2, 3, bias=False, scale=1.0, eps=0.0).double()
+    linear.g.data = torch.tensor([-1.0, 0.0, 2.0], dtype=torch.float64)
     angles = torch.linspace(-math.pi, math.pi, 20001, dtype=torch.float64)[:-1]
     with torch.no_grad():
-        linear.weight.copy_(torch.tensor([[3., 0.]]))
+        linear.weight.copy_(torch.tensor([[3.0, 0.0]]))
         density = linear(torch.stack([angles.cos(), angles.sin()], 1))
     torch.testing.assert_close(density.mean(0) * 2 * math.pi, torch.ones(3, dtype=torch.float64), rtol=1e-6, atol=0)
     # its first trigonometric moment is γ
-    torch.testing.assert_close((density * angles.cos()[:, None]).mean(0) * 2 * math.pi, linear.g.sigmoid(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        (density * angles.cos()[:, None]).mean(0) * 2 * math.pi, linear.g.sigmoid(), rtol=1e-6, atol=0
+    )
 
 
-@pytest.mark.parametrize('highest', [.85, 1.4])
+@pytest.mark.parametrize('highest', [0.85, 1.4])
 def test_derivatives(highest):
     """Within [−1, 1], and with some cosines that the bias has pushed beyond 1."""
     c = torch.linspace(-1.2, highest, 20, dtype=torch.float64).view(4, 5)
     c, g = c.requires_grad_(), torch.linspace(-2, 2.5, 5, dtype=torch.float64).requires_grad_()
-    scale = torch.tensor(7., dtype=torch.float64, requires_grad=True)
-    u, b = (torch.linspace(*ends, 5, dtype=torch.float64).requires_grad_() for ends in ((.9, 1.1), (-.05, .02)))
+    scale = torch.tensor(7.0, dtype=torch.float64, requires_grad=True)
+    u, b = (torch.linspace(*ends, 5, dtype=torch.float64).requires_grad_() for ends in ((0.9, 1.1), (-0.05, 0.02)))
     assert gradcheck(WrappedCauchyLogit.apply, (c, u, b, g, scale))
     if highest < 1:
         torch.testing.assert_close(logit(c, g, scale, u, b), by_autograd(c * u + b, g, scale))
@@ -72,14 +77,14 @@ def test_derivatives(highest):
 def test_beyond_one_it_follows_the_tangent_and_not_the_pole():
     g = torch.ones(1, dtype=torch.float64)
     one = torch.ones(1, 1, dtype=torch.float64, requires_grad=True)
-    scale = torch.tensor(300., dtype=torch.float64)
+    scale = torch.tensor(300.0, dtype=torch.float64)
     at_one = by_autograd(one, g, scale)
-    slope, = torch.autograd.grad(at_one, one)
-    for step in (.02, .05, 1.):  # the pole lies at 1.05
+    (slope,) = torch.autograd.grad(at_one, one)
+    for step in (0.02, 0.05, 1.0):  # the pole lies at 1.05
         torch.testing.assert_close(logit(1 + step * torch.ones_like(one), g, scale), at_one + step * slope)
 
 
-@pytest.mark.parametrize('g', [-100., -15., 15., 100.])
+@pytest.mark.parametrize('g', [-100.0, -15.0, 15.0, 100.0])
 def test_extreme_concentrations_are_finite(g):
     linear = WrappedCauchyLinear(4, 3)
     linear.g.data.fill_(g)
@@ -102,7 +107,7 @@ def test_half_precision_computes_in_float32(dtype):
 def test_memory_of_13204_classes():
     """Training must fit: one tensor of the logits' size is kept, and never more than two are made."""
     c, g = torch.rand(256, 13205).requires_grad_(), torch.ones(13205).requires_grad_()
-    size, scale, grad = c.nbytes, torch.tensor(300.), torch.rand(256, 13205)
+    size, scale, grad = c.nbytes, torch.tensor(300.0), torch.rand(256, 13205)
 
     def step():
         logit(c, g, scale).backward(grad)
@@ -114,11 +119,19 @@ def test_memory_of_13204_classes():
 
 def test_as_classifier_of_a_box_head():
     with DefaultScope.overwrite_default_scope('mmdet'):
-        head = MODELS.build(dict(type='Shared2FCBBoxHead', in_channels=4, fc_out_channels=8, roi_feat_size=3, num_classes=5,
-                                 cls_predictor_cfg=dict(type='WrappedCauchyLinear', scale=50., learn_scale=True)))
+        head = MODELS.build(
+            dict(
+                type='Shared2FCBBoxHead',
+                in_channels=4,
+                fc_out_channels=8,
+                roi_feat_size=3,
+                num_classes=5,
+                cls_predictor_cfg=dict(type='WrappedCauchyLinear', scale=50.0, learn_scale=True),
+            )
+        )
     head.init_weights()
     assert type(head.fc_cls) is WrappedCauchyLinear and (head.fc_cls.g == 1).all() and head.fc_cls.scale == 50
-    assert head.fc_cls.weight.std() < .02 and (head.fc_cls.bias == 0).all()
+    assert head.fc_cls.weight.std() < 0.02 and (head.fc_cls.bias == 0).all()
     scores, _ = head(torch.randn(2, 4, 3, 3))
     assert scores.shape == (2, 6)
     assert {'fc_cls.weight', 'fc_cls.bias', 'fc_cls.g', 'fc_cls.scale'} <= set(head.state_dict())
