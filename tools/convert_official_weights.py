@@ -22,8 +22,10 @@ def parse_args():
 
 
 def main():
+    args = parse_args()
+    print(f'converting {args.source} …', file=sys.stderr)
     try:
-        print(convert_file(**vars(parse_args())))
+        print(convert_file(**vars(args)))
     except (OSError, ValueError, MemoryError) as error:
         if hasattr(error, 'report'):
             print(error.report)

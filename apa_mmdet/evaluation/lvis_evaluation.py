@@ -21,6 +21,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 from lvis import LVIS, LVISEval
 from lvis.eval import Params
 from mmengine.logging import MMLogger
+from tqdm import tqdm
 
 from .prediction_files import Prediction, PredictionFiles, is_rle
 
@@ -211,8 +212,9 @@ class FastLVISEval(LVISEval):
         counts = len(self.params.cat_ids), len(self.params.area_rng)
         precision = -np.ones((len(self.params.iou_thrs), len(self.params.rec_thrs), *counts))
         recall = -np.ones((len(self.params.iou_thrs), *counts))
+        bar = tqdm(annotations, self.params.iou_type, unit=' categories', disable=None, delay=1)  # None: not into a log
         with self.predictions.open() as files:
-            for i, of_category in enumerate(annotations):
+            for i, of_category in enumerate(bar):
                 if of_category:  # else there is nothing to be found
                     found = self._evaluate_category(of_category, list(self._dicts(detections, i, files)))
                     precision[:, :, i], recall[:, i] = found['precision'][:, :, 0, :, -1], found['recall'][:, 0, :, -1]

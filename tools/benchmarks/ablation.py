@@ -31,7 +31,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import measure
@@ -50,6 +50,7 @@ from ablation_table import (
     write_table,
 )
 from mmengine.config import Config
+from tqdm import tqdm
 
 PAGE = measure.ROOT / 'docs/ablation.md'
 # what SkipNonFiniteHook ends with; FastLVISMetric; MMDetection's metric, where it gives no result
@@ -58,6 +59,7 @@ DIVERGED = re.compile(
     r'The testing results of the whole dataset is empty',
     re.MULTILINE,
 )
+STEP = re.compile(r'Epoch\(train\) +\[(\d+)]\[ *(\d+)/(\d+)]')
 
 
 def run(name: str, seed: int, folder: Path, options: list[str], lock: int) -> dict:
@@ -82,14 +84,17 @@ def run(name: str, seed: int, folder: Path, options: list[str], lock: int) -> di
     ]
     paths = [str(measure.ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]  # this checkout's, whatever is installed
     begin, output = time.time(), folder / 'output.txt'
-    with output.open('w') as file:
-        status = subprocess.run(
+    with (
+        output.open('w') as file,
+        subprocess.Popen(
             [str(part) for part in command],
             stdout=file,
             stderr=subprocess.STDOUT,
             env=dict(os.environ, PYTHONPATH=os.pathsep.join(paths)),
             pass_fds=[lock],
-        ).returncode
+        ) as process,
+    ):
+        status = follow(process, output)
     said = output.read_text(errors='replace').strip()
     figures = {} if status else result(folder)
     diverged = DIVERGED.search(said)
@@ -100,6 +105,23 @@ def run(name: str, seed: int, folder: Path, options: list[str], lock: int) -> di
     figures = figures or dict.fromkeys(METRICS, 0.0) | dict(note=f'diverged: {diverged.group()}')
     epochs = Config.fromfile(folder / config.name, import_custom_modules=False).train_cfg.max_epochs
     return dict(figures, epochs=epochs, minutes=(time.time() - begin) / 60)
+
+
+def follow(process: subprocess.Popen, log: Path) -> int:
+    """Show the steps that a training logs until it ends, and give its exit status; it ends with us."""
+    with tqdm(unit='step', leave=False, disable=None) as bar:
+        try:
+            while process.poll() is None:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=1)
+                logged = () if bar.disable else STEP.findall(log.read_text(errors='replace'))
+                if logged:
+                    epoch, bar.n, bar.total = map(int, logged[-1])
+                    bar.set_description(f'epoch {epoch}')
+            return process.returncode
+        except BaseException:
+            process.kill()
+            raise
 
 
 def result(folder: Path) -> dict:
