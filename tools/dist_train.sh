@@ -1,3 +1,3 @@
 #!/usr/bin/env bash
 # tools/train.py in several processes, a GPU each (nccl) or, on a machine without any, through gloo; docs/distributed.md.
-exec python "$(dirname "$0")/../apa_mmdet/engine/launch.py" train "$@"
+exec python "$(dirname "$0")/launch.py" train "$@"

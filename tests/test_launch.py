@@ -1,4 +1,5 @@
 import os
+import runpy
 import socket
 import subprocess
 import sys
@@ -6,15 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from apa_mmdet.engine.launch import torchrun_arguments
-
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
+torchrun_arguments = runpy.run_path(str(ROOT / 'tools/launch.py'))['torchrun_arguments']
 CONFIG = str(ROOT / 'configs/tiny_lvis/mask_rcnn_se_r18_apa.py')
 
 
 def test_one_machine_takes_a_free_port_and_the_tool_its_options():
     arguments = torchrun_arguments('train', [CONFIG, '2', '--resume', 'auto'], dict(PORT='29500'))
-    assert '--standalone' in arguments and '--nproc-per-node=2' in arguments
+    assert arguments[:3] == ['--standalone', '--local-addr=127.0.0.1', '--nproc-per-node=2']
     assert arguments[-6:] == [str(ROOT / 'tools/train.py'), CONFIG, '--launcher', 'pytorch', '--resume', 'auto']
 
 

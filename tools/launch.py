@@ -1,7 +1,4 @@
-"""What tools/dist_train.sh and tools/dist_test.sh call: a tool in several processes, through torchrun.
-
-Run by its path, so that it imports nothing but torch.
-"""
+"""What dist_train.sh and dist_test.sh call: a tool in several processes, through torchrun."""
 
 import os
 import re
@@ -10,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 FILES = dict(train=('CONFIG',), test=('CONFIG', 'CHECKPOINT'))  # that a tool takes before its options
-TOOLS = Path(__file__).resolve().parents[2] / 'tools'
+TOOLS = Path(__file__).resolve().parent
 
 
 def torchrun_arguments(tool: str, arguments: Sequence[str], environ: Mapping[str, str]) -> list[str]:
@@ -24,10 +21,6 @@ def torchrun_arguments(tool: str, arguments: Sequence[str], environ: Mapping[str
 
     Raises:
         ValueError: one line for a user.
-
-    Example:
-        >>> torchrun_arguments('train', [__file__, '2', '--resume'], {})[:3]
-        ['--standalone', '--local-addr=127.0.0.1', '--nproc-per-node=2']
     """
     names = FILES[tool]
     usage = f'usage: tools/dist_{tool}.sh {" ".join(names)} PROCESSES [options of tools/{tool}.py]'
