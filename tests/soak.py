@@ -104,7 +104,7 @@ def kill_some_time(child, work_dir, started, checkpoints, wait, at_saving):
 
 
 def logged(work_dir):
-    """What was logged for each step, by every life that came to it."""
+    """What was logged for each step, of losses or not, by every life that came to it."""
     steps = {}
     for file in sorted(work_dir.glob('*/vis_data/scalars.json')):
         for line in file.read_text().splitlines():
@@ -112,7 +112,8 @@ def logged(work_dir):
                 entry = json.loads(line)
             except ValueError:  # the life ended amid the line
                 continue
-            steps.setdefault(entry['step'], []).append({k: v for k, v in entry.items() if k not in TIMES})
+            of_losses = 'loss' in entry  # or of activations
+            steps.setdefault((entry['step'], of_losses), []).append({k: v for k, v in entry.items() if k not in TIMES})
     return steps
 
 
@@ -140,9 +141,9 @@ def compare(reference, survivor):
     found = differences(*ends)
     expected = {step: entries[0] for step, entries in logged(reference).items()}
     seen = logged(survivor)
-    found += [f'step {step} is not logged' for step in expected if step not in seen]
+    found += [f'step {step[0]} is not logged' for step in expected if step not in seen]
     return found + [
-        f'log of step {step}: {key}'
+        f'log of step {step[0]}: {key}'
         for step, entries in seen.items()
         for entry in entries
         for key in differences(entry, expected.get(step, {}))
@@ -159,7 +160,7 @@ def soak(folder, kills, seed):
     child = live(folder / 'data', folder / 'reference', started, resume=False)
     while not finished(child):
         time.sleep(0.01)
-    steps = len(logged(folder / 'reference'))
+    steps = sum(of_losses for _, of_losses in logged(folder / 'reference'))
     a_step = (time.monotonic() - began) / steps
     met, reached = Counter(), []
     for number in range(kills):

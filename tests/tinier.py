@@ -87,9 +87,10 @@ def toy(
 ):
     """A Runner for it: four steps of three pictures an epoch, in order."""
     runtime = Config.fromfile(ROOT / 'configs/_base_/default_runtime.py')
-    default_hooks = dict(runtime.default_hooks, **dict(hooks))
+    default_hooks = runtime.default_hooks
+    del default_hooks['visualization'], default_hooks['activation_stats']  # draws for longer than the toy trains
+    default_hooks.update(dict(hooks))
     default_hooks['checkpoint'] = dict(default_hooks['checkpoint'], **checkpoint)
-    del default_hooks['visualization']
     torch.manual_seed(0)
     train_dataloader = dict(
         dataset=dataset or Points(), batch_size=3, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False)

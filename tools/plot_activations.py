@@ -2,14 +2,16 @@
 
 python tools/plot_activations.py                                        every learnable activation
 python tools/plot_activations.py --types AGLU AconC SiLU
-python tools/plot_activations.py --checkpoint work_dirs/mask_rcnn_se_r18_apa/epoch_5.pth
+python tools/plot_activations.py work_dirs/mask_rcnn_se_r18_apa/epoch_5.pth
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from apa_mmdet.engine.plot_activations import FAMILIES, draw_checkpoint, draw_types
+from apa_mmdet.engine.activation_curves import FAMILIES
+from apa_mmdet.engine.plot_activations import draw_types
+from apa_mmdet.engine.plot_checkpoint import draw_checkpoint
 
 
 def _positive(text):
@@ -25,9 +27,11 @@ def _positive(text):
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
+        'checkpoint', nargs='?', type=Path, help='draw the learnt curve of every site of this one, instead of types'
+    )
+    parser.add_argument(
         '--types', nargs='+', metavar='TYPE', help=f'registered activations (default: {" ".join(FAMILIES)})'
     )
-    parser.add_argument('--checkpoint', type=Path, help='draw the learnt curve of every site of this one instead')
     parser.add_argument('--config', type=Path, help='config of its detector (default: the one that lies beside it)')
     parser.add_argument(
         '--limit', type=_positive, default=5.0, help='inputs go from -LIMIT to LIMIT (default: %(default)s)'
@@ -41,9 +45,9 @@ def parse_args():
     )
     args = parser.parse_args()
     if args.config and not args.checkpoint:
-        parser.error('--config goes with --checkpoint: it says how to build the detector of the weights')
+        parser.error('--config goes with a checkpoint: it says how to build the detector of the weights')
     if args.types and args.checkpoint:
-        parser.error('--types and --checkpoint exclude each other: a checkpoint shows the activations that it has')
+        parser.error('--types and a checkpoint exclude each other: a checkpoint shows the activations that it has')
     return args
 
 

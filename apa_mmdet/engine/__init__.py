@@ -1,3 +1,4 @@
+from .activation_stats import ActivationStatsHook
 from .checkpoint_hook import SafeCheckpointHook, WholeFileBackend
 from .health import ActivationHealthHook, SkipNonFiniteHook
 from .optim_wrapper import MixedPrecisionOptimWrapper
@@ -5,6 +6,7 @@ from .random_state import ExactResumeHook
 
 __all__ = [
     'ActivationHealthHook',
+    'ActivationStatsHook',
     'ExactResumeHook',
     'MixedPrecisionOptimWrapper',
     'SafeCheckpointHook',

@@ -6,4 +6,5 @@ default_hooks = dict(
     resume=dict(type='ExactResumeHook'),
     finite=dict(type='SkipNonFiniteHook'),
     activations=dict(type='ActivationHealthHook'),
+    activation_stats=dict(type='ActivationStatsHook'),  # docs/activations.md
 )

@@ -6,6 +6,7 @@ default_hooks = dict(  # docs/faults.md
     resume=dict(type='ExactResumeHook'),
     finite=dict(type='SkipNonFiniteHook'),
     activations=dict(type='ActivationHealthHook'),
+    activation_stats=dict(type='ActivationStatsHook'),
 )
 randomness = dict(seed=0)  # the order of the data, which no epoch tells
 model = dict(
