@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 
 from apa_mmdet.datasets.tiny_lvis import make_tiny_lvis
 from apa_mmdet.engine.stock_tools import stock_tool
+from apa_mmdet.engine.training_curves import read_log
 from apa_mmdet.engine.weights_file import load_as_data
 
 ROOT = Path(__file__).parents[1]
@@ -80,7 +81,8 @@ def test_testing_gives_the_training_runs_own_figures_and_a_report(tiny, trained,
     keys = [f'lvis/{kind}_{ap}' for kind in ('bbox', 'segm') for ap in ('AP', 'APr', 'APc', 'APf')]
     assert [tested[k] for k in keys] == [validated[k] for k in keys]
     said = python(ROOT / 'tools/report.py', 'work', '--images', '3', cwd=tiny)
-    assert re.search(r'\| *mask *\|', said) and 'work/predictions.png' in said
+    assert re.search(r'\| *mask *\|', said) and 'work/predictions.png' in said and 'work/training_curves.png' in said
+    assert (trained / 'training_curves.png').is_file()
     import cv2
 
     picture = cv2.imread(str(trained / 'predictions.png'))
@@ -93,6 +95,9 @@ def test_training_resumes_where_it_stopped(tiny, trained):
     (tiny / 'resumed/last_checkpoint').write_text(str(tiny / 'resumed/epoch_1.pth'))
     log = python(ROOT / 'tools/train.py', TINY, '--work-dir', 'resumed', '--resume', *options, cwd=tiny)
     assert 'resumed epoch: 1, iter: 2' in log
+    curves = read_log(tiny / 'resumed')
+    assert [row['step'] for row in curves.steps] == [1, 2, 3, 4]
+    assert [row['step'] for row in curves.validations] == [1, 2]
     first = load_as_data(trained / 'epoch_1.pth')
     second = load_as_data(tiny / 'resumed/epoch_2.pth')
     assert second['meta']['iter'] == 4

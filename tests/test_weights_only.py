@@ -36,7 +36,8 @@ from small import shrunk
 
 from apa_mmdet.checkpoint import convert_file
 from apa_mmdet.datasets.tiny_lvis import make_tiny_lvis
-from apa_mmdet.engine.plot_activations import draw_checkpoint
+from apa_mmdet.engine.inference import Inferencer
+from apa_mmdet.engine.plot_checkpoint import draw_checkpoint
 from apa_mmdet.engine.weights_file import BadCheckpoint, load_as_data, read_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -552,6 +553,7 @@ PATHS = {
     'load_checkpoint': lambda tiny, path: load_checkpoint(tiny[1].model, str(path)),
     'init_detector': lambda tiny, path: init_detector(str(tiny[0] / 'config.py'), str(path), device='cpu'),
     'DetInferencer': lambda tiny, path: DetInferencer(str(tiny[0] / 'config.py'), str(path), device='cpu'),
+    'Inferencer': lambda tiny, path: Inferencer(tiny[0] / 'config.py', path, 'cpu'),
     'plot': lambda tiny, path: draw_checkpoint(path, tiny[0] / 'config.py', path.parent, 5.0),
     'convert': lambda tiny, path: convert_file(path, path.parent / 'out.pth', str(tiny[0] / 'config.py'), True),
 }
@@ -579,7 +581,7 @@ def test_a_payload_does_not_run_on_any_path(tiny, crafted, way):
     assert not mark.exists()
 
 
-@pytest.mark.parametrize('way', ['load_checkpoint', 'init_detector', 'DetInferencer', 'plot', 'convert'])
+@pytest.mark.parametrize('way', ['load_checkpoint', 'init_detector', 'DetInferencer', 'Inferencer', 'plot', 'convert'])
 def test_a_sound_checkpoint_is_loaded_on_the_same_paths(tiny, tmp_path, way):
     (tmp_path / 'good.pth').write_bytes((tiny[0] / 'good.pth').read_bytes())
     assert PATHS[way](tiny, tmp_path / 'good.pth')
@@ -706,7 +708,13 @@ def test_no_model_is_built_from_a_checkpoint_alone(tiny, tmp_path):
 
 
 @pytest.mark.parametrize(
-    'tool', [pytest.param('test.py', marks=pytest.mark.slow), 'convert_official_weights.py', 'plot_activations.py']
+    'tool',
+    [
+        pytest.param('test.py', marks=pytest.mark.slow),
+        'convert_official_weights.py',
+        'plot_activations.py',
+        'image_demo.py',
+    ],
 )
 def test_a_tool_says_so_in_a_line(tiny, crafted, tool, tmp_path, monkeypatch, capsys):
     path, mark = crafted
@@ -714,7 +722,8 @@ def test_a_tool_says_so_in_a_line(tiny, crafted, tool, tmp_path, monkeypatch, ca
     arguments = {
         'test.py': [config, str(path), '--work-dir', str(tmp_path / 'work')],
         'convert_official_weights.py': [str(path), str(tmp_path / 'out.pth'), '--config', config],
-        'plot_activations.py': ['--checkpoint', str(path), '--config', config],
+        'plot_activations.py': [str(path), '--config', config],
+        'image_demo.py': [str(tiny[0] / 'data'), config, str(path)],
     }[tool]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, 'argv', [tool, *arguments])

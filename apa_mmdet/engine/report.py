@@ -1,25 +1,25 @@
-"""What came out of a run, for a person: a table and a picture."""
+"""What came out of a run, for a person: a table and pictures."""
 
 import json
 from pathlib import Path
 
-import cv2
 import mmcv
 import numpy as np
 import torch
 from mmdet.apis import init_detector
-from mmdet.registry import DATASETS, VISUALIZERS
-from mmdet.structures import DetDataSample
+from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
 from terminaltables import AsciiTable
+from tqdm import tqdm
 
-SIDE = 480  # pixels; smaller pictures are enlarged to it, or names would not be legible
+from .pictures import draw, grid, make_visualizer
+from .training_curves import COLUMNS, draw_training_curves, precisions
 
 
 def report(work_dir: str, images: int = 8, score_thr: float = 0.5) -> str:
-    """Draw ``predictions.png`` into ``work_dir`` and return the closing words of a run.
+    """Draw ``predictions.png`` and ``training_curves.png`` into ``work_dir`` and return the closing words of a run.
 
     Args:
         work_dir: folder of a run of ``tools/train.py`` and ``tools/test.py``.
@@ -28,16 +28,21 @@ def report(work_dir: str, images: int = 8, score_thr: float = 0.5) -> str:
 
     Raises:
         FileNotFoundError: if the folder holds no test result.
+        ValueError: if that test had no checkpoint.
     """
     result = last_test(Path(work_dir))
     cfg = Config.fromfile(result.parent / 'vis_data' / 'config.py')
+    if not cfg.get('load_from'):
+        raise ValueError(f'{result.parent}: this test was of no checkpoint; run tools/test.py again, with one')
     picture = Path(work_dir) / 'predictions.png'
+    curves = draw_training_curves(Path(work_dir), Path(work_dir) / 'training_curves.png')
     draw_predictions(cfg, cfg.load_from, picture, images, score_thr)
     return '\n'.join(
         [
             metric_table(json.loads(result.read_text())),
             f'checkpoint  {cfg.load_from}',
             f'picture     {picture}',
+            f'curves      {curves or "none: this folder holds no log of a training run"}',
             f'next        every test image: python tools/test.py CONFIG {cfg.load_from} --show-dir pictures',
             '            your own pictures: configs/own_data; LVIS: configs/lvis; both in the README',
         ]
@@ -64,13 +69,9 @@ def metric_table(metrics: dict[str, float]) -> str:
         | mask | 0.250 | -     |
         +------+-------+-------+
     """
-    values = {key.split('/')[-1]: value for key, value in metrics.items()}
-    columns = [c for c in ('AP', 'APr', 'APc', 'APf', 'mAP', 'mAP_50', 'mAP_75') if f'bbox_{c}' in values]
-    rows = [
-        [name] + [_cell(values[f'{kind}_{c}']) for c in columns]
-        for name, kind in (('box', 'bbox'), ('mask', 'segm'))
-        if any(k.startswith(kind) for k in values)
-    ]
+    tables = precisions(metrics)
+    columns = [column for column in COLUMNS if any(column in table for table in tables.values())]
+    rows = [[kind, *(_cell(table.get(column, -1)) for column in columns)] for kind, table in tables.items()]
     return AsciiTable([['', *columns], *rows]).table
 
 
@@ -82,40 +83,12 @@ def draw_predictions(cfg: Config, checkpoint: str, out: Path, images: int, score
     """Test images with ground truth (left) and predictions (right), two a row, written to ``out``."""
     model = init_detector(cfg, checkpoint, device=get_device())
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
-    visualizer = VISUALIZERS.build(dict(type='DetLocalVisualizer', name='report', alpha=0.4))
-    visualizer.dataset_meta = dataset.metainfo
+    visualizer = make_visualizer(dataset.metainfo['classes'], dataset.metainfo.get('palette'))
     pairs = []
-    for index in np.linspace(0, len(dataset) - 1, min(images, len(dataset))).round().astype(int):
+    indices = np.linspace(0, len(dataset) - 1, min(images, len(dataset))).round().astype(int).tolist()
+    for index in tqdm(indices, unit='image'):
         with torch.no_grad():
-            sample = model.test_step(pseudo_collate([dataset[int(index)]]))[0].cpu()
-        pairs.append(_draw(visualizer, sample, score_thr))
-    mmcv.imwrite(_grid(pairs), str(out))
-
-
-def _draw(visualizer, sample: DetDataSample, score_thr: float) -> np.ndarray:
-    """One image twice, ground truth and predictions; BGR."""
-    image = mmcv.imread(sample.img_path, channel_order='rgb')
-    factor = max(1.0, SIDE / max(image.shape[:2]))
-    image = mmcv.imrescale(image, factor, interpolation='bicubic')
-    for instances in (sample.gt_instances, sample.pred_instances):
-        instances.bboxes = torch.as_tensor(getattr(instances.bboxes, 'tensor', instances.bboxes)) * factor
-        if 'masks' in instances:
-            instances.masks = _resize(instances.masks, image.shape[:2])
-    visualizer.add_datasample('', image, sample, pred_score_thr=score_thr)
-    return visualizer.get_image()[..., ::-1]
-
-
-def _resize(masks, shape: tuple[int, int]) -> torch.Tensor:
-    masks = masks.to_ndarray() if hasattr(masks, 'to_ndarray') else masks.numpy()  # ground truth; predictions
-    resized = [cv2.resize(mask.astype(np.uint8), shape[::-1], interpolation=cv2.INTER_NEAREST) for mask in masks]
-    return torch.from_numpy(np.array(resized, bool).reshape(-1, *shape))
-
-
-def _grid(pairs: list[np.ndarray], columns: int = 2, gap: int = 12) -> np.ndarray:
-    height, width = (max(p.shape[i] for p in pairs) + gap for i in (0, 1))
-    rows = -(-len(pairs) // columns)
-    sheet = np.full((rows * height + gap, min(columns, len(pairs)) * width + gap, 3), 255, np.uint8)
-    for i, pair in enumerate(pairs):
-        top, left = i // columns * height + gap, i % columns * width + gap
-        sheet[top : top + pair.shape[0], left : left + pair.shape[1]] = pair
-    return sheet
+            sample = model.test_step(pseudo_collate([dataset[index]]))[0].cpu()
+        image = mmcv.imread(sample.img_path, channel_order='rgb')
+        pairs.append(draw(visualizer, image, sample, pred_score_thr=score_thr))
+    mmcv.imwrite(grid(pairs), str(out))

@@ -1,4 +1,7 @@
 import json
+import runpy
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -22,4 +25,21 @@ def test_coco_metrics_have_a_table_too():
 
 def test_a_folder_without_a_run_says_what_is_missing(tmp_path):
     with pytest.raises(FileNotFoundError, match='no test result; run tools/train.py, then tools/test.py'):
+        report.report(tmp_path)
+
+
+def test_the_tool_says_so_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['report.py', str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(Path(__file__).parents[2] / 'tools/report.py'), run_name='__main__')
+    assert ended.value.code == (
+        f'report: {tmp_path}: no test result; run tools/train.py, then tools/test.py, with this work dir'
+    )
+
+
+def test_a_test_without_a_checkpoint(tmp_path):
+    (tmp_path / '1/vis_data').mkdir(parents=True)
+    (tmp_path / '1/1.json').write_text('{"lvis/bbox_AP": 0.1}')
+    (tmp_path / '1/vis_data/config.py').write_text('load_from = None')
+    with pytest.raises(ValueError, match='1: this test was of no checkpoint; run tools/test.py again, with one'):
         report.report(tmp_path)

@@ -1,0 +1,209 @@
+"""How a run went: losses, learning rate and average precision over its steps and epochs, from its own log."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+from mmengine.config import Config
+
+COLUMNS = ('AP', 'APr', 'APc', 'APf', 'mAP', 'mAP_50', 'mAP_75')  # of LVIS and of COCO
+KINDS = dict(bbox='box', segm='mask')
+PARTS = ('RPN', 'mask', 'class and box')
+
+
+def precisions(metrics: dict[str, float]) -> dict[str, dict[str, float]]:
+    """The average precisions among what a metric says: box and mask → name → value.
+
+    Example:
+        >>> precisions({'lvis/bbox_AP': 0.3, 'lvis/bbox_APl': 0.4, 'coco/segm_mAP_50': 0.2, 'step': 5})
+        {'box': {'AP': 0.3}, 'mask': {'mAP_50': 0.2}}
+    """
+    found: dict[str, dict[str, float]] = {}
+    values = {key.split('/')[-1]: value for key, value in metrics.items()}
+    for kind, name in KINDS.items():
+        known = {column: values[f'{kind}_{column}'] for column in COLUMNS if f'{kind}_{column}' in values}
+        if known:
+            found[name] = known
+    return found
+
+
+class Log(NamedTuple):
+    """What a training run logged: a row per logged step, and one per validation, each with its ``step``."""
+
+    steps: list[dict]
+    validations: list[dict]
+
+    @property
+    def by_epoch(self) -> bool:
+        """Whether the step of a validation is an epoch."""
+        return any('epoch' in row for row in self.steps)
+
+    def before(self, later: 'Log') -> 'Log':
+        """The rows up to where ``later`` takes over."""
+        step = later.steps[0]['step']
+        end = later.steps[0].get('epoch', step)
+        return Log(
+            [row for row in self.steps if row['step'] < step], [row for row in self.validations if row['step'] < end]
+        )
+
+
+def read_log(work_dir: Path) -> Log | None:
+    """The log of the latest training run in a work dir, with those that it resumed; None if there is none."""
+    log = None
+    for folder in sorted((path.parent for path in work_dir.glob('*/vis_data/scalars.json')), reverse=True):
+        part = _read(folder / 'scalars.json')
+        if not part.steps:
+            continue  # of a test, or stopped before the first line
+        log = part if log is None else _joined(part.before(log), log)
+        if not _resumed(folder / 'config.py'):
+            break
+    return log
+
+
+def _joined(first: Log, then: Log) -> Log:
+    return Log(first.steps + then.steps, first.validations + then.validations)
+
+
+def _resumed(config: Path) -> bool:
+    return config.is_file() and bool(Config.fromfile(config, import_custom_modules=False).get('resume'))
+
+
+def _read(path: Path) -> Log:
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue  # cut short when the run was killed
+    steps, validations = [], []
+    for row in rows:
+        if not isinstance(row, dict) or 'step' not in row:
+            continue
+        if 'loss' in row:
+            steps.append(row)
+        elif precisions(row):
+            # a run that counts steps may yet number its validations by epochs, as MMEngine's LoggerHook does by itself
+            by_step = steps and 'epoch' not in steps[-1]
+            validations.append(dict(row, step=max(row['step'], steps[-1]['step'])) if by_step else row)
+    return Log(steps, validations)
+
+
+def draw_training_curves(work_dir: Path, out: Path) -> Path | None:
+    """Draw the losses, learning rate and average precisions of a work dir's latest training run.
+
+    Args:
+        work_dir: folder of a run of ``tools/train.py``, also of one that was resumed.
+        out: file to write, its suffix says the format.
+
+    Returns:
+        ``out``; None if the folder holds no log of a training run.
+    """
+    log = read_log(work_dir)
+    if log is None:
+        return None
+    figure = Figure(figsize=(11, 7.5 if log.validations else 4), layout='constrained')
+    upper, *lower = figure.subfigures(2 if log.validations else 1, 1, squeeze=False)[:, 0]
+    _draw_steps(upper.subplots(1, 2 if any('lr' in row for row in log.steps) else 1, squeeze=False)[0], log.steps)
+    if lower:
+        _draw_precisions(lower[0], log)
+    figure.suptitle(work_dir.resolve().name)
+    figure.savefig(out, dpi=130)
+    return out
+
+
+def _draw_steps(axes: Sequence[Axes], rows: list[dict]) -> None:
+    x = [row['step'] for row in rows]
+    curves = loss_curves(rows)
+    for (name, values), color in zip(curves.items(), _colors(len(curves))):
+        axes[0].plot(x, values, color=color, linewidth=0.8, alpha=0.4)
+        axes[0].plot(x, smooth(values), color=color, label=name, **_dots(x))
+    axes[0].set_yscale('log', nonpositive='mask')
+    axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes[0].yaxis.set_major_formatter('{x:g}')
+    axes[0].yaxis.set_minor_formatter(NullFormatter())
+    _label(axes[0], 'loss (thin: as logged; thick: smoothed)', 'step')
+    if len(axes) > 1:
+        axes[1].plot(x, [row.get('lr', np.nan) for row in rows], color=_colors(1)[0], **_dots(x))
+        axes[1].set_ylim(bottom=0)
+        axes[1].ticklabel_format(axis='y', style='sci', scilimits=(-2, 3))
+        _label(axes[1], 'learning rate', 'step')
+
+
+def loss_curves(rows: list[dict]) -> dict[str, np.ndarray]:
+    """The total of the losses and the sums of those of each part of the detector, row by row.
+
+    Example:
+        >>> loss_curves([dict(loss=6.0, loss_rpn_cls=1.0, loss_rpn_bbox=2.0, loss_cls=3.0, lr=0.1)])
+        {'total': array([6.]), 'RPN': array([3.]), 'class and box': array([3.])}
+    """
+    curves = {'total': np.array([row['loss'] for row in rows], float)}
+    names = {key: _part(key) for row in rows for key in row if 'loss' in key and key != 'loss'}
+    for part in PARTS:
+        keys = [key for key, its in names.items() if its == part]
+        if keys and len(set(names.values())) > 1:
+            curves[part] = np.array([sum(row.get(key, 0.0) for key in keys) for row in rows], float)
+    return curves
+
+
+def _part(key: str) -> str:
+    return 'RPN' if 'rpn' in key else 'mask' if 'mask' in key else 'class and box'
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """The mean over a twentieth of the values around each, of those that are finite.
+
+    Example:
+        >>> smooth(np.array([1.0, 3.0, np.nan, 5.0])).tolist()
+        [1.0, 3.0, nan, 5.0]
+        >>> smooth(np.append(np.zeros(50), 5.0))[-2:].tolist()
+        [1.6666666666666667, 2.5]
+    """
+    reach = len(values) // 40
+    finite = np.isfinite(values)
+    window = np.ones(2 * reach + 1)
+    total, count = (
+        np.convolve(part, window)[reach : reach + len(values)] for part in (np.where(finite, values, 0.0), finite)
+    )
+    return np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0.5)
+
+
+def _draw_precisions(figure, log: Log) -> None:
+    tables = [precisions(row) for row in log.validations]
+    kinds = [name for name in KINDS.values() if any(name in table for table in tables)]
+    x = [row['step'] for row in log.validations]
+    for axis, kind in zip(figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0], kinds):
+        columns = [column for column in COLUMNS if any(column in table.get(kind, ()) for table in tables)]
+        for column, color in zip(columns, _colors(len(columns))):
+            values = np.array([table.get(kind, {}).get(column, np.nan) for table in tables], float)
+            values[values < 0] = np.nan  # LVIS says −1 where there is nothing to average
+            last = f'{values[-1]:.3f}' if np.isfinite(values[-1]) else '-'
+            axis.plot(x, values, color=color, marker='o', markersize=4, label=f'{column}  {last}')
+        axis.set_ylim(bottom=0)
+        axis.set_xlim(0, max(x) * 1.05 + 0.05)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        _label(axis, f'{kind} AP (numbers: the last)', 'epoch' if log.by_epoch else 'step')
+
+
+def _label(axis: Axes, title: str, x: str) -> None:
+    axis.set_title(title, fontsize=10)
+    axis.set_xlabel(x, fontsize=9)
+    axis.tick_params(labelsize=8)
+    axis.grid(color='0.9', linewidth=0.6)
+    axis.spines[['top', 'right']].set_visible(False)
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize=8, frameon=False)
+
+
+def _dots(x: Sequence[int]) -> dict:
+    """A line that is seen even if it is one point."""
+    return dict(linewidth=1.8, marker='o' if len(x) < 3 else None, markersize=4)
+
+
+def _colors(count: int) -> np.ndarray:
+    return matplotlib.colormaps['viridis'](np.linspace(0, 0.88, count))

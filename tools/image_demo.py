@@ -1,0 +1,77 @@
+"""Finds objects on an image, or on all images of a folder and its sub-folders.
+
+python tools/image_demo.py photo.jpg CONFIG CHECKPOINT
+python tools/image_demo.py photos CONFIG CHECKPOINT --out-dir found --batch-size 4 --score-thr 0.5
+
+OUT_DIR/vis/NAME        the picture with boxes, masks, class names and scores in per cent; small ones are enlarged,
+                        very large ones reduced
+OUT_DIR/preds/NAME.json {"image", "height", "width", and one entry per object in falling order of scores:
+                        "label_names", "labels" (number of the class, from 0), "scores",
+                        "bboxes" ([left, top, right, bottom] in pixels of the image),
+                        "masks" (COCO's run-length code, for pycocotools.mask.decode)}
+
+Both hold the objects of score SCORE_THR or more; NAME is the image's path in the folder.
+"""
+
+import argparse
+import sys
+
+import torch
+
+from apa_mmdet.engine.detect_files import detect_files
+from apa_mmdet.engine.inference import Inferencer
+from apa_mmdet.engine.stock_tools import explain
+
+
+def _batch_size(text):
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number of 1 or more')
+    return int(text)
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('source', metavar='IMAGE_OR_FOLDER')
+    parser.add_argument('config', metavar='CONFIG', help='config of the detector')
+    parser.add_argument('checkpoint', metavar='CHECKPOINT', help='its weights')
+    parser.add_argument('--out-dir', default='outputs', help='(default: %(default)s)')
+    parser.add_argument('--device', help='e.g. cpu or cuda:1 (default: the GPU if there is one)')
+    parser.add_argument(
+        '--batch-size', type=_batch_size, default=1, help='images at once; more is faster on a GPU (default: 1)'
+    )
+    parser.add_argument('--score-thr', type=float, default=0.3, help='lowest score of an object (default: %(default)s)')
+    left_out = parser.add_mutually_exclusive_group()
+    left_out.add_argument('--no-pictures', action='store_true', help='write results alone')
+    left_out.add_argument('--no-json', action='store_true', help='write pictures alone')
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    try:
+        summary = detect_files(
+            Inferencer(args.config, args.checkpoint, args.device),
+            args.source,
+            args.out_dir,
+            args.batch_size,
+            args.score_thr,
+            pictures=not args.no_pictures,
+            results=not args.no_json,
+        )
+    except FileNotFoundError as error:
+        return f'image_demo: {explain(error)}'
+    except torch.cuda.OutOfMemoryError:
+        return 'image_demo: the GPU has not enough memory; use a smaller --batch-size, or --device cpu'
+    except (OSError, ValueError) as error:
+        return f'image_demo: {error}'
+    except KeyboardInterrupt:
+        return 130
+    if summary.images:
+        print(summary)
+    if summary.unreadable:
+        some = ', '.join(summary.unreadable[:5]) + ', …' * (len(summary.unreadable) > 5)
+        return f'image_demo: no image, or damaged: {some}'
+
+
+if __name__ == '__main__':
+    sys.exit(main())
