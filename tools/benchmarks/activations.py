@@ -3,6 +3,7 @@
     python tools/benchmarks/activations.py                  # the sites of an SE-R50 on two images of 800x1333
     python tools/benchmarks/activations.py --check          # first verify the values against 60-digit arithmetic
     python tools/benchmarks/activations.py --shapes 4x256x80x96 --rounds 100 --keep-memory
+    python tools/benchmarks/activations.py --types APALU GELU       # registered ones beside SiLU and ReLU, nothing else
 
 Each row is a contender at one shape and dtype; how time and memory are counted is said in measure.py. The forward is
 that of training: it keeps what the backward needs. SiLU of the same shape and dtype is 1 in the ratios.
@@ -28,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from check import check, serving
 from draw import Panel, draw_bars
-from torch import Tensor
+from torch import Tensor, nn
 
 from apa_mmdet import ops
 from apa_mmdet.ops import reference
@@ -190,6 +191,24 @@ def contenders(data: Data) -> list[Contender]:
     ]
 
 
+def registered(types: Sequence[str], data: Data) -> list[Contender]:
+    """PyTorch's own SiLU and ReLU, and ``types``."""
+    sites = {name: at_site(name, data.z) for name in dict.fromkeys(('SiLU', 'ReLU', *types))}
+    return [
+        Contender(name, 'torch', lambda z, *_, act=act: act(z), (data.z, *act.parameters()), (None, None))
+        for name, act in sites.items()
+    ]
+
+
+def at_site(name: str, z: Tensor) -> nn.Module:
+    """A registered activation, as a site with the input ``z`` builds it from its name."""
+    from apa_mmdet.models.activations import build_activation  # needs MMDetection, the rest does not
+
+    act = build_activation(dict(type=name), z.shape[1]).to(z.device)
+    act.inplace = False  # z is a leaf
+    return act
+
+
 def compiled(contender: Contender) -> Contender:
     """Compile its function, forward and backward, for its inputs."""
     torch._dynamo.reset()  # a new shape would else be compiled for any shape, and after eight not at all
@@ -218,9 +237,11 @@ def steps(contender: Contender) -> dict[str, Callable]:
     return dict(forward=forward, forward_backward=forward_backward)
 
 
-def prepared(data: Data, args: argparse.Namespace) -> Iterator[tuple[Contender, dict[str, Callable], str]]:
+def prepared(
+    entrants: Sequence[Contender], args: argparse.Namespace
+) -> Iterator[tuple[Contender, dict[str, Callable], str]]:
     """Every contender with its steps, warm; without steps, and with the reason, where it cannot run here."""
-    for contender in contenders(data):
+    for contender in entrants:
         if contender.name == COMPILED and not args.compile:
             continue
         try:
@@ -236,12 +257,17 @@ def prepared(data: Data, args: argparse.Namespace) -> Iterator[tuple[Contender, 
 
 
 def measure_shape(
-    table: measure.Table, sizes: Sequence[int], dtype: torch.dtype, args: argparse.Namespace, clock: measure.Clock
+    table: measure.Table,
+    sizes: Sequence[int],
+    dtype: torch.dtype,
+    args: argparse.Namespace,
+    clock: measure.Clock,
+    choose: Callable[[Data], list[Contender]] = contenders,
 ) -> None:
-    """One row for each contender."""
+    """One row for each contender that ``choose`` gives."""
     memory_format = torch.channels_last if args.channels_last else torch.contiguous_format
     data = draw(sizes, dtype, args.device, memory_format)
-    entrants = list(prepared(data, args))
+    entrants = list(prepared(choose(data), args))
     calls = {(contender.name, step): call for contender, steps_, _ in entrants for step, call in steps_.items()}
     target = torch.empty_like(data.z).detach()
     calls['copy', ''] = partial(target.copy_, data.z.detach())
@@ -273,8 +299,9 @@ def measure_shape(
 
 def memory(contender: Contender, calls: dict[str, Callable], data: Data, device: torch.device) -> dict[str, object]:
     dtype = calls['forward']().dtype
+    parameters = [*data.parameters, *(t for t in contender.inputs if isinstance(t, nn.Parameter))]
     return dict(
-        saved_bytes=measure.saved_bytes(calls['forward'], data.parameters),
+        saved_bytes=measure.saved_bytes(calls['forward'], parameters),
         peak_bytes=measure.memory_of(calls['forward_backward'], device).peak,
         note='' if dtype == data.z.dtype else f'the result is {measure.name_of(dtype)}',
     )
@@ -366,6 +393,9 @@ def parse_args() -> argparse.Namespace:
         '--batch', type=measure.at_least(1), default=2, help='N where a shape has none (default: %(default)s)'
     )
     parser.add_argument('--dtypes', nargs='+', choices=DTYPES, help='default: float32; on a GPU all three')
+    parser.add_argument(
+        '--types', nargs='+', default=[], metavar='TYPE', help='registered activations to measure instead of the list'
+    )
     parser.add_argument('--channels-last', action='store_true', help='tensors in that order of memory')
     parser.add_argument('--no-compile', dest='compile', action='store_false', help='leave torch.compile out')
     parser.add_argument(
@@ -379,6 +409,11 @@ def parse_args() -> argparse.Namespace:
     args.shapes = [(args.batch, *sizes) if len(sizes) == 3 else sizes for sizes in args.shapes]
     if any(len(sizes) != 4 for sizes in args.shapes):
         parser.error('a shape has three sizes, CxHxW, or four, NxCxHxW')
+    for name in args.types:
+        try:
+            at_site(name, torch.zeros(1, 1))(torch.zeros(1, 1))
+        except Exception as error:  # not registered, no activation, or MMDetection is not there
+            parser.error(f'--types {name}: {measure.reason(error)}')
     return args
 
 
@@ -395,12 +430,13 @@ def main() -> int:
     name = f'activations_{args.device.type}{"_channels_last" * args.channels_last}.csv'
     table = measure.Table(args.out / name, COLUMNS, described)
     clock = measure.clock_of(args.device, hold=True)
+    choose = partial(registered, args.types) if args.types else contenders
     with tempfile.TemporaryDirectory() as folder:
         os.environ['TORCHINDUCTOR_CACHE_DIR'] = folder  # what an earlier run compiled would shorten compile_s
         jobs = [(name, sizes) for sizes in args.shapes for name in args.dtypes]
         for i, (dtype, sizes) in enumerate(jobs, 1):
             print(f'[{i}/{len(jobs)}] {dtype} {measure.shape_text(sizes)}, {args.rounds} rounds', flush=True)
-            measure_shape(table, sizes, DTYPES[dtype], args, clock)
+            measure_shape(table, sizes, DTYPES[dtype], args, clock, choose)
             draw_picture(table, args.device, described['date'])
     print(f'written: {table.path}', flush=True)
     return 0

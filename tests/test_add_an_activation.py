@@ -1,0 +1,98 @@
+"""docs/add_an_activation.md, followed to the letter in a copy of the package."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / 'docs/add_an_activation.md').read_text()
+BLOCK = re.compile(r'^`(\S+)`\n\n```(\w+)\n(.*?)^```$', re.M | re.S)
+
+
+@pytest.fixture(scope='module')
+def copy(tmp_path_factory):
+    """The repository with the blocks of the page in it."""
+    folder = tmp_path_factory.mktemp('copy')
+    for name in ('apa_mmdet', 'configs', 'tests/test_models/test_activations', 'tools'):
+        shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns('__pycache__'))
+    for name in ('tests/conftest.py', 'tests/test_doctests.py', 'tests/data', 'pyproject.toml', 'model-index.yml'):
+        (folder / name).symlink_to(ROOT / name)
+    for name, language, content in BLOCK.findall(PAGE):
+        paste(folder / name, language, content)
+    return folder
+
+
+def paste(path, language, content):
+    """A new file, or lines that are added, ``+``, and removed, ``-``, among those that stand there."""
+    if language == 'diff':
+        old, new = (''.join(re.findall(rf'^[ {sign}](.*\n)', content, re.M)) for sign in '-+')
+        before = path.read_text()
+        assert before.count(old) == 1, f'{path.name} does not hold what the page wants to change:\n{old}'
+        content = before.replace(old, new)
+    else:
+        assert not path.exists(), f'{path.name} is there already: the page needs another example'
+    path.write_text(content)
+
+
+def start(copy, command):
+    env = dict(os.environ, PYTHONPATH=str(copy), OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore')
+    env['PATH'] = f'{Path(sys.executable).parent}:{env["PATH"]}'
+    run = subprocess.run(['bash', '-ec', command], cwd=copy, env=env, capture_output=True, text=True)
+    assert run.returncode == 0, f'{command}\n{run.stdout[-3000:]}{run.stderr[-3000:]}'
+    return run.stdout + run.stderr
+
+
+def commands():
+    """Those of the page, each in one line."""
+    return [' '.join(c.split()) for c in re.findall(r'^ {4}((?:python|make) .*)', PAGE.replace('\\\n', ''), re.M)]
+
+
+def test_it_keeps_the_contract_and_its_configs_build(copy):
+    contract, doctests = (c.removeprefix('python -m pytest ') for c in commands() if 'pytest' in c)
+    (copy / 'follow.py').write_text(
+        'import pytest\n'
+        'from mmengine.config import Config\nfrom mmengine.registry import init_default_scope\n'
+        "init_default_scope('mmdet')\n"
+        'from mmdet.registry import MODELS\nimport apa_mmdet\nprint(apa_mmdet.__file__)\n'
+        "for name in ('tiny_lvis/mask_rcnn_se_r18_smu', 'any_detector/retinanet_r50_smu'):\n"
+        "    model = MODELS.build(Config.fromfile(f'configs/{name}.py').model)\n"
+        "    print(name, sum(type(m).__name__ == 'SMU' for m in model.modules()))\n"
+        f'for arguments in ({contract!r}, {doctests!r}):\n'
+        "    assert pytest.main([*arguments.split(), '-q', '-p', 'no:cacheprovider']) == 0\n"
+    )
+    said = start(copy, 'python follow.py')
+    assert f'{copy}/apa_mmdet/__init__.py' in said
+    assert 'mask_rcnn_se_r18_smu 17\n' in said and 'retinanet_r50_smu 49\n' in said
+    passed = [int(count) for count in re.findall(r'(\d+) passed', said)]
+    assert len(passed) == 2 and passed[0] > 20 and passed[1] == 2
+    written = ' '.join(name for name, _, _ in BLOCK.findall(PAGE))
+    start(copy, f'ruff check {written} && ruff format --check {written}')
+
+
+@pytest.mark.slow
+def test_every_other_command(copy):
+    for command in commands():
+        if 'pytest' not in command and command != 'make lint':  # above
+            start(copy, command)
+    for path in ('activations/SMU.png', 'smu/activations_cpu.csv', 'mask_rcnn_se_r18_smu/epoch_1.pth'):
+        assert (copy / 'work_dirs' / path).is_file()
+    table = (copy / 'work_dirs/smu/activations_cpu.csv').read_text()
+    assert re.findall(r'^(\w+),torch,cpu', table, re.M) == ['SiLU', 'ReLU', 'SMU', 'AconC', 'APALU']
+    assert 'failed' not in table
+
+
+def test_the_benchmark_says_what_is_no_activation(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / 'tools/benchmarks'))
+    import activations
+
+    for name, reason in (('Nonsense', "activation 'Nonsense' is not registered"), ('ResNet', 'required positional')):
+        monkeypatch.setattr(sys, 'argv', ['activations.py', '--device', 'cpu', '--types', name])
+        with pytest.raises(SystemExit, match='2'):
+            activations.main()
+        assert f'error: --types {name}: failed: ' in (line := capsys.readouterr().err.splitlines()[-1])
+        assert reason in line

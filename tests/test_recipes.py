@@ -1,0 +1,227 @@
+"""The configs in docs/recipes.md: each is parsed and built, and does what its recipe says; the slow test trains them."""
+
+import inspect
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from mmdet.registry import DATASETS, HOOKS, METRICS, MODELS, PARAM_SCHEDULERS, TRANSFORMS, VISBACKENDS
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from small import shrunk, two_steps
+from test_training import as_own_data
+
+from apa_mmdet.datasets.tiny_lvis import make_tiny_lvis
+from apa_mmdet.models.activations import AGLU, APA, AconC
+from apa_mmdet.models.losses.links import APALink
+
+PAGE = (Path(__file__).parents[1] / 'docs/recipes.md').read_text()
+
+
+def blocks():
+    """The Python blocks of the page by their headings; several under one are numbered."""
+    found = {}
+    for heading, section in re.findall(r'^## (.*?)\n(.*?)(?=^## |\Z)', PAGE, re.M | re.S):
+        for i, block in enumerate(re.findall(r'^```python\n(.*?)^```$', section, re.M | re.S), 1):
+            found[f'{heading}, {i}' if i > 1 else heading] = block
+    return found
+
+
+RECIPES = blocks()
+
+
+def parsed(name, folder):
+    path = folder / 'recipe.py'  # where there is no other config
+    path.write_text(RECIPES[name])
+    return Config.fromfile(path)
+
+
+def learnt(name):
+    """Whether a parameter is λ or κ of an activation."""
+    return name.endswith(('.lambda_', '.kappa'))
+
+
+def setting(model, wrapper, key):
+    """``key`` of the optimiser for each trained parameter, by name."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    return {names[id(p)]: group[key] for group in wrapper.optimizer.param_groups for p in group['params']}
+
+
+def fine_tuning(cfg, model, wrapper):
+    assert model.roi_head.bbox_head.fc_cls.out_features == model.roi_head.bbox_head.loss_cls.num_classes == 3
+    assert cfg.load_from == 'OUT' and cfg.train_dataloader.dataset.dataset.type == 'CocoDataset'
+
+
+def one_gpu(cfg, model, wrapper):
+    assert wrapper._accumulative_counts * cfg.train_dataloader.batch_size == cfg.auto_scale_lr.base_batch_size
+
+
+def mixed_precision(cfg, model, wrapper):
+    assert wrapper.cast_dtype == torch.bfloat16
+
+
+def frozen(cfg, model, wrapper):
+    assert not any(p.requires_grad for p in model.backbone.parameters())
+
+
+def activations_alone(cfg, model, wrapper):
+    rates = setting(model, wrapper, 'lr')
+    assert {name for name, lr in rates.items() if lr} == {
+        name for name in rates if learnt(name) or not name.startswith('backbone.')
+    }
+    assert sum(learnt(name) for name in rates) == 2 * (1 + 16 * 4)
+    keys = {'': dict(lr_mult=0.0), 'lambda_': dict(lr_mult=1.0), 'kappa': dict(lr_mult=1.0)}
+    alone = build_optim_wrapper(model, dict(cfg.optim_wrapper, paramwise_cfg=dict(custom_keys=keys)))
+    assert all(bool(lr) == learnt(name) for name, lr in setting(model, alone, 'lr').items())
+
+
+def per_channel(cfg, model, wrapper):
+    sites = [m for m in model.backbone.modules() if isinstance(m, (AGLU, APA))]
+    assert sum(p.numel() for site in sites for p in site.parameters()) == 75648
+    assert f'{75648:,} parameters instead of {2 * len(sites)}' in PAGE
+
+
+def link(cfg, model, wrapper):
+    head = model.roi_head.bbox_head
+    assert isinstance(head.loss_cls.link, APALink)
+    with torch.no_grad():
+        start = APALink()(torch.tensor([-7.4])), torch.exp(-torch.exp(torch.tensor([2.0])))
+    assert all(p.item() == pytest.approx(6e-4, abs=5e-5) for p in start) and head.init_cfg[0]['bias'] == -7.4
+
+
+def memory(cfg, model, wrapper):
+    assert model.backbone.recompute_act
+
+
+def other_activations(cfg, model, wrapper):
+    assert sum(isinstance(m, AconC) for m in model.modules()) == 16
+
+
+def no_decay(cfg, model, wrapper):
+    decay = setting(model, wrapper, 'weight_decay')
+    assert {name for name, value in decay.items() if not value} == {name for name in decay if learnt(name)} != set()
+
+
+def lvis(cfg, model, wrapper):
+    assert cfg.test_evaluator.max_per_class == 10000 and 'max_per_class' not in cfg.val_evaluator
+    assert model.roi_head.test_cfg.max_per_img == 1000
+
+
+def trackers(cfg, model, wrapper):
+    assert [VISBACKENDS.get(b.type).__name__ for b in cfg.visualizer.vis_backends] == [
+        'LocalVisBackend',
+        'TensorboardVisBackend',
+        'WandbVisBackend',
+    ]
+
+
+PROMISED = {
+    'Fine-tuning a trained detector': fine_tuning,
+    'One GPU': one_gpu,
+    'Mixed precision': mixed_precision,
+    'Frozen backbone': frozen,
+    'Frozen backbone, 2': activations_alone,
+    'Parameters for each channel': per_channel,
+    'The link and the loss': link,
+    'Short of memory': memory,
+    'Other activations, nothing else': other_activations,
+    'No weight decay for λ and κ': no_decay,
+    'Evaluating LVIS': lvis,
+    'TensorBoard, Weights & Biases': trackers,
+}
+
+
+def parts(cfg):
+    """What a run builds besides its model, each with its registry."""
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        dataset = loader.dataset
+        while dataset is not None:
+            yield DATASETS, dataset
+            yield from ((TRANSFORMS, transform) for transform in dataset.get('pipeline', ()))
+            dataset = dataset.get('dataset')
+    yield from ((METRICS, evaluator) for evaluator in (cfg.val_evaluator, cfg.test_evaluator))
+    yield from ((HOOKS, hook) for hook in cfg.default_hooks.values())
+    yield from ((PARAM_SCHEDULERS, scheduler) for scheduler in cfg.param_scheduler)
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_a_recipe_builds_and_keeps_its_promise(name, tmp_path):
+    cfg = parsed(name, tmp_path)
+    assert cfg.custom_imports.imports == ['apa_mmdet']
+    init_default_scope('mmdet')
+    for registry, recipe in parts(cfg):
+        arguments = {key: value for key, value in recipe.items() if key not in ('type', '_scope_')}
+        inspect.signature(registry.get(recipe.type)).bind_partial(**arguments)  # TypeError for an unknown argument
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    PROMISED[name](cfg, model, build_optim_wrapper(model, cfg.optim_wrapper))
+
+
+def test_every_recipe_has_a_promise():
+    assert set(PROMISED) == set(RECIPES)
+
+
+# Training
+
+FORMS = {'data/lvis_v1/': 'lvis_v1', 'data/coco/': 'coco', 'data/V3Det/': 'v3det', 'data/tiny_lvis/': 'tiny_lvis'}
+
+
+@cache
+def made(form, folder):
+    make_tiny_lvis(folder / form, train=4, val=2, size=(96, 64), seed=0, progress=False, form=form)
+    return folder / form
+
+
+def small(name, folder, data):
+    """A recipe for two steps on small data from random weights."""
+    cfg = parsed(name, folder)
+    kept = {key: cfg.model.backbone.get(key) for key in ('frozen_stages', 'norm_eval')}
+    for root, form in FORMS.items():
+        cfg = shrunk(cfg, root, made(form, data))
+    own = as_own_data(made('coco', data), folder / 'own')
+    cfg = two_steps(shrunk(cfg, 'data/own/', own))
+    if name.startswith('Frozen'):
+        cfg.model.backbone.update(kept)
+    cfg.work_dir = str(folder / 'work')
+    cfg.default_hooks.checkpoint.update(interval=100, save_last=False)  # a gigabyte each
+    train, test = cfg.model.train_cfg, cfg.model.test_cfg
+    test.get('rcnn', test).update(score_thr=5e-5 if 'v3det' in RECIPES[name] else -1.0, max_per_img=10)
+    if 'rcnn' in test:  # or the many classes would take minutes
+        train.rcnn.sampler.num, test.rpn.max_per_img = 32, 5
+    cfg.test_evaluator.pop('outfile_prefix', None)
+    cfg.visualizer.vis_backends = [b for b in cfg.visualizer.vis_backends if b.type == 'LocalVisBackend']
+    return cfg
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', RECIPES)
+def test_a_recipe_trains(name, tmp_path, tmp_path_factory):
+    cfg = small(name, tmp_path, tmp_path_factory.getbasetemp())
+    if cfg.load_from:
+        cfg.load_from = str(tmp_path / 'other_classes.pth')
+        other = cfg.copy()
+        five = dict(bbox_head=dict(num_classes=5, loss_cls=dict(num_classes=5)), mask_head=dict(num_classes=5))
+        other.merge_from_dict(dict(model=dict(roi_head=five)))
+        torch.save(MODELS.build(other.model).state_dict(), cfg.load_from)
+    runner = Runner.from_cfg(cfg)
+    runner.model.init_weights()  # which train() does once, and this test wants to see what comes after
+    if cfg.load_from:
+        runner.load_or_resume()
+        loaded, own = torch.load(cfg.load_from), runner.model.state_dict()
+        classes = ('bbox_head.fc_cls', 'bbox_head.fc_reg', 'mask_head.conv_logits')
+        assert {key for key in own if not torch.equal(own[key], loaded[key])} == {
+            f'roi_head.{layer}.{kind}' for layer in classes for kind in ('weight', 'bias')
+        }
+    before = {key: p.detach().clone() for key, p in runner.model.named_parameters()}
+    runner.train()
+    changed = {key for key, p in runner.model.named_parameters() if not torch.equal(p, before[key])}
+    assert any(key.startswith(('neck.', 'roi_head.')) for key in changed)
+    in_backbone = {key for key in changed if key.startswith('backbone.')}
+    assert bool(in_backbone) == (name != 'Frozen backbone')
+    assert name != 'Frozen backbone, 2' or all(learnt(key) for key in in_backbone)
+    found = runner.test()
+    assert all(torch.tensor(value).isfinite() for key, value in found.items() if '_precision' not in key) and found
