@@ -1,0 +1,176 @@
+"""Every command of the README and of the other pages, run as it stands on small data in a copy of the repository.
+
+`make test` checks that each has its place here, `make test-slow` runs them. Those of docs/add_an_activation.md are run by
+test_add_an_activation.py, Python's blocks of docs/recipes.md by test_recipes.py, of docs/export.md by its own test.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from test_training import as_own_data
+
+from apa_mmdet.checkpoint import other_names
+from apa_mmdet.datasets.tiny_lvis import make_tiny_lvis
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / 'README.md', *sorted(ROOT.glob('docs/*.md')), *sorted(ROOT.glob('configs/*/README.md'))]
+PAGES.append(ROOT / 'tools/benchmarks/results/README.md')
+PAGES.remove(ROOT / 'docs/add_an_activation.md')
+PROGRAM = r'(?:[A-Z_]+=\S+ )*(?:python|make|pip|curl|mkdir|ln|tools/\w+\.sh) '
+
+
+def commands(page):
+    r"""Those of a page, once each and without comments: lines of indented blocks, and what stands in backticks.
+
+    >>> commands('    X=1 python a.py \\\n        b   # c\n\nor `make\nd` in `tools/e.py`')
+    ['X=1 python a.py b', 'make d']
+    """
+    page = re.sub(r'^```.*?^```$', '', page, flags=re.M | re.S).replace('\\\n', '')
+    found = re.findall(rf'^ {{4}}({PROGRAM}.*)', page, re.M) + re.findall(rf'`({PROGRAM.rstrip()}\s[^`]*)`', page)
+    return list(dict.fromkeys(' '.join(re.sub(r' # .*', '', command).split()) for command in found))
+
+
+# What stands for something of the reader's, and for what a small machine does not have.
+TINY = 'configs/tiny_lvis/mask_rcnn_se_r18_apa.py'
+WORK = 'work_dirs/mask_rcnn_se_r18_apa'
+PLACES = {
+    'CONFIG': TINY,
+    'CHECKPOINT': f'{WORK}/epoch_1.pth',
+    'FOLDER': 'work_dirs/lvis.predictions',
+    'IN': 'se_resnet50.pth',
+    'OUT': 'converted.pth',
+    'IMAGE_OR_FOLDER': 'data/tiny_lvis/val2017',
+    'path/to/data': 'data/own',
+    '8': '2',
+}
+SHORT = '--cfg-options train_cfg.max_epochs=1 train_cfg.val_interval=1 train_dataloader.batch_size=2'
+FEW = f'{SHORT} train_dataloader.dataset.dataset.indices=4 val_dataloader.dataset.indices=2'
+TINY_DATA = '--train 16 --val 4 --size 96'
+# What the others need, in this order; then the others, in any. What is added makes them end soon.
+FIRST = {
+    'python tools/make_tiny_lvis.py': TINY_DATA,
+    'python tools/make_tiny_lvis.py --form coco': TINY_DATA,
+    'ln -s tiny_coco data/coco': '',
+    f'python tools/train.py {TINY}': SHORT,
+    f'python tools/test.py {TINY} $(cat {WORK}/last_checkpoint)': '--cfg-options model.test_cfg.rcnn.score_thr=1e-5',
+    f'python tools/report.py {WORK}': '--images 2',
+}
+KEPT = '--cfg-options test_evaluator.outfile_prefix=work_dirs/lvis model.test_cfg.rcnn.score_thr=1e-5'
+COCO = 'train_cfg.max_epochs=1 train_cfg.val_interval=1 train_dataloader.batch_size=1'
+OTHERS = {
+    'DATA_ROOT=path/to/data python tools/check_dataset.py configs/own_data/mask_rcnn_se_r18_apa.py': '',
+    'DATA_ROOT=path/to/data python tools/train.py configs/own_data/mask_rcnn_se_r18_apa.py': SHORT,
+    'mkdir -p data/lvis_v1/annotations': '',
+    'python tools/benchmarks/ablation.py': '--runs apa-gol --seeds 0 --out abl/a.csv --cfg-options train_cfg.max_epochs=1',
+    'python tools/benchmarks/ablation.py --table': '',
+    'python tools/benchmarks/ranks.py': '--rounds 1 --side 64',
+    'python tools/benchmarks/step.py': f'{TINY} --rounds 1 --batches 1',
+    'python tools/benchmarks/step.py --out tools/benchmarks/results': f'{TINY} --rounds 1 --batches 1',
+    'python tools/browse_dataset.py CONFIG': '--images 4',
+    'python tools/check_dataset.py CONFIG --no-images': '',
+    'python tools/check_dataset.py CONFIG --split train': '',
+    'python tools/check_dataset.py CONFIG --workers 16': '',
+    'python tools/check_dataset.py configs/coco/mask_rcnn_se_r50_apa.py': '',
+    'python tools/check_dataset.py configs/lvis/mask_rcnn_se_r50_apa.py': '',
+    'python tools/check_dataset.py configs/v3det/faster_rcnn_se_r50_apa.py': '',
+    'python tools/convert_official_weights.py IN OUT --config CONFIG': '',
+    'python tools/convert_official_weights.py se_resnet50.pth pretrained/se_resnet50_apa.pth': '--force',
+    'python tools/eval_results.py CONFIG FOLDER': '',
+    'python tools/export_onnx.py CONFIG CHECKPOINT': '',
+    'python tools/export_onnx.py CONFIG CHECKPOINT --part detector': '',
+    'python tools/image_demo.py IMAGE_OR_FOLDER CONFIG CHECKPOINT': '--score-thr 0.01',
+    'python tools/plot_activations.py CHECKPOINT': '',
+    'python tools/plot_activations.py --out docs/activations': '',
+    'python tools/test.py CONFIG CHECKPOINT': KEPT,
+    'python tools/train.py CONFIG --cfg-options optim_wrapper.type=MixedPrecisionOptimWrapper optim_wrapper.dtype=bfloat16': SHORT.removeprefix(
+        '--cfg-options'
+    ),
+    'python tools/train.py CONFIG --auto-scale-lr': SHORT,
+    'python tools/train.py CONFIG --auto-scale-lr --cfg-options train_dataloader.batch_size=4': (
+        'train_cfg.max_epochs=1 train_cfg.val_interval=1'
+    ),
+    'python tools/train.py CONFIG --resume': SHORT.replace('max_epochs=1', 'max_epochs=2'),
+    'python tools/train.py configs/lvis/mask_rcnn_se_r50_apa.py --auto-scale-lr': FEW,
+    'tools/dist_test.sh CONFIG CHECKPOINT 8': '',
+    'tools/dist_test.sh configs/lvis/mask_rcnn_se_r50_apa.py work_dirs/mask_rcnn_se_r50_apa/epoch_24.pth 8': '--cfg-options test_dataloader.dataset.indices=2',
+    'tools/dist_train.sh CONFIG 8': SHORT,
+    'tools/dist_train.sh configs/coco/mask_rcnn_se_r50_apa.py 8': f'--cfg-options {COCO} train_dataloader.dataset.indices=4',
+    'tools/dist_train.sh configs/lvis/mask_rcnn_se_r50_apa.py 8': FEW,
+    'tools/dist_train.sh configs/v3det/faster_rcnn_se_r50_apa.py 8': '--cfg-options train_cfg.max_iters=2 train_cfg.val_interval=2 train_dataloader.batch_size=1 '
+    'train_dataloader.dataset.dataset.indices=4 val_dataloader.dataset.indices=2',
+}
+# Where else it is run, or why it cannot be.
+NOT_HERE = {
+    'make bench': 'test_benchmarks.py runs its three scripts',
+    'make demo': 'FIRST, and test_demo.py at full length',
+    'make setup TORCH="torch==2.6.0 --index-url https://download.pytorch.org/whl/cu126"': 'test_setup.py, another torch',
+    'make test': '.ci/run',
+    'pip install -e .': 'set-up, before any test',
+    'python tools/train.py CONFIG --amp': "MMEngine's AmpOptimWrapper wants a GPU",
+    'NNODES=2 NODE_RANK=0 MASTER_ADDR=10.0.0.1 tools/dist_train.sh CONFIG 8': 'test_distributed.py, two on one machine',
+    'NNODES=2 NODE_RANK=1 MASTER_ADDR=10.0.0.1 tools/dist_train.sh CONFIG 8': 'the same',
+    'GPUS=16 GPUS_PER_NODE=8 tools/slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR': 'needs Slurm',
+    'mkdir -p data/coco && cd data/coco': 'before downloads of 19 GB',
+    **{
+        f'curl -O http://images.cocodataset.org/{file}.zip': 'downloads'
+        for file in ('zips/train2017', 'zips/val2017', 'annotations/annotations_trainval2017')
+    },
+    'ln -s ../coco/train2017 ../coco/val2017 data/lvis_v1/': 'after them',
+}
+
+
+def test_every_command_has_its_place():
+    written = {command for page in PAGES for command in commands(page.read_text())}
+    assert written == {*FIRST, *OTHERS, *NOT_HERE}
+
+
+def run(command, added, clone):
+    for place, file in PLACES.items():
+        command = re.sub(rf'(?<![\w/.-]){re.escape(place)}(?![\w/.-])', file, command)
+    path = f'{Path(sys.executable).parent}:{os.environ["PATH"]}'  # as in the activated environment
+    env = dict(os.environ, PATH=path, PYTHONPATH=str(clone), OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore')
+    done = subprocess.run(['bash', '-ec', f'{command} {added}'], cwd=clone, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, f'{command} {added}\n{done.stdout[-3000:]}{done.stderr[-3000:]}'
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope='module')
+def clone(tmp_path_factory):
+    """A copy of the repository with small data, weights and a run in it."""
+    folder = tmp_path_factory.mktemp('docs') / 'apa_mmdet'
+    skipped = shutil.ignore_patterns('.git', '.venv', 'data', 'work_dirs', 'pretrained', 'build', '__pycache__')
+    shutil.copytree(ROOT, folder, symlinks=True, ignore=skipped)
+    for form, link in (('lvis_v1', 'lvis_v1'), ('v3det', 'V3Det')):
+        make_tiny_lvis(folder / f'data/tiny_{form}', train=16, val=4, size=96, progress=False, form=form)
+        (folder / 'data' / link).symlink_to(f'tiny_{form}')
+    init_default_scope('mmdet')
+    detector = MODELS.build(Config.fromfile(ROOT / 'configs/lvis/mask_rcnn_se_r50_apa.py').model)
+    backbone = detector.backbone.state_dict()
+    published = {theirs: backbone[ours] for ours, theirs in other_names(backbone, to_official=True).items()}
+    for weights, file in (
+        (detector.state_dict(), 'work_dirs/mask_rcnn_se_r50_apa/epoch_24.pth'),
+        (backbone, 'pretrained/se_resnet50_apa.pth'),
+        (published, 'se_resnet50.pth'),
+    ):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        torch.save(dict(state_dict=weights), folder / file)
+    for command, added in FIRST.items():
+        run(command, added, folder)
+    as_own_data(folder / 'data/tiny_coco', folder / 'data/own')
+    run('python tools/test.py CONFIG CHECKPOINT', KEPT, folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('command', OTHERS)
+def test_a_command(command, clone):
+    run(command, OTHERS[command], clone)
