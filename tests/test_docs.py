@@ -174,3 +174,10 @@ def clone(tmp_path_factory):
 @pytest.mark.parametrize('command', OTHERS)
 def test_a_command(command, clone):
     run(command, OTHERS[command], clone)
+
+
+@pytest.mark.slow
+def test_the_python_of_the_readme(clone):
+    (code,) = re.findall(r'^```python\n(.*?)^```$', (ROOT / 'README.md').read_text(), re.M | re.S)
+    (clone / 'quickstart.py').write_text(code.replace('epoch_5', 'epoch_1').replace('score_thr=0.3', 'score_thr=0'))
+    assert 'tensor([' in run('python quickstart.py', '', clone)
