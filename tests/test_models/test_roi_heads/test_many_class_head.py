@@ -44,7 +44,7 @@ def test_detections_are_mmdets(agnostic, rois, cfg):
         for kind in (ManyClassBBoxHead, Shared2FCBBoxHead)
     )
     assert set(ours.keys()) == set(theirs.keys())
-    for key in ours:
+    for key in ours.keys():  # noqa: SIM118  iterated, it is its instances
         assert torch.equal(ours[key], theirs[key]), key
     assert cfg is not CFG or rois < 40 or len(ours) == 20
 
