@@ -44,7 +44,8 @@ def report(work_dir: str, images: int = 8, score_thr: float = 0.5) -> str:
             f'picture     {picture}',
             f'curves      {curves or "none: this folder holds no log of a training run"}',
             f'next        every test image: python tools/test.py CONFIG {cfg.load_from} --show-dir pictures',
-            '            your own pictures: configs/own_data; LVIS: configs/lvis; both in the README',
+            f'            other pictures:   python tools/image_demo.py IMAGE_OR_FOLDER CONFIG {cfg.load_from}',
+            '            your own data:    configs/own_data; LVIS: configs/lvis; both in the README',
         ]
     )
 
