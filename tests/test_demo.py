@@ -17,14 +17,19 @@ def python(*command, cwd):
     return run.stdout
 
 
+BFLOAT16 = ['--cfg-options', 'optim_wrapper.type=MixedPrecisionOptimWrapper', 'optim_wrapper.dtype=bfloat16']
+
+
 @pytest.mark.slow
-def test_the_demo_reaches_a_mask_ap_of_a_quarter(tmp_path):
+@pytest.mark.parametrize('options', [[], BFLOAT16], ids=['float32', 'bfloat16'])
+def test_the_demo_reaches_its_mask_ap(options, tmp_path):
+    """0.40 to 0.43 by seed: either precision has to stay in that noise."""
     python(ROOT / 'tools/make_tiny_lvis.py', cwd=tmp_path)
-    python(ROOT / 'tools/train.py', ROOT / CONFIG, cwd=tmp_path)
+    python(ROOT / 'tools/train.py', ROOT / CONFIG, *options, cwd=tmp_path)
     work_dir = tmp_path / 'work_dirs/mask_rcnn_se_r18_apa'
     checkpoint = (work_dir / 'last_checkpoint').read_text()
     python(ROOT / 'tools/test.py', ROOT / CONFIG, checkpoint, cwd=tmp_path)
     table = python(ROOT / 'tools/report.py', work_dir, cwd=tmp_path)
     ap, apr, apc, apf = map(float, re.search(r'\| mask \|' + r' ([\d.]+) +\|' * 4, table).groups())
-    assert ap >= 0.25 and apr > 0
+    assert ap >= 0.37 and apr >= 0.2
     assert (work_dir / 'predictions.png').is_file() and (work_dir / 'training_curves.png').is_file()

@@ -3,6 +3,7 @@
 # Change: classes, the file names below, and for more than a handful of pictures the schedule.
 _base_ = '../tiny_lvis/mask_rcnn_se_r18_apa.py'
 
+work_dir = 'work_dirs/own_data'  # the name of this file is that of another config too
 data_root = '{{$DATA_ROOT:data/own}}'
 annotations = data_root + '/trainval.json'
 classes = ('date', 'fig', 'hazelnut')
