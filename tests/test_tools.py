@@ -73,7 +73,11 @@ def test_training_logs_the_losses_and_writes_a_checkpoint(trained):
     assert checkpoint['meta']['epoch'] == 1 and 'backbone.layer1.0.act_conv1.lambda_' in checkpoint['state_dict']
 
 
-@pytest.mark.parametrize('tool', [ROOT / 'tools/test.py', stock_tool('test.py')], ids=['ours', "mmdet's"])
+@pytest.mark.parametrize(
+    'tool',
+    [ROOT / 'tools/test.py', pytest.param(stock_tool('test.py'), marks=pytest.mark.slow)],
+    ids=['ours', "mmdet's"],
+)
 def test_testing_gives_the_training_runs_own_figures_and_a_report(tiny, trained, tool):
     python(tool, TINY, trained / 'epoch_1.pth', '--work-dir', 'work', *ONE_EPOCH[:1], *ONE_EPOCH[4:5], cwd=tiny)
     tested = json.loads(sorted(trained.glob('*/*.json'))[-1].read_text())
