@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
 from ..models.activations.base import APAParameters
 from ..ops import LAMBDA_FLOOR
+from .distributed import unwrapped
 from .plot_checkpoint import draw_sites, sites_of
 
 
@@ -51,14 +51,14 @@ class ActivationStatsHook(Hook):
 
     @master_only
     def _log(self, runner: Runner) -> None:
-        found = statistics_of(_unwrapped(runner.model))
+        found = statistics_of(unwrapped(runner.model))
         if found:
             step = runner.iter + 1
             runner.visualizer.add_scalars(dict(found, iter=step), step=step)  # W&B takes no step, but can plot over one
 
     @master_only
     def after_train(self, runner: Runner) -> None:
-        sites = sites_of(_unwrapped(runner.model))
+        sites = sites_of(unwrapped(runner.model))
         if not sites:
             return
         work_dir = Path(runner.work_dir)
@@ -68,10 +68,6 @@ class ActivationStatsHook(Hook):
             runner.logger.warning(f'the learnt activations were not drawn: {type(error).__name__}: {error}')
         else:
             runner.logger.info(f'learnt activations drawn: {", ".join(map(str, paths))}')
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    return model.module if is_model_wrapper(model) else model
 
 
 def statistics_of(model: nn.Module) -> dict[str, float]:

@@ -10,12 +10,18 @@ from datetime import timedelta
 
 import torch.distributed
 from mmengine.device import get_device
+from mmengine.model import is_model_wrapper
 from mmengine.registry import MODEL_WRAPPERS, RUNNERS
 from mmengine.runner import Runner
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 PATIENCE = timedelta(hours=2)  # while process 0 evaluates, the others wait for it
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself, whether DistributedDataParallel or its like stands around it or not."""
+    return model.module if is_model_wrapper(model) else model
 
 
 class LauncherError(ValueError):

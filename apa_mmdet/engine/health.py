@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from mmengine.dist import all_gather_object, all_reduce
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from ..ops import LAMBDA_FLOOR
+from .distributed import unwrapped
 
 STATISTICS = 'running_mean', 'running_var', 'num_batches_tracked'
 
@@ -60,7 +60,7 @@ class SkipNonFiniteHook(Hook):
                 'SkipNonFiniteHook skips the steps of one optimizer, and this config has several '
                 f'({", ".join(wrapper.keys())}): leave the hook out of default_hooks'
             )
-        self.model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self.model = unwrapped(runner.model)
         self.model.register_forward_hook(self._note_losses)
         self.norms = [module for module in self.model.modules() if hasattr(module, STATISTICS[0])]
         # what the config chose, --amp's wrapper for one, is not ours to subclass
@@ -213,7 +213,7 @@ class ActivationHealthHook(Hook):
 
     @torch.no_grad()
     def _look(self, runner: Runner) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         for kind, what, is_good in (
             ('lambda_', f'λ is at its floor of {LAMBDA_FLOOR:g}, where it has no gradient', lambda p: p > LAMBDA_FLOOR),
             ('kappa', f'|κ| is above {self.max_kappa:g}', lambda p: p.abs() <= self.max_kappa),

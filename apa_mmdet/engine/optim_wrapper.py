@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 from mmengine.device import get_device
-from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.utils import apply_to
 from torch import Tensor, nn
+
+from .distributed import unwrapped
 
 try:
     from torch.amp import GradScaler
@@ -81,7 +82,7 @@ def _before_operators(model: nn.Module) -> Iterator[nn.Module]:
     NMS and RoIAlign take no half precision on a CPU and no bfloat16 anywhere, and a coordinate above 256 pixels would
     be rounded to even numbers by it.
     """
-    detector = model.module if is_model_wrapper(model) else model
+    detector = unwrapped(model)
     without = {'data_preprocessor', 'roi_head'} | ({'backbone'} if getattr(detector, 'neck', None) else set())
     return (part for name, part in detector.named_children() if name not in without)
 

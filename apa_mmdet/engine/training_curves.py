@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from mmengine.config import Config
+
+from .activation_curves import colors, save
 
 COLUMNS = ('AP', 'APr', 'APc', 'APf', 'mAP', 'mAP_50', 'mAP_75')  # of LVIS and of COCO
 KINDS = dict(bbox='box', segm='mask')
@@ -113,14 +114,13 @@ def draw_training_curves(work_dir: Path, out: Path) -> Path | None:
     if lower:
         _draw_precisions(lower[0], log)
     figure.suptitle(work_dir.resolve().name)
-    figure.savefig(out, dpi=130)
-    return out
+    return save(figure, out)
 
 
 def _draw_steps(axes: Sequence[Axes], rows: list[dict]) -> None:
     x = [row['step'] for row in rows]
     curves = loss_curves(rows)
-    for (name, values), color in zip(curves.items(), _colors(len(curves))):
+    for (name, values), color in zip(curves.items(), colors(len(curves))):
         axes[0].plot(x, values, color=color, linewidth=0.8, alpha=0.4)
         axes[0].plot(x, smooth(values), color=color, label=name, **_dots(x))
     axes[0].set_yscale('log', nonpositive='mask')
@@ -129,7 +129,7 @@ def _draw_steps(axes: Sequence[Axes], rows: list[dict]) -> None:
     axes[0].yaxis.set_minor_formatter(NullFormatter())
     _label(axes[0], 'loss (thin: as logged; thick: smoothed)', 'step')
     if len(axes) > 1:
-        axes[1].plot(x, [row.get('lr', np.nan) for row in rows], color=_colors(1)[0], **_dots(x))
+        axes[1].plot(x, [row.get('lr', np.nan) for row in rows], color=colors(1)[0], **_dots(x))
         axes[1].set_ylim(bottom=0)
         axes[1].ticklabel_format(axis='y', style='sci', scilimits=(-2, 3))
         _label(axes[1], 'learning rate', 'step')
@@ -179,7 +179,7 @@ def _draw_precisions(figure, log: Log) -> None:
     x = [row['step'] for row in log.validations]
     for axis, kind in zip(figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0], kinds):
         columns = [column for column in COLUMNS if any(column in table.get(kind, ()) for table in tables)]
-        for column, color in zip(columns, _colors(len(columns))):
+        for column, color in zip(columns, colors(len(columns))):
             values = np.array([table.get(kind, {}).get(column, np.nan) for table in tables], float)
             values[values < 0] = np.nan  # LVIS says −1 where there is nothing to average
             last = f'{values[-1]:.3f}' if np.isfinite(values[-1]) else '-'
@@ -203,7 +203,3 @@ def _label(axis: Axes, title: str, x: str) -> None:
 def _dots(x: Sequence[int]) -> dict:
     """A line that is seen even if it is one point."""
     return dict(linewidth=1.8, marker='o' if len(x) < 3 else None, markersize=4)
-
-
-def _colors(count: int) -> np.ndarray:
-    return matplotlib.colormaps['viridis'](np.linspace(0, 0.88, count))
