@@ -1,6 +1,10 @@
-"""Two processes that come from the test's own."""
+"""Processes: two that come from the test's own, or a command in a copy of the repository."""
 
 import multiprocessing
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 
 def in_two_processes(function, *args, exitcode=0):
@@ -12,3 +16,12 @@ def in_two_processes(function, *args, exitcode=0):
     for process in processes:
         process.join(60)
         assert process.exitcode == exitcode
+
+
+def in_a_copy(folder, command):
+    """Run a line of bash as in the activated environment, with the copy's own package; all that it says."""
+    path = f'{Path(sys.executable).parent}:{os.environ["PATH"]}'
+    env = dict(os.environ, PATH=path, PYTHONPATH=str(folder), OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore')
+    run = subprocess.run(['bash', '-ec', command], cwd=folder, env=env, capture_output=True, text=True)
+    assert run.returncode == 0, f'{command}\n{run.stdout[-3000:]}{run.stderr[-3000:]}'
+    return run.stdout + run.stderr

@@ -1,13 +1,12 @@
 """docs/add_an_activation.md, followed to the letter in a copy of the package."""
 
-import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from processes import in_a_copy
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / 'docs/add_an_activation.md').read_text()
@@ -39,14 +38,6 @@ def paste(path, language, content):
     path.write_text(content)
 
 
-def start(copy, command):
-    env = dict(os.environ, PYTHONPATH=str(copy), OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore')
-    env['PATH'] = f'{Path(sys.executable).parent}:{env["PATH"]}'
-    run = subprocess.run(['bash', '-ec', command], cwd=copy, env=env, capture_output=True, text=True)
-    assert run.returncode == 0, f'{command}\n{run.stdout[-3000:]}{run.stderr[-3000:]}'
-    return run.stdout + run.stderr
-
-
 def commands():
     """Those of the page, each in one line."""
     return [' '.join(c.split()) for c in re.findall(r'^ {4}((?:python|make) .*)', PAGE.replace('\\\n', ''), re.M)]
@@ -65,20 +56,20 @@ def test_it_keeps_the_contract_and_its_configs_build(copy):
         f'for arguments in ({contract!r}, {doctests!r}):\n'
         "    assert pytest.main([*arguments.split(), '-q', '-p', 'no:cacheprovider']) == 0\n"
     )
-    said = start(copy, 'python follow.py')
+    said = in_a_copy(copy, 'python follow.py')
     assert f'{copy}/apa_mmdet/__init__.py' in said
     assert 'mask_rcnn_se_r18_smu 17\n' in said and 'retinanet_r50_smu 49\n' in said
     passed = [int(count) for count in re.findall(r'(\d+) passed', said)]
     assert len(passed) == 2 and passed[0] > 20 and passed[1] == 2
     written = ' '.join(name for name, _, _ in BLOCK.findall(PAGE))
-    start(copy, f'ruff check {written} && ruff format --check {written}')
+    in_a_copy(copy, f'ruff check {written} && ruff format --check {written}')
 
 
 @pytest.mark.slow
 def test_every_other_command(copy):
     for command in commands():
         if 'pytest' not in command and command != 'make lint':  # above
-            start(copy, command)
+            in_a_copy(copy, command)
     for path in ('activations/SMU.png', 'smu/activations_cpu.csv', 'mask_rcnn_se_r18_smu/epoch_1.pth'):
         assert (copy / 'work_dirs' / path).is_file()
     table = (copy / 'work_dirs/smu/activations_cpu.csv').read_text()

@@ -4,11 +4,8 @@
 test_add_an_activation.py, Python's blocks of docs/recipes.md by test_recipes.py, of docs/export.md by its own test.
 """
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +13,7 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from processes import in_a_copy
 from test_training import as_own_data
 
 from apa_mmdet.checkpoint import other_names
@@ -137,11 +135,7 @@ def test_every_command_has_its_place():
 def run(command, added, clone):
     for place, file in PLACES.items():
         command = re.sub(rf'(?<![\w/.-]){re.escape(place)}(?![\w/.-])', file, command)
-    path = f'{Path(sys.executable).parent}:{os.environ["PATH"]}'  # as in the activated environment
-    env = dict(os.environ, PATH=path, PYTHONPATH=str(clone), OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore')
-    done = subprocess.run(['bash', '-ec', f'{command} {added}'], cwd=clone, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, f'{command} {added}\n{done.stdout[-3000:]}{done.stderr[-3000:]}'
-    return done.stdout + done.stderr
+    return in_a_copy(clone, f'{command} {added}')
 
 
 @pytest.fixture(scope='module')
