@@ -98,7 +98,8 @@ def memory(cfg, model, wrapper):
 
 
 def other_activations(cfg, model, wrapper):
-    assert sum(isinstance(m, AconC) for m in model.modules()) == 16
+    acts = [m for m in model.modules() if isinstance(m, AconC)]
+    assert len(acts) == 16 - 3 and all(p.requires_grad for act in acts for p in act.parameters())
 
 
 def no_decay(cfg, model, wrapper):

@@ -16,7 +16,7 @@ class AconParameters(nn.Module):
     learnt: tuple[str, ...] = ()
     fixed: dict[str, float] = {}
 
-    def __init__(self, num_features: int) -> None:
+    def __init__(self, num_features: int | None = None) -> None:
         super().__init__()
         self.num_features = channel_count(self, num_features)
         for name in self.learnt:
@@ -57,7 +57,7 @@ class AconC(AconParameters):
 
     Args:
         num_features: C, the size of dimension 1 of the input, which may have any number of dimensions from 2 on; 1 for
-            one set of parameters, and any input. A site of a backbone fills it in.
+            one set of parameters, and any input. SEResNet and SwapActivations fill it in; elsewhere it must be given.
         inplace: accepted for ConvModule, which passes it. The input is needed in the backward, so the computation is
             never in place.
 
@@ -74,7 +74,7 @@ class AconC(AconParameters):
 
     learnt = ('p1', 'p2', 'beta')
 
-    def __init__(self, num_features: int, inplace: bool = False) -> None:
+    def __init__(self, num_features: int | None = None, inplace: bool = False) -> None:
         super().__init__(num_features)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ class APALU(nn.Module):
 
     Args:
         num_features: C, the size of dimension 1 of the input, which may have any number of dimensions from 2 on; 1 for
-            one pair of parameters, and any input. A site of a backbone fills it in.
+            one pair of parameters, and any input. SEResNet and SwapActivations fill it in; elsewhere it must be given.
         a_init, b_init: where a and b start; positive.
         inplace: accepted for ConvModule, which passes it. The input is needed in the backward, so the computation is
             never in place.
@@ -38,7 +38,9 @@ class APALU(nn.Module):
         0.9228...
     """
 
-    def __init__(self, num_features: int, a_init: float = 0.5, b_init: float = 0.75, inplace: bool = False) -> None:
+    def __init__(
+        self, num_features: int | None = None, a_init: float = 0.5, b_init: float = 0.75, inplace: bool = False
+    ) -> None:
         super().__init__()
         self.num_features = channel_count(self, num_features)
         for name, start in dict(a_init=a_init, b_init=b_init).items():

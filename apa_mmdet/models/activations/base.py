@@ -16,7 +16,7 @@ from ...ops import LAMBDA_FLOOR
 def build_activation(cfg: dict, num_features: int) -> nn.Module:
     """Build a fresh activation for one site.
 
-    ``num_features`` is handed on where the recipe asks for it with ``num_features=None``, or where the
+    ``num_features`` is handed on where the recipe asks for it with ``num_features=None``, or leaves it out and the
     activation cannot do without. Any registered activation will do, learnable or not.
 
     Args:
@@ -54,8 +54,8 @@ def channel_count(module: nn.Module, num_features: int | None) -> int:
     name = type(module).__name__
     if num_features is None:
         raise ValueError(
-            f'{name}(num_features=None) stands for the channel count of the site; '
-            'outside a backbone that fills it in, give the number'
+            f'{name}(num_features=None) stands for the channel count of the site, which is not known here: write '
+            'num_features=…, the channels of this layer; SEResNet and SwapActivations find it by themselves'
         )
     if num_features < 1:
         raise ValueError(f'{name}: num_features must be at least 1, got {num_features}')

@@ -24,16 +24,18 @@ class MetaAconC(AconParameters):
     Source: Ma et al., *Activate or Not: Learning Customized Activation*, CVPR 2021, arXiv:2009.04759, section 3.3.
     fc₁ and fc₂ are 1x1 convolutions of C → width → C channels; p₁ and p₂ start from N(0, 1). Its parameters have the
     published names, and published weights load. Dtypes and limits as :func:`apa_mmdet.ops.acon`; β itself is computed
-    in the dtype of the convolutions' weights, whatever autocast says. An ``init_cfg`` of the module around that
-    names ``Conv2d`` or ``BatchNorm2d`` draws the weights of these two layers as well.
+    in float32 at least, in float64 where the input or the convolutions' weights have it, whatever autocast says. An
+    ``init_cfg`` of the module around that names ``Conv2d`` or ``BatchNorm2d`` draws the weights of these two layers as
+    well.
 
     A batch norm in training mode takes its statistics over the images of the batch, as every channel has one value an
     image (of all processes with SyncBN). Fewer than two images have none: then the running ones serve, and stay as
-    they are. So they do where ``norm_eval=True`` puts the backbone's batch norms in eval mode.
+    they are. So they do where ``norm_eval=True`` puts the backbone's batch norms in eval mode, and where none of the
+    parameters is trained: then ``train()`` leaves it in eval mode.
 
     Args:
-        num_features: C, the size of dimension 1 of the input, which may have any number of dimensions from 2 on. A
-            site of a backbone fills it in.
+        num_features: C, the size of dimension 1 of the input, which may have any number of dimensions from 2 on.
+            SEResNet and SwapActivations fill it in; elsewhere it must be given.
         reduction: width is C/reduction, but at least 16.
         norm_cfg: recipe of both norms, batch or group norms. None for the form without norms, whose convolutions have
             no biases.
@@ -54,7 +56,11 @@ class MetaAconC(AconParameters):
     learnt = ('p1', 'p2')
 
     def __init__(
-        self, num_features: int, reduction: int = 16, norm_cfg: dict | None = dict(type='BN'), inplace: bool = False
+        self,
+        num_features: int | None = None,
+        reduction: int = 16,
+        norm_cfg: dict | None = dict(type='BN'),
+        inplace: bool = False,
     ) -> None:
         super().__init__(num_features)
         if reduction < 1:
@@ -75,16 +81,48 @@ class MetaAconC(AconParameters):
         if x.dim() > 2:  # a mean, but that one's backward writes a whole gradient
             dims = tuple(range(2, x.dim()))
             x = x.sum(dims, dtype=compute_dtype(x.dtype)) / math.prod(x.shape[2:])
-        x = x.to(self.fc1.weight.dtype)[..., None, None]
+        dtype = torch.promote_types(compute_dtype(x.dtype), self.fc1.weight.dtype)
+        run = _run if dtype == self.fc1.weight.dtype else _run_cast
+        x = x.to(dtype)[..., None, None]
         with torch.autocast('cpu' if x.device.type == 'meta' else x.device.type, enabled=False):
-            return _normalise(self.bn2, self.fc2(_normalise(self.bn1, self.fc1(x)))).flatten(1).sigmoid()
+            return run(self.bn2, run(self.fc2, run(self.bn1, run(self.fc1, x)))).flatten(1).sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.acon(x, self.p1, self.p2, self.beta_of(x))
 
+    def train(self, mode: bool = True) -> 'MetaAconC':
+        """Frozen it stays in eval mode, as mmdet's frozen layers do; mmdet knows of no activation after them."""
+        frozen = {parameter.requires_grad for parameter in self.parameters()} == {False}
+        return super().train(mode and not frozen)
 
-def _normalise(norm: nn.Module, x: Tensor) -> Tensor:
-    shared = isinstance(norm, nn.SyncBatchNorm) and get_world_size() > 1
-    if isinstance(norm, _BatchNorm) and norm.training and len(x) < 2 and not shared:
-        return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
-    return norm(x)
+
+def _run(layer: nn.Module, x: Tensor) -> Tensor:
+    shared = isinstance(layer, nn.SyncBatchNorm) and get_world_size() > 1
+    if isinstance(layer, _BatchNorm) and layer.training and len(x) < 2 and not shared:
+        return F.batch_norm(x, layer.running_mean, layer.running_var, layer.weight, layer.bias, eps=layer.eps)
+    return layer(x)
+
+
+def _run_cast(layer: nn.Module, x: Tensor) -> Tensor:
+    """:func:`_run` in the dtype of ``x``, to which parameters and statistics are cast; the layer's own keep theirs.
+
+    By hand, because ``torch.func.functional_call`` refuses to be traced, so to be exported.
+    """
+    parameters, buffers = dict(layer._parameters), dict(layer._buffers)
+    layer._parameters.update({name: _cast(parameter, x.dtype) for name, parameter in parameters.items()})
+    layer._buffers.update({name: _cast(buffer, x.dtype) for name, buffer in buffers.items()})
+    try:
+        out = _run(layer, x)
+        moved = dict(layer._buffers)
+    finally:
+        layer._parameters.update(parameters)
+        layer._buffers.update(buffers)
+    if layer.training:
+        for name, buffer in buffers.items():
+            if moved[name] is not buffer:
+                buffer.copy_(moved[name])
+    return out
+
+
+def _cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return tensor.to(dtype) if tensor is not None and tensor.is_floating_point() else tensor

@@ -69,9 +69,11 @@ def swap_activations(
     A *site* is the call of an activation after one particular layer: mmdet's Bottleneck calls its one ``relu`` after
     each of three convolutions, and so has three. Everything else keeps its names and values, so that weights of the
     stock model load. An activation with one site keeps its name (``stem.2``); several follow one another in the order
-    of their calls (``layer1.0.relu.0``, ``….1``, ``….2``), as ``print(module)`` shows afterwards. Where all layers of
-    a site are frozen, so is its activation. One in a container (``nn.Sequential``, ``nn.ModuleList`` …) has one site,
-    even if what holds the container calls it several times.
+    of their calls (``layer1.0.relu.0``, ``….1``, ``….2``), as ``print(module)`` shows afterwards. One in a container
+    (``nn.Sequential``, ``nn.ModuleList`` …) has one site, even if what holds the container calls it several times.
+
+    Where all layers of a site are frozen, so is its activation. One with norms inside should then stay in eval mode,
+    and has to see to it in its ``train``, as ``MetaAconC`` does: the model's own freezing does not know of it.
 
     Two kinds stay, and the log names them: an activation that is never called, neither in training nor in evaluation
     (parameters that take no part stop distributed training), and one that code calls as a function, ``F.relu(x)``, as
@@ -146,6 +148,18 @@ class _Choice(NamedTuple):
 
     def __call__(self, *names: str) -> bool:
         return _matches(self.include, names) and not _matches(self.exclude, names)
+
+    def may_hold(self, path: str, name: str) -> bool:
+        """Whether it may name something within the part at ``path``, or what that would hold as ``name``."""
+        inner = f'{path}.{name}'.lstrip('.')
+        within = _matches(_holders(self.include), [path]) or _matches(self.include, [inner])
+        return within and not _matches(self.exclude, [inner])
+
+
+def _holders(patterns: Sequence[str]) -> list[str]:
+    """Patterns of the parts around what ``patterns`` name: of ``a.b.*`` they are ``a.b``, ``a`` and the whole."""
+    split = [pattern.split('.') for pattern in patterns]
+    return ['.'.join(names[:depth]) for names in split for depth in range(len(names))]
 
 
 def _matches(patterns: Sequence[str], names: Sequence[str]) -> bool:
@@ -276,7 +290,7 @@ def _report(module: nn.Module, swap: dict[str, dict], choice: _Choice, places: l
         + f'; never called, so left as they are: {", ".join(unused)}' * bool(unused)
     )
     for kind in swap:
-        parts = [part for path, part in module.named_modules() if choice(f'{path}.{kind.lower()}'.lstrip('.'))]
+        parts = [part for path, part in module.named_modules() if choice.may_hold(path, kind.lower())]
         seen = functional_calls(parts, kind)
         if seen.places:
             logger.warning(f'SwapActivations: {", ".join(seen.places)}: {kind} called as a function, which stays')

@@ -113,25 +113,43 @@ def test_second_derivatives_are_right_or_refused(cfg):
         assert torch.autograd.gradgradcheck(act, z)
 
 
-@every_activation
-def test_moves_to_another_device_whole(cfg):
-    act = build_activation(cfg, CHANNELS).to('meta')
-    z = torch.randn(2, CHANNELS, 4, 4, device='meta', requires_grad=True)
-    act(z).sum().backward()
-    assert z.grad.device.type == 'meta' and all(p.grad.device.type == 'meta' for p in act.parameters())
+def value_and_gradients(function, act, z):
+    out = function(z)
+    return out, *torch.autograd.grad(out.square().sum(), (z, *act.parameters()))
 
 
 @every_activation
-def test_compiles_without_graph_breaks(cfg):
+@pytest.mark.parametrize(
+    'device',
+    ['meta', pytest.param('cuda', marks=pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no CUDA'))],
+)
+def test_moves_to_another_device_whole(cfg, device):
+    act, z = build_activation(cfg, CHANNELS).double(), torch.randn(2, CHANNELS, 4, 4, dtype=torch.float64)
+    moved = copy.deepcopy(act).to(device)
+    want = value_and_gradients(act, act, z.clone().requires_grad_())
+    got = value_and_gradients(moved, moved, z.to(device).requires_grad_())
+    assert all(tensor.device.type == device for tensor in got)
+    for there, here in zip(got, want) if device != 'meta' else ():
+        torch.testing.assert_close(there.cpu(), here)
+
+
+@every_activation
+@pytest.mark.parametrize('backend', ['aot_eager', pytest.param('inductor', marks=pytest.mark.slow)])
+def test_compiles_without_graph_breaks(cfg, backend):
     act, z = build_activation(cfg, CHANNELS), torch.randn(2, CHANNELS, 4, 4, requires_grad=True)
     torch._dynamo.reset()
-    compiled = torch.compile(act, backend='aot_eager', fullgraph=True)
-    results = [
-        (out := function(z), *torch.autograd.grad(out.square().sum(), (z, *act.parameters())))
-        for function in (compiled, act)
-    ]
-    for got, want in zip(*results):
+    compiled = torch.compile(act, backend=backend, fullgraph=True)
+    for got, want in zip(value_and_gradients(compiled, act, z), value_and_gradients(act, act, z)):
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-4)  # norms of two images divide by small deviations
+
+
+@pytest.mark.parametrize('kind', ['AconA', 'AconB', 'AconC', 'MetaAconC', 'APALU'])
+def test_elsewhere_than_in_our_sites_the_channel_count_has_to_be_given(kind):
+    with pytest.raises(ValueError, match='write num_features=…, the channels of this layer; SEResNet and SwapAct'):
+        ConvModule(3, 8, 3, act_cfg=dict(type=kind))
+    block = ConvModule(3, 8, 3, act_cfg=dict(type=kind, num_features=8))
+    assert block(torch.randn(2, 3, 6, 6)).shape == (2, 8, 4, 4)
+    assert build_activation(dict(type=kind), 8).num_features == 8, 'and our sites give it'
 
 
 @every_activation

@@ -1,4 +1,5 @@
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -82,6 +83,59 @@ def test_half_weights_and_channels_last():
     assert act(x).is_contiguous(memory_format=torch.channels_last)
     want = act(x)
     assert (act.bfloat16()(x.bfloat16()) - want).abs().max() < 0.05
+
+
+@pytest.mark.parametrize('training', [False, True])
+@pytest.mark.parametrize(
+    'norm_cfg',
+    [dict(type='BN'), dict(type='BN', affine=False), dict(type='GN', num_groups=2), None],
+    ids=['BN', 'no affine', 'GN', 'no norm'],
+)
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('images', [1, 4])
+def test_half_weights_and_large_inputs(images, dtype, norm_cfg, training):
+    """As of a float32 copy of the same weights, statistics and gradients as well; those too large for ``dtype`` inf."""
+    act = MetaAconC(64, norm_cfg=norm_cfg)
+    act(torch.randn(4, 64, 3, 3))  # so that there are statistics
+    act.to(dtype).train(training)
+    single, before = copy.deepcopy(act).float(), copy.deepcopy(act.state_dict())
+    x = (torch.randn(images, 64, 1, 1).sign() * 1e4).expand(-1, -1, 3, 2).to(dtype).requires_grad_()
+    y = x.detach().float().requires_grad_()
+    torch.testing.assert_close(copy.deepcopy(act).beta_of(x), copy.deepcopy(single).beta_of(y))
+
+    got, want = act(x), single(y)
+    got.float().sum().backward()
+    want.sum().backward()
+    assert got.isfinite().all() and x.grad.isfinite().all()
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(got, want.to(dtype))
+    largest = y.grad.abs().max().item()  # of two parts, each rounded: to the activation's input and to β's
+    torch.testing.assert_close(x.grad, y.grad.to(dtype), rtol=eps, atol=eps * largest)
+    for p, q in zip(act.parameters(), single.parameters()):
+        torch.testing.assert_close(p.grad, q.grad.to(dtype), rtol=eps, atol=1e-3)
+    for name, tensor in act.state_dict().items():
+        assert tensor.dtype == before[name].dtype
+        torch.testing.assert_close(tensor, single.state_dict()[name].to(tensor.dtype))
+    if norm_cfg and norm_cfg['type'] == 'BN':
+        moved = training and images > 1
+        assert act.bn1.num_batches_tracked == 1 + moved
+        assert torch.equal(act.bn1.running_mean, before['bn1.running_mean']) != moved
+        assert torch.equal(act.bn2.running_var, before['bn2.running_var']) != moved
+
+
+def test_half_weights_compile_and_trace():
+    act, x = MetaAconC(6).bfloat16(), torch.randn(2, 6, 4, 4).bfloat16()
+    torch._dynamo.reset()
+    for other in (torch.compile(act, backend='aot_eager'), torch.jit.trace(act.eval(), x)):
+        torch.testing.assert_close(other(x), act(x))
+
+
+def test_frozen_as_a_whole_it_stays_in_eval_mode():
+    act = MetaAconC(6).requires_grad_(False)
+    for same in (act, copy.deepcopy(act), pickle.loads(pickle.dumps(act))):
+        assert not any(part.training for part in same.train().modules())
+    act.p1.requires_grad_(True)
+    assert all(part.training for part in act.train().modules())
 
 
 @pytest.mark.parametrize('norm_cfg', [dict(type='BN', eps=0.1), dict(type='SyncBN', eps=0.1)])

@@ -1,12 +1,14 @@
 """Stock models with other activations: same names, same weights, same results where the activations are the same."""
 
 import copy
+import pickle
 
 import pytest
 import torch
+import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from mmcv.cnn.bricks.transformer import FFN
-from mmdet.models import FasterRCNN, ResNet, RPNHead
+from mmdet.models import CSPNeXtPAFPN, FasterRCNN, ResNet, RPNHead
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.logging import MMLogger
@@ -50,6 +52,11 @@ PARTS = {  # config, type of its activations, shape of its input
         (5, 4, 3, 3),
     ),
     'mask head': (dict(type='FCNMaskHead', in_channels=4, conv_out_channels=4), 'ReLU', (5, 4, 14, 14)),
+    'neck': (
+        dict(type='CSPNeXtPAFPN', in_channels=[4, 4, 4], out_channels=4, num_csp_blocks=1, act_cfg=dict(type='SiLU')),
+        'SiLU',
+        (2, 4, 16, 16),
+    ),
 }
 every_part = pytest.mark.parametrize('cfg, kind, shape', PARTS.values(), ids=PARTS.keys())
 
@@ -76,6 +83,8 @@ def build(cfg, **kwargs):
 
 
 def outputs(module, x):
+    if isinstance(module, CSPNeXtPAFPN):  # takes a pyramid
+        x = tuple(F.avg_pool2d(x, 2**level) for level in range(len(module.in_channels)))
     out = module(x)
     return [out] if torch.is_tensor(out) else list(out)
 
@@ -238,6 +247,24 @@ def test_frozen_stages_freeze_their_activations():
     assert net.relu.kappa.grad is None
 
 
+def test_norms_within_frozen_activations_are_frozen():
+    net = MODELS.build(
+        dict(
+            type='SwapActivations',
+            module=dict(RESNET, depth=18, frozen_stages=1),
+            swap=dict(ReLU=dict(type='MetaAconC')),
+        )
+    )
+    for same in (net, copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        same.train()
+        before = copy.deepcopy(same.state_dict())
+        same(torch.randn(2, 3, 32, 32))
+        moved = {name for name, tensor in same.state_dict().items() if not torch.equal(tensor, before[name])}
+        means = {name for name in before if name.endswith('running_mean')}
+        frozen = {name for name in means if name.startswith(('bn1.', 'relu.', 'layer1.'))}
+        assert moved & means == means - frozen and sum('relu' in name for name in frozen) == 2 * (1 + 2 * 2)
+
+
 def test_what_shared_an_activation_gets_its_own():
     relu = nn.ReLU(inplace=True)
     net = nn.Sequential(nn.Sequential(nn.Conv2d(3, 3, 1), relu), nn.Sequential(nn.Conv2d(3, 3, 1), relu, relu))
@@ -279,6 +306,24 @@ def test_the_log_says_what_stays(said):
     net = nn.ModuleDict(dict(rpn=RPNHead(8, 1, num_convs=2), other=ConvModule(3, 3, 1)))
     swap_activations(net, dict(ReLU=TO_AGLU), exclude='rpn.*')
     assert len(said) == 1
+
+
+@pytest.mark.parametrize(
+    'include, exclude, reported',
+    [
+        ('*.activate', (), True),
+        ('rpn.rpn_conv.*.activate', (), True),
+        (['other.*', 'rpn.*'], (), True),
+        ('other.*', (), False),
+        ('other.activate', (), False),
+        ('*.activate', 'rpn.*', False),
+    ],
+)
+def test_the_log_says_what_stays_in_the_parts_that_patterns_name(include, exclude, reported, said):
+    net = nn.ModuleDict(dict(rpn=RPNHead(8, 1, num_convs=2), other=ConvModule(3, 3, 1)))
+    swap_activations(net, dict(ReLU=TO_AGLU), include, exclude)
+    line = 'SwapActivations: RPNHead.forward_single: ReLU called as a function, which stays'
+    assert said[1:] == [line] * reported
 
 
 @pytest.mark.parametrize(
