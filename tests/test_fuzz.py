@@ -8,12 +8,17 @@ import copy
 import io
 import json
 import random
+import zlib
 from pathlib import Path
+from unittest.mock import patch
 
+import numpy as np
+import pycocotools.mask as mask_utils
 import pytest
 import torch
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
+from lvis import LVIS, LVISEval, LVISResults
 from mmdet.datasets import LVISV1Dataset
 from mmdet.datasets.transforms import LoadAnnotations
 from mmengine.config import Config
@@ -24,7 +29,19 @@ from apa_mmdet.datasets.check_annotations import check_annotations, read_annotat
 from apa_mmdet.datasets.check_notes import Notes
 from apa_mmdet.datasets.check_sources import Use
 from apa_mmdet.datasets.tiny_lvis import CATEGORIES, make_tiny_lvis
+from apa_mmdet.engine.eval_results import read_json
 from apa_mmdet.engine.weights_file import BadCheckpoint, load_as_data, read_checkpoint
+from apa_mmdet.evaluation.lvis_evaluation import FastLVISEval, load_ground_truth
+from apa_mmdet.evaluation.prediction_files import (
+    HEADER,
+    MARKER,
+    RECORD,
+    Masks,
+    Prediction,
+    PredictionWriter,
+    files_in,
+    read_predictions,
+)
 from apa_mmdet.models.backbones import SEResNet
 from apa_mmdet.models.losses import load_class_frequency
 
@@ -231,6 +248,176 @@ def test_any_json_is_no_annotation_file_but_a_finding(small, amount):
         assert report.errors
 
     explore(attempt, amount, 60)
+
+
+# ---------------------------------------------------------------- evaluation
+
+
+@pytest.fixture(scope='module')
+def judged(tmp_path_factory):
+    """A config, the path of its validation annotations, what belongs into it, and what a detector finds there."""
+    folder = tmp_path_factory.mktemp('judged')
+    make_tiny_lvis(folder, train=1, val=6, size=(80, 64), progress=False)
+    path, cfg = folder / 'annotations/lvis_v1_val.json', Config.fromfile(TINY)
+    cfg.val_dataloader.dataset.data_root, cfg.val_evaluator.ann_file = str(folder), str(path)
+    content = json.loads(path.read_text())
+    for i, annotation in enumerate(content['annotations']):  # few classes, so that many objects compete
+        annotation['category_id'] = 1 + i % 5
+    return cfg, path, content, [_detected(content, i) for i in range(len(content['images']))]
+
+
+def _detected(content, number):
+    """Near the objects of an image, mostly of their category; boxes, scores, labels, masks as RLE."""
+    rng, image = np.random.default_rng(number), content['images'][number]['id']
+    objects = [a for a in content['annotations'] if a['image_id'] == image for _ in range(2)]
+    boxes = np.array([a['bbox'] for a in objects], np.float32) * rng.normal(1, 0.06, (len(objects), 4))
+    boxes[:, 2:] += boxes[:, :2]
+    masks = np.zeros((64, 80, len(objects)), np.uint8, 'F')
+    for i, (x1, y1, x2, y2) in enumerate(boxes.astype(int)):
+        masks[max(y1, 0) : y2, max(x1, 0) : x2, i] = 1
+    labels = [a['category_id'] - 1 if rng.random() < 0.8 else int(rng.integers(6)) for a in objects]
+    return boxes.astype(np.float32), rng.integers(1, 9, len(boxes)) / 8, labels, mask_utils.encode(masks)
+
+
+def _found(detected, truth, folder):
+    """The same detections for the images of a file as predictions of ours and as lvis has them."""
+    theirs, categories = [], truth.get_cat_ids()
+    writer = PredictionWriter(folder / 'found.predictions')
+    for image, (boxes, scores, labels, masks) in zip(truth.imgs, detected):
+        labels = [label % len(categories) for label in labels]
+        writer.write(Prediction(image, boxes, scores, labels, None, Masks((64, 80), [m['counts'] for m in masks])))
+        corners = boxes.astype(float)
+        sides = corners[:, 2:] - corners[:, :2]
+        theirs += [
+            dict(image_id=image, category_id=categories[label], bbox=[*corner[:2], *side], score=score, segmentation=m)
+            for corner, side, score, label, m in zip(corners, sides, scores.tolist(), labels, masks)
+        ]
+    writer.close()
+    return files_in(folder / 'found.predictions'), copy.deepcopy(theirs)
+
+
+def _broken(data, content):
+    """Broken in one place, mostly in a field that the metric reads, so that more than one example passes."""
+    if data.draw(st.integers(0, 2)):
+        content = copy.deepcopy(content)
+        record = content['annotations'][data.draw(st.integers(0, len(content['annotations']) - 1))]
+        change = data.draw(st.sampled_from(['polygons', 'box', 'area', 'flag', 'id', 'side']))
+        if change == 'polygons':
+            short = st.lists(st.floats(-20, 120), max_size=9)
+            more = data.draw(st.lists(short, min_size=1, max_size=2))
+            first = data.draw(st.integers(0, 3)) == 0
+            record['segmentation'] = [*more, *record['segmentation']] if first else [*record['segmentation'], *more]
+        elif change == 'box':
+            record['bbox'] = data.draw(st.lists(st.floats(-5, 90), min_size=4, max_size=4))
+        elif change == 'area':
+            record['area'] = data.draw(st.one_of(st.sampled_from([-1, 0, 1e-9, 1024, 9216.0, 1e11]), NUMBERS))
+        elif change == 'flag':
+            record['ignore'] = data.draw(st.sampled_from([0, 1, None, True, False]))
+        elif change == 'id':
+            record['id'] = data.draw(st.sampled_from([0, -1, 2**53, 2**63 - 1, 2**63, '1', 'a', 1.0]))
+        else:
+            image = data.draw(st.sampled_from(content['images']))
+            image[data.draw(st.sampled_from(['width', 'height']))] = data.draw(
+                st.sampled_from([64, 80, 64.0, 80.0, 80.5, 63, '64', 2**20, 2**21, True, 0])
+            )
+        return content
+    return disturbed(data, content)
+
+
+@AMOUNTS
+def test_what_the_metric_does_not_refuse_has_the_precision_of_lvis(judged, amount):
+    """And what it refuses is an error of the check, which is run before a test: no results are lost."""
+    cfg, path, sound, detected = judged
+    passed = []
+
+    def attempt(data):
+        content, kind = _broken(data, sound), data.draw(st.sampled_from(['bbox', 'segm']))
+        path.write_text(json.dumps(content))
+        try:
+            truth = load_ground_truth(str(path), masks=kind == 'segm')
+            files, theirs = _found(detected, truth, path.parent)
+            ours = FastLVISEval(truth, files, kind)
+            ours.run()
+        except ValueError as error:
+            one_line(error, path)
+            cfg.val_evaluator.metric = kind
+            assert check.check_config(cfg, ['val'], images=False, progress=False).errors, error
+            return
+        if any(annotation['id'] == 0 for annotation in content['annotations']):
+            return  # for lvis, a match with number 0 is none
+        passed.append(ours.get_results()['AP'])
+        stock = LVIS(str(path))
+        stock = LVISEval(stock, LVISResults(stock, theirs), kind)
+        stock.run()
+        for figure in ('precision', 'recall'):
+            assert np.abs(ours.eval[figure] - stock.eval[figure]).max() < 1e-9, figure
+
+    explore(attempt, amount, 50)
+    assert len(passed) > 10 and len(set(passed)) > 3 and 0 < np.median(passed) < 1, passed
+
+
+def _prefix_or_flipped(data, content):
+    content = bytearray(content)
+    for _ in range(data.draw(st.integers(0, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    del content[data.draw(st.one_of(st.just(len(content)), st.integers(0, len(content)))) :]
+    return bytes(content)
+
+
+@AMOUNTS
+def test_predictions_with_flipped_bytes_or_cut_off(judged, tmp_path, amount):
+    _, path, sound, detected = judged
+    path.write_text(json.dumps(sound))
+    files, _ = _found(detected, load_ground_truth(str(path)), tmp_path)
+    (harmed,) = files.paths
+    content = harmed.read_bytes()
+    payload = content[HEADER.size + RECORD.size :][: RECORD.unpack_from(content, HEADER.size)[1]]
+
+    def attempt(data):
+        if data.draw(st.booleans()):
+            harmed.write_bytes(_prefix_or_flipped(data, content))
+        else:  # a record that is whole, but wrong
+            record = _prefix_or_flipped(data, payload)
+            head = RECORD.pack(MARKER, len(record), zlib.crc32(record))
+            harmed.write_bytes(content[: HEADER.size] + head + record)
+        try:
+            list(read_predictions(harmed))
+        except ValueError as error:
+            one_line(error, harmed)
+
+    explore(attempt, amount, 100)
+
+
+@AMOUNTS
+def test_results_in_json_with_flipped_bytes_cut_off_or_wrong_fields(judged, tmp_path, amount):
+    _, path, sound, detected = judged
+    path.write_text(json.dumps(sound))
+    truth, results = load_ground_truth(str(path)), tmp_path / 'found.segm.json'
+    _, found = _found(detected, truth, tmp_path)
+    for detection in found:
+        detection['segmentation']['counts'] = detection['segmentation']['counts'].decode()
+    text = json.dumps(found)
+
+    def attempt(data):
+        if data.draw(st.booleans()):
+            results.write_bytes(_prefix_or_flipped(data, text.encode()))
+        else:
+            wrong = copy.deepcopy(found)
+            at = data.draw(st.integers(0, len(wrong) - 1))
+            field = data.draw(st.sampled_from([*wrong[at], None]))
+            if field is None:
+                wrong[at] = data.draw(VALUES)
+            else:
+                wrong[at][field] = data.draw(st.one_of(dict(bbox=BOXES, segmentation=MASKS).get(field, VALUES), VALUES))
+            results.write_text(json.dumps(wrong))
+        try:
+            with patch('apa_mmdet.engine.eval_results.PIECE', 1000):  # a file of several pieces
+                for prediction in read_json(results, truth.get_cat_ids()):
+                    assert np.isfinite(prediction.boxes).all() and np.isfinite(prediction.scores).all()
+        except ValueError as error:
+            one_line(error, results)
+
+    explore(attempt, amount, 100)
 
 
 # ---------------------------------------------------------------- weights

@@ -14,7 +14,8 @@ from .check_sources import Use
 RARE = 10  # images, LVIS's own threshold
 LARGE = 1e12  # pixels, or square pixels
 EXACT = 1 << 53  # metrics keep ids as floating-point numbers
-SIDE = 1 << 20  # pixels; OpenCV reads no larger picture
+SIDE, PIXELS = 1 << 20, 1 << 30  # OpenCV reads no larger picture
+BITS = 1 << 63  # ids of images and categories are kept as signed integers of 64 bits
 MANY = 0.1  # of the boxes
 
 
@@ -98,11 +99,15 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and -LARGE < value < LARGE
 
 
-def _is_side(value: Any) -> bool:
+def is_side(value: Any) -> bool:
     return is_number(value) and 0 < value <= SIDE and value == int(value)
 
 
-def _is_box(value: Any) -> bool:
+def is_whole_id(value: Any) -> bool:
+    return type(value) is int and -BITS <= value < BITS
+
+
+def is_box(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 4 and all(map(is_number, value))
 
 
@@ -112,12 +117,12 @@ def _is_name(value: Any) -> bool:
 
 # list: field: (what it must be, whether it is)
 FIELDS = dict(
-    images=dict(id=('a number', _is_id), width=('pixels', _is_side), height=('pixels', _is_side)),
+    images=dict(id=('a number', _is_id), width=('pixels', is_side), height=('pixels', is_side)),
     annotations=dict(
         id=('a number', _is_id),
         image_id=('the id of an image', _is_id),
         category_id=('the id of a category', _is_id),
-        bbox=('[x, y, width, height]', _is_box),
+        bbox=('[x, y, width, height]', is_box),
         area=('a number', is_number),
     ),
     categories=dict(id=('a number', _is_id), name=('a text', _is_name)),
@@ -164,6 +169,8 @@ def check_annotations(content: dict, notes: Notes, classes: Container[str] | Non
         use: what the data set is used for.
     """
     images, categories = (_records(content, kind, notes) for kind in ('images', 'categories'))
+    large = [r['id'] for r in images if r['width'] * r['height'] > PIXELS]
+    notes.some(ERROR, f'images of more than {PIXELS:,} pixels', large, len(images), 'no reader opens them; correct it')
     # LVIS's reader wants the list, be it empty
     bare = not use.annotated and content.get('annotations', None if classes is None else []) == []
     annotations = [] if bare else _records(content, 'annotations', notes)
@@ -184,12 +191,13 @@ def check_annotations(content: dict, notes: Notes, classes: Container[str] | Non
             'training leaves them out with filter_empty_gt=True, and takes them for background without',
         )
     _check_flags(annotations, ['ignore'] if use.evaluated_as_coco else ['iscrowd', 'ignore'], notes)
-    check_evaluated([a for a, u in zip(annotations, used) if u], use, notes)
+    compared = image >= 0 if use.evaluated_as_lvis else used  # LVIS's metric has no choice of classes
+    check_evaluated([a for a, c in zip(annotations, compared) if c], use, notes)
 
     sizes = np.array([(r['width'], r['height']) for r in images] + [(0, 0)], float)
     seen = used & ~_left_out(annotations, sizes[image], image >= 0, notes)
     if use.masks != 'unused':
-        chosen = used if use.evaluates_masks else seen
+        chosen = compared if use.evaluates_masks else seen
         check_masks(
             [a for a, c in zip(annotations, chosen) if c], sizes[image[chosen]], use.masks, use.evaluates_masks, notes
         )
@@ -292,6 +300,14 @@ def check_evaluated(annotations: list[dict], use: Use, notes: Notes) -> None:
             len(annotations),
             'number them from 1: metrics take 0 for "no match"',
         )
+        negative = [a['id'] for a in annotations if min(*a['bbox'][2:], a['area']) < 0]
+        notes.some(
+            ERROR,
+            'boxes with a negative width, height or "area"',
+            negative,
+            len(annotations),
+            'correct or remove them: the metric takes them for instances that nobody finds, or for none',
+        )
     if use.evaluated_as_coco:
         wrong = [a['id'] for a in annotations if a.get('iscrowd') not in (0, 1)]
         notes.some(
@@ -301,6 +317,15 @@ def check_evaluated(annotations: list[dict], use: Use, notes: Notes) -> None:
 
 def check_lvis_fields(content: Content, notes: Notes) -> None:
     """What LVIS's metric needs beyond COCO's fields: classes known to be absent, and each class's frequency."""
+    for kind, records in (('images', content.images), ('categories', content.categories)):
+        wrong = [f'{r["id"]!r:.50}' for r in records if not is_whole_id(r['id'])]
+        notes.some(
+            ERROR,
+            f'ids of {kind} that are no whole number of 64 bits',
+            wrong,
+            len(records),
+            "LVIS's metric needs that; number them anew",
+        )
     known = {c['id'] for c in content.categories}
     for field in ('neg_category_ids', 'not_exhaustive_category_ids'):
         lacking = [r['id'] for r in content.images if not isinstance(r.get(field), list)]

@@ -1,5 +1,6 @@
 """Whether the masks of an annotation file are what the loader and the metrics can read."""
 
+import math
 from itertools import chain
 from typing import Any
 
@@ -8,6 +9,8 @@ import numpy as np
 from .check_notes import ERROR, WARNING, Notes
 
 FAR = 1e6  # pixels; pycocotools does not look: NaN, or far more than this, ends the process without a word
+OUTLINE = 1e7  # pixels; pycocotools takes 40 bytes and 0.1 µs for each, so at most 0.4 GB and a second
+BOX = 4  # numbers; pycocotools takes no polygon that begins with so few
 
 
 def check_masks(annotations: list[dict], sizes: np.ndarray, use: str, evaluated: bool, notes: Notes) -> None:
@@ -20,9 +23,9 @@ def check_masks(annotations: list[dict], sizes: np.ndarray, use: str, evaluated:
         evaluated: whether a metric reads the masks from the annotation file; it leaves none out.
         notes: gets the findings.
     """
-    found = {kind: [] for kind in ('none', 'wrong', 'far', 'resized', 'runs', 'first', 'short')}
+    found = {kind: [] for kind in ('none', 'wrong', 'far', 'long', 'resized', 'runs', 'first', 'short')}
     for annotation, (width, height) in zip(annotations, sizes.tolist()):
-        kind = _fault(annotation.get('segmentation'), width, height, evaluated)
+        kind = fault(annotation.get('segmentation'), width, height, evaluated)
         if kind:
             found[kind].append(annotation['id'])
     total = len(annotations)
@@ -52,6 +55,13 @@ def check_masks(annotations: list[dict], sizes: np.ndarray, use: str, evaluated:
         'correct or remove them: reading them crashes',
     )
     notes.some(
+        ERROR,
+        f'masks with an outline of more than {OUTLINE:,.0f} pixels',
+        found['long'],
+        total,
+        'correct or remove them: reading them takes GiBs',
+    )
+    notes.some(
         ERROR, 'masks of another size than their image', found['resized'], total, '"size" must be [height, width]'
     )
     notes.some(
@@ -77,8 +87,8 @@ def check_masks(annotations: list[dict], sizes: np.ndarray, use: str, evaluated:
     )
 
 
-def _fault(mask: Any, width: float, height: float, evaluated: bool) -> str | None:
-    """What is wrong with a mask, in a word; None if nothing is."""
+def fault(mask: Any, width: float, height: float, evaluated: bool) -> str | None:
+    """What is wrong with a mask, in a word; None if nothing is, and 'short' if that is no matter."""
     if not mask:
         return 'none'
     if isinstance(mask, dict):
@@ -90,13 +100,23 @@ def _fault(mask: Any, width: float, height: float, evaluated: bool) -> str | Non
         return None if _fill(counts, width * height) else 'runs'
     if not isinstance(mask, list) or not all(isinstance(polygon, list) for polygon in mask):
         return 'wrong'
-    if not set(map(type, chain.from_iterable(mask))) <= {int, float}:
+    values = list(chain.from_iterable(mask))
+    if not set(map(type, values)) <= {int, float}:
         return 'far'
-    if not all(-FAR <= value <= FAR for polygon in mask for value in polygon):  # NaN is not
+    low, high = min(values, default=0), max(values, default=0)
+    if not (-FAR <= low <= high <= FAR and math.isfinite(sum(values))):  # NaN may hide from min and max
         return 'far'
-    if evaluated and len(mask[0]) < 6:
+    if (high - low) * len(values) > OUTLINE and sum(map(_outline, mask)) > OUTLINE:
+        return 'long'
+    if evaluated and len(mask[0]) <= BOX:
         return 'first'
     return 'short' if any(len(polygon) < 6 or len(polygon) % 2 for polygon in mask) else None
+
+
+def _outline(polygon: list) -> float:
+    """Its length as pycocotools draws it: a step goes to the next pixel, also aslant."""
+    points = np.array(polygon[: len(polygon) // 2 * 2], float).reshape(-1, 2)
+    return np.abs(points - np.roll(points, 1, axis=0)).max(1).sum()
 
 
 def _fill(counts: Any, pixels: float) -> bool:

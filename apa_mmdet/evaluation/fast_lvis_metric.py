@@ -146,7 +146,7 @@ class FastLVISMetric(LVISMetric):
 
     def _ground_truth(self) -> LVIS:
         with fileio.get_local_path(self.ann_file, backend_args=self.backend_args) as path:
-            return load_ground_truth(path)
+            return load_ground_truth(path, masks='segm' in self.metrics)
 
     def category_ids(self) -> list[int]:
         """Of label 0, 1, …; from the annotations."""

@@ -11,7 +11,6 @@ Where faster-coco-eval differs from lvis 0.5.3, it is given what makes them agre
 - lvis takes annotation number 0 for none: here annotations are numbered anew, from 1 on.
 """
 
-import math
 import reprlib
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO, NamedTuple
@@ -23,7 +22,9 @@ from lvis.eval import Params
 from mmengine.logging import MMLogger
 from tqdm import tqdm
 
-from .prediction_files import Prediction, PredictionFiles, is_rle
+from ..datasets.check_annotations import PIXELS, is_box, is_number, is_side, is_whole_id
+from ..datasets.check_masks import FAR, OUTLINE, fault
+from .prediction_files import Prediction, PredictionFiles
 
 # a detection; image and category are positions among the sorted ids, the file is that of a rank
 ROW = np.dtype(
@@ -39,14 +40,20 @@ ROW = np.dtype(
 )
 
 
-def load_ground_truth(path: str) -> LVIS:
+def load_ground_truth(path: str, masks: bool = True) -> 'GroundTruth':
     """What lvis makes of an annotation file; annotations without area, which it leaves out, are counted in the log.
+
+    What is refused here is an error of ``tools/check_dataset.py`` as well, which looks before the test.
+
+    Args:
+        path: the file.
+        masks: whether masks are to be compared: then each annotation needs one, else nobody looks at them.
 
     Raises:
         ValueError: naming the file and the record, unless it is an annotation file as LVIS's are.
     """
     try:
-        ground_truth = _CheckedLVIS(path)
+        ground_truth = GroundTruth(path, masks)
     except (AssertionError, AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f'{path} is no LVIS annotation file: {_words(error)}') from error
     empty = sum(annotation['area'] <= 0 for annotation in ground_truth.dataset['annotations'])
@@ -66,8 +73,12 @@ def _words(error: Exception) -> str:
     return f'{error.args[0]!r} is missing' if isinstance(error, KeyError) else brief(error, None)
 
 
-class _CheckedLVIS(LVIS):
-    """Looks at every record before it is used."""
+class GroundTruth(LVIS):
+    """lvis's reader, which looks at every record before it is used."""
+
+    def __init__(self, path: str, masks: bool) -> None:
+        self.path, self._masks = path, masks
+        super().__init__(path)
 
     def _create_index(self) -> None:
         self._categories, self._sizes = set(), {}  # ids, and height and width by id
@@ -80,25 +91,27 @@ class _CheckedLVIS(LVIS):
             _need(isinstance(self.dataset[kind], list), self.dataset, kind, 'a list')
             for i, record in enumerate(self.dataset[kind]):
                 try:
+                    _need(is_whole_id(record['id']), record, 'id', 'a whole number of 64 bits')
                     if record['id'] in seen:
                         raise ValueError('an earlier one has the same id')
                     seen.add(record['id'])
                     check(record)
                 except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-                    number = f', id {record["id"]!r}' if isinstance(record, dict) and 'id' in record else ''
+                    number = f', id {reprlib.repr(record["id"])}' if isinstance(record, dict) and 'id' in record else ''
                     raise ValueError(f'{kind}[{i}]{number}: {_words(error)}') from error
         super()._create_index()
 
     def _check_category(self, category: dict) -> None:
         _need(category['frequency'] in ('r', 'c', 'f'), category, 'frequency', 'r, c or f')
         _need(isinstance(category['name'], str), category, 'name', 'text')
-        _need(type(category['id']) is int, category, 'id', 'a whole number')
         self._categories.add(category['id'])
 
     def _check_image(self, image: dict) -> None:
-        _need(type(image['id']) is int, image, 'id', 'a whole number')
         for key in ('height', 'width'):
-            _need(type(image[key]) is int and image[key] > 0, image, key, 'a whole number above 0')
+            _need(is_side(image[key]), image, key, 'a whole number above 0, of pixels')
+            image[key] = int(image[key])  # 64.0: pycocotools takes it, faster-coco-eval does not
+        if image['height'] * image['width'] > PIXELS:
+            raise ValueError(f'it has {image["height"]} x {image["width"]} pixels, more than {PIXELS}')
         for key in ('neg_category_ids', 'not_exhaustive_category_ids'):
             ids = image[key]
             known = isinstance(ids, list) and all(type(i) is int for i in ids) and self._categories.issuperset(ids)
@@ -106,51 +119,38 @@ class _CheckedLVIS(LVIS):
         self._sizes[image['id']] = [image['height'], image['width']]
 
     def _check_annotation(self, annotation: dict) -> None:
-        _need(annotation['image_id'] in self._sizes, annotation, 'image_id', 'that of an image in the file')
-        _need(
-            annotation['category_id'] in self._categories, annotation, 'category_id', 'that of a category in the file'
-        )
+        for key, kind, known in (
+            ('image_id', 'an image', self._sizes),
+            ('category_id', 'a category', self._categories),
+        ):
+            _need(
+                is_whole_id(annotation[key]) and annotation[key] in known,
+                annotation,
+                key,
+                f'that of {kind} in the file',
+            )
         box = annotation['bbox']
         _need(
-            isinstance(box, list) and len(box) == 4 and _finite(box) and min(box[2:]) >= 0,
+            is_box(box) and min(box[2:]) >= 0,
             annotation,
             'bbox',
             'four finite numbers, x, y, width and height, the last two not negative',
         )
-        _need(_finite([annotation['area']]), annotation, 'area', 'a finite number')
-        if 'segmentation' in annotation:
+        _need(is_number(annotation['area']), annotation, 'area', 'a finite number')
+        if self._masks:
+            height, width = self._sizes[annotation['image_id']]
             _need(
-                _is_mask(annotation['segmentation'], self._sizes[annotation['image_id']]),
+                fault(annotation['segmentation'], width, height, evaluated=True) in (None, 'short'),
                 annotation,
                 'segmentation',
-                'a list of polygons, each of three points or more, or the RLE of a mask as large as the image',
+                'a list of polygons, the first of three points or more, at most '
+                f'{FAR:,.0f} pixels away and {OUTLINE:,.0f} around, or the RLE of a mask as large as the image',
             )
 
 
 def _need(right: bool, record: dict, key: str, wanted: str) -> None:
     if not right:
         raise ValueError(f'{key} is {reprlib.repr(record[key])}, not {wanted}')
-
-
-def _finite(numbers: list) -> bool:
-    try:
-        return math.isfinite(sum(numbers))
-    except (OverflowError, TypeError):
-        return False
-
-
-def _is_mask(mask: dict | list, size: list[int]) -> bool:
-    if isinstance(mask, list):
-        return len(mask) > 0 and all(
-            isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0 and _finite(polygon)
-            for polygon in mask
-        )
-    if not isinstance(mask, dict) or mask.get('size') != size:
-        return False
-    counts = mask.get('counts')
-    if isinstance(counts, list):
-        return all(type(count) is int and count >= 0 for count in counts) and sum(counts) == math.prod(size)
-    return isinstance(counts, str) and is_rle(counts.encode(), math.prod(size))
 
 
 class Limits(NamedTuple):
@@ -175,7 +175,7 @@ class FastLVISEval(LVISEval):
     """lvis's ``LVISEval`` on predictions from files: ``run()``, then ``get_results()`` and ``eval``, as there.
 
     Args:
-        ground_truth: as :func:`load_ground_truth` gives it.
+        ground_truth: as :func:`load_ground_truth` gives it; for 'segm', with masks.
         predictions: those of a whole test.
         iou_type: 'bbox' or 'segm'.
         limits: on the number of detections.
@@ -186,7 +186,7 @@ class FastLVISEval(LVISEval):
 
     def __init__(
         self,
-        ground_truth: LVIS,
+        ground_truth: GroundTruth,
         predictions: PredictionFiles,
         iou_type: str,
         limits: Limits = Limits(),  # noqa: B008  a tuple
@@ -204,11 +204,11 @@ class FastLVISEval(LVISEval):
         annotations = [[] for _ in self.params.cat_ids]
         position = {number: i for i, number in enumerate(self.params.cat_ids)}
         for annotation in self.lvis_gt.dataset['annotations']:
-            if self.params.iou_type == 'segm' and 'segmentation' not in annotation:
-                raise ValueError(f"metric 'segm' compares masks, but annotation {annotation['id']} has none")
             if annotation['area'] > 0:
                 annotations[position[annotation['category_id']]].append(annotation)
         detections = self._read(self._verified(annotations))
+        if self.params.iou_type == 'segm':
+            self._report_sizes(detections.mask_sizes)
         counts = len(self.params.cat_ids), len(self.params.area_rng)
         precision = -np.ones((len(self.params.iou_thrs), len(self.params.rec_thrs), *counts))
         recall = -np.ones((len(self.params.iou_thrs), *counts))
@@ -278,18 +278,31 @@ class FastLVISEval(LVISEval):
     def _check(self, prediction: Prediction) -> None:
         if prediction.image_id not in self.lvis_gt.imgs:
             raise ValueError(
-                f'image {prediction.image_id} was tested, but is not in the annotations: does ann_file '
-                'belong to the data set that was tested?'
+                f'image {prediction.image_id} was tested, but is not in the annotations ({self.lvis_gt.path}): does '
+                'ann_file belong to the data set that was tested?'
             )
         low, high = prediction.labels.min(), prediction.labels.max()
         if low < 0 or high >= len(self.labels):
             raise ValueError(
                 f'image {prediction.image_id}: label {low if low < 0 else high} was predicted, but the '
-                f'annotations have {len(self.labels)} categories'
+                f'annotations have {len(self.labels)} categories ({self.lvis_gt.path})'
             )
         if self.params.iou_type == 'segm' and prediction.masks is None:
             raise ValueError(
                 f"metric 'segm' compares masks, but the prediction of image {prediction.image_id} has none"
+            )
+
+    def _report_sizes(self, mask_sizes: dict[int, tuple[int, int] | None]) -> None:
+        """Masks of different sizes have no overlap, for lvis neither; that would lower AP in silence."""
+        wrong = []
+        for position, size in mask_sizes.items():
+            image = self.lvis_gt.imgs[self.params.img_ids[position]]
+            if size != (image['height'], image['width']):
+                wrong.append(image['id'])
+        if wrong:
+            MMLogger.get_current_instance().warning(
+                f'{self.lvis_gt.path}: {len(wrong)} images, e.g. {wrong[0]}, have another size there than the masks '
+                'found in them, which match nothing'
             )
 
     # A category
@@ -317,7 +330,7 @@ class FastLVISEval(LVISEval):
             evaluation.accumulate()
         except Exception as error:
             raise ValueError(
-                f'category {number}: faster-coco-eval says {type(error).__name__}: {brief(error)}'
+                f'{self.lvis_gt.path}: category {number}: faster-coco-eval says {type(error).__name__}: {brief(error)}'
             ) from error
         return evaluation.eval
 

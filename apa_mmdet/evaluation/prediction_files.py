@@ -21,6 +21,8 @@ import torch.distributed
 from mmengine import dist
 from mmengine.logging import MMLogger
 
+from ..datasets.check_masks import run_lengths
+
 try:
     import fcntl
 except ImportError:  # Windows: files are not locked there, and what another test did to them is found in the end
@@ -70,7 +72,7 @@ class PredictionWriter:
         token: 16 bytes that all ranks of a test have in common, and no other test; default: random.
 
     Raises:
-        ValueError: if the file is open for another writer, or an image comes a second time.
+        ValueError: if the file is open for another writer, an image comes a second time, or its id is no whole number.
         OSError: naming the file, if it cannot be written.
     """
 
@@ -109,7 +111,13 @@ class PredictionWriter:
                 f'interrupted; its predictions are in {self.path}: copy them to keep them, then test anew'
             )
         self._seen.add(prediction.image_id)
-        payload = b''.join(_payload(prediction))
+        try:
+            payload = b''.join(_payload(prediction))
+        except struct.error as error:
+            raise ValueError(
+                f'the prediction of image {prediction.image_id!r} cannot be written, as where the id of an image is no '
+                f'whole number of 64 bits: {error}'
+            ) from error
         with self._named():
             self.file.write(RECORD.pack(MARKER, len(payload), zlib.crc32(payload)))
             self.file.write(payload)
@@ -241,7 +249,11 @@ def read_predictions(path: Path, index: int = 0) -> Iterator[Prediction]:
             payload = file.read(length)
             if zlib.crc32(payload) != checksum:
                 raise ValueError(f'{path} is damaged: the checksum of record {number + 1}, at byte {start}, is wrong')
-            yield _prediction(payload, file.tell(), index)
+            try:
+                prediction = _prediction(payload, file.tell(), index)
+            except (struct.error, ValueError) as error:
+                raise ValueError(f'{path} is damaged: record {number + 1}, at byte {start}: {error}') from error
+            yield prediction
             number += 1
 
 
@@ -270,23 +282,16 @@ def _prediction(payload: bytes, end: int, index: int) -> Prediction:
     if flags & WITH_MASKS:
         lengths = read('<u4').astype(np.int64)
         masks = Masks((height, width), offsets=end - len(payload) + at + lengths.cumsum() - lengths, lengths=lengths)
+        at += int(lengths.sum())
+    if at != len(payload):
+        raise ValueError(f'it has {len(payload)} bytes instead of {at}')
     return Prediction(image_id, boxes, scores, labels, mask_scores, masks, index)
 
 
 def is_rle(counts: bytes, pixels: int) -> bool:
     """Whether it is the compressed RLE of a mask of so many pixels; faster-coco-eval and pycocotools take anything."""
-    digits = np.frombuffer(counts, np.uint8).astype(np.int64) - 48  # of 5 bits, a sixth if more follow
-    if not len(digits) or not 0 <= digits.min() <= digits.max() < 64 or digits[-1] & 32:
-        return False
-    ends = np.flatnonzero(digits & 32 == 0)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    lengths = ends - starts + 1
-    if lengths.max() > 7:
-        return False
-    shifts = 5 * (np.arange(len(digits)) - np.repeat(starts, lengths))
-    runs = np.add.reduceat((digits & 31) << shifts, starts) - ((digits[ends] & 16 > 0) << 5 * lengths)
-    runs[1::2], runs[2::2] = runs[1::2].cumsum(), runs[2::2].cumsum()  # given as differences to the last but one
-    return runs.min() >= 0 and runs.sum() == pixels
+    runs = run_lengths(counts.decode('latin-1'))
+    return runs is not None and bool(runs.min() >= 0) and int(runs.sum()) == pixels
 
 
 # Several processes

@@ -215,6 +215,11 @@ ERRORS = [
         )
         for value in (float('nan'), None, '5', [5], 1e30, 10**400)
     ),
+    (
+        first('annotations', segmentation=[[-9e5, 0, 9e5, 0, 0, 9e5] * 3]),
+        r'masks with an outline of more than 10,000,000 pixels: 1 of \d+, e.g. 1; correct or remove them',
+    ),
+    (first('images', width=2**16, height=2**16), r'images of more than 1,073,741,824 pixels: 1 of 40, e.g. 1; no'),
     *(
         (
             first('annotations', segmentation=dict(size=[64, 80], counts=counts)),
@@ -341,6 +346,54 @@ def test_what_the_lvis_metric_needs(broken):
             '; take CocoMetric for data without',
         ),
     ]
+
+
+@pytest.mark.parametrize(
+    'change, line',
+    [
+        (first('annotations', bbox=[9, 9, -5, 5]), r'boxes with a negative width, height or "area": 1 of \d+, e.g. 1'),
+        (first('images', id='x'), "ids of images that are no whole number of 64 bits: 1 of 4, e.g. 'x'; LVIS"),
+        (first('categories', id=2**63), 'ids of categories that are no whole number of 64 bits: 1 of 48, e.g. 9223'),
+        (
+            first('annotations', segmentation=[[1, 1, 9, 9]]),
+            r'masks whose first polygon is empty or .*: 1 of \d+, e.g. 1',
+        ),
+        (
+            first('annotations', segmentation=[[1, 1, 2e7, 9, 9, 9]]),
+            r'masks with coordinates .*, or far from any image: 1',
+        ),
+        (first('annotations', segmentation=[]), r'instances without a mask: 1 of \d+, e.g. 1'),
+    ],
+)
+def test_what_the_lvis_metric_refuses_is_an_error(broken, change, line):
+    from apa_mmdet.evaluation.lvis_evaluation import load_ground_truth
+
+    folder, cfg = broken
+    edit(folder / VAL, change)
+    cfg.val_evaluator.metric = ['bbox', 'segm']
+    assert any(re.match(line, message) for severity, _, message in found(cfg, 'val') if severity == 'error')
+    with pytest.raises(ValueError, match=VAL):
+        load_ground_truth(str(folder / VAL))
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        first('annotations', segmentation=[[1, 1, 9, 1, 9, 9], []]),
+        first('annotations', segmentation=[[1, 1, 9, 1, 9, 9, 7], [1, 1]]),
+        first('annotations', segmentation=[[1, 1, 9, 1, 9]]),
+        first('images', height=64.0),
+        first('annotations', area=0),
+    ],
+)
+def test_what_the_lvis_metric_takes_is_none(broken, change):
+    from apa_mmdet.evaluation.lvis_evaluation import load_ground_truth
+
+    folder, cfg = broken
+    edit(folder / VAL, change)
+    cfg.val_evaluator.metric = ['bbox', 'segm']
+    assert 'error' not in [severity for severity, *_ in found(cfg, 'val')]
+    load_ground_truth(str(folder / VAL))
 
 
 # ---------------------------------------------------------------- images
@@ -664,6 +717,13 @@ def evaluated(folder, metric='bbox', **evaluator):
             dict(id='a'),
             "ids of annotations that are no whole number from 1 to 2^53: 1 of 2, e.g. 'a'; number them from 1: metrics take 0",
         ),
+        *(
+            (
+                values,
+                'boxes with a negative width, height or "area": 1 of 2, e.g. 1; correct or remove them: the metric',
+            )
+            for values in (dict(bbox=[1, 1, -9, 9]), dict(bbox=[1, 1, 9, -9]), dict(area=-81))
+        ),
     ],
 )
 def test_what_the_coco_metric_needs(tmp_path, change, line):
@@ -672,8 +732,8 @@ def test_what_the_coco_metric_needs(tmp_path, change, line):
     evaluator = cfg.val_evaluator
     for form in (evaluator, [evaluator], dict(metrics=[evaluator])):
         cfg.val_evaluator = form
-        ((severity, _, message),) = found(cfg)
-        assert severity == 'error' and message.startswith(line)
+        ((severity, _, message), *others) = found(cfg)
+        assert severity == 'error' and message.startswith(line) and {s for s, *_ in others} <= {'warning'}
     cfg.train_dataloader = cfg.pop('val_dataloader')
     taken_for_a_crowd = change.get('iscrowd') == '0'
     assert (

@@ -430,7 +430,17 @@ def first(kind, **values):
             (first('images', neg_category_ids=ids), r'images\[0\], id \d+: neg_category_ids is .*, not a list of ids')
             for ids in (None, 1, [99], ['1'], [[1]])
         ),
-        (first('images', height=0), 'height is 0, not a whole number above 0'),
+        *(
+            (first('images', height=height), rf'height is {height!r}, not a whole number above 0')
+            for height in (0, 64.5, '64', True, 2**21)
+        ),
+        (first('images', height=2**16, width=2**16), r'images\[0\], id \d+: it has 65536 x 65536 pixels, more than'),
+        *(
+            (first(kind, id=number), rf'{kind}\[0\], id .*: id is .*, not a whole number of 64 bits')
+            for kind in ('images', 'categories', 'annotations')
+            for number in ('1', 1.0, 2**63, None)
+        ),
+        (first('annotations', image_id='7'), r"annotations\[0\], id 1: image_id is '7', not that of an image in"),
         (first('annotations', category_id=99), r'annotations\[0\], id 1: category_id is 99, not that of a category in'),
         *(
             (first('annotations', bbox=box), r'annotations\[0\], id 1: bbox is .*, not four finite numbers')
@@ -441,6 +451,7 @@ def first(kind, **values):
                 [float('nan'), 2, 3, 4],
                 [1, 2, float('inf'), 4],
                 [1, 2, -3, 4],
+                [1, 2, 3, 1e13],
             )
         ),
         *(
@@ -457,6 +468,9 @@ def first(kind, **values):
                 [[1, 2, 3, 4]],
                 [[1, 2, 3, 4, 5, float('nan')]],
                 [[1, 2, 3, 4, 5, '6']],
+                [[], [1, 2, 3, 4, 5, 6]],
+                [[1, 2, 2e7, 4, 5, 6]],
+                [[-9e5, 0, 9e5, 0, 0, 9e5] * 3],
                 None,
                 7,
                 {},
@@ -482,6 +496,48 @@ def test_annotations_without_area_are_counted(tmp_path, run_folder):
     both(saved(content, tmp_path), samples, metric=['bbox', 'segm'])
     said = f'{2 + others} of {len(content["annotations"])} annotations have no area and are left out of AP'
     assert said in (run_folder / 'run.log').read_text()
+
+
+def test_masks_are_looked_at_where_they_are_compared_and_the_file_is_named(tmp_path):
+    content, samples = draw(1)
+    content['annotations'][0].pop('segmentation')
+    content['annotations'][1]['segmentation'] = []
+    ann_file = saved(content, tmp_path)
+    both(ann_file, samples, metric='bbox')
+    with pytest.raises(RuntimeError, match=r"gt.json .*: annotations\[0\], id 1: 'segmentation' is missing; the pred"):
+        result(FastLVISMetric, ann_file, samples, metric=['bbox', 'segm'])
+
+
+@pytest.mark.parametrize('polygon', [[], [9], [9, 9], [9, 9, 50, 50], [9, 9, 50, 50, 9], [9, 9, 50, 9, 50, 50, 9]])
+def test_a_further_polygon_may_be_short_or_of_odd_length(polygon, tmp_path):
+    content, samples = draw(6)
+    for annotation in content['annotations'][::2]:
+        annotation['segmentation'].append(polygon)
+    assert both(saved(content, tmp_path), samples, metric='segm')['lvis/segm_AP'] > 0
+
+
+def test_sides_of_images_may_be_floats(tmp_path):
+    content, samples = draw(6)
+    for image in content['images']:
+        image.update(height=float(HEIGHT), width=float(WIDTH))
+    assert both(saved(content, tmp_path), samples, metric=['bbox', 'segm'])['lvis/segm_AP'] > 0
+
+
+def test_masks_of_another_size_than_annotated_are_told(tmp_path, run_folder):
+    content, samples = draw(6)
+    for image in content['images'][:2]:
+        image['height'] += 1
+    both(saved(content, tmp_path), samples, metric='segm')
+    wrong = sum(len(sample['pred_instances']['labels']) > 0 for sample in samples[:2])
+    assert f'{wrong} images, e.g. ' in (run_folder / 'run.log').read_text()
+
+
+def test_an_image_whose_id_is_no_number(tmp_path):
+    content, samples = draw(6)
+    with pytest.raises(
+        ValueError, match="prediction of image 'a' cannot be written, as where the id of an image is no"
+    ):
+        result(FastLVISMetric, saved(content, tmp_path), [dict(samples[0], img_id='a')])
 
 
 @pytest.mark.parametrize('form', ['runs', 'text'])
@@ -631,6 +687,29 @@ def test_what_a_killed_test_leaves_is_evaluated(tmp_path):
         eval_results(recipe, str(folders[0]))
     shutil.copy(folders[1] / 'rank1.predictions', folders[0])
     assert same(eval_results(recipe, str(folders[0])), result(LVISMetric, ann_file, samples[:4]))
+
+
+def test_memory_stays_flat_while_testing(tmp_path):
+    """Of an image its id is kept; its predictions go to the disk."""
+    content, samples = draw(5, images=1)
+    found = dict(
+        bboxes=torch.ones(10, 4),
+        scores=torch.ones(10),
+        labels=torch.ones(10, dtype=torch.long),
+        masks=[dict(size=(HEIGHT, WIDTH), counts=b'x' * 500)] * 10,
+    )
+    metric, kept, written = FastLVISMetric(saved(content, tmp_path)), [], []
+    tracemalloc.start()
+    try:
+        for start, stop in ((0, 300), (300, 3000)):
+            for image in range(start, stop):
+                metric.process({}, [dict(img_id=image, pred_instances=found)])
+            metric._open.flush()
+            kept.append(tracemalloc.get_traced_memory()[0])
+            written.append(metric._open.path.stat().st_size)
+    finally:
+        tracemalloc.stop()
+    assert written[1] - written[0] > 10e6 and kept[1] - kept[0] < (written[1] - written[0]) / 30, (kept, written)
 
 
 def test_proposal_recall_does_not_hold_the_file(tmp_path):
