@@ -12,7 +12,7 @@ from mmengine.config import DictAction
 
 from apa_mmdet.datasets.check_sources import load_config, option
 from apa_mmdet.engine.browse import browse
-from apa_mmdet.engine.stock_tools import explain
+from apa_mmdet.engine.missing_files import explain
 
 
 def _images(text):

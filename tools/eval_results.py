@@ -11,7 +11,7 @@ import sys
 from mmengine.config import DictAction
 
 from apa_mmdet.engine.eval_results import eval_results
-from apa_mmdet.engine.stock_tools import explain
+from apa_mmdet.engine.missing_files import explain
 
 
 def parse_args():

@@ -11,7 +11,7 @@ from pathlib import Path
 from mmengine.config import DictAction
 
 from apa_mmdet.datasets.check_sources import option
-from apa_mmdet.engine.stock_tools import explain
+from apa_mmdet.engine.missing_files import explain
 
 try:
     from apa_mmdet.engine.export_check import TOLERANCE

@@ -20,7 +20,7 @@ import torch
 
 from apa_mmdet.engine.detect_files import detect_files
 from apa_mmdet.engine.inference import Inferencer
-from apa_mmdet.engine.stock_tools import explain
+from apa_mmdet.engine.missing_files import explain
 
 
 def _batch_size(text):

@@ -8,8 +8,8 @@ The pictures, predictions.png and training_curves.png, lie in that folder afterw
 import argparse
 import sys
 
+from apa_mmdet.engine.missing_files import explain
 from apa_mmdet.engine.report import report
-from apa_mmdet.engine.stock_tools import explain
 
 
 def _images(text):

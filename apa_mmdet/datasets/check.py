@@ -17,7 +17,7 @@ from mmengine.registry import init_default_scope
 from terminaltables import AsciiTable
 from tqdm import tqdm
 
-from ..engine.stock_tools import explain
+from ..engine.missing_files import explain
 from ..models.losses.class_frequency import load_class_frequency
 from .check_annotations import Content, check_annotations, check_lvis_fields, is_number, read_annotations
 from .check_images import check_images
@@ -93,14 +93,14 @@ def _number(count: int, noun: str) -> str:
 
 
 def check_config(
-    cfg: Config, splits: Sequence[str] = SPLITS, images: bool = True, workers: int = 0, progress: bool = True
+    cfg: Config, splits: Sequence[str] = SPLITS, images: bool | None = True, workers: int = 0, progress: bool = True
 ) -> Report:
     """Look through the data sets of a config, and compare them with its model and its evaluators.
 
     Args:
         cfg: a config whose data sets are CocoDataset, LVISV05Dataset, LVISV1Dataset, V3DetDataset or their like.
         splits: which of ``train``, ``val``, ``test``. A data set that several share is read once.
-        images: decode every image; otherwise only look whether it is there.
+        images: decode every image; False only looks whether it is there, None not even that.
         workers: processes that do so, 0 for none beside this one.
         progress: show progress bars, on a terminal.
     """
@@ -133,7 +133,7 @@ def _name(source: Source, sources: list[Source]) -> str:
 
 
 def _check_source(
-    source: Source, cfg: Config, notes: Notes, images: bool, workers: int, progress: bool
+    source: Source, cfg: Config, notes: Notes, images: bool | None, workers: int, progress: bool
 ) -> Checked | None:
     try:
         names, dataset = name_list(source), open_dataset(source)
@@ -169,7 +169,8 @@ def _check_source(
         check_lvis_fields(content, notes)
     paths = _image_paths(dataset, content, notes)
     _check_folder(dataset, [path for path, *_ in paths], notes)
-    check_images(paths, loader, notes, images, workers, progress)
+    if images is not None:
+        check_images(paths, loader, notes, images, workers, progress)
     return checked._replace(content=content)
 
 
@@ -321,6 +322,7 @@ def _check_training_classes(cfg: Config, checked: list[Checked], notes: Notes) -
 
 def _check_model(cfg: Config, checked: list[Checked], notes: Notes) -> None:
     """Compare the numbers of classes: the data sets' with each other, and with the model's heads and losses."""
+    trained = any('train' in c.splits for c in checked)
     names: dict[int, str] = {}
     for c in checked:
         names.setdefault(len(c.classes), c.name)
@@ -334,7 +336,7 @@ def _check_model(cfg: Config, checked: list[Checked], notes: Notes) -> None:
         found = part.get('num_classes') if part.get('type') != 'GroundingDINOHead' else None  # there, words of a text
         if isinstance(found, int) and found != number and not part.get('class_agnostic'):
             notes.error(f'{path}.num_classes is {found}, but {name} has {number} classes; make them the same')
-        if isinstance(part.get('class_frequency'), str):
+        if trained and isinstance(part.get('class_frequency'), str):  # only losses read it
             _check_frequencies(path, part['class_frequency'], part.get('num_classes', number), checked, notes)
 
 

@@ -9,7 +9,7 @@ from PIL import Image, UnidentifiedImageError
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from ..engine.stock_tools import explain
+from ..engine.missing_files import explain
 from .check_notes import ERROR, Notes, show
 
 BATCH = 32  # images between two messages of a worker process

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from apa_mmdet.engine import stock_tools
+from apa_mmdet.engine.missing_files import explain
 
 ROOT = Path(__file__).parents[2]
 
@@ -76,7 +77,7 @@ def test_every_option_is_the_stock_tools(tmp_path):
     ],
 )
 def test_a_missing_file_gets_one_line(error, line):
-    explained = stock_tools.explain(error)
+    explained = explain(error)
     assert explained.startswith(line) and '\n' not in explained
 
 
@@ -100,7 +101,7 @@ def test_a_missing_file_gets_one_line(error, line):
     ],
 )
 def test_no_hint_where_none_fits(error, line):
-    assert stock_tools.explain(error) == line
+    assert explain(error) == line
 
 
 def test_the_slurm_script_starts_the_stock_one(tmp_path):

@@ -32,7 +32,7 @@ from mmengine.runner import Runner
 from mmengine.runner.utils import set_random_seed
 from mmengine.structures import InstanceData
 
-from apa_mmdet.engine.stock_tools import explain
+from apa_mmdet.engine.missing_files import explain
 
 COLUMNS = ('config', 'device', 'step_ms', 'step_ms_low', 'step_ms_high', 'to_first', 'peak_bytes', 'parameters')
 
