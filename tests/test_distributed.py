@@ -183,27 +183,39 @@ def test_two_machines(data, fitted, tmp_path):
     assert all(torch.equal(weight, weights[1][key]) for key, weight in weights[0].items())
 
 
+DDP = dict(
+    type='DDPStrategy', model_wrapper=dict(type='MMDistributedDataParallel', broadcast_buffers=False, device_ids=None)
+)
+FSDP = dict(
+    type='FSDPStrategy',
+    model_wrapper=dict(type='MMFullyShardedDataParallel', device_id='cpu'),
+    state_dict_cfg=dict(
+        state_dict_type='FULL_STATE_DICT',
+        state_dict_config=dict(type='FullStateDictConfig'),
+        optim_state_dict_config=dict(type='FullOptimStateDictConfig', offload_to_cpu=False),
+    ),
+)
+
+
 @pytest.mark.slow
-def test_fsdp_trains_lambda_and_kappa_and_saves_them_under_their_names(data, tmp_path):
+@pytest.mark.parametrize('strategy, ends', [(DDP, [1, 2]), (FSDP, [2])], ids=['DDP, resumed', 'FSDP'])
+def test_a_strategy_trains_lambda_and_kappa_and_saves_them_under_their_names(strategy, ends, data, tmp_path):
+    """As docs/distributed.md has it for a CPU; ``ends``: the epochs after which the run ends, to be resumed."""
     cfg = small_config(data, tmp_path / 'work')
     for split in ('val', 'test'):
         cfg.update({f'{split}_cfg': None, f'{split}_dataloader': None, f'{split}_evaluator': None})
     cfg.runner_type = 'FlexibleRunner'
-    cfg.strategy = dict(
-        type='FSDPStrategy',
-        model_wrapper=dict(type='MMFullyShardedDataParallel', device_id='cpu'),
-        state_dict_cfg=dict(
-            state_dict_type='FULL_STATE_DICT',
-            state_dict_config=dict(type='FullStateDictConfig'),
-            optim_state_dict_config=dict(type='FullOptimStateDictConfig', offload_to_cpu=False),
-        ),
-    )
+    cfg.strategy = strategy
     cfg.model.roi_head.mask_head.predictor_cfg = dict(type='NormedConv2d', tempearture=20)
     cfg.optim_wrapper.pop('clip_grad')
-    cfg.train_cfg.max_epochs = 2
     cfg.default_hooks.checkpoint = dict(type='SafeCheckpointHook', interval=1)
-    said(begin('bash', ROOT / 'tools/dist_train.sh', dumped(cfg, tmp_path / 'config.py'), 2, cwd=tmp_path))
-    first, second = (saved_at(tmp_path / f'work/epoch_{n}.pth')['state_dict'] for n in (1, 2))
+    for cfg.train_cfg.max_epochs in ends:
+        config = dumped(cfg, tmp_path / 'config.py')
+        said(begin('bash', ROOT / 'tools/dist_train.sh', config, 2, '--resume', cwd=tmp_path))
+    first, second = (
+        {key.removeprefix('module.'): weight for key, weight in saved_at(path)['state_dict'].items()}
+        for path in (tmp_path / 'work/epoch_1.pth', tmp_path / 'work/epoch_2.pth')
+    )
     plain = MODELS.build(cfg.model).state_dict()
     assert {key: weight.shape for key, weight in first.items()} == {key: weight.shape for key, weight in plain.items()}
     names = [key for key in first if key.endswith(('.lambda_', '.kappa'))]
