@@ -113,6 +113,7 @@ NOT_HERE = {
     'make demo': 'FIRST, and test_demo.py at full length',
     'make setup TORCH="torch==2.6.0 --index-url https://download.pytorch.org/whl/cu126"': 'test_setup.py, another torch',
     'make test': '.ci/run',
+    'make test-slow': 'what runs this',
     'pip install -e .': 'set-up, before any test',
     'python tools/train.py CONFIG --amp': "MMEngine's AmpOptimWrapper wants a GPU",
     'NNODES=2 NODE_RANK=0 MASTER_ADDR=10.0.0.1 tools/dist_train.sh CONFIG 8': 'test_distributed.py, two on one machine',

@@ -37,6 +37,8 @@ def test_every_config_is_there_with_the_weights_it_expects(folder):
         assert not weights or weights['checkpoint'] in row
         published = model.get('Published (arXiv:2407.08567, not reproduced here)', {})
         assert all(f'{name} {figure}' in row for name, figure in published.items())
+        for name, figure in model.get('Results', [{}])[0].get('Metrics', {}).items():  # measured here
+            assert f'{name.removeprefix("mask ") if "APr" in name else name} {figure}' in readme
         assert not published or ('| published AP (not reproduced here) |' in readme and 'Results' not in model)
 
 
