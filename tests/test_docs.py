@@ -97,7 +97,9 @@ OTHERS = {
     'python tools/train.py CONFIG --auto-scale-lr --cfg-options train_dataloader.batch_size=4': (
         'train_cfg.max_epochs=1 train_cfg.val_interval=1'
     ),
-    'python tools/train.py CONFIG --resume': SHORT.replace('max_epochs=1', 'max_epochs=2'),
+    # the others want the first checkpoint
+    'python tools/train.py CONFIG --resume': SHORT.replace('max_epochs=1', 'max_epochs=2')
+    + ' default_hooks.checkpoint.max_keep_ckpts=2',
     'python tools/train.py configs/lvis/mask_rcnn_se_r50_apa.py --auto-scale-lr': FEW,
     'tools/dist_test.sh CONFIG CHECKPOINT 8': '',
     'tools/dist_test.sh configs/lvis/mask_rcnn_se_r50_apa.py work_dirs/mask_rcnn_se_r50_apa/epoch_24.pth 8': '--cfg-options test_dataloader.dataset.indices=2',
