@@ -76,7 +76,7 @@ class Report(NamedTuple):
     def __str__(self) -> str:
         lines = [AsciiTable([COLUMNS, *self.rows]).table] if self.rows else []
         for severity in (ERROR, WARNING):
-            lines += [f'{severity:7}  {f.dataset}: {f.message}' for f in self.findings if f.severity == severity]
+            lines += [str(finding) for finding in self.findings if finding.severity == severity]
         warnings = len(self.findings) - self.errors
         verdict = 'training can start'
         if self.errors:

@@ -14,6 +14,9 @@ class Finding(NamedTuple):
     dataset: str
     message: str
 
+    def __str__(self) -> str:
+        return f'{self.severity:7}  {self.dataset}: {self.message}'
+
 
 class Notes:
     """The findings of one data set."""

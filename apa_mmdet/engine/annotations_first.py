@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from mmengine.config import Config
 
 from ..datasets.check import check_config
-from ..datasets.check_notes import ERROR, Finding
+from ..datasets.check_notes import ERROR
 from ..datasets.check_sources import evaluators
 
 SPLITS = {'train.py': ('train', 'val'), 'test.py': ('test',)}  # what MMDetection's tools read
@@ -44,15 +44,10 @@ def look_at_annotations(cfg: Config, splits: Sequence[str]) -> None:
     if missing:
         raise BadAnnotations(missing[0])
     if wrong:
-        raise BadAnnotations(
-            f'{_lines(wrong)}\nmend them; to go on all the same: --cfg-options check_annotations=False'
-        )
-    if report.findings:
-        print(_lines(report.findings), flush=True)
-
-
-def _lines(findings: Sequence[Finding]) -> str:
-    return '\n'.join(f'{finding.severity:7}  {finding.dataset}: {finding.message}' for finding in findings)
+        advice = 'mend them; to go on all the same: --cfg-options check_annotations=False'
+        raise BadAnnotations('\n'.join([*map(str, wrong), advice]))
+    for finding in report.findings:
+        print(finding, flush=True)  # there is no log file yet
 
 
 def _only_written(cfg: Config, split: str) -> bool:

@@ -18,6 +18,7 @@ from PIL import Image
 from apa_mmdet.datasets import check
 from apa_mmdet.datasets.check_annotations import read_annotations
 from apa_mmdet.datasets.tiny_lvis import CATEGORIES, make_tiny_lvis
+from apa_mmdet.evaluation.lvis_evaluation import load_ground_truth
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / 'configs/tiny_lvis/mask_rcnn_se_r18_apa.py'
@@ -366,8 +367,6 @@ def test_what_the_lvis_metric_needs(broken):
     ],
 )
 def test_what_the_lvis_metric_refuses_is_an_error(broken, change, line):
-    from apa_mmdet.evaluation.lvis_evaluation import load_ground_truth
-
     folder, cfg = broken
     edit(folder / VAL, change)
     cfg.val_evaluator.metric = ['bbox', 'segm']
@@ -387,8 +386,6 @@ def test_what_the_lvis_metric_refuses_is_an_error(broken, change, line):
     ],
 )
 def test_what_the_lvis_metric_takes_is_none(broken, change):
-    from apa_mmdet.evaluation.lvis_evaluation import load_ground_truth
-
     folder, cfg = broken
     edit(folder / VAL, change)
     cfg.val_evaluator.metric = ['bbox', 'segm']
