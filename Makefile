@@ -19,8 +19,8 @@ help:
 setup: $(VENV)/.ready
 
 # TORCH, PYTHON and MMCV_CACHE are for this script, which explains them
-$(VENV)/.ready: requirements.txt pyproject.toml tools/setup_env.sh tools/build_mmcv.sh $(if $(TORCH),force)
-	tools/setup_env.sh $(VENV)
+$(VENV)/.ready: requirements.txt pyproject.toml tools/setup/setup_env.sh tools/setup/build_mmcv.sh $(if $(TORCH),force)
+	tools/setup/setup_env.sh $(VENV)
 	@touch $@
 
 demo: setup
@@ -40,9 +40,9 @@ lint: setup
 	ruff format --check .
 
 bench: setup
-	python tools/benchmarks/activations.py --check --keep-memory
-	python tools/benchmarks/backbone.py --keep-memory
-	python tools/benchmarks/head.py --keep-memory
+	python benchmarks/activations.py --check --keep-memory
+	python benchmarks/backbone.py --keep-memory
+	python benchmarks/head.py --keep-memory
 
 clean:
 	rm -rf $(VENV) data/tiny_lvis work_dirs/$(DEMO)

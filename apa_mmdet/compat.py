@@ -69,7 +69,7 @@ def load_checkpoints_as_data() -> None:
     def load(*args, **kwargs):
         if not _as_data.get():
             return stock_load(*args, **kwargs)
-        from .engine.weights_file import load_as_data
+        from apa_mmdet.checkpoint.io import load_as_data
 
         given = inspect.signature(stock_load).bind(*args, **kwargs).arguments
         return load_as_data(given['f'], given.get('map_location'))

@@ -1,15 +1,14 @@
-"""docs/add_an_activation.md, followed to the letter in a copy of the package."""
+"""docs/customize_activation.md, followed to the letter in a copy of the package."""
 
 import re
 import shutil
 import sys
-from pathlib import Path
 
 import pytest
-from processes import in_a_copy
+from helpers.paths import ROOT
+from helpers.processes import in_a_copy
 
-ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / 'docs/add_an_activation.md').read_text()
+PAGE = (ROOT / 'docs/customize_activation.md').read_text()
 BLOCK = re.compile(r'^`(\S+)`\n\n```(\w+)\n(.*?)^```$', re.M | re.S)
 
 
@@ -78,7 +77,7 @@ def test_every_other_command(copy):
 
 
 def test_the_benchmark_says_what_is_no_activation(monkeypatch, capsys):
-    monkeypatch.syspath_prepend(str(ROOT / 'tools/benchmarks'))
+    monkeypatch.syspath_prepend(str(ROOT / 'benchmarks'))
     import activations
 
     for name, reason in (('Nonsense', "activation 'Nonsense' is not registered"), ('ResNet', 'required positional')):

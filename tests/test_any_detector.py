@@ -1,16 +1,14 @@
 """Stock detectors that became adaptive by their config: trained for two steps and evaluated on a small set."""
 
-from pathlib import Path
-
 import pytest
 import torch
+from helpers.paths import ROOT
+from helpers.shrink_config import shrunk, two_steps
 from mmengine.config import Config
 from mmengine.runner import Runner
-from small import shrunk, two_steps
 
-from apa_mmdet.datasets.tiny_lvis import make_tiny_lvis
+from apa_mmdet.datasets.tiny_lvis.generate import make_tiny_lvis
 
-ROOT = Path(__file__).parents[1]
 BACKBONE = dict(depth=18, base_channels=8)
 NECK = dict(in_channels=[8, 16, 32, 64], out_channels=16)
 HEAD = dict(in_channels=16, feat_channels=16)

@@ -14,8 +14,8 @@ import torch
 from mmengine.logging import HistoryBuffer
 
 from apa_mmdet import compat
-from apa_mmdet.engine.data_pickle import ALLOWED
-from apa_mmdet.engine.weights_file import BadCheckpoint, load_as_data
+from apa_mmdet.checkpoint.io import BadCheckpoint, load_as_data
+from apa_mmdet.checkpoint.safe_unpickler import ALLOWED
 
 
 class RunsCode:

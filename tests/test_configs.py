@@ -3,20 +3,19 @@
 import json
 from copy import deepcopy
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
+from helpers.paths import ROOT
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from apa_mmdet.datasets.tiny_lvis import CATEGORIES
+from apa_mmdet.datasets.tiny_lvis.generate import CATEGORIES
 from apa_mmdet.models.activations import AGLU, APA, APALU, AconC, MetaAconC
+from apa_mmdet.models.layers import LearnableNormedConv2d
 from apa_mmdet.models.losses import DropLoss
-from apa_mmdet.models.roi_heads import LearnableNormedConv2d
 
-ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / 'configs').glob('[!_]*/*.py'))
 FLAGSHIP = 'configs/lvis/mask_rcnn_se_r50_apa.py'
 TINY = 'configs/tiny_lvis/mask_rcnn_se_r18_apa.py'
@@ -49,7 +48,7 @@ def test_parses_and_builds(name):
         build(cfg)
 
 
-@pytest.mark.parametrize('name', [FLAGSHIP, TINY, 'configs/v3det/cascade_rcnn_se_r50_apa.py'])
+@pytest.mark.parametrize('name', [FLAGSHIP, TINY, 'configs/v3det/cascade_rcnn_se_r50_apa_v3det.py'])
 def test_finds_itself_after_a_dump(name, tmp_path):
     cfg = load(name)
     cfg.dump(tmp_path / 'dumped.py')
@@ -123,13 +122,17 @@ def test_v3det_is_the_published_recipe(name):
     for head in heads:
         assert head.num_classes == 13204 and head.reg_class_agnostic
         assert (
-            head.cls_predictor_cfg == dict(type='WrappedCauchyLinear') and head.loss_cls.type == 'LeanCrossEntropyLoss'
+            head.cls_predictor_cfg == dict(type='WrappedCauchyLinear')
+            and head.loss_cls.type == 'MemoryEfficientCrossEntropyLoss'
         )
     assert [s.assigner.pos_iou_thr for s in stages] == [0.5, 0.6, 0.7][: len(stages)] and len(heads) == len(stages)
 
 
 def test_the_cascade_refines_its_boxes_as_mmdets():
-    ours, stock = load('configs/v3det/cascade_rcnn_se_r50_apa.py'), load_stock('_base_/models/cascade-rcnn_r50_fpn.py')
+    ours, stock = (
+        load('configs/v3det/cascade_rcnn_se_r50_apa_v3det.py'),
+        load_stock('_base_/models/cascade-rcnn_r50_fpn.py'),
+    )
     for head, other in zip(ours.model.roi_head.bbox_head, stock.model.roi_head.bbox_head, strict=True):
         assert head.bbox_coder == other.bbox_coder
 
@@ -208,8 +211,8 @@ def test_class_frequencies_of_lvis_drop_815_classes():
         ),
         *(
             (
-                f'coco/mask_rcnn_se_r101_apa{s}.py',
-                f'coco/mask_rcnn_se_r50_apa{s}.py',
+                f'coco/mask_rcnn_se_r101_apa_1x_coco{s}.py',
+                f'coco/mask_rcnn_se_r50_apa_1x_coco{s}.py',
                 ['backbone.depth', 'backbone.init_cfg'],
             )
             for s in ('', '_2x')
@@ -222,7 +225,7 @@ def test_class_frequencies_of_lvis_drop_815_classes():
             )
             for m in ('faster', 'cascade', 'mask')
         ),
-        ('v3det/faster_rcnn_swin-b_gelu.py', 'v3det/faster_rcnn_swin-b_apa.py', ['backbone.act_cfg']),
+        ('v3det/faster_rcnn_swin-b_gelu_v3det.py', 'v3det/faster_rcnn_swin-b_apa_v3det.py', ['backbone.act_cfg']),
         (
             'tiny_lvis/mask_rcnn_se_r18_relu_softmax.py',
             'tiny_lvis/mask_rcnn_se_r18_apa.py',

@@ -4,11 +4,10 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from helpers.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / 'configs/tiny_lvis/mask_rcnn_se_r18_apa.py'
 
 # half_convolutions for float16 alone, which would take hours without

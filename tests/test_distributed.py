@@ -9,16 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from distributed_worker import fitting, small_config, two_objects_each, without_chance
+from helpers.distributed_worker import fitting, small_config, two_objects_each, without_chance
+from helpers.paths import ROOT
+from helpers.tiny_runs import saved_at
 from mmdet.registry import MODELS
 from mmengine.runner import Runner, save_checkpoint
-from tinier import saved_at
 
-from apa_mmdet.datasets.tiny_lvis import make_tiny_lvis
-from apa_mmdet.engine.distributed import LauncherError, join_on_cpu
+from apa_mmdet.datasets.tiny_lvis.generate import make_tiny_lvis
+from apa_mmdet.engine.runner.cpu_runner import LauncherError, join_on_cpu
 from apa_mmdet.models.losses import DropLoss
-
-ROOT = Path(__file__).parents[1]
 
 
 def begin(*command, cwd, **env):
@@ -208,7 +207,7 @@ def test_a_strategy_trains_lambda_and_kappa_and_saves_them_under_their_names(str
     cfg.strategy = strategy
     cfg.model.roi_head.mask_head.predictor_cfg = dict(type='NormedConv2d', tempearture=20)
     cfg.optim_wrapper.pop('clip_grad')
-    cfg.default_hooks.checkpoint = dict(type='SafeCheckpointHook', interval=1)
+    cfg.default_hooks.checkpoint = dict(type='AtomicCheckpointHook', interval=1)
     for cfg.train_cfg.max_epochs in ends:
         config = dumped(cfg, tmp_path / 'config.py')
         said(begin('bash', ROOT / 'tools/dist_train.sh', config, 2, '--resume', cwd=tmp_path))

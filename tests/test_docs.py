@@ -1,29 +1,28 @@
 """Every command of the README and of the other pages, run as it stands on small data in a copy of the repository.
 
-`make test` checks that each has its place here, `make test-slow` runs them. Those of docs/add_an_activation.md are run by
-test_add_an_activation.py, Python's blocks of docs/recipes.md by test_recipes.py, of docs/export.md by its own test.
+`make test` checks that each has its place here, `make test-slow` runs them. Those of docs/customize_activation.md are run by
+test_add_an_activation.py, Python's blocks of docs/recipes.md by test_recipes.py, of docs/deploy.md by its own test.
 """
 
 import re
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
+from helpers.paths import ROOT
+from helpers.processes import in_a_copy
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from processes import in_a_copy
-from test_training import as_own_data
+from test_training import as_custom_dataset
 
-from apa_mmdet.checkpoint import other_names
-from apa_mmdet.datasets.tiny_lvis import make_tiny_lvis
-from apa_mmdet.engine.weights_file import load_as_data
+from apa_mmdet.checkpoint.io import load_as_data
+from apa_mmdet.checkpoint.published_names import translate_names
+from apa_mmdet.datasets.tiny_lvis.generate import make_tiny_lvis
 
-ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / 'README.md', *sorted(ROOT.glob('docs/*.md')), *sorted(ROOT.glob('configs/*/README.md'))]
-PAGES.append(ROOT / 'tools/benchmarks/results/README.md')
-PAGES.remove(ROOT / 'docs/add_an_activation.md')
+PAGES.append(ROOT / 'benchmarks/results/README.md')
+PAGES.remove(ROOT / 'docs/customize_activation.md')
 PROGRAM = r'(?:[A-Z_]+=\S+ )*(?:python|make|pip|curl|mkdir|ln|tools/\w+\.sh) '
 
 
@@ -66,21 +65,21 @@ FIRST = {
 KEPT = '--cfg-options test_evaluator.outfile_prefix=work_dirs/lvis model.test_cfg.rcnn.score_thr=1e-5'
 COCO = 'train_cfg.max_epochs=1 train_cfg.val_interval=1 train_dataloader.batch_size=1'
 OTHERS = {
-    'DATA_ROOT=path/to/data python tools/check_dataset.py configs/own_data/mask_rcnn_se_r18_apa.py': '',
-    'DATA_ROOT=path/to/data python tools/train.py configs/own_data/mask_rcnn_se_r18_apa.py': SHORT,
+    'DATA_ROOT=path/to/data python tools/check_dataset.py configs/custom_dataset/mask_rcnn_se_r18_apa_custom.py': '',
+    'DATA_ROOT=path/to/data python tools/train.py configs/custom_dataset/mask_rcnn_se_r18_apa_custom.py': SHORT,
     'mkdir -p data/lvis_v1/annotations': '',
-    'python tools/benchmarks/ablation.py': '--runs apa-gol --seeds 0 --out abl/a.csv --cfg-options train_cfg.max_epochs=1',
-    'python tools/benchmarks/ablation.py --table': '--out tools/benchmarks/results/ablation_cpu.csv',
-    'python tools/benchmarks/ranks.py': '--rounds 2 --side 64',
-    'python tools/benchmarks/step.py': f'{TINY} --rounds 2 --batches 1',
-    'python tools/benchmarks/step.py --out tools/benchmarks/results': f'{TINY} --rounds 2 --batches 1',
+    'python benchmarks/ablation.py': '--runs apa-gol --seeds 0 --out abl/a.csv --cfg-options train_cfg.max_epochs=1',
+    'python benchmarks/ablation.py --table': '--out benchmarks/results/ablation_cpu.csv',
+    'python benchmarks/ranks.py': '--rounds 2 --side 64',
+    'python benchmarks/step.py': f'{TINY} --rounds 2 --batches 1',
+    'python benchmarks/step.py --out benchmarks/results': f'{TINY} --rounds 2 --batches 1',
     'python tools/browse_dataset.py CONFIG': '--images 4',
     'python tools/check_dataset.py CONFIG --no-images': '',
     'python tools/check_dataset.py CONFIG --split train': '',
     'python tools/check_dataset.py CONFIG --workers 16': '',
-    'python tools/check_dataset.py configs/coco/mask_rcnn_se_r50_apa.py': '',
+    'python tools/check_dataset.py configs/coco/mask_rcnn_se_r50_apa_1x_coco.py': '',
     'python tools/check_dataset.py configs/lvis/mask_rcnn_se_r50_apa.py': '',
-    'python tools/check_dataset.py configs/v3det/faster_rcnn_se_r50_apa.py': '',
+    'python tools/check_dataset.py configs/v3det/faster_rcnn_se_r50_apa_v3det.py': '',
     'python tools/convert_official_weights.py IN OUT --config CONFIG': '',
     'python tools/convert_official_weights.py se_resnet50.pth pretrained/se_resnet50_apa.pth': '--force',
     'python tools/eval_results.py CONFIG FOLDER': '',
@@ -104,9 +103,9 @@ OTHERS = {
     'tools/dist_test.sh CONFIG CHECKPOINT 8': '',
     'tools/dist_test.sh configs/lvis/mask_rcnn_se_r50_apa.py work_dirs/mask_rcnn_se_r50_apa/epoch_24.pth 8': '--cfg-options test_dataloader.dataset.indices=2',
     'tools/dist_train.sh CONFIG 8': SHORT,
-    'tools/dist_train.sh configs/coco/mask_rcnn_se_r50_apa.py 8': f'--cfg-options {COCO} train_dataloader.dataset.indices=4',
+    'tools/dist_train.sh configs/coco/mask_rcnn_se_r50_apa_1x_coco.py 8': f'--cfg-options {COCO} train_dataloader.dataset.indices=4',
     'tools/dist_train.sh configs/lvis/mask_rcnn_se_r50_apa.py 8': FEW,
-    'tools/dist_train.sh configs/v3det/faster_rcnn_se_r50_apa.py 8': '--cfg-options train_cfg.max_iters=2 train_cfg.val_interval=2 train_dataloader.batch_size=1 '
+    'tools/dist_train.sh configs/v3det/faster_rcnn_se_r50_apa_v3det.py 8': '--cfg-options train_cfg.max_iters=2 train_cfg.val_interval=2 train_dataloader.batch_size=1 '
     'train_dataloader.dataset.dataset.indices=4 val_dataloader.dataset.indices=2 model.test_cfg.rcnn.score_thr=0.5',
 }
 # Where else it is run, or why it cannot be.
@@ -153,7 +152,7 @@ def clone(tmp_path_factory):
     init_default_scope('mmdet')
     detector = MODELS.build(Config.fromfile(ROOT / 'configs/lvis/mask_rcnn_se_r50_apa.py').model)
     backbone = detector.backbone.state_dict()
-    published = {theirs: backbone[ours] for ours, theirs in other_names(backbone, to_official=True).items()}
+    published = {theirs: backbone[ours] for ours, theirs in translate_names(backbone, to_official=True).items()}
     for weights, file in (
         (detector.state_dict(), 'work_dirs/mask_rcnn_se_r50_apa/epoch_24.pth'),
         (backbone, 'pretrained/se_resnet50_apa.pth'),
@@ -164,9 +163,9 @@ def clone(tmp_path_factory):
     for command, added in FIRST.items():
         run(command, added, folder)
     weights = load_as_data(folder / PLACES['CHECKPOINT'])['state_dict']
-    published = {theirs: weights[ours] for ours, theirs in other_names(weights, to_official=True).items()}
+    published = {theirs: weights[ours] for ours, theirs in translate_names(weights, to_official=True).items()}
     torch.save(dict(state_dict=published), folder / PLACES['IN'])
-    as_own_data(folder / 'data/tiny_coco', folder / 'data/own')
+    as_custom_dataset(folder / 'data/tiny_coco', folder / 'data/own')
     run('python tools/test.py CONFIG CHECKPOINT', KEPT, folder)
     return folder
 

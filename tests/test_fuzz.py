@@ -9,13 +9,13 @@ import io
 import json
 import random
 import zlib
-from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
 import pycocotools.mask as mask_utils
 import pytest
 import torch
+from helpers.paths import ROOT
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from lvis import LVIS, LVISEval, LVISResults
@@ -23,16 +23,18 @@ from mmdet.datasets import LVISV1Dataset
 from mmdet.datasets.transforms import LoadAnnotations
 from mmengine.config import Config
 
-from apa_mmdet.checkpoint import convert_file, convert_official_state_dict, other_names
-from apa_mmdet.datasets import check
-from apa_mmdet.datasets.check_annotations import check_annotations, read_annotations
-from apa_mmdet.datasets.check_notes import Notes
-from apa_mmdet.datasets.check_sources import Use
-from apa_mmdet.datasets.tiny_lvis import CATEGORIES, make_tiny_lvis
-from apa_mmdet.engine.eval_results import read_json
-from apa_mmdet.engine.weights_file import BadCheckpoint, load_as_data, read_checkpoint
-from apa_mmdet.evaluation.lvis_evaluation import FastLVISEval, load_ground_truth
-from apa_mmdet.evaluation.prediction_files import (
+from apa_mmdet.apis.convert_weights import convert_file
+from apa_mmdet.apis.offline_eval import read_json
+from apa_mmdet.checkpoint.io import BadCheckpoint, load_as_data, read_checkpoint
+from apa_mmdet.checkpoint.published_names import convert_official_state_dict, translate_names
+from apa_mmdet.datasets import load_class_frequency
+from apa_mmdet.datasets.tiny_lvis.generate import CATEGORIES, make_tiny_lvis
+from apa_mmdet.datasets.validation import validate_config as check
+from apa_mmdet.datasets.validation.annotations import check_annotations, read_annotations
+from apa_mmdet.datasets.validation.findings import Notes
+from apa_mmdet.datasets.validation.sources import Use
+from apa_mmdet.evaluation.functional.lvis_eval import FastLVISEval, load_ground_truth
+from apa_mmdet.evaluation.functional.prediction_store import (
     HEADER,
     MARKER,
     RECORD,
@@ -43,9 +45,8 @@ from apa_mmdet.evaluation.prediction_files import (
     read_predictions,
 )
 from apa_mmdet.models.backbones import SEResNet
-from apa_mmdet.models.losses import load_class_frequency
 
-TINY = Path(__file__).parents[1] / 'configs/tiny_lvis/mask_rcnn_se_r18_apa.py'
+TINY = ROOT / 'configs/tiny_lvis/mask_rcnn_se_r18_apa.py'
 AMOUNTS = pytest.mark.parametrize('amount', ['few', pytest.param('many', marks=pytest.mark.slow)])
 
 
@@ -411,7 +412,7 @@ def test_results_in_json_with_flipped_bytes_cut_off_or_wrong_fields(judged, tmp_
                 wrong[at][field] = data.draw(st.one_of(dict(bbox=BOXES, segmentation=MASKS).get(field, VALUES), VALUES))
             results.write_text(json.dumps(wrong))
         try:
-            with patch('apa_mmdet.engine.eval_results.PIECE', 1000):  # a file of several pieces
+            with patch('apa_mmdet.apis.offline_eval.PIECE', 1000):  # a file of several pieces
                 for prediction in read_json(results, truth.get_cat_ids()):
                     assert np.isfinite(prediction.boxes).all() and np.isfinite(prediction.scores).all()
         except ValueError as error:
@@ -425,7 +426,7 @@ def test_results_in_json_with_flipped_bytes_cut_off_or_wrong_fields(judged, tmp_
 
 def published(state_dict):
     """A state dict of ours under the published names."""
-    names = other_names(state_dict, to_official=True)
+    names = translate_names(state_dict, to_official=True)
     return {names[name]: tensor for name, tensor in state_dict.items()}
 
 
@@ -580,6 +581,6 @@ def test_the_converter_writes_what_fits_or_nothing(sound, amount):
             return
         made = load_as_data(out)['state_dict']
         assert wrap not in NESTED and made.keys() == expected.keys()
-        assert all(torch.equal(made[ours], weights[theirs]) for theirs, ours in other_names(weights).items())
+        assert all(torch.equal(made[ours], weights[theirs]) for theirs, ours in translate_names(weights).items())
 
     explore(attempt, amount, 15)

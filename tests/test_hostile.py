@@ -3,20 +3,22 @@
 import copy
 import json
 import re
-from pathlib import Path
 
 import pytest
 import torch
+from helpers.paths import ROOT
 from mmengine.config import Config
 
-from apa_mmdet.checkpoint import convert_file, other_names
-from apa_mmdet.datasets import check
-from apa_mmdet.datasets.tiny_lvis import CATEGORIES, make_tiny_lvis
-from apa_mmdet.engine.weights_file import BadCheckpoint, load_as_data, read_checkpoint
+from apa_mmdet.apis.convert_weights import convert_file
+from apa_mmdet.checkpoint.io import BadCheckpoint, load_as_data, read_checkpoint
+from apa_mmdet.checkpoint.published_names import translate_names
+from apa_mmdet.datasets import class_statistics as class_frequency
+from apa_mmdet.datasets import load_class_frequency
+from apa_mmdet.datasets.tiny_lvis.generate import CATEGORIES, make_tiny_lvis
+from apa_mmdet.datasets.validation import validate_config as check
 from apa_mmdet.models.backbones import SEResNet
-from apa_mmdet.models.losses import class_frequency, load_class_frequency
 
-TINY = Path(__file__).parents[1] / 'configs/tiny_lvis/mask_rcnn_se_r18_apa.py'
+TINY = ROOT / 'configs/tiny_lvis/mask_rcnn_se_r18_apa.py'
 
 
 @pytest.fixture(scope='module')
@@ -289,7 +291,7 @@ def test_damaged_counts_are_counted_anew(tmp_path, harm):
 @pytest.fixture(scope='module')
 def published():
     weights = SEResNet(18).state_dict()
-    names = other_names(weights, to_official=True)
+    names = translate_names(weights, to_official=True)
     return {names[name]: tensor for name, tensor in weights.items()}
 
 

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 torchrun_arguments = runpy.run_path(str(ROOT / 'tools/launch.py'))['torchrun_arguments']
 CONFIG = str(ROOT / 'configs/tiny_lvis/mask_rcnn_se_r18_apa.py')
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers.paths import ROOT
 from mmengine.config import Config
 
-from apa_mmdet.engine.complexity import complexity
+from apa_mmdet.apis.get_flops import complexity
 
-ROOT = Path(__file__).parents[1]
 FOLDERS = [str(p.relative_to(ROOT).parent) for p in sorted(ROOT.glob('configs/[!_]*/metafile.yml'))]
 
 

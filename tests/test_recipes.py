@@ -3,23 +3,23 @@
 import inspect
 import re
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
+from helpers.paths import ROOT
+from helpers.shrink_config import shrunk, two_steps
 from mmdet.registry import DATASETS, HOOKS, METRICS, MODELS, PARAM_SCHEDULERS, TRANSFORMS, VISBACKENDS
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
-from small import shrunk, two_steps
-from test_training import as_own_data
+from test_training import as_custom_dataset
 
-from apa_mmdet.datasets.tiny_lvis import make_tiny_lvis
+from apa_mmdet.datasets.tiny_lvis.generate import make_tiny_lvis
 from apa_mmdet.models.activations import AGLU, APA, AconC
 from apa_mmdet.models.losses.links import APALink
 
-PAGE = (Path(__file__).parents[1] / 'docs/recipes.md').read_text()
+PAGE = (ROOT / 'docs/recipes.md').read_text()
 
 
 def blocks():
@@ -183,7 +183,7 @@ def small(name, folder, data):
     kept = {key: cfg.model.backbone.get(key) for key in ('frozen_stages', 'norm_eval')}
     for root, form in FORMS.items():
         cfg = shrunk(cfg, root, made(form, data))
-    own = as_own_data(made('coco', data), folder / 'own')
+    own = as_custom_dataset(made('coco', data), folder / 'own')
     cfg = two_steps(shrunk(cfg, 'data/own/', own))
     if name.startswith('Frozen'):
         cfg.model.backbone.update(kept)

@@ -3,17 +3,17 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from helpers.paths import ROOT
+from helpers.soak import compare, differences
+from helpers.tiny_runs import Stop, tinier
 from mmengine.runner import Runner
-from soak import compare, differences
-from tinier import Stop, tinier
 
-from apa_mmdet.datasets.tiny_lvis import make_tiny_lvis
+from apa_mmdet.datasets.tiny_lvis.generate import make_tiny_lvis
 
-SOAK = Path(__file__).with_name('soak.py')
+SOAK = ROOT / 'tests/helpers/soak.py'
 OPTIONS = {
     'train_cfg': dict(max_epochs=2),
     'default_hooks.checkpoint.by_epoch': False,
@@ -93,7 +93,7 @@ def test_so_does_one_with_more_state(options, data, tmp_path):
 TWO = """
 import random, sys, torch
 from tinier import Points, Stop, Toy, toy
-from apa_mmdet.engine.distributed import CPURunner, join_on_cpu
+from apa_mmdet.engine.runner.cpu_runner import CPURunner, join_on_cpu
 class Shaken(Points):
     def __getitem__(self, index):
         return dict(inputs=super().__getitem__(index)['inputs'] * (1 + random.random()))
@@ -123,7 +123,7 @@ def test_so_does_one_of_two_processes(tmp_path):
         OMP_NUM_THREADS='1',
         PYTHONWARNINGS='ignore',
         CUDA_VISIBLE_DEVICES='',
-        PYTHONPATH=f'{SOAK.parent}:{SOAK.parents[1]}',
+        PYTHONPATH=f'{ROOT / "tests"}:{ROOT}',
     )
     for work_dir, stop, resume, workers in (('whole', 0, 0, 0), ('stopped', 3, 0, 2), ('stopped', 0, 1, 2)):
         command = [

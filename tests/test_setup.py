@@ -5,18 +5,16 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from helpers.paths import ROOT
 
 from apa_mmdet import compat
-
-ROOT = Path(__file__).parents[1]
 
 
 def set_up(venv, **env):
     return subprocess.run(
-        [ROOT / 'tools/setup_env.sh', venv], env=dict(os.environ, **env), capture_output=True, text=True
+        [ROOT / 'tools/setup/setup_env.sh', venv], env=dict(os.environ, **env), capture_output=True, text=True
     )
 
 
@@ -57,7 +55,7 @@ def test_no_compiler_is_said_before_anything_is_fetched(tmp_path):
     (venv / 'python').write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     (venv / 'python').chmod(0o755)
     run = subprocess.run(
-        [ROOT / 'tools/build_mmcv.sh', venv.parent],
+        [ROOT / 'tools/setup/build_mmcv.sh', venv.parent],
         capture_output=True,
         text=True,
         env=dict(os.environ, PATH=str(tools), MMCV_CACHE=str(tmp_path / 'cache')),
@@ -94,7 +92,7 @@ def test_the_wheel_carries_what_the_repository_has(wheel):
         for path in ours:
             if '__pycache__' not in path.parts:
                 assert (mim / path.relative_to(ROOT)).read_bytes() == path.read_bytes()
-    assert (wheel / 'apa_mmdet/ops/cpu_kernels.c').is_file()
+    assert (wheel / 'apa_mmdet/ops/backends/cpu_kernels.c').is_file()
 
 
 @pytest.mark.parametrize('installed', ['wheel', 'editable'])

@@ -10,19 +10,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.paths import ROOT
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from apa_mmdet.datasets.tiny_lvis import make_tiny_lvis
-from apa_mmdet.engine.stock_tools import stock_tool
-from apa_mmdet.engine.training_curves import read_log
-from apa_mmdet.engine.weights_file import load_as_data
+from apa_mmdet.apis.mmdet_tools import stock_tool
+from apa_mmdet.checkpoint.io import load_as_data
+from apa_mmdet.datasets.tiny_lvis.generate import make_tiny_lvis
+from apa_mmdet.visualization.training_curves import read_log
 
-ROOT = Path(__file__).parents[1]
 TINY = ROOT / 'configs/tiny_lvis/mask_rcnn_se_r18_apa.py'
 BASELINE = ROOT / 'configs/tiny_lvis/mask_rcnn_se_r18_relu_softmax.py'
 FLAGSHIP = ROOT / 'configs/lvis/mask_rcnn_se_r50_apa.py'
-OWN = ROOT / 'configs/own_data/mask_rcnn_se_r18_apa.py'
+OWN = ROOT / 'configs/custom_dataset/mask_rcnn_se_r18_apa_custom.py'
 
 
 def start(*command, cwd, **env):
@@ -248,7 +248,7 @@ def test_the_flagship_trains_two_steps_evaluates_and_loads_again(tiny, tmp_path)
     assert len(a) == 300 and torch.equal(a.scores, b.scores) and torch.equal(a.masks, b.masks)
 
 
-def test_own_data_in_coco_format(tiny):
+def test_custom_dataset_in_coco_format(tiny):
     """The pictures of the tiny set under the three names of the example."""
     own = tiny / 'own'
     own.mkdir()

@@ -8,34 +8,33 @@ here; ``make test-slow`` trains them all.
 import json
 import re
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import torch
+from helpers.paths import ROOT
+from helpers.shrink_config import shrunk, two_steps
 from mmengine.config import Config
 from mmengine.runner import Runner
-from small import shrunk, two_steps
 
-from apa_mmdet.datasets.tiny_lvis import make_tiny_lvis
+from apa_mmdet.datasets.tiny_lvis.generate import make_tiny_lvis
 
-ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(
     str(p.relative_to(ROOT / 'configs').with_suffix(''))
     for p in (ROOT / 'configs').glob('[!_]*/*.py')
     if p.parent.name != 'any_detector'  # test_any_detector.py
 )
 QUICK = {
-    'coco/faster_rcnn_se_r50_apa_2x',
-    'coco/mask_rcnn_se_r50_relu_sigmoid',
+    'coco/faster_rcnn_se_r50_apa_2x_coco',
+    'coco/mask_rcnn_se_r50_relu_sigmoid_1x_coco',
     'lvis/mask_rcnn_se_r50_apa',
-    'v3det/mask_rcnn_se_r50_apa',
+    'v3det/mask_rcnn_se_r50_apa_v3det',
 }
-FORMS = dict(lvis='lvis_v1', coco='coco', v3det='v3det', tiny_lvis='tiny_lvis', own_data='coco')
+FORMS = dict(lvis='lvis_v1', coco='coco', v3det='v3det', tiny_lvis='tiny_lvis', custom_dataset='coco')
 ROOTS = dict(
-    lvis='data/lvis_v1/', coco='data/coco/', v3det='data/V3Det/', tiny_lvis='data/tiny_lvis/', own_data='data/own'
+    lvis='data/lvis_v1/', coco='data/coco/', v3det='data/V3Det/', tiny_lvis='data/tiny_lvis/', custom_dataset='data/own'
 )
 METRICS = dict(
-    lvis='lvis/{}_APr', coco='coco/{}_mAP', v3det='coco/{}_mAP', tiny_lvis='lvis/{}_APr', own_data='coco/{}_mAP'
+    lvis='lvis/{}_APr', coco='coco/{}_mAP', v3det='coco/{}_mAP', tiny_lvis='lvis/{}_APr', custom_dataset='coco/{}_mAP'
 )
 
 # a part of a config's name: a parameter that its activation alone has (attention has an fc1 as well)
@@ -56,8 +55,8 @@ def made(tmp_path_factory):
     return folder
 
 
-def as_own_data(coco, folder):
-    """The three most frequent classes of the set in COCO's form, under the names and in the files of configs/own_data."""
+def as_custom_dataset(coco, folder):
+    """The three most frequent classes of the set in COCO's form, under the names and in the files of configs/custom_dataset."""
     content = json.loads((coco / 'annotations/instances_train2017.json').read_text())
     counts = Counter(a['category_id'] for a in content['annotations'])
     content['categories'] = [
@@ -87,8 +86,8 @@ def small(cfg, family, data, work_dir):
 def test_trains_and_evaluates(name, made, tmp_path, monkeypatch):
     family = name.split('/')[0]
     data = made(FORMS[family])
-    if family == 'own_data':
-        data = as_own_data(data, tmp_path / 'own')
+    if family == 'custom_dataset':
+        data = as_custom_dataset(data, tmp_path / 'own')
         monkeypatch.setenv('DATA_ROOT', str(data))
     runner = Runner.from_cfg(small(Config.fromfile(ROOT / f'configs/{name}.py'), family, data, tmp_path))
     before = {key: p.detach().clone() for key, p in runner.model.named_parameters() if p.requires_grad}

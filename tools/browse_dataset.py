@@ -1,7 +1,7 @@
 """Draws a sheet of images of a config's data set, as its network gets them: augmented, with boxes, masks and names.
 
 python tools/browse_dataset.py configs/tiny_lvis/mask_rcnn_se_r18_apa.py
-DATA_ROOT=path/to/data python tools/browse_dataset.py configs/own_data/mask_rcnn_se_r18_apa.py --split val
+DATA_ROOT=path/to/data python tools/browse_dataset.py configs/custom_dataset/mask_rcnn_se_r18_apa_custom.py --split val
 """
 
 import argparse
@@ -10,9 +10,9 @@ from pathlib import Path
 
 from mmengine.config import DictAction
 
-from apa_mmdet.datasets.check_sources import load_config, option
-from apa_mmdet.engine.browse import browse
-from apa_mmdet.engine.missing_files import explain
+from apa_mmdet.utils.config import load_config, option
+from apa_mmdet.utils.missing_data_hints import explain
+from apa_mmdet.visualization.contact_sheet import browse
 
 
 def _images(text):

@@ -3,7 +3,7 @@
 
     tools/check_dataset.py CONFIG [--split train val] [--no-images] [--cfg-options KEY=VALUE ...]
 
-Ends with 0 if training can start, with 1 if it cannot. docs/datasets.md says what the findings mean.
+Ends with 0 if training can start, with 1 if it cannot. docs/dataset_prepare.md says what the findings mean.
 """
 
 import argparse
@@ -12,8 +12,8 @@ import sys
 
 from mmengine.config import DictAction
 
-from apa_mmdet.datasets.check import SPLITS, check_config
-from apa_mmdet.datasets.check_sources import load_config, option
+from apa_mmdet.datasets.validation.validate_config import SPLITS, check_config
+from apa_mmdet.utils.config import load_config, option
 
 
 def parse_args():

@@ -8,7 +8,7 @@ tools/convert_official_weights.py IN OUT --config CONFIG     detector → checkp
 import argparse
 import sys
 
-from apa_mmdet.checkpoint import convert_file
+from apa_mmdet.apis.convert_weights import convert_file
 
 
 def parse_args():

@@ -10,8 +10,8 @@ import sys
 
 from mmengine.config import DictAction
 
-from apa_mmdet.engine.eval_results import eval_results
-from apa_mmdet.engine.missing_files import explain
+from apa_mmdet.apis.offline_eval import eval_results
+from apa_mmdet.utils.missing_data_hints import explain
 
 
 def parse_args():

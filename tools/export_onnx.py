@@ -1,4 +1,4 @@
-"""A detector, or its backbone and neck, as an ONNX file; checked in onnxruntime against PyTorch. See docs/export.md.
+"""A detector, or its backbone and neck, as an ONNX file; checked in onnxruntime against PyTorch. See docs/deploy.md.
 
 python tools/export_onnx.py CONFIG CHECKPOINT                       backbone and neck: image → maps p2, p3, …
 python tools/export_onnx.py CONFIG CHECKPOINT --part detector       image → boxes, scores, labels and masks
@@ -10,12 +10,12 @@ from pathlib import Path
 
 from mmengine.config import DictAction
 
-from apa_mmdet.datasets.check_sources import option
-from apa_mmdet.engine.missing_files import explain
+from apa_mmdet.utils.config import option
+from apa_mmdet.utils.missing_data_hints import explain
 
 try:
-    from apa_mmdet.engine.export_check import TOLERANCE
-    from apa_mmdet.engine.export_onnx import EXPORTERS, OPSETS, PARTS, export_onnx
+    from apa_mmdet.deploy.export_onnx import EXPORTERS, OPSETS, PARTS, export_onnx
+    from apa_mmdet.deploy.verify import TOLERANCE
 except ModuleNotFoundError as missing:
     sys.exit(f'export_onnx: {missing.name} is not installed; pip install onnx onnxruntime')
 

@@ -18,9 +18,9 @@ import sys
 
 import torch
 
-from apa_mmdet.engine.detect_files import detect_files
-from apa_mmdet.engine.inference import Inferencer
-from apa_mmdet.engine.missing_files import explain
+from apa_mmdet.apis.det_inferencer import StrictDetInferencer
+from apa_mmdet.apis.inference_folder import detect_files
+from apa_mmdet.utils.missing_data_hints import explain
 
 
 def _batch_size(text):
@@ -50,7 +50,7 @@ def main():
     args = parse_args()
     try:
         summary = detect_files(
-            Inferencer(args.config, args.checkpoint, args.device),
+            StrictDetInferencer(args.config, args.checkpoint, args.device),
             args.source,
             args.out_dir,
             args.batch_size,

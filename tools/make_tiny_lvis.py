@@ -11,8 +11,8 @@ ln -s tiny_coco data/coco
 import argparse
 import sys
 
-from apa_mmdet.datasets.tiny_forms import FORMS
-from apa_mmdet.datasets.tiny_lvis import make_tiny_lvis
+from apa_mmdet.datasets.tiny_lvis.formats import FORMS
+from apa_mmdet.datasets.tiny_lvis.generate import make_tiny_lvis
 
 
 def _at_least(low):

@@ -9,9 +9,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from apa_mmdet.engine.activation_curves import FAMILIES
-from apa_mmdet.engine.plot_activations import draw_types
-from apa_mmdet.engine.plot_checkpoint import draw_checkpoint
+from apa_mmdet.visualization.activation_curves import FAMILIES
+from apa_mmdet.visualization.activation_plots import draw_types
+from apa_mmdet.visualization.learned_activation_plots import draw_checkpoint
 
 
 def _positive(text):

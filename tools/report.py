@@ -8,8 +8,8 @@ The pictures, predictions.png and training_curves.png, lie in that folder afterw
 import argparse
 import sys
 
-from apa_mmdet.engine.missing_files import explain
-from apa_mmdet.engine.report import report
+from apa_mmdet.apis.report import report
+from apa_mmdet.utils.missing_data_hints import explain
 
 
 def _images(text):

@@ -1,3 +1,4 @@
-from .optional_masks import LoadOptionalMasks
+from .class_statistics import load_class_frequency
+from .transforms import LoadPartialMaskAnnotations
 
-__all__ = ['LoadOptionalMasks']
+__all__ = ['LoadPartialMaskAnnotations', 'load_class_frequency']

@@ -1,4 +1,3 @@
-from .coco_box_metric import CocoBoxMetric
-from .fast_lvis_metric import FastLVISMetric
+from .metrics import CocoBoxMetric, FastLVISMetric
 
 __all__ = ['CocoBoxMetric', 'FastLVISMetric']

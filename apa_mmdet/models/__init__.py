@@ -1,1 +1,1 @@
-from . import activations, backbones, layers, losses, roi_heads  # noqa: F401  (registers)
+from . import activations, backbones, layers, losses, roi_heads, surgery  # noqa: F401  (registers)

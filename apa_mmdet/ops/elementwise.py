@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from .layout import against, compute_dtype, empty_result, in_order_of, is_compiling
+from .memory_layout import against, compute_dtype, empty_result, in_order_of, is_compiling
 
 LARGEST = 1e15  # |x| in gradients to parameters, which may grow as x²: their sums stay in float32
 BLOCK = 1 << 16  # elements handled at a time on a CPU: the temporaries of one block stay in the L2 cache

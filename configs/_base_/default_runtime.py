@@ -1,8 +1,8 @@
 _base_ = 'mmdet::_base_/default_runtime.py'
 custom_imports = dict(imports=['apa_mmdet'], allow_failed_imports=False)
-# docs/faults.md
+# docs/fault_tolerance.md
 default_hooks = dict(
-    checkpoint=dict(type='SafeCheckpointHook'),
+    checkpoint=dict(type='AtomicCheckpointHook'),
     resume=dict(type='ExactResumeHook'),
     finite=dict(type='SkipNonFiniteHook'),
     activations=dict(type='ActivationHealthHook'),

@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 import torch
-from saved import memory_of, saved_bytes
+from helpers.memory import memory_of, saved_bytes
 from torch import nn
 
 from apa_mmdet import ops

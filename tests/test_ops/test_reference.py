@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from recorded import load
+from helpers.recordings import load
 
 from apa_mmdet.ops import reference
 

@@ -2,11 +2,12 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ... import ops
+from apa_mmdet import ops
+
 from .base import channel_count
 
 
-class AconParameters(nn.Module):
+class AconActivation(nn.Module):
     """p₁, p₂ and β: what is ``learnt`` as parameters of shape (C,), what is ``fixed`` at its value.
 
     Published files hold them as (1, C, 1, 1), and load. Here they have one dimension, because MMDetection's
@@ -46,7 +47,7 @@ class AconParameters(nn.Module):
 
 
 @MODELS.register_module()
-class AconC(AconParameters):
+class AconC(AconActivation):
     r"""ACON-C: a smooth maximum of two lines through 0, learnt for each channel.
 
     .. math:: S(x) = (p_1 - p_2) x \cdot σ(β (p_1 - p_2) x) + p_2 x

@@ -1,18 +1,19 @@
 from mmengine.registry import MODELS
 
-from ... import ops
-from .base import APAParameters
+from apa_mmdet import ops
+
+from .base import APAActivation
 
 
 @MODELS.register_module()
-class APA(APAParameters):
+class APA(APAActivation):
     r"""Adaptive Parametric Activation: the gate of an attention layer, with values in [0, 1].
 
     .. math:: \mathrm{APA}(z) = (\lambda e^{-\kappa z} + 1)^{-1/\lambda}
 
     λ = 1 is the sigmoid of κz, λ → 0 the Gumbel link, κ → ∞ the step. Source: Alexandridis et al.,
     *Adaptive Parametric Activation*, ECCV 2024, arXiv:2407.08567, section 3.1. As a gate λ starts in
-    U(0, 1) and κ in U(−1, 0). Arguments as :class:`~apa_mmdet.models.activations.base.APAParameters`;
+    U(0, 1) and κ in U(−1, 0). Arguments as :class:`~apa_mmdet.models.activations.base.APAActivation`;
     shapes and dtypes as :func:`apa_mmdet.ops.apa`.
 
     Example:

@@ -5,8 +5,9 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ... import ops
-from ...ops.layout import compute_dtype
+from apa_mmdet import ops
+from apa_mmdet.ops.memory_layout import compute_dtype
+
 from .base import channel_count
 
 

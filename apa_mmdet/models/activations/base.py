@@ -10,7 +10,7 @@ import torch
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from ...ops import LAMBDA_FLOOR
+from apa_mmdet.ops.apa import LAMBDA_FLOOR
 
 
 def build_activation(cfg: dict, num_features: int) -> nn.Module:
@@ -62,7 +62,7 @@ def channel_count(module: nn.Module, num_features: int | None) -> int:
     return num_features
 
 
-class APAParameters(nn.Module):
+class APAActivation(nn.Module):
     """λ and κ of one site, drawn uniformly; ``function``, of :mod:`apa_mmdet.ops`, is the subclass's.
 
     Args:

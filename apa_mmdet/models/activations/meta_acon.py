@@ -8,13 +8,14 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ... import ops
-from ...ops.layout import compute_dtype
-from .acon import AconParameters
+from apa_mmdet import ops
+from apa_mmdet.ops.memory_layout import compute_dtype
+
+from .acon import AconActivation
 
 
 @MODELS.register_module()
-class MetaAconC(AconParameters):
+class MetaAconC(AconActivation):
     r"""Meta-ACON: ACON-C whose β a small network finds from the input, for each image and channel.
 
     .. math::

@@ -1,6 +1,17 @@
+from .carafe import DeviceAgnosticCARAFEPack
 from .cbam import CBAM
-from .fused import norm_act, residual_act
+from .norm_act import norm_act, residual_act
+from .normed_predictor import LearnableNormedConv2d
 from .se_layer import SELayer, build_attention
-from .swap import swap_activations
+from .wrapped_cauchy_linear import WrappedCauchyLinear
 
-__all__ = ['CBAM', 'SELayer', 'build_attention', 'norm_act', 'residual_act', 'swap_activations']
+__all__ = [
+    'CBAM',
+    'DeviceAgnosticCARAFEPack',
+    'LearnableNormedConv2d',
+    'SELayer',
+    'WrappedCauchyLinear',
+    'build_attention',
+    'norm_act',
+    'residual_act',
+]

@@ -2,7 +2,7 @@ import torch
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from ..activations import build_activation
+from apa_mmdet.models.activations import build_activation
 
 
 @MODELS.register_module()

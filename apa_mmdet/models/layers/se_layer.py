@@ -2,7 +2,7 @@ from mmcv.cnn import build_norm_layer
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from ..activations import build_activation
+from apa_mmdet.models.activations import build_activation
 
 
 def build_attention(cfg: dict, channels: int) -> nn.Module:

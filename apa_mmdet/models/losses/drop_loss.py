@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from .class_frequency import check_frequencies, load_class_frequency
+from apa_mmdet.datasets.class_statistics import check_frequencies, load_class_frequency
+
 from .links import build_link
 
 REDUCTIONS = ('none', 'mean', 'sum')

@@ -1,14 +1,4 @@
-from .carafe import PortableCARAFEPack, carafe
-from .many_class_head import ManyClassBBoxHead
-from .normed_conv import LearnableNormedConv2d
-from .optional_mask_head import OptionalMaskHead
-from .wrapped_cauchy import WrappedCauchyLinear
+from .bbox_heads import LargeVocabularyBBoxHead
+from .mask_heads import PartiallyLabeledMaskHead
 
-__all__ = [
-    'LearnableNormedConv2d',
-    'ManyClassBBoxHead',
-    'OptionalMaskHead',
-    'PortableCARAFEPack',
-    'WrappedCauchyLinear',
-    'carafe',
-]
+__all__ = ['LargeVocabularyBBoxHead', 'PartiallyLabeledMaskHead']

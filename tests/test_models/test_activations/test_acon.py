@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from recorded import image, load, value
+from helpers.recordings import image, load, value
 
 from apa_mmdet.models.activations import AconA, AconB, AconC
 

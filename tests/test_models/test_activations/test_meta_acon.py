@@ -4,8 +4,8 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from recorded import image, load, value
-from saved import saved_bytes
+from helpers.memory import saved_bytes
+from helpers.recordings import image, load, value
 
 from apa_mmdet.models.activations import MetaAconC
 from apa_mmdet.models.backbones import SEResNet

@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 import torch
+from helpers.memory import saved_bytes
+from helpers.recordings import image, load, value
 from mmdet.registry import MODELS
-from recorded import image, load, value
-from saved import saved_bytes
 from torch import nn
 
 from apa_mmdet.models.activations import AGLU, APA

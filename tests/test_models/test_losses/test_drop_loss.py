@@ -1,17 +1,17 @@
 """DropLoss against the published figures, a naive double loop, and inside mmdet's box head."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.memory import memory_of
+from helpers.paths import ROOT
+from helpers.recordings import load
 from mmdet.registry import MODELS
 from mmdet.structures.bbox import bbox2roi
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
-from recorded import load
-from saved import memory_of
 from torch import nn
 from torch.autograd import gradcheck
 from torch.utils.checkpoint import checkpoint
@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from apa_mmdet.models.losses import DropLoss, drop_loss
 
 CASES = ['all_foreground', 'ratio0', 'ratio1', 'all_background']
-SHIPPED = Path(__file__).parents[3] / 'configs/_base_/datasets/lvis_v1_class_frequency.json'
+SHIPPED = ROOT / 'configs/_base_/datasets/lvis_v1_class_frequency.json'
 LINKS = ['gumbel', 'sigmoid', 'apa']
 FREQUENCY = [0.5, 0.001, 0.2, 0.0005, 0.0011]  # classes 1 and 3 are dropped; 4 lies on the threshold
 C = len(FREQUENCY)

@@ -1,0 +1,96 @@
+"""What came out of a run, for a person: a table and pictures."""
+
+import json
+from pathlib import Path
+
+import mmcv
+import numpy as np
+import torch
+from mmdet.apis import init_detector
+from mmdet.registry import DATASETS
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.device import get_device
+from terminaltables import AsciiTable
+from tqdm import tqdm
+
+from apa_mmdet.visualization.grid import grid
+from apa_mmdet.visualization.local_visualizer import draw, make_visualizer
+from apa_mmdet.visualization.training_curves import COLUMNS, draw_training_curves, precisions
+
+
+def report(work_dir: str, images: int = 8, score_thr: float = 0.5) -> str:
+    """Draw ``predictions.png`` and ``training_curves.png`` into ``work_dir`` and return the closing words of a run.
+
+    Args:
+        work_dir: folder of a run of ``tools/train.py`` and ``tools/test.py``.
+        images: number of test images in the picture, evenly spread over the test set.
+        score_thr: lowest score of a prediction that is drawn.
+
+    Raises:
+        FileNotFoundError: if the folder holds no test result.
+        ValueError: if that test had no checkpoint.
+    """
+    result = last_test(Path(work_dir))
+    cfg = Config.fromfile(result.parent / 'vis_data' / 'config.py')
+    if not cfg.get('load_from'):
+        raise ValueError(f'{result.parent}: this test was of no checkpoint; run tools/test.py again, with one')
+    picture = Path(work_dir) / 'predictions.png'
+    curves = draw_training_curves(Path(work_dir), Path(work_dir) / 'training_curves.png')
+    draw_predictions(cfg, cfg.load_from, picture, images, score_thr)
+    return '\n'.join(
+        [
+            metric_table(json.loads(result.read_text())),
+            f'checkpoint  {cfg.load_from}',
+            f'picture     {picture}',
+            f'curves      {curves or "none: this folder holds no log of a training run"}',
+            f'next        every test image: python tools/test.py CONFIG {cfg.load_from} --show-dir pictures',
+            f'            other pictures:   python tools/image_demo.py IMAGE_OR_FOLDER CONFIG {cfg.load_from}',
+            '            your own data:    configs/custom_dataset; LVIS: configs/lvis; both in the README',
+        ]
+    )
+
+
+def last_test(folder: Path) -> Path:
+    """The metrics that the latest ``tools/test.py`` of a work dir wrote: ``<time>/<time>.json``."""
+    results = sorted(p for p in folder.glob('*/*.json') if p.stem == p.parent.name)
+    if not results:
+        raise FileNotFoundError(f'{folder}: no test result; run tools/train.py, then tools/test.py, with this work dir')
+    return results[-1]
+
+
+def metric_table(metrics: dict[str, float]) -> str:
+    """Average precisions as a table, a row for boxes and one for masks.
+
+    Example:
+        >>> print(metric_table({'lvis/bbox_AP': 0.3, 'lvis/bbox_APr': 0.2, 'lvis/segm_AP': 0.25, 'lvis/segm_APr': -1.}))
+        +------+-------+-------+
+        |      | AP    | APr   |
+        +------+-------+-------+
+        | box  | 0.300 | 0.200 |
+        | mask | 0.250 | -     |
+        +------+-------+-------+
+    """
+    tables = precisions(metrics)
+    columns = [column for column in COLUMNS if any(column in table for table in tables.values())]
+    rows = [[kind, *(_cell(table.get(column, -1)) for column in columns)] for kind, table in tables.items()]
+    return AsciiTable([['', *columns], *rows]).table
+
+
+def _cell(value: float) -> str:
+    return f'{value:.3f}' if value >= 0 else '-'  # LVIS says −1 where there is nothing to average
+
+
+def draw_predictions(cfg: Config, checkpoint: str, out: Path, images: int, score_thr: float) -> None:
+    """Test images with ground truth (left) and predictions (right), two a row, written to ``out``."""
+    model = init_detector(cfg, checkpoint, device=get_device())
+    dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    visualizer = make_visualizer(dataset.metainfo['classes'], dataset.metainfo.get('palette'))
+    pairs = []
+    indices = np.linspace(0, len(dataset) - 1, min(images, len(dataset))).round().astype(int).tolist()
+    for index in tqdm(indices, unit='image'):
+        with torch.no_grad():
+            sample = model.test_step(pseudo_collate([dataset[index]]))[0].cpu()
+        image = mmcv.imread(sample.img_path, channel_order='rgb')
+        pairs.append(draw(visualizer, image, sample, pred_score_thr=score_thr))
+    mmcv.imwrite(grid(pairs), str(out))

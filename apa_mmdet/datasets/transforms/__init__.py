@@ -1,0 +1,3 @@
+from .loading import LoadPartialMaskAnnotations
+
+__all__ = ['LoadPartialMaskAnnotations']

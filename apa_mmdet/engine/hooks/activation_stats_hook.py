@@ -1,0 +1,106 @@
+"""What the activations learn, while they learn it."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.dist import master_only
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch import nn
+
+from apa_mmdet.models.activations.base import APAActivation
+from apa_mmdet.ops.apa import LAMBDA_FLOOR
+from apa_mmdet.utils.model import unwrap_model
+from apa_mmdet.visualization.learned_activation_plots import draw_sites, sites_of
+
+
+@HOOKS.register_module()
+class ActivationStatsHook(Hook):
+    """Logs λ and κ of all APA and AGLU sites, stage by stage, and draws the learnt curves at the end of training.
+
+    Scalars go to the visualizer, so to every backend of the config, every ``interval`` iterations and at the end of
+    each epoch, with the iteration as their step as the losses have it: see :func:`statistics_of` for their names. One
+    copy from the GPU each time, whatever the number of sites.
+
+    After training, ``activations_values.png`` and ``activations_derivatives.png`` in the work dir show the curve of
+    every site, ACON's and APALU's as well. A picture that cannot be drawn or written costs a warning, not the run.
+
+    A model without learnable activations is left alone. Of several processes the first does all of it.
+
+    Args:
+        interval: iterations between two logs.
+
+    Example:
+        >>> default_hooks = dict(activation_stats=dict(type='ActivationStatsHook', interval=50))  # in a config
+    """
+
+    def __init__(self, interval: int = 100) -> None:
+        self.interval = interval
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
+    ) -> None:
+        if (
+            self.every_n_train_iters(runner, self.interval)
+            or self.end_of_epoch(runner.train_dataloader, batch_idx)
+            or self.is_last_train_iter(runner)
+        ):
+            self._log(runner)
+
+    @master_only
+    def _log(self, runner: Runner) -> None:
+        found = statistics_of(unwrap_model(runner.model))
+        if found:
+            step = runner.iter + 1
+            runner.visualizer.add_scalars(dict(found, iter=step), step=step)  # W&B takes no step, but can plot over one
+
+    @master_only
+    def after_train(self, runner: Runner) -> None:
+        sites = sites_of(unwrap_model(runner.model))
+        if not sites:
+            return
+        work_dir = Path(runner.work_dir)
+        try:
+            paths = draw_sites(sites, f'{work_dir.name}, iteration {runner.iter}', work_dir, 'activations')
+        except Exception as error:  # whatever it is, the training is worth more
+            runner.logger.warning(f'the learnt activations were not drawn: {type(error).__name__}: {error}')
+        else:
+            runner.logger.info(f'learnt activations drawn: {", ".join(map(str, paths))}')
+
+
+def statistics_of(model: nn.Module) -> dict[str, float]:
+    """Least, mean and greatest λ and κ, and the share of λ at its floor of 1e-4, over the sites of each stage.
+
+    Every channel counts that has parameters of its own. The names are ``lambda/<stage>/<activation>/<statistic>`` with
+    the statistics ``min``, ``mean``, ``max`` and ``at_floor``, and ``kappa/…`` with the first three; TensorBoard and
+    W&B group by what stands before the first slash. A gate is of another activation than its stage, and so apart.
+
+    Returns:
+        Python's floats, which every backend takes; empty for a model without APA and AGLU.
+
+    Example:
+        >>> from apa_mmdet.models.activations import AGLU
+        >>> found = statistics_of(nn.ModuleDict(dict(neck=AGLU(lambda_init=(0.5, 0.5)))))
+        >>> found['lambda/neck/AGLU/mean'], found['lambda/neck/AGLU/at_floor']
+        (0.5, 0.0)
+    """
+    sites = [site for site in sites_of(model) if isinstance(site.activation, APAActivation)]
+    if not sites:
+        return {}
+    parameters = [torch.stack((site.activation.lambda_, site.activation.kappa)).detach() for site in sites]
+    values = torch.cat(parameters, 1).float().cpu().numpy()  # one copy for all sites
+    groups = [f'{site.stage}/{type(site.activation).__name__}' for site in sites]
+    group_of_value = np.repeat(groups, [p.shape[1] for p in parameters])
+    found = {}
+    for group in dict.fromkeys(groups):
+        lambda_, kappa = values[:, group_of_value == group]
+        found.update(_summary(f'lambda/{group}', lambda_))
+        found[f'lambda/{group}/at_floor'] = float((lambda_ <= LAMBDA_FLOOR).mean())
+        found.update(_summary(f'kappa/{group}', kappa))
+    return found
+
+
+def _summary(name: str, values: np.ndarray) -> dict[str, float]:
+    return {f'{name}/{what}': float(getattr(values, what)()) for what in ('min', 'mean', 'max')}

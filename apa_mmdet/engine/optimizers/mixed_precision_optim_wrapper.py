@@ -1,0 +1,91 @@
+"""Mixed precision on any device."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from mmengine.device import get_device
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.registry import OPTIM_WRAPPERS
+from mmengine.utils import apply_to
+from torch import Tensor, nn
+
+from apa_mmdet.utils.model import unwrap_model
+
+try:
+    from torch.amp import GradScaler
+except ImportError:  # before torch 2.3, for CUDA alone
+    from torch.cuda.amp import GradScaler as CudaGradScaler
+
+    def GradScaler(device: str, enabled: bool, **kwargs) -> CudaGradScaler:
+        if enabled and device != 'cuda':
+            raise ValueError(
+                f"float16 on {device} needs torch 2.3, and this is {torch.__version__}; take dtype='bfloat16'"
+            )
+        return CudaGradScaler(enabled=enabled, **kwargs)
+
+
+DTYPES = 'float16', 'bfloat16'
+
+
+@OPTIM_WRAPPERS.register_module()
+class MixedPrecisionOptimWrapper(AmpOptimWrapper):
+    """MMEngine's AmpOptimWrapper for every device that torch's autocast knows, the CPU among them.
+
+    Weights and optimizer stay float32. float16 needs its loss scaled, and steps that overflow are skipped until the
+    scale fits; bfloat16 has float32's range and needs neither.
+
+    Args:
+        dtype: ``bfloat16`` or ``float16``; on a CPU, float16 needs torch 2.3.
+        loss_scale: for float16: ``dynamic``, a number that stays, or the arguments of torch's GradScaler.
+        **kwargs: of MMEngine's OptimWrapper: ``optimizer``, ``clip_grad``, ``accumulative_counts``.
+
+    Raises:
+        ValueError: on another dtype, or if this torch cannot do it on this device.
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.ones(2))
+        >>> wrapper = MixedPrecisionOptimWrapper(optimizer=torch.optim.SGD([weight], lr=0.5))
+        >>> with wrapper.optim_context(torch.nn.Identity()):
+        ...     loss = weight @ torch.ones(2)
+        >>> wrapper.update_params(loss)
+        >>> loss.dtype, weight.dtype, weight.tolist()
+        (torch.bfloat16, torch.float32, [0.5, 0.5])
+    """
+
+    def __init__(self, dtype: str = 'bfloat16', loss_scale: str | float | dict = 'dynamic', **kwargs) -> None:
+        OptimWrapper.__init__(self, **kwargs)  # AmpOptimWrapper's refuses a machine without accelerator
+        if dtype not in DTYPES:
+            raise ValueError(f'MixedPrecisionOptimWrapper: dtype must be one of {", ".join(DTYPES)}, got {dtype!r}')
+        self.device, self.cast_dtype = get_device(), getattr(torch, dtype)
+        fixed = None if isinstance(loss_scale, (str, dict)) else float(loss_scale)
+        options = loss_scale if isinstance(loss_scale, dict) else {} if fixed is None else dict(init_scale=fixed)
+        self._scale_update_param = fixed
+        self.loss_scaler = GradScaler(self.device, enabled=dtype == 'float16', **options)
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Autocast, without synchronising gradients that are accumulated."""
+        with ExitStack() as stack:
+            stack.enter_context(OptimWrapper.optim_context(self, model))
+            # not MMEngine's, which refuses float16 on a CPU
+            stack.enter_context(torch.autocast(self.device, self.cast_dtype))
+            for part in _before_operators(model):
+                stack.callback(part.register_forward_hook(_to_float).remove)
+            yield
+
+
+def _before_operators(model: nn.Module) -> Iterator[nn.Module]:
+    """The parts of a detector whose outputs reach mmcv's operators: its neck and dense heads.
+
+    NMS and RoIAlign take no half precision on a CPU and no bfloat16 anywhere, and a coordinate above 256 pixels would
+    be rounded to even numbers by it.
+    """
+    detector = unwrap_model(model)
+    without = {'data_preprocessor', 'roi_head'} | ({'backbone'} if getattr(detector, 'neck', None) else set())
+    return (part for name, part in detector.named_children() if name not in without)
+
+
+def _to_float(part: nn.Module, inputs: tuple, outputs: Any) -> Any:
+    return apply_to(outputs, lambda value: isinstance(value, Tensor) and value.is_floating_point(), Tensor.float)

@@ -1,0 +1,3 @@
+from .cpu_runner import CPURunner
+
+__all__ = ['CPURunner']

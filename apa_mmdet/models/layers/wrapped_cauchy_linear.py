@@ -1,0 +1,69 @@
+"""Classifier by angle. Letters: N RoIs, D features, C channels (classes and background)."""
+
+import torch
+import torch.nn.functional as F
+from mmdet.registry import MODELS
+from torch import Tensor, nn
+
+from apa_mmdet.ops.wrapped_cauchy import WrappedCauchyLogit
+
+
+@MODELS.register_module()
+class WrappedCauchyLinear(nn.Linear):
+    r"""Linear layer whose logits are densities of a wrapped Cauchy distribution of the angle between input and weight.
+
+    .. math:: c = \frac{x \cdot w}{(\|x\| + ε)(\|w\| + ε)} + b, \qquad γ = σ(g), \qquad
+              \mathrm{out} = \frac{s}{2π} \cdot \frac{1 - γ^2}{1 + γ^2 - 2γc}
+
+    A bounded heavy-tailed logit for softmax cross entropy over many classes; each class learns with g how sharply its
+    features gather. ``BBoxHead(cls_predictor_cfg=dict(type='WrappedCauchyLinear'))`` makes it the classifier.
+
+    The bias may push c over 1, towards the formula's pole at (1 + γ²)/2γ; from 1 on the logit follows its tangent
+    instead. The cosine is computed in float32 under autocast as well: at c = 1 the logit changes by thousands
+    per unit of c, and bfloat16 would round it by 20.
+
+    Source: *Wrapped Cauchy Distributed Angular Softmax for Long-Tailed Visual Recognition*, ICML 2023.
+
+    Args:
+        in_features, out_features, bias: D and C, as ``nn.Linear``; input (N, D), output (N, C).
+        scale: s, or where s starts.
+        learn_scale: whether s is learnt.
+        eps: ε, added to the norms.
+
+    Example:
+        >>> linear = WrappedCauchyLinear(2, 1, scale=2 * math.pi)
+        >>> _ = nn.init.zeros_(linear.bias), nn.init.zeros_(linear.g)      # γ = 1/2
+        >>> linear(linear.weight.detach()).item(), linear(-linear.weight.detach()).item()  # (1 + γ)/(1 − γ), inverse
+        (2.999..., 0.333...)
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        scale: float = 300.0,
+        learn_scale: bool = False,
+        eps: float = 1e-6,
+    ) -> None:
+        super().__init__(in_features, out_features, bias)
+        self.g = nn.Parameter(torch.ones(out_features))
+        self.scale_init = float(scale)
+        scale = torch.tensor(self.scale_init)
+        if learn_scale:
+            self.scale = nn.Parameter(scale)
+        else:
+            self.register_buffer('scale', scale, persistent=False)
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            dtype = torch.promote_types(x.dtype, torch.float32)
+            x, weight, g, scale = (t.to(dtype) for t in (x, self.weight, self.g, self.scale))
+            bias = torch.zeros_like(g) if self.bias is None else self.bias.to(dtype)
+            # the logits are divided by ‖w‖, not the weights: these are as many, and would be copied for that
+            dot = F.linear(x / (x.norm(dim=1, keepdim=True) + self.eps), weight)
+            return WrappedCauchyLogit.apply(dot, 1 / (weight.norm(dim=1) + self.eps), bias, g, scale)
+
+    def extra_repr(self) -> str:
+        return f'{super().extra_repr()}, scale={self.scale_init:g}'

@@ -1,0 +1,3 @@
+from .large_vocabulary_bbox_head import LargeVocabularyBBoxHead
+
+__all__ = ['LargeVocabularyBBoxHead']

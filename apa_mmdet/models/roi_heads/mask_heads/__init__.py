@@ -1,0 +1,3 @@
+from .partially_labeled_mask_head import PartiallyLabeledMaskHead
+
+__all__ = ['PartiallyLabeledMaskHead']

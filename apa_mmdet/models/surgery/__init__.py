@@ -1,0 +1,3 @@
+from .swap_activations import swap_activations
+
+__all__ = ['swap_activations']

@@ -1,0 +1,160 @@
+"""Adaptive Parametric Activation and AGLU.
+
+Letters, here and in the backends: z input, λ (``lambda_``) and κ (``kappa``) the two parameters of
+Adaptive Parametric Activation (Alexandridis et al., ECCV 2024, arXiv:2407.08567).
+
+Those of λ and κ also take what stands before an activation in a residual network, and do it in the same pass
+over memory: z = ``z·scale + shift + residual·residual_scale``. Only the arguments are kept for backward.
+"""
+
+import torch
+from torch import Tensor
+
+from .backends import onnx
+from .dispatch import Parametric
+from .memory_layout import Arguments, compute_dtype, is_compiling
+from .recompute import attach_recipe
+
+LAMBDA_FLOOR = 1e-4  # below it APA is the Gumbel link to four digits, and 1/λ costs the rest
+
+
+def apa(
+    z: Tensor,
+    lambda_: Tensor,
+    kappa: Tensor,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    residual: Tensor | None = None,
+    residual_scale: Tensor | None = None,
+    recompute: bool = False,
+) -> Tensor:
+    """Adaptive Parametric Activation, ``(λ·exp(−κz) + 1)^(−1/λ)``, a gate with values in [0, 1].
+
+    λ = 1 is the sigmoid of κz; λ → 0 the Gumbel link ``exp(−exp(−κz))``; κ → ∞ the step at 0.
+
+    Args:
+        z: any shape, float16, bfloat16, float32 or float64. Half precisions are computed in float32.
+        lambda_: one value, or one per channel (dimension 1 of ``z``). Raised to 1e-4 where it is
+            below; its gradient is zero there.
+        kappa: as ``lambda_``; any sign.
+        scale, shift: both or neither, of shape (C,) or (N, C) for ``z`` of shape (N, C, …). The activation
+            is then that of ``z·scale + shift``, as after a batch norm in eval mode.
+        residual: of the shape of ``z``; added before the activation.
+        residual_scale: of shape (C,) or (N, C); multiplies ``residual``.
+        recompute: attach to the result what it takes to compute it again, for
+            :func:`~apa_mmdet.ops.keep_recipe`.
+
+    Returns:
+        A tensor of the shape and dtype of ``z``.
+
+    Raises:
+        ValueError: if a parameter has neither of its shapes or lies on another device, or only one of scale and
+            shift is given.
+        TypeError: if ``z`` is not of a floating point dtype.
+
+    Example:
+        >>> one = torch.ones(1)
+        >>> apa(torch.tensor([0., 2.]), one, one)      # the sigmoid
+        tensor([0.5000, 0.8808])
+    """
+    return _call('apa', recompute, z, lambda_, kappa, scale, shift, residual, residual_scale)
+
+
+def aglu(
+    z: Tensor,
+    lambda_: Tensor,
+    kappa: Tensor,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    residual: Tensor | None = None,
+    residual_scale: Tensor | None = None,
+    recompute: bool = False,
+) -> Tensor:
+    """Adaptive generalised linear unit, ``z·APA(z; λ, κ)``. Arguments, result and errors as :func:`apa`.
+
+    λ = κ = 1 is SiLU; κ → ∞ is ReLU.
+
+    Example:
+        >>> one = torch.ones(1)
+        >>> aglu(torch.tensor([0., 2.]), one, one)     # SiLU
+        tensor([0.0000, 1.7616])
+    """
+    return _call('aglu', recompute, z, lambda_, kappa, scale, shift, residual, residual_scale)
+
+
+def neg_log_apa(z: Tensor, lambda_: Tensor, kappa: Tensor) -> Tensor:
+    """``−log APA(z; λ, κ) = log1p(λ·exp(−κz))/λ``, without forming APA. Arguments and errors as :func:`apa`.
+
+    Example:
+        >>> neg_log_apa(torch.zeros(1), torch.ones(1), torch.ones(1))      # log 2
+        tensor([0.6931])
+    """
+    return _call('neg_log_apa', False, z, lambda_, kappa)
+
+
+def _call(
+    formula: str,
+    recompute: bool,
+    z: Tensor,
+    lambda_: Tensor,
+    kappa: Tensor,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    residual: Tensor | None = None,
+    residual_scale: Tensor | None = None,
+) -> Tensor:
+    if not z.is_floating_point():
+        raise TypeError(f'the input must be of a floating point dtype, got {z.dtype}')
+    given = dict(
+        lambda_=lambda_, kappa=kappa, scale=scale, shift=shift, residual=residual, residual_scale=residual_scale
+    )
+    for name, tensor in given.items():
+        if tensor is not None and tensor.device != z.device:
+            raise ValueError(f'{name} is on {tensor.device}, but the input on {z.device}')
+    if (scale is None) != (shift is None):
+        raise ValueError('scale and shift go together: give both or neither')
+    if residual_scale is not None and residual is None:
+        raise ValueError('residual_scale is given without a residual')
+    if residual is not None and residual.shape != z.shape:
+        raise ValueError(f'residual has shape {tuple(residual.shape)}, but the input {tuple(z.shape)}')
+    args = Arguments(
+        z,
+        _activation_parameter('lambda_', lambda_.clamp(min=LAMBDA_FLOOR), z),
+        _activation_parameter('kappa', kappa, z),
+        _per_plane('scale', scale, z),
+        _per_plane('shift', shift, z),
+        residual,
+        _per_plane('residual_scale', residual_scale, z),
+    )
+    if torch.onnx.is_in_onnx_export():
+        return onnx.forward(formula, args)
+    if recompute and not is_compiling():
+        return attach_recipe(Parametric.apply(formula, *args), formula, *args)
+    return torch.ops.apa_mmdet.parametric(formula, *args)
+
+
+def _activation_parameter(name: str, parameter: Tensor, z: Tensor) -> Tensor:
+    parameter = parameter.to(compute_dtype(z.dtype))
+    if parameter.numel() == 1:
+        return parameter.reshape(())
+    channels = z.shape[1] if z.dim() > 1 else 1
+    if parameter.shape != (channels,):
+        raise ValueError(
+            f'{name} holds {tuple(parameter.shape)} values, but an input of shape {tuple(z.shape)} '
+            f'has {channels} channels: give one value, or one per channel (dimension 1)'
+        )
+    return parameter
+
+
+def _per_plane(name: str, parameter: Tensor | None, z: Tensor) -> Tensor | None:
+    if parameter is None:
+        return None
+    if z.dim() < 2:
+        raise ValueError(f'{name} is given, but an input of shape {tuple(z.shape)} has no channels: (N, C, …) has')
+    if tuple(parameter.shape) not in ((z.shape[1],), (1, z.shape[1]), tuple(z.shape[:2])):
+        raise ValueError(
+            f'{name} has shape {tuple(parameter.shape)}; an input of shape {tuple(z.shape)} takes one '
+            'value per channel, (C,), or one per image and channel, (N, C)'
+        )
+    parameter = parameter.to(compute_dtype(z.dtype))
+    return parameter[None] if parameter.dim() == 1 else parameter

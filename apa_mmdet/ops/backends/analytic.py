@@ -1,0 +1,170 @@
+"""Hand-derived forward and backward in plain PyTorch: any device, and only z, λ, κ are kept for backward.
+
+With a = −κz, w = λ·e^a, L = log1p(w), q = e^a/(1 + w) and p = APA = exp(−L/λ):
+
+    ∂p/∂z = κ·p·q        ∂p/∂κ = z·p·q        ∂p/∂λ = p·(L/λ − q)/λ
+
+AGLU multiplies p by z and adds p to ∂/∂z. Two things need care in finite precision.
+
+*Cancellation.* L/λ − q = (L − w/(1+w))/λ subtracts nearly equal numbers when w is small. With s = w/(2 + w),
+L = 2·artanh(s) and w/(1 + w) = 2s/(1 + s), hence
+
+    L − w/(1+w) = 2s²·[1/(1+s) + s/3 + s³/5 + s⁵/7 + …]
+
+in which every term is positive. The series serves w < 1/2 (s < 1/5), the difference itself the rest.
+
+*Overflow.* e^a leaves float32 at a = 88. Above A = 60 the 1 in log1p(w) is below the rounding even of float64
+(λ ≥ 1e-4), so L continues as the straight line L(A) + (a − A), and q = 1/λ.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from apa_mmdet.ops.elementwise import BLOCK, LARGEST
+from apa_mmdet.ops.memory_layout import Arguments, against, compute_dtype, empty_result, in_order_of
+
+STRAIGHT = 60.0  # A above
+FARTHEST = 1e8  # beyond A; farther changes no APA, but would become inf · 0
+SERIES_BELOW = 0.5  # in w
+SERIES = [1 / (2 * k + 3) for k in range(9)]  # the next term is below 1.3e-14 at s = 1/5
+
+# MKL chooses its vector functions at their first call. Where two threads made that call at once, one of them was seen
+# to compute exp in float64 to 9 digits, once in some twenty starts. A call with one element is made by one thread.
+for _dtype in (torch.float32, torch.float64):
+    torch.ones(1, dtype=_dtype).exp_().log1p_()
+
+
+def log_terms(z: Tensor, lambda_: Tensor, kappa: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """e^min(a, A), w = λ·e^min(a, A) and max(0, a − A), finite for every finite ``z``; L = log1p(w) + the last."""
+    a = z * -kappa
+    e = a.clamp(max=STRAIGHT).exp_()
+    return e, e * lambda_, a.sub_(STRAIGHT).clamp_(0, FARTHEST)
+
+
+def difference_by_series(w: Tensor, log1p_w: Tensor) -> Tensor:
+    """log1p(w) − w/(1 + w), to a relative 1e-6 in float32 and 1e-14 in float64."""
+    s = w / (w + 2)
+    square = s.square()
+    series = square * SERIES[-1]
+    for coefficient in SERIES[-2:0:-1]:
+        series.add_(coefficient).mul_(square)
+    series.add_(SERIES[0]).mul_(s).add_(s.add_(1).reciprocal_()).mul_(square).mul_(2)
+    return torch.where(w < SERIES_BELOW, series, log1p_w - w / (w + 1))
+
+
+def log_and_difference(w: Tensor, beyond: Tensor) -> tuple[Tensor, Tensor]:
+    """L and L − w/(1 + w), of :func:`log_terms`."""
+    if w.dtype == torch.float32 and w.device.type == 'cpu':
+        # in float64 the plain difference keeps all the digits of float32, at 40% of the time of the series
+        wide = w.double()
+        log = wide.log1p()
+        difference = (log - wide.div_(wide + 1)).float()
+        return log.float().add_(beyond), difference.add_(beyond)
+    log = w.log1p()
+    difference = difference_by_series(w, log)
+    return log.add_(beyond), difference.add_(beyond)
+
+
+def _value(formula: str, z: Tensor, lambda_: Tensor, kappa: Tensor) -> Tensor:
+    _, w, beyond = log_terms(z, lambda_, kappa)
+    log = beyond.add_(w.log1p_())
+    if formula == 'neg_log_apa':
+        return log.div_(lambda_)
+    p = log.div_(-lambda_).exp_()
+    return p if formula == 'apa' else p.mul_(z)
+
+
+def _gradients(formula: str, grad: Tensor, z: Tensor, lambda_: Tensor, kappa: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients to z, λ and κ, the latter two not reduced yet.
+
+    With u = grad·p (APA), grad·z·p (AGLU) or −grad (−log APA) they are κ·u·q (AGLU: + grad·p),
+    u·(L/λ − q)/λ and z·u·q.
+    """
+    z = z.clamp(-LARGEST, LARGEST)  # z²·p·q grows as z² where κ = 0
+    e, w, beyond = log_terms(z, lambda_, kappa)
+    log, difference = log_and_difference(w, beyond)
+    direct = None
+    if formula == 'neg_log_apa':
+        u = -grad
+    else:
+        u = log.div_(-lambda_).exp_().mul_(grad)
+    if formula == 'aglu':
+        direct, u = u, u * z
+    uq = e.div_(w.add_(1)).mul_(u)
+    to_kappa = z.mul_(uq)
+    to_z = uq.mul_(kappa)
+    if direct is not None:
+        to_z.add_(direct)
+    return to_z, difference.mul_(u).div_(lambda_.square()), to_kappa
+
+
+def _blocks(per_channel: bool, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Views that cover dense tensors of one shape and memory order, in step."""
+    size, numel = len(tensors[0]) if tensors[0].dim() else 1, tensors[0].numel()
+    if tensors[0].device.type != 'cpu' or numel <= BLOCK:
+        return iter([tensors])
+    if per_channel:
+        return zip(*(t.split(max(1, BLOCK * size // numel)) for t in tensors))
+    return zip(*(t.as_strided((numel,), (1,)).split(BLOCK) for t in tensors))
+
+
+def input_of(args: Arguments) -> Tensor:
+    """``x·scale + shift + residual·residual_scale``."""
+    z, dtype = args.x, compute_dtype(args.x.dtype)
+    if args.scale is not None:
+        z = z * against(z, args.scale) + against(z, args.shift)
+    if args.residual is not None:
+        residual = args.residual.to(dtype)
+        if args.residual_scale is not None:
+            residual = residual * against(z, args.residual_scale)
+        z = z + residual
+    return z
+
+
+def serves(x: Tensor) -> bool:
+    return True
+
+
+def forward(formula: str, args: Arguments) -> Tensor:
+    """``formula``, one of :data:`~apa_mmdet.ops.memory_layout.FORMULAS`. Computes in float32, float64 for float64."""
+    dtype = compute_dtype(args.x.dtype)
+    out = empty_result(args.x, args.per_channel)
+    lambda_, kappa = against(out, args.lambda_), against(out, args.kappa)
+    for z, out_ in _blocks(lambda_.dim() + kappa.dim() > 0, in_order_of(out, input_of(args)), out):
+        out_.copy_(_value(formula, z.to(dtype), lambda_, kappa))
+    return out
+
+
+def backward(formula: str, grad: Tensor, args: Arguments) -> Arguments:
+    """The gradients to ``args`` from ``grad``, the gradient to the value of :func:`forward`."""
+    x, dtype = args.x, compute_dtype(args.x.dtype)
+    z = input_of(args)
+    to_z = empty_result(z, args.per_channel)
+    lambda_, kappa = against(z, args.lambda_), against(z, args.kappa)
+    to_lambda, to_kappa = torch.zeros_like(lambda_), torch.zeros_like(kappa)
+    tensors = (in_order_of(to_z, t) for t in (grad, z))
+    for grad_, z_, to_z_ in _blocks(lambda_.dim() + kappa.dim() > 0, *tensors, to_z):
+        (*to_block,) = _gradients(formula, grad_.to(dtype), z_.to(dtype), lambda_, kappa)
+        to_z_.copy_(to_block[0])
+        to_lambda += to_block[1].sum_to_size(to_lambda.shape)
+        to_kappa += to_block[2].sum_to_size(to_kappa.shape)
+    gradients = Arguments(to_z, to_lambda.view_as(args.lambda_), to_kappa.view_as(args.kappa))
+    if args.residual is not None:
+        gradients = gradients._replace(residual=to_z.clone())  # an operator's results may not share memory
+    if args.residual_scale is not None:
+        gradients = gradients._replace(
+            residual=to_z * against(x, args.residual_scale),
+            residual_scale=_to_plane(to_z * args.residual, args.residual_scale),
+        )
+    if args.scale is not None:
+        gradients = gradients._replace(
+            x=to_z * against(x, args.scale), scale=_to_plane(to_z * x, args.scale), shift=_to_plane(to_z, args.shift)
+        )
+    residual = args.residual if args.residual is None else gradients.residual.to(args.residual.dtype)
+    return gradients._replace(x=gradients.x.to(x.dtype), residual=residual)
+
+
+def _to_plane(gradient: Tensor, parameter: Tensor) -> Tensor:
+    return gradient.sum_to_size(against(gradient, parameter).shape).view_as(parameter)

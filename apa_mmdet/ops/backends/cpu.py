@@ -1,0 +1,205 @@
+"""Compiles ``cpu_kernels.c`` on first use (a second or two, once a machine), loads it, and calls it.
+
+The library lies in ``${XDG_CACHE_HOME:-~/.cache}/apa_mmdet``, under a name made of the source and the processor, or
+in a temporary folder where there is no such place. ``CC`` names the compiler (cc). Nothing depends on it: without a
+compiler the same results come from :mod:`~apa_mmdet.ops.backends.analytic`, several times slower, with a warning.
+"""
+
+import atexit
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from apa_mmdet.ops.memory_layout import (
+    FORMULAS,
+    SUMS,
+    Arguments,
+    empty_result,
+    in_order_of,
+    layout_of,
+    per_plane,
+    reduce_sums,
+)
+
+SOURCE = Path(__file__).with_name('cpu_kernels.c')
+FLAGS = [
+    '-std=gnu11',
+    '-O3',
+    '-march=native',
+    '-fopenmp',
+    '-fPIC',
+    '-shared',
+    '-ffp-contract=fast',
+    '-fno-math-errno',
+    '-fno-trapping-math',
+    '-fno-signed-zeros',
+    '-ffinite-math-only',
+]
+if platform.machine() in ('x86_64', 'AMD64'):
+    FLAGS.append('-mprefer-vector-width=512')
+PIECE = 16384  # elements that a thread handles at a time, and whose sums are made in float32
+ROWS = 64  # in channels_last at least so many pixels, as every piece writes sums for all the channels
+
+
+class Shape(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int64) for name in ('images', 'channels', 'positions', 'piece')]
+    _fields_ += [('channels_last', ctypes.c_int), ('threads', ctypes.c_int)]
+
+
+class Parameters(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in ('scale', 'shift', 'residual_scale')]
+    _fields_ += [('image_step', ctypes.c_int64)]
+    _fields_ += [(name, ctypes.c_void_p) for name in ('lambda_', 'inverse', 'log_lambda', 'kappa')]
+
+
+def build() -> Path:
+    """Compile the source, unless that is done; return the library.
+
+    Raises:
+        OSError: if there is no compiler.
+        ValueError: if ``CC`` is no command.
+        subprocess.CalledProcessError: if it fails.
+    """
+    key = hashlib.sha256(b'\0'.join([SOURCE.read_bytes(), ' '.join(FLAGS).encode(), _processor()])).hexdigest()
+    library = _folder() / f'cpu_kernels-{key[:16]}.so'
+    if not library.exists():
+        compiler = shlex.split(os.environ.get('CC') or 'cc')
+        with tempfile.TemporaryDirectory(dir=library.parent) as scratch:  # processes may build at once: the last stands
+            made = Path(scratch, library.name)
+            subprocess.run([*compiler, *FLAGS, str(SOURCE), '-o', str(made)], check=True, capture_output=True)
+            os.replace(made, library)
+    return library
+
+
+@functools.cache
+def _folder() -> Path:
+    try:
+        folder = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'apa_mmdet'
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except (OSError, RuntimeError):  # no home, or none to write in
+        folder = tempfile.mkdtemp(prefix='apa_mmdet-')
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        return Path(folder)
+
+
+def _processor() -> bytes:
+    """What -march=native depends on: a home folder may be shared by unlike machines."""
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+        return '\n'.join(
+            sorted({line for line in lines if line.startswith(('flags', 'Features', 'model name'))})
+        ).encode()
+    except OSError:
+        return ' '.join(platform.uname()).encode()
+
+
+@functools.cache
+def load() -> ctypes.CDLL | None:
+    """The library, built if need be; None, after a warning, where that cannot be done."""
+    try:
+        try:
+            library = ctypes.CDLL(str(build()))
+        except OSError:
+            build().unlink()  # damaged
+            library = ctypes.CDLL(str(build()))
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
+        reason = (getattr(error, 'stderr', None) or b'').decode(errors='replace').strip() or str(error)
+        warnings.warn(
+            'apa_mmdet: the fast CPU kernels could not be built, so APA and AGLU run in plain PyTorch on the '
+            f'CPU, several times slower. Install gcc or name a compiler with CC. Reason: {reason[:500]}',
+            stacklevel=2,
+        )
+        return None
+    library.apa_forward.restype = library.apa_backward.restype = None
+    return library
+
+
+def serves(x: Tensor) -> bool:
+    return x.device.type == 'cpu' and x.dtype in (torch.float32, torch.bfloat16, torch.float16) and load() is not None
+
+
+def forward(formula: str, args: Arguments) -> Tensor:
+    out = empty_result(args.x, args.per_channel)
+    work = out if out.dtype == torch.float32 else torch.empty_like(out, dtype=torch.float32)
+    x, residual = (t if t is None else in_order_of(out, t).float() for t in (args.x, args.residual))
+    shape, parameters, _keep = _describe(out, args)
+    load().apa_forward(
+        FORMULAS.index(formula), ctypes.byref(shape), ctypes.byref(parameters), _at(x), _at(residual), _at(work)
+    )
+    return out if work is out else out.copy_(work)
+
+
+def backward(formula: str, grad: Tensor, args: Arguments) -> Arguments:
+    to_x = empty_result(args.x, args.per_channel)
+    grad, x, residual = (t if t is None else in_order_of(to_x, t).float() for t in (grad, args.x, args.residual))
+    grad_x = to_x if to_x.dtype == torch.float32 else torch.empty_like(x)
+    grad_residual = None if residual is None else torch.empty_like(x)
+    shape, parameters, _keep = _describe(to_x, args)
+    pieces = -(-shape.positions // shape.piece)
+    if shape.channels_last:
+        sums = x.new_zeros(shape.images, pieces, len(SUMS), shape.channels)
+    else:
+        sums = x.new_zeros(shape.images, shape.channels, pieces, len(SUMS)).permute(0, 2, 3, 1)
+    load().apa_backward(
+        FORMULAS.index(formula),
+        ctypes.byref(shape),
+        ctypes.byref(parameters),
+        _at(grad),
+        _at(x),
+        _at(residual),
+        _at(grad_x),
+        _at(grad_residual),
+        _at(sums),
+    )
+    *planes, lambda_, kappa = sums.sum(1, dtype=torch.float64).unbind(1)
+    scale, shift, residual_scale, lambda_, kappa = reduce_sums(
+        [*planes, lambda_ / args.lambda_.square(), kappa / args.lambda_], args
+    )
+    return Arguments(
+        to_x if grad_x is to_x else to_x.copy_(grad_x),
+        lambda_,
+        kappa,
+        scale,
+        shift,
+        None if residual is None else grad_residual.to(args.residual.dtype),
+        residual_scale,
+    )
+
+
+def _describe(result: Tensor, args: Arguments) -> tuple[Shape, Parameters, list]:
+    """The two structures, and the tensors that they point into."""
+    layout = layout_of(result, args)
+    piece = max(ROWS, PIECE // layout.channels) if layout.channels_last and layout.channels else PIECE
+    shape = Shape(*layout[:3], piece, layout.channels_last, torch.get_num_threads())
+    planes = [
+        per_plane(parameter, layout, default, result)
+        for parameter, default in ((args.scale, 1.0), (args.shift, 0.0), (args.residual_scale, 1.0))
+    ]
+    if args.per_image:
+        planes = [parameter.expand(layout.images, -1).contiguous() for parameter in planes]
+    curve = [
+        per_plane(parameter, layout, 1.0, result)
+        for parameter in (args.lambda_, args.lambda_.reciprocal(), args.lambda_.log(), args.kappa)
+    ]
+    if (args.lambda_ + args.kappa).isnan().any():  # the kernels know NaN by z alone
+        planes[1] = torch.where((curve[0] + curve[3]).isnan(), torch.nan, planes[1]).contiguous()
+    image_step = layout.channels if args.per_image else 0
+    parameters = Parameters(*map(_at, planes), image_step, *map(_at, curve))
+    return shape, parameters, [*planes, *curve]
+
+
+def _at(tensor: Tensor | None) -> ctypes.c_void_p | None:
+    return None if tensor is None else ctypes.c_void_p(tensor.data_ptr())

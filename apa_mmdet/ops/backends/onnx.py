@@ -1,0 +1,22 @@
+"""The formulas in PyTorch's own operators, stable and differentiable: what an ONNX export records.
+
+With L = softplus(log λ − κz): −log APA = L/λ, which overflows nowhere. ONNX has every operator used here.
+"""
+
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from apa_mmdet.ops.memory_layout import Arguments, against, compute_dtype
+
+from .analytic import input_of
+
+
+def forward(formula: str, args: Arguments) -> Tensor:
+    """As :func:`apa_mmdet.ops.backends.analytic.forward`."""
+    z = input_of(args).to(compute_dtype(args.x.dtype))
+    lambda_, kappa = against(z, args.lambda_), against(z, args.kappa)
+    neg_log = softplus(lambda_.log() - kappa * z, threshold=50) / lambda_
+    if formula == 'neg_log_apa':
+        return neg_log.to(args.x.dtype)
+    p = (-neg_log).exp()
+    return (p if formula == 'apa' else z * p).to(args.x.dtype)

@@ -1,0 +1,90 @@
+"""Annotations and predictions drawn for a person: large enough for their names to be read, alone or on a sheet."""
+
+import warnings
+from collections.abc import Sequence
+
+import cv2
+import mmcv
+import numpy as np
+import torch
+from matplotlib.transforms import Bbox
+from mmdet.structures import DetDataSample
+from mmdet.visualization import DetLocalVisualizer
+from mmengine.structures import InstanceData
+
+SIDE = 480  # pixels; smaller pictures are enlarged to it, or names would not be legible
+LARGEST = 1600  # larger ones are reduced to it: lines and letters do not grow with the picture
+
+
+class LegibleVisualizer(DetLocalVisualizer):
+    """mmdet's, but that no name covers another or is cut by the edge, and that objects show through their masks."""
+
+    def __init__(self, name: str = 'legible', alpha: float = 0.4, line_width: int = 2, **kwargs) -> None:
+        super().__init__(name=name, alpha=alpha, line_width=line_width, **kwargs)
+
+    def set_image(self, image: np.ndarray) -> None:
+        super().set_image(image)
+        self._taken: list[Bbox] = []
+
+    def draw_texts(self, texts: str, positions: torch.Tensor, **kwargs) -> 'LegibleVisualizer':
+        """As the stock one, for one text; moved to the left, and up or down to where there is room."""
+        kwargs['font_sizes'] = max(8, int(0.0075 * max(self.width, self.height)))
+        super().draw_texts(texts, positions, **kwargs)
+        text = self.ax_save.texts[-1]
+        box = text.get_window_extent(self.fig_save_canvas.get_renderer()).padded(2)  # y goes up
+        box = box.translated(min(0, self.width - box.x1), 0)
+        box = box.translated(max(0, -box.x0), 0)
+        steps = sorted(range(-int(box.y0 / box.height * 2), int((self.height - box.y1) / box.height * 2) + 1), key=abs)
+        places = (box.translated(0, step * box.height / 2) for step in steps)  # the nearest first
+        box = next((place for place in places if not place.count_overlaps(self._taken)), box)
+        text.set_position((box.x0 + 2, self.height - box.y1 + 2))
+        self._taken.append(box)
+        return self
+
+
+def make_visualizer(classes: Sequence[str], palette='random') -> LegibleVisualizer:
+    visualizer = LegibleVisualizer.get_instance('legible')
+    visualizer.dataset_meta = dict(classes=tuple(classes), palette=palette)
+    return visualizer
+
+
+def draw(
+    visualizer: DetLocalVisualizer,
+    image: np.ndarray,
+    sample: DetDataSample,
+    sides: tuple[int, int] = (SIDE, LARGEST),
+    **options,
+) -> np.ndarray:
+    """An image with what ``sample`` says of it; where that is ground truth and predictions, twice, side by side.
+
+    Args:
+        image: height x width x 3, RGB, 0 to 255.
+        sample: boxes and masks in pixels of ``image``. It is left as it is.
+        sides: smallest and largest longer side of the picture; it is enlarged or reduced to these.
+        options: of ``DetLocalVisualizer.add_datasample``, e.g. ``pred_score_thr``.
+
+    Returns:
+        BGR, as ``mmcv.imwrite`` wants it.
+    """
+    longer = max(image.shape[:2])
+    factor = min(max(longer, sides[0]), sides[1]) / longer
+    image = mmcv.imrescale(image, factor, interpolation='bicubic' if factor > 1 else 'area')
+    sample = sample.clone()
+    for field in ('gt_instances', 'pred_instances'):
+        if field in sample:
+            sample.set_field(_rescale(sample.get(field).clone(), factor, image.shape[:2]), field)
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', '.*is out of bounds')  # what touches the edge
+        visualizer.add_datasample('', image, sample, **options)
+    return np.ascontiguousarray(visualizer.get_image()[..., ::-1])
+
+
+def _rescale(instances: InstanceData, factor: float, shape: tuple[int, int]) -> InstanceData:
+    if 'bboxes' in instances:
+        instances.bboxes = torch.as_tensor(getattr(instances.bboxes, 'tensor', instances.bboxes)) * factor
+    if 'masks' in instances:
+        masks = instances.masks
+        masks = masks.to_ndarray() if hasattr(masks, 'to_ndarray') else np.asarray(masks)  # ground truth; predictions
+        resized = [cv2.resize(m.astype(np.uint8), shape[::-1], interpolation=cv2.INTER_NEAREST) for m in masks]
+        instances.masks = torch.from_numpy(np.array(resized, bool).reshape(-1, *shape))
+    return instances

@@ -1,0 +1,159 @@
+"""Time and memory of what a box head does with 13,204 classes (V3Det): ours beside mmdet's.
+
+    python benchmarks/head.py                       # 1,024 RoIs, as two images of a training step have
+    python benchmarks/head.py --rois 2048 --keep-memory
+
+One head each: shared layers, classifier, box regression, loss and accuracy. ``step`` is forward, loss and backward of
+the whole head on RoI features of 1,024 numbers. The parts, each alone: ``classifier`` (logits from features, with
+backward), ``loss`` (with backward), ``accuracy``, ``detections`` (softmax, threshold, NMS). ``peak_logits`` is the most
+memory at any time beyond what was there before, in multiples of the logits, N x 13,205 float32.
+"""
+
+import argparse
+import sys
+
+import measure
+import torch
+from mmdet.models.losses import accuracy
+from mmdet.models.roi_heads.bbox_heads import BBoxHead
+from mmdet.registry import MODELS
+from mmengine.config import ConfigDict
+
+import apa_mmdet  # noqa: F401  registers the heads
+
+CLASSES, WIDTH = 13204, 1024
+OURS, MMDET, GOL = 'wrapped Cauchy, lean loss and NMS', "mmdet's NormedLinear, loss, NMS", 'Linear, DropLoss'
+HEADS = {
+    OURS: dict(
+        type='LargeVocabularyBBoxHead',
+        cls_predictor_cfg=dict(type='WrappedCauchyLinear'),
+        loss_cls=dict(type='MemoryEfficientCrossEntropyLoss'),
+    ),
+    MMDET: dict(
+        type='Shared2FCBBoxHead',
+        cls_predictor_cfg=dict(type='NormedLinear', tempearture=50),
+        loss_cls=dict(type='CrossEntropyLoss'),
+    ),
+    GOL: dict(
+        type='LargeVocabularyBBoxHead',
+        loss_cls=dict(
+            type='DropLoss', num_classes=CLASSES, class_frequency=[1e-3] * (CLASSES // 2) + [1e-2] * (CLASSES // 2)
+        ),
+    ),
+}
+TEST = ConfigDict(score_thr=1e-4, nms=dict(type='nms', iou_threshold=0.6), max_per_img=300)
+PARTS = 'step', 'classifier', 'loss', 'accuracy', 'detections'
+COLUMNS = ('name', 'part', 'rois', 'classes', 'device', 'ms', 'ms_low', 'ms_high', 'peak_mib', 'peak_logits')
+
+
+def build(name: str, device: torch.device) -> BBoxHead:
+    torch.manual_seed(0)
+    head = MODELS.build(
+        dict(
+            HEADS[name],
+            in_channels=WIDTH,
+            fc_out_channels=WIDTH,
+            roi_feat_size=1,
+            num_classes=CLASSES,
+            reg_class_agnostic=True,
+        )
+    )
+    return head.to(device).train()
+
+
+class Parts:
+    """The calls to be measured on one head, with RoIs of which an eighth is foreground."""
+
+    def __init__(self, head: BBoxHead, rois: int, device: torch.device) -> None:
+        self.head = head
+        self.features = torch.randn(rois, WIDTH, 1, 1, device=device)
+        self.labels = torch.where(
+            torch.rand(rois, device=device) < 0.125, torch.randint(0, CLASSES, (rois,), device=device), CLASSES
+        )
+        self.weights, self.targets = torch.ones(rois, device=device), torch.randn(rois, 4, device=device)
+        self.boxes = torch.rand(rois, 5, device=device) * 300
+        self.boxes[:, 0], self.boxes[:, 3:] = 0, self.boxes[:, 1:3] + 100
+        self.logits = head.fc_cls(self.features.flatten(1)).detach().requires_grad_()
+        self.grad = torch.randn_like(self.logits)
+        spread = self.logits.detach() - self.logits.detach().mean(1, True)
+        # as peaked as a trained classifier's: of a thousand pairs of RoI and class one is a candidate
+        self.detected = spread / spread.std(1, keepdim=True) * 12 - 40
+
+    def forget(self) -> None:
+        for tensor in (*self.head.parameters(), self.logits):
+            tensor.grad = None
+
+    def step(self) -> None:
+        self.forget()
+        scores, deltas = self.head(self.features)
+        box_weights = self.weights[:, None].expand(-1, 4)
+        losses = self.head.loss(scores, deltas, self.boxes, self.labels, self.weights, self.targets, box_weights)
+        (losses['loss_cls'] + losses['loss_bbox']).backward()
+
+    def classifier(self) -> None:
+        self.forget()
+        self.head.fc_cls(self.features.flatten(1)).backward(self.grad)
+
+    def loss(self) -> None:
+        self.forget()
+        self.head.loss_cls(self.logits, self.labels, self.weights, avg_factor=float(len(self.labels))).backward()
+
+    @torch.no_grad()
+    def accuracy(self) -> object:
+        score = self.head.loss_cls.get_accuracy if self.head.custom_accuracy else accuracy
+        return score(self.logits, self.labels)
+
+    @torch.no_grad()
+    def detections(self) -> object:
+        meta = dict(img_shape=(500, 500))
+        return self.head._predict_by_feat_single(self.boxes, self.detected, self.targets * 0, meta, False, TEST)
+
+
+def measure_heads(table: measure.Table, args: argparse.Namespace) -> None:
+    """A row for each head and part."""
+    every = {name: Parts(build(name, args.device), args.rois, args.device) for name in HEADS}
+    calls = {(name, part): getattr(parts, part) for name, parts in every.items() for part in PARTS}
+    for call in calls.values():
+        call()
+    samples = measure.round_robin(calls, args.rounds, measure.clock_of(args.device, hold=False))
+    for (name, part), call in calls.items():
+        every[name].forget()
+        peak = measure.memory_of(call, args.device).peak
+        median, low, high = measure.spread(sample.device * 1e3 for sample in samples[name, part])
+        row = dict(
+            name=name,
+            part=part,
+            rois=args.rois,
+            classes=CLASSES,
+            device=args.device.type,
+            ms=median,
+            ms_low=low,
+            ms_high=high,
+            peak_mib=peak / measure.MIB,
+            peak_logits=peak / every[name].logits.nbytes,
+        )
+        table.add(**row)
+        print(
+            '  {name:<36}{part:<12}{ms:9.1f} ms, peak{peak_mib:7.1f} MiB ={peak_logits:5.2f} logits'.format(**row),
+            flush=True,
+        )
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--rois', type=measure.at_least(8), default=1024, help='default: %(default)s')
+    measure.add_common_options(parser, rounds=5)
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = parse_args()
+    described = measure.begin(args)
+    table = measure.Table(args.out / f'head_{args.device.type}.csv', COLUMNS, described)
+    measure_heads(table, args)
+    print(f'written: {table.path}', flush=True)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,252 @@
+"""Time and memory of LVIS's evaluation, boxes and masks: ours, lvis's and faster-coco-eval's own.
+
+    python benchmarks/lvis_metric.py --images 1000            # minutes; all three
+    python benchmarks/lvis_metric.py --images 5000 19809      # ours alone, or add --contenders
+
+Annotations and predictions are drawn: 1,203 categories as frequent as in LVIS v1, 12 annotations in an image on the
+average with polygons of 40 corners, 3 or 4 categories in an image, 7 that are known not to be in it, and 300 detections
+with box and mask, of which two fifths are of categories that somebody looked for. They are written image by image and
+kept in the folder of the results, so that a further run starts with what there is. Each contender evaluates in a
+process of its own: ``seconds`` are those from the files of annotations and predictions to AP, reading and checking
+included, for each metric anew; ``peak_mib`` is the most memory that the process held, with all that it imports. AP is
+rounded to three digits where FastLVISMetric gives it.
+"""
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import measure
+import numpy as np
+import pycocotools.mask as mask_utils
+import torch
+
+from apa_mmdet.evaluation.functional.prediction_store import Masks, Prediction, PredictionWriter, files_in
+
+OURS, LVIS_API, FASTER = 'FastLVISMetric', 'lvis', 'faster-coco-eval'
+COLUMNS = 'name', 'images', 'metric', 'seconds', 'peak_mib', 'AP', 'APr', 'APc', 'APf', 'note'
+CATEGORIES = measure.ROOT / 'configs/_base_/datasets/lvis_v1_class_frequency.json'
+HEIGHT, WIDTH, DETECTIONS, SCENES = 480, 640, 300, 500
+
+
+# Synthetic data
+
+
+class Scene(NamedTuple):
+    """Outlines of an image's objects and of what is found there; images share them, under other categories."""
+
+    polygons: list[np.ndarray]
+    boxes: np.ndarray
+    masks: list[bytes]
+    of: np.ndarray  # object to which a detection belongs, −1 for none
+
+
+def outline(rng: np.random.Generator, center: np.ndarray, size: np.ndarray, corners: int) -> np.ndarray:
+    """A wobbly ellipse, (corners, 2)."""
+    angles = np.linspace(0, 2 * math.pi, corners, endpoint=False)
+    radius = 1 + 0.15 * np.sin(rng.integers(2, 6) * angles + rng.uniform(0, 6)) + rng.normal(0, 0.02, corners)
+    points = center + size / 2 * radius[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)
+    return points.clip(0, (WIDTH - 1, HEIGHT - 1)).round(2)
+
+
+def draw_scene(rng: np.random.Generator) -> Scene:
+    count = max(1, rng.geometric(1 / 12))
+    sizes = np.exp(rng.normal(3.9, 1.0, (count, 1))).clip(6, 400) * np.exp(rng.normal(0, 0.3, (count, 2)))
+    centers = rng.uniform(0, (WIDTH, HEIGHT), (count, 2))
+    polygons = [outline(rng, c, s, int(rng.integers(16, 65))) for c, s in zip(centers, sizes)]
+    of = np.where(np.arange(DETECTIONS) < 5 * count, np.arange(DETECTIONS) % count, -1)
+    found = []
+    for i in of:
+        size = sizes[i] * np.exp(rng.normal(0, 0.1, 2)) if i >= 0 else np.exp(rng.normal(3.9, 1.0, 2)).clip(6, 400)
+        center = centers[i] + rng.normal(0, 0.08, 2) * size if i >= 0 else rng.uniform(0, (WIDTH, HEIGHT), 2)
+        found.append(outline(rng, center, size, 24))
+    boxes = np.array([[*points.min(0), *points.max(0)] for points in found], np.float32)
+    masks = mask_utils.frPyObjects([points.ravel().tolist() for points in found], HEIGHT, WIDTH)
+    return Scene(polygons, boxes, [mask['counts'] for mask in masks], of)
+
+
+def make(images: int, folder: Path) -> None:
+    """``gt.json`` and the predictions, as FastLVISMetric writes them, and for the others as mmdet does."""
+    rng = np.random.default_rng(0)
+    categories = json.loads(CATEGORIES.read_text())['categories']
+    chance = np.array([category['image_count'] for category in categories], float)
+    chance /= chance.sum()
+    scenes = [draw_scene(rng) for _ in range(min(images, SCENES))]
+    writer = PredictionWriter(folder)
+    pictures, annotations = [], []
+    for image in range(1, images + 1):
+        scene = scenes[image % len(scenes)]
+        drawn = rng.choice(len(chance), 11, replace=False, p=chance)
+        present, absent = drawn[:4], drawn[4:]
+        labels = rng.choice(present, len(scene.polygons))
+        pictures.append(
+            dict(
+                id=image,
+                height=HEIGHT,
+                width=WIDTH,
+                neg_category_ids=(absent + 1).tolist(),
+                not_exhaustive_category_ids=(present[:1] + 1).tolist() if rng.random() < 0.3 else [],
+            )
+        )
+        for label, points in zip(labels.tolist(), scene.polygons):
+            (x1, y1), (x2, y2) = points.min(0).tolist(), points.max(0).tolist()
+            annotations.append(
+                dict(
+                    id=len(annotations) + 1,
+                    image_id=image,
+                    category_id=label + 1,
+                    iscrowd=0,
+                    bbox=[x1, y1, x2 - x1, y2 - y1],
+                    area=0.78 * (x2 - x1) * (y2 - y1),
+                    segmentation=[points.ravel().tolist()],
+                )
+            )
+        writer.write(_predict(rng, image, scene, labels, drawn, chance))
+    writer.close()
+    (folder / 'gt.json').write_text(json.dumps(dict(images=pictures, annotations=annotations, categories=categories)))
+
+
+def _predict(
+    rng: np.random.Generator, image: int, scene: Scene, labels: np.ndarray, verified: np.ndarray, chance: np.ndarray
+) -> Prediction:
+    """Objects are found with high scores and their category in three of four cases; the rest is noise."""
+    noise = np.where(
+        rng.random(DETECTIONS) < 0.3, rng.choice(verified, DETECTIONS), rng.choice(len(chance), DETECTIONS)
+    )
+    right = (scene.of >= 0) & (rng.random(DETECTIONS) < 0.75)
+    scores = np.where(right, rng.beta(2, 3, DETECTIONS), rng.beta(1, 12, DETECTIONS))
+    order = np.argsort(-scores)
+    found = np.where(right, labels[scene.of], noise)[order]
+    return Prediction(
+        image, scene.boxes[order], scores[order], found, None, Masks((HEIGHT, WIDTH), [scene.masks[i] for i in order])
+    )
+
+
+# Contenders: each gives what get_results() of lvis does
+
+
+def ours(folder: Path, metric: str) -> dict[str, float]:
+    found = _metric(folder, metric=metric).evaluate_files(files_in(folder))
+    return {key.split('_')[-1]: value for key, value in found.items()}
+
+
+def lvis_api(folder: Path, metric: str) -> dict[str, float]:
+    from lvis import LVIS, LVISEval, LVISResults
+
+    ground_truth = LVIS(str(folder / 'gt.json'))
+    evaluation = LVISEval(ground_truth, LVISResults(ground_truth, str(folder / f'mmdet.{metric}.json')), metric)
+    evaluation.run()
+    return evaluation.get_results()
+
+
+def faster(folder: Path, metric: str) -> dict[str, float]:
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    ground_truth = COCO(str(folder / 'gt.json'))
+    found = ground_truth.loadRes(str(folder / f'mmdet.{metric}.json'))
+    evaluation = COCOeval_faster(ground_truth, found, metric, lvis_style=True)
+    evaluation.params.maxDets = [DETECTIONS]
+    evaluation.run()
+    return dict(zip(('AP', 'APr', 'APc', 'APf'), evaluation.all_stats[[0, -3, -2, -1]]))
+
+
+CONTENDERS = {OURS: ours, LVIS_API: lvis_api, FASTER: faster}
+
+
+def _metric(folder: Path, **options):
+    from apa_mmdet.evaluation import FastLVISMetric
+
+    return FastLVISMetric(str(folder / 'gt.json'), **options)
+
+
+def write_json(folder: Path) -> None:
+    """For the contenders that read MMDetection's files."""
+    _metric(folder, format_only=True, outfile_prefix=str(folder / 'mmdet')).evaluate_files(files_in(folder))
+
+
+def run_contender(name: str, folder: Path) -> None:
+    """In a process of its own: a line of JSON for each metric."""
+    for metric in ('bbox', 'segm'):
+        start = time.perf_counter()
+        found = CONTENDERS[name](folder, metric)
+        row = dict(metric=metric, seconds=time.perf_counter() - start, peak_mib=_peak())
+        print(json.dumps(dict(row, **{key: float(found[key]) for key in ('AP', 'APr', 'APc', 'APf')})), flush=True)
+
+
+def _peak() -> float:
+    """MiB; not of the process that started this one, which getrusage counts too."""
+    status = Path('/proc/self/status').read_text()
+    return int(status.split('VmHWM:')[1].split()[0]) / 1024
+
+
+# Command line
+
+
+def measure_at(table: measure.Table, images: int, args: argparse.Namespace) -> None:
+    folder = args.out / f'lvis_metric_{images}'
+    if not (folder / 'gt.json').exists():
+        print(f'drawing {images} images', flush=True)
+        _start('--make', str(images), str(folder))
+    names = args.contenders or (list(CONTENDERS) if images <= 1000 else [OURS])
+    if set(names) - {OURS} and not (folder / 'mmdet.segm.json').exists():
+        _start('--json', str(folder))
+    for name in names:
+        run = _start('--run', name, str(folder))
+        rows = [json.loads(line) for line in run.stdout.splitlines() if line.startswith('{"metric"')]
+        note = '' if run.returncode == 0 else f'failed: {(run.stderr.strip().splitlines() or ["killed"])[-1]}'
+        for row in rows or [{}]:
+            table.add(name=name, images=images, note=note, **row)
+            said = ', '.join(f'{key} {value:.6g}' if isinstance(value, float) else value for key, value in row.items())
+            print(f'  {name:<18}{said}{note}', flush=True)
+
+
+def _start(*arguments: str) -> subprocess.CompletedProcess:
+    run = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True)
+    if run.returncode and arguments[0] != '--run':
+        sys.exit(run.stderr)
+    return run
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        '--images', nargs='+', type=measure.at_least(2), default=[1000, 5000, 19809], help='default: %(default)s'
+    )
+    parser.add_argument(
+        '--contenders', nargs='+', choices=CONTENDERS, help=f'default: all up to 1,000 images, {OURS} beyond'
+    )
+    parser.add_argument(
+        '--out',
+        type=Path,
+        default=Path('work_dirs/benchmarks'),
+        metavar='DIR',
+        help='folder of the CSV and of the data (default: %(default)s)',
+    )
+    return parser.parse_args()
+
+
+def main() -> int:
+    parts = {
+        '--make': lambda images, folder: make(int(images), Path(folder)),
+        '--json': lambda f: write_json(Path(f)),
+        '--run': lambda name, folder: run_contender(name, Path(folder)),
+    }
+    if len(sys.argv) > 1 and sys.argv[1] in parts:  # this script in a process of its own
+        parts[sys.argv[1]](*sys.argv[2:])
+        return 0
+    args = parse_args()
+    described = measure.environment(torch.device('cpu'))
+    table = measure.Table(args.out / f'lvis_metric_{"_".join(map(str, args.images))}.csv', COLUMNS, described)
+    for images in args.images:
+        measure_at(table, images, args)
+    print(f'written: {table.path}', flush=True)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,33 @@
+# Published on V3Det val: box AP 35.4 (arXiv:2407.08567; not reproduced here).
+_base_ = 'mmdet::v3det/cascade_rcnn_r50_fpn_8x4_sample1e-3_mstrain_v3det_2x.py'
+custom_imports = dict(imports=['apa_mmdet'], allow_failed_imports=False)
+default_hooks = dict(  # docs/fault_tolerance.md
+    checkpoint=dict(type='AtomicCheckpointHook'),
+    resume=dict(type='ExactResumeHook'),
+    finite=dict(type='SkipNonFiniteHook'),
+    activations=dict(type='ActivationHealthHook'),
+    activation_stats=dict(type='ActivationStatsHook'),
+)
+randomness = dict(seed=0)  # the order of the data, which no epoch tells
+model = dict(
+    backbone=dict(type='SEResNet', init_cfg=dict(checkpoint='pretrained/se_resnet50_apa.pth')),
+    roi_head=dict(
+        bbox_head=[
+            dict(
+                type='LargeVocabularyBBoxHead',
+                in_channels=256,
+                fc_out_channels=1024,
+                roi_feat_size=7,
+                num_classes=13204,
+                bbox_coder=dict(
+                    type='DeltaXYWHBBoxCoder', target_means=[0.0, 0.0, 0.0, 0.0], target_stds=[xy, xy, wh, wh]
+                ),
+                reg_class_agnostic=True,
+                cls_predictor_cfg=dict(type='WrappedCauchyLinear'),
+                loss_cls=dict(type='MemoryEfficientCrossEntropyLoss'),
+                loss_bbox=dict(type='L1Loss', loss_weight=1.0),
+            )
+            for xy, wh in ((0.1, 0.2), (0.05, 0.1), (0.033, 0.067))
+        ]
+    ),
+)

@@ -1,0 +1,21 @@
+# Published on V3Det val: box AP 29.9 (arXiv:2407.08567; not reproduced here).
+_base_ = 'mmdet::v3det/faster_rcnn_r50_fpn_8x4_sample1e-3_mstrain_v3det_2x.py'
+custom_imports = dict(imports=['apa_mmdet'], allow_failed_imports=False)
+default_hooks = dict(  # docs/fault_tolerance.md
+    checkpoint=dict(type='AtomicCheckpointHook'),
+    resume=dict(type='ExactResumeHook'),
+    finite=dict(type='SkipNonFiniteHook'),
+    activations=dict(type='ActivationHealthHook'),
+    activation_stats=dict(type='ActivationStatsHook'),
+)
+randomness = dict(seed=0)  # the order of the data, which no epoch tells
+model = dict(
+    backbone=dict(type='SEResNet', init_cfg=dict(checkpoint='pretrained/se_resnet50_apa.pth')),
+    roi_head=dict(
+        bbox_head=dict(
+            type='LargeVocabularyBBoxHead',
+            cls_predictor_cfg=dict(_delete_=True, type='WrappedCauchyLinear'),
+            loss_cls=dict(_delete_=True, type='MemoryEfficientCrossEntropyLoss'),
+        )
+    ),
+)

@@ -1,0 +1,10 @@
+"""The benchmarks' counts of memory, for the tests."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2] / 'benchmarks'))
+
+from measure import memory_of, saved_bytes
+
+__all__ = ['memory_of', 'saved_bytes']

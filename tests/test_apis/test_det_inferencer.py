@@ -1,0 +1,228 @@
+"""Detection on images without annotations: what is found, what it is called, and what is refused."""
+
+import functools
+import json
+import re
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from helpers.paths import ROOT
+from helpers.tiny_runs import tinier
+from mmdet.apis import inference_detector, init_detector
+from mmengine.config import Config
+from mmengine.runner import Runner
+from pycocotools import mask as mask_utils
+
+from apa_mmdet.apis.det_inferencer import StrictDetInferencer, class_names
+from apa_mmdet.apis.inference_folder import find_images
+from apa_mmdet.checkpoint.io import BadCheckpoint, load_as_data
+from apa_mmdet.checkpoint.published_names import translate_names
+from apa_mmdet.datasets.tiny_lvis.generate import CATEGORIES, make_tiny_lvis
+
+CLASSES = sorted(CATEGORIES)
+LOW = 1e-4  # a score that the random weights reach
+
+
+@pytest.fixture(scope='module')
+def tiny(tmp_path_factory):
+    """A folder with a config, a checkpoint of it and some images."""
+    folder = tmp_path_factory.mktemp('inference')
+    make_tiny_lvis(folder / 'data', train=4, val=2, size=(96, 72), progress=False)
+    cfg = tinier(folder / 'data', folder / 'work', **{'model.test_cfg.rcnn': dict(score_thr=1e-6, max_per_img=8)})
+    runner = Runner.from_cfg(cfg)
+    torch.manual_seed(0)
+    runner.model.init_weights()
+    cfg.dump(folder / 'config.py')
+    runner.save_checkpoint(folder, 'weights.pth', save_optimizer=False, save_param_scheduler=False)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def inferencer(tiny):
+    return StrictDetInferencer(tiny / 'config.py', tiny / 'weights.pth', 'cpu')
+
+
+@pytest.fixture
+def photos(tiny, tmp_path):
+    """Images of all kinds, and what is none."""
+    made = [cv2.imread(str(path)) for path in sorted((tiny / 'data').glob('*2017/*.jpg'))]
+    folder = tmp_path / 'photos'
+    for name, image in zip(('b/same.jpg', 'a/same.jpg', 'B.PNG', 'c.webp', 'B.JPG', '.hidden.jpg'), made):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / name), image)
+    (folder / 'notes.txt').write_text('no image')
+    return folder
+
+
+def demo(monkeypatch, capsys, *arguments):
+    """What tools/image_demo.py prints, and its last words."""
+    monkeypatch.setattr(sys, 'argv', ['image_demo.py', *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / 'tools/image_demo.py'), run_name='__main__')
+    return capsys.readouterr().out, ended.value.code
+
+
+def test_a_folder_gets_pictures_and_results_of_what_mmdet_finds(tiny, photos, tmp_path, monkeypatch, capsys):
+    (photos / 'damaged.jpg').write_bytes(b'\xff\xd8 no image')
+    (photos / 'empty.png').touch()
+    out = photos / 'outputs'
+    arguments = [photos, tiny / 'config.py', tiny / 'weights.pth', '--out-dir', out, '--score-thr', LOW]
+    for batch_size in (1, 3):  # the second time the folder has the pictures of the first
+        said, code = demo(monkeypatch, capsys, *arguments, '--device', 'cpu', '--batch-size', batch_size)
+        assert code == f'image_demo: no image, or damaged: {photos}/damaged.jpg, {photos}/empty.png'
+        names = ['B.JPG', 'B.PNG', 'a/same.jpg', 'b/same.jpg', 'c.webp']
+        assert sorted(p.relative_to(out / 'vis').as_posix() for p in out.rglob('vis/**/*.*')) == names
+        found = {name: json.loads((out / 'preds' / f'{name}.json').read_text()) for name in names}
+        assert len(list(out.rglob('*.json'))) == len(names)
+        number = sum(len(content['scores']) for content in found.values())
+        assert f'found      {number} objects of score 0.0001 or more in 5 images: ' in said and number > 5
+        assert f'pictures   {out}/vis\nresults    {out}/preds' in said
+
+    model = init_detector(str(tiny / 'config.py'), str(tiny / 'weights.pth'), device='cpu')
+    for name in names:
+        content, path = found[name], photos / name
+        height, width = cv2.imread(str(path)).shape[:2]
+        expected = inference_detector(model, str(path)).pred_instances
+        expected = expected[expected.scores >= LOW]
+        assert (content['image'], content['height'], content['width']) == (name, height, width)
+        assert content['scores'] == pytest.approx(expected.scores.tolist(), rel=1e-4)
+        assert np.array(content['bboxes']) == pytest.approx(expected.bboxes.numpy(), abs=0.01)
+        assert content['labels'] == expected.labels.tolist()
+        assert content['label_names'] == [CLASSES[label] for label in content['labels']]
+        masks = mask_utils.decode([dict(m, counts=m['counts'].encode()) for m in content['masks']])
+        assert (masks.astype(bool) == expected.masks.numpy().transpose(1, 2, 0)).mean() > 0.999
+        picture = cv2.imread(str(out / 'vis' / name))
+        assert picture.shape == (360, 480, 3)  # enlarged from 72 x 96
+        plain = cv2.resize(cv2.imread(str(path)), (480, 360), interpolation=cv2.INTER_CUBIC)
+        assert 2 < np.abs(picture.astype(int) - plain).mean() < 80
+
+
+def test_either_kind_of_output_can_be_left_out(tiny, photos, tmp_path, monkeypatch, capsys):
+    shutil.copy(photos / 'B.JPG', photos / 'no_suffix')
+    arguments = [photos / 'no_suffix', tiny / 'config.py', tiny / 'weights.pth', '--device', 'cpu']
+    for option, files in (('--no-json', ['vis/no_suffix.png']), ('--no-pictures', ['preds/no_suffix.json'])):
+        out = tmp_path / option
+        said, code = demo(monkeypatch, capsys, *arguments, '--out-dir', out, option)
+        assert code is None and 'no objects of score 0.3 or more in 1 image; a lower --score-thr' in said
+        assert [p.relative_to(out).as_posix() for p in out.rglob('*.*')] == files
+
+
+def test_four_lines_in_python(inferencer, photos):
+    found = inferencer.detect(photos / 'a/same.jpg', score_thr=LOW)
+    assert len(found) == len(found.label_names) > 0 and found.masks.shape == (len(found), 72, 96)
+    assert found.masks.dtype == torch.bool and found.scores.min() >= LOW
+    assert found.scores.tolist() == sorted(found.scores.tolist(), reverse=True)
+    assert found.label_names == [CLASSES[label] for label in found.labels]
+    again = inferencer.detect(cv2.imread(str(photos / 'a/same.jpg')), score_thr=LOW)
+    assert torch.equal(again.bboxes, found.bboxes)
+    assert len(inferencer.detect(photos / 'a/same.jpg', score_thr=1.1)) == 0
+
+
+def test_images_come_in_order_and_once(photos):
+    assert find_images(photos, photos / 'b') == (photos, ['B.JPG', 'B.PNG', 'a/same.jpg', 'c.webp'])
+    assert find_images(photos / 'c.webp', photos) == (photos, ['c.webp'])
+
+
+# ---------------------------------------------------------------- names
+
+
+def changed(tiny, path, **changes):
+    """The checkpoint with some of its parts changed, or left out with None."""
+    content = {**load_as_data(tiny / 'weights.pth'), **changes}
+    torch.save({key: value for key, value in content.items() if value is not None}, path)
+    return path
+
+
+def test_names_are_the_checkpoints_or_else_the_configs(tiny, tmp_path):
+    own = [f'own {i}' for i in range(48)]
+    for meta, names in (
+        (dict(dataset_meta=dict(CLASSES=own)), own),
+        (dict(CLASSES=own), own),
+        (dict(dataset_meta=dict(classes=own[:3])), CLASSES),  # not of this model
+        ({}, CLASSES),
+        (None, CLASSES),  # as converted weights
+        ('text', CLASSES),
+    ):
+        path = changed(tiny, tmp_path / 'weights.pth', meta=meta)
+        assert list(StrictDetInferencer(tiny / 'config.py', path, 'cpu').model.dataset_meta['classes']) == names
+
+
+def test_names_are_not_guessed(tmp_path, monkeypatch):
+    cfg = Config.fromfile(ROOT / 'configs/custom_dataset/mask_rcnn_se_r18_apa_custom.py')
+    assert class_names(cfg) == ('date', 'fig', 'hazelnut')
+    del cfg.test_dataloader.dataset.metainfo
+    with pytest.raises(ValueError, match='the model has 3 classes, but names are there for 80; name them in the con'):
+        class_names(cfg)
+    monkeypatch.chdir(tmp_path)
+    cfg = Config.fromfile(ROOT / 'configs/v3det/faster_rcnn_se_r50_apa_v3det.py')
+    with pytest.raises(FileNotFoundError, match='category_name_13204_v3det_2023_v1.txt'):
+        class_names(cfg)
+    assert len(class_names(cfg, dict(dataset_meta=dict(classes=list(range(13204)))))) == 13204
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def test_another_models_weights_are_refused(tiny, tmp_path):
+    cfg = Config.fromfile(tiny / 'config.py')
+    cfg.model.backbone.update(act_cfg=dict(type='ReLU'))
+    refused = functools.partial(pytest.raises, ValueError)
+    line = rf'^{tiny}/weights.pth does not fit {tiny}/config.py: weights 34 unexplained, first '
+    with refused(match=f'{line}backbone.act_stem.lambda_; name the config that it was trained with$'):
+        StrictDetInferencer(cfg, tiny / 'weights.pth', 'cpu')
+    weights = load_as_data(tiny / 'weights.pth')['state_dict']
+    published = {theirs: weights[ours] for ours, theirs in translate_names(weights, to_official=True).items()}
+    path = changed(tiny, tmp_path / 'published.pth', state_dict=published)
+    with refused(match=f'convert the published names: python tools/convert_official_weights.py {path} OUT --config '):
+        StrictDetInferencer(tiny / 'config.py', path, 'cpu')
+    name = 'backbone.layer1.0.act_out.kappa'
+    path = changed(tiny, tmp_path / 'nan.pth', state_dict={**weights, name: weights[name] * float('nan')})
+    with refused(match=f'weights 1 not finite, first {name}; take an earlier checkpoint$'):
+        StrictDetInferencer(tiny / 'config.py', path, 'cpu')
+    for content in (dict(a=1), dict(model=weights), dict(state_dict=[1]), [1]):
+        torch.save(content, tmp_path / 'none.pth')
+        with pytest.raises(BadCheckpoint, match=f'^{tmp_path}/none.pth holds no weights, neither'):
+            StrictDetInferencer(tiny / 'config.py', tmp_path / 'none.pth', 'cpu')
+    old = {f'module.{name}': tensor for name, tensor in weights.items() if 'num_batches_tracked' not in name}
+    path = changed(tiny, tmp_path / 'old.pth', state_dict=old)  # of DistributedDataParallel, and of old norms
+    assert torch.equal(StrictDetInferencer(tiny / 'config.py', path, 'cpu').model.state_dict()[name], weights[name])
+
+
+@pytest.mark.parametrize(
+    'change, line',
+    [
+        (dict(source='none.jpg'), 'none.jpg: no such image or folder'),
+        (dict(source='.'), '. holds no image: no file that ends in .jpg, .jpeg, .png, .*'),
+        (dict(config='none.py'), 'config none.py: no such file'),
+        (dict(config='other.py'), 'other.py is no config of a detector: it has no model or no test_dataloader'),
+        (dict(config='broken.py'), 'config broken.py: SyntaxError: .*'),
+        (dict(checkpoint='none.pth'), '.*none.pth.*'),
+        (dict(checkpoint='other.py'), 'other.py is no checkpoint of PyTorch, it begins with .*'),
+        (dict(device='nowhere:0'), r'no device nowhere:0 here \(.*\); cpu is always there'),
+        pytest.param(
+            dict(device='cuda'),
+            r'no device cuda here \(.*\); cpu is always there',
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason='needs a machine without'),
+        ),
+        (dict(out_dir='other.py'), '.*other.py.*'),
+        (dict(source='other.py'), 'no image, or damaged: other.py'),
+    ],
+    ids=lambda value: '-'.join(map(str, next(iter(value.items())))) if isinstance(value, dict) else '',
+)
+def test_the_tool_says_in_one_line_what_is_wrong(tiny, photos, tmp_path, monkeypatch, capsys, change, line):
+    (tmp_path / 'empty').mkdir()
+    monkeypatch.chdir(tmp_path / 'empty')
+    Path('other.py').write_text('a = 1')
+    Path('broken.py').write_text('model = dict(')
+    given = dict(source=photos / 'B.JPG', config=tiny / 'config.py', checkpoint=tiny / 'weights.pth', out_dir='out')
+    given = {**given, 'device': 'cpu', **change}
+    positional = [given.pop(name) for name in ('source', 'config', 'checkpoint')]
+    options = [part for name, value in given.items() for part in (f'--{name.replace("_", "-")}', value)]
+    said, code = demo(monkeypatch, capsys, *positional, *options)
+    assert re.fullmatch(f'image_demo: {line}', code) and 'found' not in said

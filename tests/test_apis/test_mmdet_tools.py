@@ -1,0 +1,143 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers.paths import ROOT
+
+from apa_mmdet.apis import mmdet_tools as stock_tools
+from apa_mmdet.utils.missing_data_hints import explain
+
+
+@pytest.mark.parametrize('name', ['train.py', 'test.py', 'slurm_train.sh'])
+def test_mmdet_carries_the_tool_and_ours_starts_it(name):
+    assert stock_tools.stock_tool(name).is_file()
+    assert name in (ROOT / 'tools' / name).read_text()
+
+
+def test_a_tool_that_mmdet_does_not_carry():
+    with pytest.raises(FileNotFoundError, match='does not carry tools/fly.py'):
+        stock_tools.stock_tool('fly.py')
+
+
+def test_every_option_is_the_stock_tools(tmp_path):
+    ours = subprocess.run([sys.executable, ROOT / 'tools/train.py', '--help'], capture_output=True, text=True)
+    theirs = subprocess.run(
+        [sys.executable, stock_tools.stock_tool('train.py'), '--help'], capture_output=True, text=True
+    )
+    assert '--auto-scale-lr' in ours.stdout and ours.stdout == theirs.stdout
+
+
+@pytest.mark.parametrize(
+    'error, line',
+    [
+        (
+            FileNotFoundError(2, 'No such file', 'data/lvis_v1/annotations/lvis_v1_train.json'),
+            'missing: data/lvis_v1/annotations/lvis_v1_train.json; download LVIS v1',
+        ),
+        (
+            FileNotFoundError(
+                'Caught FileNotFoundError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n'
+                "  File x\nFileNotFoundError: [Errno 2] No such file or directory: 'data/tiny_lvis/train2017/1.jpg'\n"
+            ),
+            "[Errno 2] No such file or directory: 'data/tiny_lvis/train2017/1.jpg'; make the data set with",
+        ),
+        (
+            FileNotFoundError(2, 'No such file', 'data/lvis_v0.5/train2017/000000000001.jpg'),
+            'missing: data/lvis_v0.5/train2017/000000000001.jpg; download LVIS v0.5',
+        ),
+        (
+            FileNotFoundError(2, 'No such file', 'data/coco/val2017/000000000001.jpg'),
+            'missing: data/coco/val2017/000000000001.jpg; download COCO 2017',
+        ),
+        (
+            FileNotFoundError(2, 'No such file', 'data/V3Det/annotations/v3det_2023_v1_train_sam.json'),
+            'missing: data/V3Det/annotations/v3det_2023_v1_train_sam.json; download V3Det',
+        ),
+        (
+            FileNotFoundError(2, 'No such file', 'data/V3Det/annotations/category_name_13204_v3det_2023_v1.txt'),
+            "missing: data/V3Det/annotations/category_name_13204_v3det_2023_v1.txt; this list of V3Det's class names",
+        ),
+        (
+            FileNotFoundError(2, 'No such file', 'data/tiny_coco/train2017/1.jpg'),
+            'missing: data/tiny_coco/train2017/1.jpg; make the data set with: python tools/make_tiny_lvis.py --form coco',
+        ),
+        (
+            FileNotFoundError(2, 'No such file', 'data/tiny_lvis_v1/val2017/1.jpg'),
+            'missing: data/tiny_lvis_v1/val2017/1.jpg; make the data set with: python tools/make_tiny_lvis.py --form lvis_v1',
+        ),
+        (FileNotFoundError(2, 'No such file', 'coco/val2017/1.jpg'), 'missing: coco/val2017/1.jpg; download COCO 2017'),
+        (FileNotFoundError('pretrained weights are not there'), 'pretrained weights are not there'),
+        (
+            FileNotFoundError(2, 'No such file', '/photos/trainval.json'),
+            'missing: /photos/trainval.json; say where your data lie',
+        ),
+    ],
+)
+def test_a_missing_file_gets_one_line(error, line):
+    explained = explain(error)
+    assert explained.startswith(line) and '\n' not in explained
+
+
+@pytest.mark.parametrize(
+    'error, line',
+    [
+        (FileNotFoundError(2, 'No such file', 'somewhere.json'), 'missing: somewhere.json'),
+        *(
+            (FileNotFoundError(2, 'No such file', path), f'missing: {path}')
+            for path in (
+                'data/my_coco/train2017/1.jpg',
+                'data/my-lvis_v1/annotations/a.json',
+                'data/small_trainval.json',
+            )
+        ),
+        (
+            FileNotFoundError('file "configs/tiny_lvis/mask.py" does not exist'),
+            'file "configs/tiny_lvis/mask.py" does not exist',
+        ),
+        (FileNotFoundError(), 'a file is missing'),
+    ],
+)
+def test_no_hint_where_none_fits(error, line):
+    assert explain(error) == line
+
+
+def test_the_slurm_script_starts_the_stock_one(tmp_path):
+    """With an srun that prints what it was asked to start."""
+    (tmp_path / 'srun').write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / 'srun').chmod(0o755)
+    path = f'{tmp_path}:{Path(sys.executable).parent}:{os.environ["PATH"]}'
+    run = subprocess.run(
+        ['bash', ROOT / 'tools/slurm_train.sh', 'part', 'job', 'config.py', 'work', '--resume'],
+        capture_output=True,
+        text=True,
+        env=dict(os.environ, PATH=path, GPUS='16'),
+    )
+    assert run.returncode == 0, run.stderr
+    assert '-p part --job-name=job' in run.stdout and '--ntasks=16' in run.stdout
+    assert run.stdout.strip().endswith('tools/train.py config.py --work-dir=work --launcher=slurm --resume')
+
+
+@pytest.mark.parametrize(
+    'config, options, line',
+    [
+        (
+            'configs/lvis/mask_rcnn_se_r50_apa.py',
+            [],
+            'missing: data/lvis_v1/annotations/lvis_v1_train.json; download LVIS v1',
+        ),
+        (
+            'configs/tiny_lvis/mask_rcnn_se_r18_apa.py',
+            [],
+            'missing: data/tiny_lvis/annotations/lvis_v1_train.json; make the data set with: python tools/make_tiny_lvis.py',
+        ),
+    ],
+)
+def test_training_without_data_ends_with_one_line(config, options, line, tmp_path):
+    run = subprocess.run(
+        [sys.executable, ROOT / 'tools/train.py', ROOT / config, *options], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert run.returncode == 1
+    assert run.stderr.strip().splitlines()[-1].startswith(line)
+    assert 'Traceback' not in run.stderr

@@ -1,0 +1,45 @@
+import json
+import runpy
+import sys
+
+import pytest
+from helpers.paths import ROOT
+
+from apa_mmdet.apis import report
+
+
+def test_the_last_test_is_read(tmp_path):
+    for time, value in (('20260101_000000', 0.1), ('20260102_000000', 0.2)):
+        (tmp_path / time / 'vis_data').mkdir(parents=True)
+        (tmp_path / time / f'{time}.json').write_text(json.dumps({'lvis/bbox_AP': value}))
+        (tmp_path / time / 'vis_data' / 'scalars.json').write_text('{"loss": 1}\n{"loss": 2}')
+    assert json.loads(report.last_test(tmp_path).read_text()) == {'lvis/bbox_AP': 0.2}
+
+
+def test_coco_metrics_have_a_table_too():
+    table = report.metric_table(
+        {'coco/bbox_mAP': 0.5, 'coco/bbox_mAP_50': 0.75, 'coco/segm_mAP': 0.25, 'coco/segm_mAP_50': 0.5}
+    )
+    assert [cell.strip() for cell in table.splitlines()[-2].strip('|').split('|')] == ['mask', '0.250', '0.500']
+
+
+def test_a_folder_without_a_run_says_what_is_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match='no test result; run tools/train.py, then tools/test.py'):
+        report.report(tmp_path)
+
+
+def test_the_tool_says_so_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['report.py', str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / 'tools/report.py'), run_name='__main__')
+    assert ended.value.code == (
+        f'report: {tmp_path}: no test result; run tools/train.py, then tools/test.py, with this work dir'
+    )
+
+
+def test_a_test_without_a_checkpoint(tmp_path):
+    (tmp_path / '1/vis_data').mkdir(parents=True)
+    (tmp_path / '1/1.json').write_text('{"lvis/bbox_AP": 0.1}')
+    (tmp_path / '1/vis_data/config.py').write_text('load_from = None')
+    with pytest.raises(ValueError, match='1: this test was of no checkpoint; run tools/test.py again, with one'):
+        report.report(tmp_path)

@@ -1,0 +1,178 @@
+"""A file of weights is read without trusting it: what is wrong with a bad one is said in a line."""
+
+import argparse
+import functools
+import os
+import pickle
+import re
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from apa_mmdet.checkpoint.io import read_checkpoint, write_checkpoint
+
+WEIGHTS = dict(a=torch.arange(3000.0), b=torch.ones(2, dtype=torch.float16))
+
+
+class Call:
+    """A pickle that calls ``function`` when loaded."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def said(path):
+    """The one line that refuses the file."""
+    with pytest.raises(ValueError) as caught:
+        read_checkpoint(path)
+    assert '\n' not in str(caught.value) and str(caught.value).startswith(f'{path} ')
+    return str(caught.value)[len(str(path)) + 1 :]
+
+
+@pytest.fixture(params=[True, False], ids=['zip', 'legacy'])
+def save(request, tmp_path):
+    def save(content):
+        torch.save(content, tmp_path / 'file.pth', _use_new_zipfile_serialization=request.param)
+        return tmp_path / 'file.pth'
+
+    return save
+
+
+@pytest.mark.parametrize('nest', ['model', 'state_dict', None])
+def test_weights_are_found_and_the_rest_is_named(save, nest):
+    path = save(
+        {nest: WEIGHTS, 'epoch': 3, 'meta': dict(cfg='', config='', time='now', a=np.float64(1), b=np.eye(2))}
+        if nest
+        else WEIGHTS
+    )
+    weights, under, meta, rest = read_checkpoint(path)
+    assert under == nest
+    assert weights.keys() == WEIGHTS.keys() and all(torch.equal(weights[k], WEIGHTS[k]) for k in WEIGHTS)
+    assert weights['b'].dtype == torch.float16
+    assert (meta, rest) == (
+        (dict(time='now', a=1.0), ['epoch', 'meta.cfg', 'meta.config', 'meta.b']) if nest else ({}, [])
+    )
+
+
+@pytest.mark.parametrize(
+    'function, name', [(os.system, r'(posix|nt)\.system'), (eval, 'eval'), (functools.partial, r'functools\.partial')]
+)
+def test_code_is_refused_by_name_and_not_run(save, tmp_path, function, name):
+    witness = tmp_path / 'ran'
+    argument = {os.system: f'touch {witness}', eval: f'open({str(witness)!r}, "w")'}.get(function, print)
+    line = said(save(dict(model=WEIGHTS, extra=Call(function, argument))))
+    own = '; if it is a class of your own that only holds data, allow it with torch.serialization.add_safe_globals'
+    assert re.fullmatch(
+        rf'is refused, because loading it would run code \({name}\); get a file that holds weights alone',
+        line.replace(own, ''),
+    )
+    assert (own in line) == (function is functools.partial)
+    assert not witness.exists()
+
+
+def test_whole_modules_scripts_and_attributes_are_refused(save, tmp_path):
+    assert 'would run code (torch.nn.modules.linear.Linear)' in said(save(torch.nn.Linear(1, 1)))
+    assert "would run code (a checkpoint may not look up 'tofile' of" in said(
+        save(dict(model=Call(getattr, np.ndarray, 'tofile')))
+    )
+    torch.jit.script(torch.nn.Linear(1, 1)).save(str(tmp_path / 'script.pth'))
+    assert 'TorchScript' in said(tmp_path / 'script.pth')
+
+
+def test_a_torch_that_can_allow_nothing_reads_the_same(save, monkeypatch):
+    path = save(dict(model=WEIGHTS, args=argparse.Namespace(lr=1)))
+    monkeypatch.delattr(torch.serialization, 'add_safe_globals')
+    assert read_checkpoint(path).rest == ['args']
+    assert 'would run code (functools.partial)' in said(save(dict(model=Call(functools.partial, print))))
+
+
+@pytest.mark.parametrize('keep', [100, 0.5, 0.999])
+def test_a_truncated_file(save, keep):
+    path = save(dict(model=WEIGHTS))
+    content = path.read_bytes()
+    size = int(keep * len(content)) if keep < 1 else keep
+    path.write_bytes(content[:size])
+    line = said(path)
+    assert re.fullmatch(
+        rf'is cut short, damaged or no checkpoint \({size:,} bytes\); download it again \(\w+(: .+)?\)', line
+    )
+    assert len(line) < 350 and 'Weights only' not in line
+
+
+def damaged(path, start, end):
+    content = bytearray(path.read_bytes())
+    content[start:end] = bytes(byte ^ 0xFF for byte in content[start:end])
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize('start', [40, 100, 300])
+def test_a_damaged_file_is_not_taken_for_an_attack(save, start):
+    line = said(damaged(save(dict(model=WEIGHTS)), start, start + 40))
+    assert 'damaged' in line or 'is no checkpoint' in line or 'holds no weights' in line
+    assert '()' not in line and '\n' not in line
+
+
+@pytest.mark.parametrize('end', [-200, -60])
+def test_a_zip_with_a_damaged_directory(tmp_path, end):
+    torch.save(dict(model=WEIGHTS), tmp_path / 'file.pth')
+    assert 'damaged' in said(damaged(tmp_path / 'file.pth', end - 20, end))
+
+
+def test_another_pickle_protocol(save):
+    path = save(dict(model=WEIGHTS))
+    torch.save(dict(model=WEIGHTS), path, pickle_protocol=4)
+    assert 'of a pickle protocol that torch does not load as mere data' in said(path)
+
+
+def test_a_parallel_model(save):
+    assert list(read_checkpoint(save({f'module.{key}': tensor for key, tensor in WEIGHTS.items()})).weights) == list(
+        WEIGHTS
+    )
+
+
+def zip_of_something_else(path):
+    with zipfile.ZipFile(path, 'w') as archive:
+        archive.writestr('weights.pth', '')
+        archive.writestr('README', '')
+
+
+@pytest.mark.parametrize(
+    'content, line',
+    [
+        (b'', 'is empty; download it again'),
+        (b'\n<!DOCTYPE html><html>', 'is a web page, not a checkpoint; download the file itself'),
+        (
+            b'version https://',
+            "is no checkpoint of PyTorch, it begins with b'version https://'; if it is an archive, unpack it first",
+        ),
+        (
+            pickle.dumps({}, protocol=4),
+            r"is no checkpoint of PyTorch, it begins with b'\x80\x04}\x94.'; if it is an archive, unpack it first",
+        ),
+        (zip_of_something_else, 'is a zip archive, not a checkpoint; unpack it first, it holds weights.pth, README'),
+    ],
+)
+def test_files_of_another_kind(tmp_path, content, line):
+    path = tmp_path / 'file.pth'
+    content(path) if callable(content) else path.write_bytes(content)
+    assert said(path) == line
+
+
+@pytest.mark.parametrize('content', [3, dict(epoch=3), dict(model={}), {3: torch.zeros(1)}, [torch.zeros(1)]])
+def test_checkpoints_without_weights(save, content):
+    assert said(save(content)).startswith('holds no weights, neither by themselves nor under `model` or `state_dict`')
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path):
+    path = tmp_path / 'folder/out.pth'
+    write_checkpoint(dict(state_dict=WEIGHTS), path)
+    before = path.read_bytes()
+    with pytest.raises(AttributeError):
+        write_checkpoint(dict(state_dict=lambda: 0), path)
+    assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]

@@ -1,0 +1,137 @@
+"""Class frequencies from each kind of file, and the counts kept beside a large one."""
+
+import json
+import os
+
+import pytest
+from helpers.paths import ROOT
+from helpers.recordings import load
+from mmengine.logging import MMLogger
+
+from apa_mmdet.datasets import class_statistics as file_under_test
+from apa_mmdet.datasets import load_class_frequency
+
+SHIPPED = ROOT / 'configs/_base_/datasets/lvis_v1_class_frequency.json'
+WANT = [1 / 4, 3 / 4]  # categories 7 and 2, as mmdet numbers the labels; four of the five images are annotated
+
+
+def lvis(**changes):
+    annotations = [dict(image_id=i, category_id=c) for i, c in [(1, 2), (1, 2), (2, 2), (3, 2), (9, 7)]]
+    categories = [dict(id=7, image_count=1), dict(id=2, image_count=3)]
+    content = dict(images=[dict(id=i) for i in (1, 2, 3, 5, 9)], annotations=annotations, categories=categories)
+    return {key: value for key, value in {**content, **changes}.items() if value is not None}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def _write(content, name='train.json'):
+        path = tmp_path / name
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return path
+
+    return _write
+
+
+def test_list(write):
+    path = write([0.5, 0, 1])
+    assert load_class_frequency(path) == load_class_frequency(str(path)) == [0.5, 0.0, 1.0]
+    assert os.listdir(path.parent) == ['train.json']
+
+
+def test_counts_are_in_the_order_of_the_file(write):
+    path = write(dict(n_images_annotated=4, categories=lvis()['categories']))
+    assert load_class_frequency(path) == WANT
+    assert os.listdir(path.parent) == ['train.json']
+
+
+def test_the_file_in_configs_holds_the_published_frequencies():
+    assert load_class_frequency(SHIPPED) == pytest.approx(load('drop_loss.npz')['image_count_frequency'], rel=1e-6)
+    content = json.loads(SHIPPED.read_text())
+    assert content['n_images_annotated'] == 99388 and len(content['categories']) == 1203
+    # LVIS calls a category rare up to 10 images, common up to 100
+    assert all(
+        c['frequency'] == 'rcf'[(c['image_count'] > 10) + (c['image_count'] > 100)] for c in content['categories']
+    )
+
+
+def test_annotation_file_counts_images_with_an_annotation(write):
+    assert load_class_frequency(write(lvis())) == WANT
+
+
+def test_the_images_of_a_coco_file_are_counted(write):
+    assert load_class_frequency(write(lvis(categories=[dict(id=7), dict(id=2)]))) == WANT
+
+
+def test_counts_are_kept_until_the_source_changes(write, monkeypatch):
+    path = write(lvis())
+    load_class_frequency(path)
+    kept = path.with_name('train.class_frequency.json')
+    assert load_class_frequency(kept) == WANT
+    assert os.stat(kept).st_mode & 0o777 == 0o644
+    with monkeypatch.context() as context:
+        context.setattr(file_under_test, '_read_json', lambda path: pytest.fail('the source was read again'))
+        assert load_class_frequency(path) == WANT
+
+    write(lvis(annotations=lvis()['annotations'] + [dict(image_id=5, category_id=2)]))
+    assert load_class_frequency(path) == [1 / 5, 3 / 5]
+    text = path.read_text().replace('"image_count": 3', '"image_count": 2')  # of the same size
+    path.write_text(text)
+    os.utime(path, ns=(0, 12345))
+    assert load_class_frequency(path) == [1 / 5, 2 / 5]
+    assert sorted(os.listdir(path.parent)) == ['train.class_frequency.json', 'train.json']
+
+
+@pytest.mark.parametrize('rubbish', ['', '{', '[1]', '{"source": 3}', '{}'])
+def test_a_damaged_cache_is_counted_anew(write, rubbish):
+    path = write(lvis())
+    write(rubbish, 'train.class_frequency.json')
+    assert load_class_frequency(path) == WANT
+    assert load_class_frequency(path.with_name('train.class_frequency.json')) == WANT
+
+
+@pytest.mark.parametrize('failing', ['tempfile.NamedTemporaryFile', 'os.replace'])
+def test_a_folder_that_cannot_be_written_costs_a_line(write, monkeypatch, failing):
+    def refuse(*args, **kwargs):
+        raise PermissionError('read-only')
+
+    lines = []
+    monkeypatch.setattr(failing, refuse)
+    monkeypatch.setattr(MMLogger.get_current_instance(), 'warning', lines.append)
+    path = write(lvis())
+    assert load_class_frequency(path) == WANT
+    assert len(lines) == 1 and 'cannot be written (read-only)' in lines[0] and '\n' not in lines[0]
+    assert os.listdir(path.parent) == ['train.json']
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r'gone\.json: no such file of class frequencies.*DropLoss') as error:
+        load_class_frequency(tmp_path / 'gone.json')
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    'content, missing',
+    [
+        ('not json', 'not a JSON file'),
+        ('3', 'got int'),
+        ([0.1, 'x'], "number 1 is 'x'"),
+        ([0.1, None], 'number 1 is None'),
+        ([64, 364], 'number 0 is 64'),
+        ({}, '"annotations"'),
+        (lvis(annotations=None), '"annotations"'),
+        (lvis(annotations=[]), '"annotations"'),
+        (lvis(categories=None), '"categories" is missing'),
+        (dict(n_images_annotated=4, categories=[dict(id=2)]), 'lacks "image_count"'),
+        (lvis(categories=[dict(image_count=2)]), 'lacks "id"'),
+        (lvis(categories=[dict(id=2, image_count=5)]), 'number 0 is 1.25'),
+        (dict(n_images_annotated=0, categories=lvis()['categories']), 'positive number'),
+        (dict(n_images_annotated=5), '"categories" is missing'),
+    ],
+    ids=str,
+)
+def test_wrong_content(write, content, missing):
+    path = write(content)
+    with pytest.raises(ValueError) as error:
+        load_class_frequency(path)
+    assert str(path) in str(error.value) and missing in str(error.value)
+    assert '\n' not in str(error.value)

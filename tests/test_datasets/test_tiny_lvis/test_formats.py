@@ -1,0 +1,267 @@
+"""The forms of the tiny LVIS: each read by MMDetection's own class for the data set, and compared with the plan."""
+
+import json
+from collections import Counter
+
+import cv2
+import numpy as np
+import pytest
+from mmdet import datasets
+from pycocotools import mask as mask_utils
+
+from apa_mmdet.datasets.tiny_lvis.formats import FORMS
+from apa_mmdet.datasets.tiny_lvis.generate import CATEGORIES, make_tiny_lvis, plan_split
+
+SMALL = dict(train=16, val=3, size=(96, 72), seed=2, progress=False)
+SAM = 'v3det_2023_v1_train_sam'
+# form, MMDetection's class, its number of classes, split, annotation file, folder of pictures
+READERS = [
+    ('lvis_v1', 'LVISV1Dataset', 1203, 'train', 'lvis_v1_train', ''),
+    ('lvis_v1', 'LVISV1Dataset', 1203, 'val', 'lvis_v1_val', ''),
+    ('lvis_v0.5', 'LVISV05Dataset', 1230, 'train', 'lvis_v0.5_train', 'train2017/'),
+    ('lvis_v0.5', 'LVISV05Dataset', 1230, 'val', 'lvis_v0.5_val', 'val2017/'),
+    ('coco', 'CocoDataset', 80, 'train', 'instances_train2017', 'train2017/'),
+    ('coco', 'CocoDataset', 80, 'val', 'instances_val2017', 'val2017/'),
+    ('v3det', 'V3DetDataset', 13204, 'train', SAM, ''),  # but for the masks, train has the same: another test
+    ('v3det', 'V3DetDataset', 13204, 'val', 'v3det_2023_v1_val', ''),
+]
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """A folder with a set of each form, called as the form."""
+    folder = tmp_path_factory.mktemp('forms')
+    for form in FORMS:
+        make_tiny_lvis(folder / form, **SMALL, form=form)
+    return folder
+
+
+def read(out, name):
+    return json.loads((out / 'annotations' / f'{name}.json').read_text())
+
+
+def pictures(out, split):
+    return [p.read_bytes() for p in sorted(out.rglob('*.jpg')) if split in p.parent.name]
+
+
+def contents(out):
+    return {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob('*') if p.is_file()}
+
+
+def fill(polygons, finer=16):
+    """The pixels of which at least half lies within the polygons."""
+    canvas = np.zeros((72 * finer, 96 * finer), np.uint8)
+    for polygon in polygons:
+        cv2.fillPoly(canvas, [np.rint(np.reshape(polygon, (-1, 2)) * finer - 0.5).astype(np.int32)], 1)
+    return canvas.reshape(72, finer, 96, finer).mean((1, 3)) >= 0.5
+
+
+@pytest.fixture(scope='module')
+def boxes(folder):
+    """Per split and image, the box of each planned object, from the form that annotates all."""
+    found = {split: [[] for _ in range(SMALL[split])] for split in ('train', 'val')}
+    for split, images in found.items():
+        for a in read(folder / 'coco', f'instances_{split}2017')['annotations']:
+            x, y, w, h = a['bbox']
+            images[a['image_id'] - 1].append([x, y, x + w, y + h])
+    return found
+
+
+@pytest.mark.parametrize('split', ['train', 'val'])
+def test_the_pictures_are_the_same_in_every_form(folder, split):
+    expected = pictures(folder / 'tiny_lvis', split)
+    assert len(set(expected)) == SMALL[split]
+    for form in FORMS:
+        assert pictures(folder / form, split) == expected, form
+
+
+@pytest.mark.parametrize('form, reader, num_classes, split, annotations, prefix', READERS)
+def test_mmdet_reads_it_with_the_classes_of_the_data_set(
+    folder, boxes, form, reader, num_classes, split, annotations, prefix
+):
+    reader = getattr(datasets, reader)
+    dataset = reader(
+        data_root=str(folder / form),
+        ann_file=f'annotations/{annotations}.json',
+        data_prefix=dict(img=prefix),
+        pipeline=[],
+        test_mode=True,
+    )
+    assert len(dataset.cat_ids) == len(dataset.metainfo['classes']) == num_classes
+    if form != 'v3det':  # which reads them from the file of names
+        assert dataset.metainfo['classes'] == reader.METAINFO['classes']
+    plans = plan_split(split, SMALL[split], SMALL['seed'])
+    assert split == 'val' or any(plan.dropped is not None for plan in plans)
+    assert len(dataset) == len(plans)
+    for k, plan in enumerate(plans):
+        item = dataset.get_data_info(k)
+        assert cv2.imread(item['img_path']).shape == (72, 96, 3) == (item['height'], item['width'], 3)
+        kept = [i for i in range(len(plan.objects)) if i != plan.dropped or not form.startswith('lvis')]
+        assert [o['bbox_label'] for o in item['instances']] == [plan.objects[i] for i in kept]
+        assert [o['bbox'] for o in item['instances']] == [boxes[split][k][i] for i in kept]
+        assert not any(o['ignore_flag'] for o in item['instances'])
+        if annotations != SAM:
+            assert all(('mask' in o) == (form != 'v3det') for o in item['instances'])
+
+
+@pytest.mark.parametrize('form', list(FORMS))
+def test_same_options_same_bytes_in_every_form(tmp_path, form):
+    for name in 'ab':
+        made = make_tiny_lvis(tmp_path / name, train=2, val=1, size=64, progress=False, form=form)
+    assert contents(tmp_path / 'a') == contents(tmp_path / 'b')
+    assert made['images'] == dict(train=2, val=1) and sum(made['classes'].values()) == 48
+    assert not make_tiny_lvis(tmp_path / 'a', train=2, val=1, size=64, progress=False, form=form)['made']
+
+
+# --------------------------------------------------------------- categories
+
+
+@pytest.mark.parametrize('form', ['lvis_v1', 'lvis_v0.5'])
+def test_lvis_counts_the_drawn_classes_and_calls_the_others_rare(folder, form):
+    own = read(folder / 'tiny_lvis', 'lvis_v1_train')['categories']
+    records = read(folder / form, f'{form}_train')['categories']
+    assert records == read(folder / form, f'{form}_val')['categories']
+    assert [r['id'] for r in records] == list(range(1, len(records) + 1))
+    counts = ('frequency', 'image_count', 'instance_count', 'def')
+    for mine, record in zip(own, records):
+        assert record['drawn'] == mine['name'] and [record[c] for c in counts] == [mine[c] for c in counts]
+    for record in records[48:]:
+        assert [record[c] for c in counts] == ['r', 0, 0, 'never drawn'] and 'drawn' not in record
+    assert all({'synset', 'synonyms'} <= record.keys() for record in records)
+
+
+def test_coco_has_its_own_ids(folder):
+    records = read(folder / 'coco', 'instances_train2017')['categories']
+    ids = {record['name']: record['id'] for record in records}
+    assert len(ids) == 80 and min(ids.values()) == 1
+    published = {  # those beside the gaps
+        'fire hydrant': 11,
+        'stop sign': 13,
+        'giraffe': 25,
+        'backpack': 27,
+        'umbrella': 28,
+        'handbag': 31,
+        'bottle': 44,
+        'wine glass': 46,
+        'bed': 65,
+        'dining table': 67,
+        'toilet': 70,
+        'tv': 72,
+        'refrigerator': 82,
+        'book': 84,
+        'toothbrush': 90,
+    }
+    assert {name: ids[name] for name in published} == published
+    assert [record.get('drawn') for record in records] == [*CATEGORIES, *[None] * 32]
+
+
+def test_v3det_names_its_classes_in_a_file(folder):
+    text = (folder / 'v3det/annotations/category_name_13204_v3det_2023_v1.txt').read_text()
+    names = text.splitlines()
+    assert len(set(names)) == 13204 and names[:48] == list(CATEGORIES)
+    records = read(folder / 'v3det', 'v3det_2023_v1_val')['categories']
+    assert records == [dict(id=k, name=name) for k, name in enumerate(names, 1)]
+
+
+# --------------------------------------------------------------- annotations
+
+
+def test_exhaustive_forms_annotate_what_lvis_leaves_out(folder):
+    plans = plan_split('train', SMALL['train'], SMALL['seed'])
+    dropped = Counter(i for i, plan in enumerate(plans, 1) if plan.dropped is not None)
+    lvis = Counter(a['image_id'] for a in read(folder / 'lvis_v1', 'lvis_v1_train')['annotations'])
+    for form, name in [('coco', 'instances_train2017'), ('v3det', 'v3det_2023_v1_train'), ('v3det', SAM)]:
+        annotations = read(folder / form, name)['annotations']
+        assert Counter(a['image_id'] for a in annotations) - lvis == dropped
+        assert all(a['iscrowd'] == 0 for a in annotations)
+        assert [a['id'] for a in annotations] == list(range(1, len(annotations) + 1))
+
+
+def test_masks_of_sam_are_the_polygons_but_for_the_missing_quarter(folder):
+    polygons = read(folder / 'coco', 'instances_train2017')['annotations']
+    boxes = read(folder / 'v3det', 'v3det_2023_v1_train')['annotations']
+    masked = read(folder / 'v3det', SAM)['annotations']
+    assert [{k: v for k, v in a.items() if k != 'segmentation'} for a in masked] == boxes
+    keyless = [a for a in masked if 'segmentation' not in a]
+    empty = [a for a in masked if a.get('segmentation') == []]
+    assert len(keyless) == pytest.approx(len(masked) / 8, abs=1)
+    assert len(empty) == pytest.approx(len(masked) / 8, abs=1)
+    ratios, overlaps = [], []
+    for a, polygon in zip(masked, polygons):
+        _, _, w, h = a['bbox']
+        assert a['area'] == pytest.approx(w * h, abs=0.01)  # of the box: polygon['area'] is that of the mask
+        if a.get('segmentation'):
+            assert a['segmentation']['size'] == [72, 96]
+            mask = mask_utils.decode(a['segmentation']).astype(bool)
+            filled = fill(polygon['segmentation'])
+            ratios.append(mask.sum() / polygon['area'])
+            overlaps.append((mask & filled).sum() / (mask | filled).sum())
+    # pixels of the border round to one side
+    assert np.mean(ratios) == pytest.approx(1, abs=0.02) and min(ratios) > 0.9 and max(ratios) < 1.1
+    assert np.mean(overlaps) > 0.95 and min(overlaps) > 0.9
+
+
+def test_the_seed_decides_which_masks_are_missing(folder, tmp_path):
+    content = dict(read(folder / 'coco', 'instances_train2017'))
+    missing = []
+    for seed in (2, 3, 2):
+        annotations = FORMS['v3det'].texts('train', content, seed)[1]['annotations']
+        missing.append([a['id'] for a in annotations if not a.get('segmentation')])
+    assert missing[0] == missing[2] != missing[1]
+    sam = read(folder / 'v3det', SAM)['annotations']
+    assert missing[0] == [a['id'] for a in sam if not a.get('segmentation')]
+
+
+# --------------------------------------------------------------- folder
+
+
+FEW = dict(train=2, val=1, size=64, progress=False)
+
+
+def test_another_form_in_the_same_folder_is_refused(tmp_path):
+    make_tiny_lvis(tmp_path, **FEW, form='v3det')
+    before = contents(tmp_path)
+    for form in ('coco', 'tiny_lvis'):
+        with pytest.raises(FileExistsError, match='made with another form: name another folder, or overwrite'):
+            make_tiny_lvis(tmp_path, **FEW, form=form)
+    assert contents(tmp_path) == before
+
+
+def test_a_forced_form_removes_the_files_of_the_earlier_one_and_no_others(tmp_path):
+    make_tiny_lvis(tmp_path / 'a', **FEW, form='v3det')
+    (tmp_path / 'a/images/train/mine.jpg').write_bytes(b'keep')
+    make_tiny_lvis(tmp_path / 'a', **FEW, form='coco', force=True)
+    make_tiny_lvis(tmp_path / 'b', **FEW, form='coco')
+    assert contents(tmp_path / 'a') == {**contents(tmp_path / 'b'), 'images/train/mine.jpg': b'keep'}
+
+
+def test_a_mark_that_names_no_form_is_one_of_tiny_lvis(tmp_path):
+    make_tiny_lvis(tmp_path, **FEW)
+    mark = dict(version=1, train=2, val=1, size=[64, 64], seed=0)  # as written before there were forms
+    (tmp_path / 'tiny_lvis.json').write_text(json.dumps(mark))
+    assert not make_tiny_lvis(tmp_path, **FEW, form='tiny_lvis')['made']
+    with pytest.raises(FileExistsError, match='another form:'):
+        make_tiny_lvis(tmp_path, **FEW, form='lvis_v1')
+
+
+def test_a_mark_of_an_unknown_form_is_refused_until_forced(tmp_path):
+    make_tiny_lvis(tmp_path, **FEW, form='coco')
+    (tmp_path / 'tiny_lvis.json').write_text(json.dumps(dict(version=2, form='later')))
+    with pytest.raises(FileExistsError, match='another form, seed, size, train, val, version:'):
+        make_tiny_lvis(tmp_path, **FEW, form='coco')
+    assert make_tiny_lvis(tmp_path, **FEW, form='coco', force=True)['made']
+    assert json.loads((tmp_path / 'tiny_lvis.json').read_text())['form'] == 'coco'
+
+
+def test_a_lost_file_is_made_again(tmp_path):
+    make_tiny_lvis(tmp_path, **FEW, form='v3det')
+    before = contents(tmp_path)
+    (tmp_path / 'annotations' / f'{SAM}.json').unlink()
+    assert make_tiny_lvis(tmp_path, **FEW, form='v3det')['made']
+    assert contents(tmp_path) == before
+
+
+def test_an_unknown_form_is_one_clear_line(tmp_path):
+    with pytest.raises(ValueError, match="^form must be one of tiny_lvis, .*, v3det; got 'voc'$"):
+        make_tiny_lvis(tmp_path / 'a', **FEW, form='voc')
+    assert not (tmp_path / 'a').exists()

@@ -1,0 +1,265 @@
+import errno
+import os
+import resource
+import stat
+import subprocess
+from contextlib import contextmanager
+from pathlib import Path
+
+import mmengine.runner
+import pytest
+from helpers.tiny_runs import Points, Stop, log_of, saved_at, toy
+from mmengine.evaluator import BaseMetric
+from mmengine.fileio import FileClient, LocalBackend, get_file_backend, register_backend
+from mmengine.registry import METRICS
+from mmengine.runner import FlexibleRunner
+
+from apa_mmdet.utils.fileio import AtomicLocalBackend
+
+
+@contextmanager
+def files_no_larger_than(size):
+    """The kernel refuses to let a file grow beyond ``size`` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def full_disk(runner, first, last):
+    """The runner, with no file larger than 4 KiB for its checkpoints from one epoch to another."""
+    save = runner.save_checkpoint
+
+    def limited(*args, **kwargs):
+        with files_no_larger_than(4096 if first <= runner.epoch + 1 <= last else 1 << 30):
+            save(*args, **kwargs)
+
+    runner.save_checkpoint = limited
+    return runner
+
+
+@METRICS.register_module()
+class Given(BaseMetric):
+    """Scores that are known before."""
+
+    def __init__(self, scores):
+        super().__init__()
+        self.scores = list(scores)
+
+    def process(self, data_batch, data_samples):
+        self.results.append(0)
+
+    def compute_metrics(self, results):
+        return dict(acc=self.scores.pop(0))
+
+
+def validated_with(*scores, **options):
+    """Options of a toy whose validations have these scores."""
+    loader = dict(dataset=Points(), batch_size=12, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False))
+    return dict(val_cfg=dict(), val_dataloader=loader, val_evaluator=dict(type='Given', scores=scores), **options)
+
+
+def said(work_dir, level):
+    return [line.split(' - ')[-1] for line in log_of(work_dir).splitlines() if f' - {level} - ' in line]
+
+
+def names(folder):
+    return sorted(p.name for p in Path(folder).iterdir() if p.is_file() and p.suffix != '.py')
+
+
+def test_a_file_that_cannot_be_written_is_what_it_was_before(tmp_path):
+    path = tmp_path / 'file'
+    AtomicLocalBackend().put(b'old', path)
+    with files_no_larger_than(1 << 20), pytest.raises(OSError) as caught:
+        AtomicLocalBackend().put(bytes(3 << 20), path)
+    assert caught.value.errno == errno.EFBIG and caught.value.filename == str(path)
+    assert '3.0 MiB to write' in caught.value.strerror and 'MiB free' in caught.value.strerror
+    assert path.read_bytes() == b'old' and names(tmp_path) == ['file']
+
+
+def test_a_full_disk_says_how_much_is_free(tmp_path):
+    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=1m', 'none', tmp_path], capture_output=True).returncode:
+        pytest.skip('no right to mount a small file system')
+    try:
+        AtomicLocalBackend().put(b'old', tmp_path / 'file')
+        with pytest.raises(OSError, match=r'No space left on device, 2.0 MiB to write, 1.0 MiB free') as caught:
+            AtomicLocalBackend().put(bytes(2 << 20), tmp_path / 'file')
+        assert caught.value.errno == errno.ENOSPC
+        assert (tmp_path / 'file').read_bytes() == b'old' and names(tmp_path) == ['file']
+    finally:
+        subprocess.run(['umount', tmp_path], check=True)
+
+
+def test_training_goes_on_past_a_full_disk_and_keeps_the_checkpoint_before(tmp_path):
+    runner = full_disk(toy(tmp_path, epochs=4, max_keep_ckpts=1), 2, 3)
+    runner.register_hook(Stop(13), 'LOWEST')
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    assert names(tmp_path) == ['epoch_1.pth', 'last_checkpoint']
+    assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'epoch_1.pth')
+    errors = said(tmp_path, 'ERROR')
+    assert len(errors) == 2 and 'epoch_2.pth could not be written (File too large, 0.' in errors[0]
+    assert errors[0].endswith(': the checkpoint before it stays, training goes on and tries again at the next interval')
+    resumed = toy(tmp_path, epochs=4, max_keep_ckpts=1, resume=True, name='resumed')
+    resumed.train()
+    assert names(tmp_path) == ['epoch_4.pth', 'last_checkpoint'] and resumed.iter == 16
+
+
+def test_the_next_interval_writes_again(tmp_path):
+    runner = full_disk(toy(tmp_path, epochs=3, max_keep_ckpts=1), 2, 2)
+    runner.train()
+    assert names(tmp_path) == ['epoch_3.pth', 'last_checkpoint']
+    info = saved_at(tmp_path / 'epoch_3.pth')['message_hub']['runtime_info']
+    assert info['keep_ckpt_ids'] == [1, 3]
+
+
+def test_the_last_checkpoint_has_no_next_interval(tmp_path):
+    runner = full_disk(toy(tmp_path), 2, 2)
+    with pytest.raises(OSError, match='epoch_2.pth'):
+        runner.train()
+    assert names(tmp_path) == ['epoch_1.pth', 'last_checkpoint']
+
+
+def test_the_best_checkpoint_stays_until_a_better_one_stands(tmp_path):
+    runner = toy(tmp_path, save_best='acc')
+    hook = next(hook for hook in runner.hooks if hasattr(hook, 'save_best'))
+    runner._train_loop = runner.build_train_loop(runner._train_loop)
+    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    hook.before_train(runner)
+
+    def validated(epoch, accuracy, limit=1 << 30):
+        runner.train_loop._epoch = epoch
+        with files_no_larger_than(limit):
+            hook.after_val_epoch(runner, dict(acc=accuracy))
+        return names(tmp_path)
+
+    assert validated(1, 0.1) == ['best_acc_epoch_1.pth']
+    assert validated(2, 0.3, limit=4096) == ['best_acc_epoch_1.pth']
+    assert runner.message_hub.get_info('best_score') == 0.1, 'a best that could not be kept must not bar a lesser one'
+    assert validated(3, 0.2) == ['best_acc_epoch_3.pth'] and hook.best_ckpt_path.endswith('epoch_3.pth')
+    assert validated(4, 0.15) == ['best_acc_epoch_3.pth']
+
+
+@pytest.mark.parametrize('resume', [False, True])
+def test_checkpoints_of_one_name_are_replaced_and_not_removed(resume, tmp_path):
+    same = dict(filename_tmpl='latest.pth', max_keep_ckpts=1)
+    toy(tmp_path, **same).train()
+    assert names(tmp_path) == ['last_checkpoint', 'latest.pth']
+    toy(tmp_path, epochs=3, resume=resume, name='again', **same).train()
+    assert names(tmp_path) == ['last_checkpoint', 'latest.pth']
+    assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'latest.pth')
+    assert saved_at(tmp_path / 'latest.pth')['meta']['epoch'] == 3
+
+
+def test_so_are_best_ones_of_one_name(tmp_path):
+    iterations = validated_with(
+        0.1,
+        0.2,
+        train_cfg=dict(type='IterBasedTrainLoop', max_iters=4, val_interval=2),
+        log_processor=dict(by_epoch=False),
+    )
+    toy(tmp_path, save_best='acc', rule='greater', options=iterations).train()  # by_epoch=True counts no iterations
+    assert names(tmp_path) == ['best_acc_epoch_0.pth', 'epoch_1.pth', 'last_checkpoint']
+    assert saved_at(tmp_path / 'best_acc_epoch_0.pth')['meta']['iter'] == 4
+
+
+def test_a_best_one_that_cannot_be_written_at_the_end_is_no_error(tmp_path):
+    full_disk(toy(tmp_path, save_best='acc', rule='greater', options=validated_with(0.1, 0.2)), 3, 3).train()
+    assert names(tmp_path) == ['best_acc_epoch_1.pth', 'epoch_1.pth', 'epoch_2.pth', 'last_checkpoint']
+    assert 'best_acc_epoch_2.pth could not be written' in said(tmp_path, 'ERROR')[0]
+    assert said(tmp_path, 'ERROR')[0].endswith('and the next validation that beats it, if one comes, tries again')
+
+
+def test_an_old_file_that_cannot_be_removed_is_told_of_and_the_new_one_counts(tmp_path):
+
+    class Keeps(LocalBackend):
+        def remove(self, filepath):
+            raise PermissionError(errno.EPERM, 'Operation not permitted', filepath)
+
+    runner = toy(tmp_path / 'work', max_keep_ckpts=1)
+    register_backend('local', Keeps, force=True, prefixes='')
+    try:
+        runner.train()
+        resumed = toy(tmp_path / 'work', max_keep_ckpts=1, epochs=3, resume=True, name='resumed')
+        resumed.train()
+    finally:
+        register_backend('local', LocalBackend, force=True, prefixes='')
+    assert names(tmp_path / 'work') == ['epoch_1.pth', 'epoch_2.pth', 'epoch_3.pth', 'last_checkpoint']
+    assert (tmp_path / 'work/last_checkpoint').read_text().endswith('epoch_3.pth') and resumed.iter == 12
+    told = [line for line in said(tmp_path / 'work', 'WARNING') if 'outdated' in line]
+    assert 'epoch_1.pth is outdated and could not be removed (Operation not permitted): training goes on' in told[0]
+    assert len(told) == 3 and said(tmp_path / 'work', 'ERROR') == []
+
+
+def test_a_folder_that_cannot_be_synced_is_no_error(tmp_path, monkeypatch):
+    """As on some network file systems, of which there is none here."""
+    sync = os.fsync
+
+    def of_files(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, 'Invalid argument')
+        sync(descriptor)
+
+    monkeypatch.setattr(os, 'fsync', of_files)
+    AtomicLocalBackend().put(b'new', tmp_path / 'file')
+    assert (tmp_path / 'file').read_bytes() == b'new'
+
+
+def test_the_strategies_of_a_flexible_runner_write_whole_files_too(tmp_path):
+    runner = toy(tmp_path, epochs=3, kind=FlexibleRunner, options=dict(strategy=dict(type='SingleDeviceStrategy')))
+    full_disk(runner, 2, 2).train()
+    assert names(tmp_path) == ['epoch_1.pth', 'epoch_3.pth', 'last_checkpoint']
+    assert 'epoch_2.pth could not be written (File too large' in said(tmp_path, 'ERROR')[0]
+    assert type(get_file_backend(str(tmp_path))) is LocalBackend
+
+
+def test_a_published_checkpoint_is_whole_too(tmp_path, monkeypatch):
+    save = mmengine.runner.save_checkpoint  # which publishing alone calls by this name
+
+    def limited(*args, **kwargs):
+        with files_no_larger_than(2048):
+            save(*args, **kwargs)
+
+    monkeypatch.setattr(mmengine.runner, 'save_checkpoint', limited)
+    with pytest.raises(OSError, match='File too large, 0.0 MiB to write'):
+        toy(tmp_path / 'full', published_keys=['meta', 'state_dict']).train()
+    monkeypatch.undo()
+    toy(tmp_path / 'free', published_keys=['meta', 'state_dict']).train()
+    assert names(tmp_path / 'full') == ['epoch_1.pth', 'epoch_2.pth', 'last_checkpoint']
+    assert len(names(tmp_path / 'free')) == 4
+
+
+def test_what_a_killed_run_left_behind_is_cleared_away(tmp_path):
+    toy(tmp_path, epochs=2, max_keep_ckpts=1).train()
+    (tmp_path / 'epoch_1.pth').write_bytes(b'killed before it was removed')
+    (tmp_path / 'epoch_3.pth.unfinished').write_bytes(b'killed while it was written')
+    runner = toy(tmp_path, epochs=3, max_keep_ckpts=1, resume=True, name='resumed')
+    runner.register_hook(Stop(9), 'LOWEST')
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    assert names(tmp_path) == ['epoch_2.pth', 'last_checkpoint']
+    assert 'removed ' in log_of(tmp_path) and 'epoch_3.pth.unfinished' in log_of(tmp_path)
+
+
+def test_remote_storage_is_left_to_its_own_backend(tmp_path):
+
+    class Bucket(LocalBackend):
+        """Keeps what it is told under a folder, as a store does under a bucket's name."""
+
+        def put(self, obj, filepath):
+            (tmp_path / 'bucket').mkdir(exist_ok=True)
+            (tmp_path / 'bucket' / Path(filepath).name).write_bytes(obj)
+
+        def isfile(self, filepath):
+            return (tmp_path / 'bucket' / Path(filepath).name).is_file()
+
+        def remove(self, filepath):
+            (tmp_path / 'bucket' / Path(filepath).name).unlink()
+
+    register_backend('bucket', Bucket, force=True, prefixes='bucket')
+    FileClient.register_backend('bucket', Bucket, force=True, prefixes='bucket')  # MMEngine looks there as well
+    toy(tmp_path / 'work', out_dir='bucket://runs', max_keep_ckpts=1).train()
+    assert names(tmp_path / 'bucket') == ['epoch_2.pth'] and names(tmp_path / 'work') == ['last_checkpoint']
+    assert (tmp_path / 'work/last_checkpoint').read_text() == 'bucket://runs/work/epoch_2.pth'

@@ -1,0 +1,277 @@
+"""What runs in one pass gives the results of the modules, and whatever cannot runs as modules.
+
+A forward hook on a module has to see its call, so a network with hooks on its norms is the plain one.
+"""
+
+import copy
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from torch import nn
+
+from apa_mmdet.models.activations import AGLU
+from apa_mmdet.models.backbones import SEResNet, SEResNeXt
+from apa_mmdet.models.layers import SELayer, norm_act, residual_act
+from apa_mmdet.models.layers.norm_act import fold, folds
+
+
+def randomised(module):
+    """Norms that do something, and attention without chance."""
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d) and part.affine:
+            nn.init.uniform_(part.weight, -1, 1.5)
+            nn.init.normal_(part.bias)
+        if isinstance(part, nn.BatchNorm2d) and part.track_running_stats:
+            nn.init.normal_(part.running_mean)
+            nn.init.uniform_(part.running_var, 0.5, 2)
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
+    return module
+
+
+def plain(module):
+    """A copy in which every norm is hooked, so nothing is fused."""
+    module = copy.deepcopy(module)
+    module.calls = []
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.register_forward_hook(lambda norm, *_: module.calls.append(id(norm)))
+    return module
+
+
+def features_and_gradients(net, x):
+    x = x.detach().clone().requires_grad_()
+    features = net(x)
+    torch.manual_seed(1)
+    sum((f * torch.randn(f.shape, dtype=torch.float64).to(f.dtype)).mean() for f in features).backward()
+    return [*features, x.grad, *(p.grad for p in net.parameters())]
+
+
+def assert_close(got, want, tolerance):
+    for a, b in zip(got, want):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * (1e-6 + b.abs().max().item()))
+
+
+def keeps(net, x):
+    """Number of large tensors kept for backward."""
+    kept = {}
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.setdefault(t.data_ptr(), t), lambda t: t):
+        net(x)
+    own = {p.data_ptr() for p in (*net.parameters(), *net.buffers())}
+    return sum(pointer not in own and t.dim() == 4 for pointer, t in kept.items())
+
+
+@pytest.mark.parametrize(
+    'kwargs',
+    [
+        dict(depth=18),
+        dict(depth=50),
+        dict(depth=50, se_cfg=None),
+        dict(depth=50, avg_down=True),
+        dict(depth=18, deep_stem=True),
+        dict(depth=50, act_cfg=dict(type='AGLU', num_features=None)),
+        dict(depth=50, act_cfg=dict(type='APA')),
+        dict(
+            depth=50, se_cfg=dict(norm_cfg=None, gate_cfg=dict(type='Sigmoid')), act_cfg=dict(conv1=dict(type='ReLU'))
+        ),
+        dict(depth=18, act_cfg=dict(out=dict(type='SiLU'))),
+        dict(depth=50, recompute_act=True),
+        dict(depth=18, with_cp=True),
+        dict(depth=18, se_cfg=dict(type='CBAM')),
+        dict(type='SEResNeXt', depth=50, groups=4, base_width=8, base_channels=16),
+    ],
+    ids=str,
+)
+def test_the_network_is_the_plain_one(kwargs):
+    net = randomised(MODELS.build(dict(dict(type='SEResNet'), **kwargs))).double().train()
+    x = torch.randn(2, 3, 64, 48, dtype=torch.float64)
+    reference = plain(net)
+    want = features_and_gradients(reference, x)
+    norms = {id(m) for m in reference.modules() if isinstance(m, nn.BatchNorm2d)}
+    assert set(reference.calls) == norms, 'a hook was not called'
+    assert_close(features_and_gradients(net, x), want, 1e-9)
+
+
+def test_in_float32_and_channels_last():
+    net = randomised(SEResNet(50)).train()
+    x = torch.randn(1, 3, 64, 64)
+    want = features_and_gradients(plain(net).double(), x.double())
+    assert_close(features_and_gradients(copy.deepcopy(net), x), [t.float() for t in want], 2e-3)
+    net, x = net.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
+    got = features_and_gradients(net, x)
+    assert all(f.is_contiguous(memory_format=torch.channels_last) for f in got[:4])
+    assert_close(got, [t.float() for t in want], 2e-3)
+
+
+@pytest.mark.parametrize('kind', [SEResNet, SEResNeXt])
+def test_a_bottleneck_keeps_the_results_of_its_convolutions_and_their_inputs(kind):
+    block = randomised(kind(50, num_stages=2, strides=(1, 1), dilations=(1, 1), out_indices=(1,))).layer2[1].train()
+    x = torch.randn(2, 512, 8, 8, requires_grad=True)
+    block.eval()  # the norms; nothing else here depends on it
+    assert keeps(block, x) == 3 + 3  # conv1..3, and x, the results of act_conv1 and act_conv2
+    assert keeps(plain(block), x) > 3 + 3
+
+
+@pytest.mark.parametrize(
+    'kwargs',
+    [
+        dict(norm_eval=False),
+        dict(norm_cfg=dict(type='GN', num_groups=8)),
+        dict(norm_cfg=dict(type='BN', affine=False, track_running_stats=False)),
+        dict(dcn=dict(type='DCNv2', deform_groups=1), stage_with_dcn=(False, True, True, True)),
+        dict(
+            plugins=[
+                dict(
+                    cfg=dict(type='ContextBlock', ratio=1 / 16),
+                    stages=(False, True, True, True),
+                    position='after_conv3',
+                ),
+                dict(cfg=dict(type='NonLocal2d'), position='after_conv1'),
+            ]
+        ),
+    ],
+    ids=lambda kwargs: next(iter(kwargs)),
+)
+@pytest.mark.parametrize('recompute_act', [False, True])
+def test_what_cannot_be_fused_runs_as_modules(kwargs, recompute_act):
+    """The plain formula written out with the network's own modules."""
+    torch.manual_seed(3)
+    net = randomised(SEResNet(50, recompute_act=recompute_act, **kwargs)).train()
+    out = net(torch.randn(2, 3, 64, 64))
+    sum(f.mean() for f in out).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+    block, x = net.layer1[0], torch.randn(2, 64, 16, 16)
+    by_hand = block.act_conv1(block.norm1(block.conv1(x)))
+    by_hand = block._plugins(by_hand, 'after_conv1')
+    by_hand = block.act_conv2(block.norm2(block.conv2(by_hand)))
+    by_hand = block.norm3(block.conv3(by_hand))
+    by_hand = block.act_out(block.se(block._plugins(by_hand, 'after_conv3')) + block.downsample(x))
+    torch.testing.assert_close(block(x), by_hand, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('name', ['norm1', 'act_conv1', 'se', 'se.gate', 'downsample.1', 'downsample'])
+@pytest.mark.parametrize('kind', ['register_forward_hook', 'register_forward_pre_hook', 'register_full_backward_hook'])
+def test_hooks_see_their_module_called(name, kind):
+    block = randomised(SEResNet(18, num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(1,))).eval().layer2[0]
+    x, seen = torch.randn(2, 64, 8, 8, requires_grad=True), []
+    want = block(x)
+    module = block.get_submodule(block.norm1_name if name == 'norm1' else name)
+    getattr(module, kind)(lambda *args: seen.append(args) and None)
+    got = block(x)
+    got.sum().backward()
+    assert len(seen) == 1
+    torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize('name', ['norm1', 'act_conv1', 'se', 'downsample', 'downsample.1'])
+def test_a_forward_put_on_a_module_is_called(name):
+    block = randomised(SEResNet(18)).eval().layer2[0]
+    x, seen = torch.randn(2, 64, 8, 8), []
+    want = block(x)
+    module = block.get_submodule(block.norm1_name if name == 'norm1' else name)
+    own = module.forward
+    module.forward = lambda *args: seen.append(1) or own(*args)
+    torch.testing.assert_close(block(x), want)
+    assert len(seen) == 1
+
+
+def test_hooks_on_a_deep_stem_see_it_called():
+    net, seen = SEResNet(18, deep_stem=True).eval(), []
+    net.stem.register_forward_hook(lambda *_: seen.append(1))
+    net(torch.randn(1, 3, 32, 32))
+    assert len(seen) == 1
+
+
+def test_a_subclass_with_a_forward_of_its_own_is_called_as_a_module():
+    class Clamped(AGLU):
+        def forward(self, z):
+            return super().forward(z.clamp(max=1))
+
+    norm, act, x = randomised(nn.BatchNorm2d(4)).eval(), Clamped(), torch.randn(2, 4, 5, 5)
+    torch.testing.assert_close(norm_act(x, norm, act), act(norm(x)))
+    torch.testing.assert_close(residual_act(x, norm, nn.Identity(), x, None, act), act(norm(x) + x))
+
+
+def test_attention_whose_result_backward_needs_is_not_added_to_in_place():
+    class Squashed(nn.Module):
+        def forward(self, x):
+            return x.tanh()
+
+    norm, attention, act = randomised(nn.BatchNorm2d(4)).eval(), Squashed(), AGLU()
+    x = torch.randn(2, 4, 5, 5, requires_grad=True)
+    results = residual_act(x, norm, attention, x, None, act), act(norm(x).tanh() + x)
+    for got, want in zip(*((out, *torch.autograd.grad(out.sum(), x)) for out in results)):
+        torch.testing.assert_close(got, want)
+
+
+def test_the_mean_under_autocast_is_not_rounded_before_the_norm():
+    norm, act, se = nn.BatchNorm2d(32).eval(), AGLU(), SELayer(32).eval()
+    nn.init.constant_(norm.running_mean, 10.0)
+    x = (torch.randn(4, 32, 20, 20) + 10).bfloat16()
+    gates, seen = se.gates, []
+    se.gates = lambda pooled: seen.append(pooled) or gates(pooled)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        residual_act(x, norm, se, x, None, act)
+    exact = (x.double().mean((2, 3)) - 10) / (1 + norm.eps) ** 0.5
+    torch.testing.assert_close(seen[0].double(), exact, rtol=1e-2, atol=1e-3)
+
+
+def test_global_hooks_see_every_module():
+    block = randomised(SEResNet(18)).eval().layer2[0]
+    called = []
+    handle = nn.modules.module.register_module_forward_hook(lambda module, *_: called.append(module))
+    try:
+        block(torch.randn(2, 64, 8, 8))
+    finally:
+        handle.remove()
+    assert {id(m) for m in block.modules() if not isinstance(m, nn.Sequential)} - {id(block)} <= {id(m) for m in called}
+
+
+@pytest.mark.parametrize('kwargs', [dict(), dict(affine=False), dict(eps=0.1)])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.float16])
+def test_fold_is_the_batch_norm(kwargs, dtype):
+    norm = randomised(nn.BatchNorm2d(5, **kwargs)).to(dtype).eval()
+    x = torch.randn(2, 5, 3, 3, dtype=dtype)
+    scale, shift = fold(norm)
+    assert scale.dtype == shift.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    want = nn.functional.batch_norm(
+        x.double(),
+        *(None if t is None else t.double() for t in (norm.running_mean, norm.running_var, norm.weight, norm.bias)),
+        eps=norm.eps,
+    )
+    torch.testing.assert_close((x * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)).double(), want, rtol=1e-5, atol=1e-5)
+
+
+def test_which_norms_fold():
+    assert folds(nn.BatchNorm2d(3).eval())
+    for norm in (
+        nn.BatchNorm2d(3),
+        nn.BatchNorm2d(3, track_running_stats=False).eval(),
+        nn.SyncBatchNorm(3).eval(),
+        nn.GroupNorm(1, 3).eval(),
+        nn.Identity(),
+        MODELS.build(dict(type='LN2d', num_channels=3)).eval() if 'LN2d' in MODELS else nn.InstanceNorm2d(3).eval(),
+    ):
+        assert not folds(norm), norm
+
+
+@pytest.mark.parametrize('autocast', [True, False])
+def test_half_precision(autocast):
+    norm, act, se, x = (
+        randomised(nn.BatchNorm2d(32)).eval(),
+        AGLU(),
+        SELayer(32).eval(),
+        torch.randn(2, 32, 6, 6).bfloat16(),
+    )
+    if not autocast:
+        norm, act, se = norm.bfloat16(), act.bfloat16(), se.bfloat16()
+    want = act.double()(se.double()(norm.double()(x.double())) + x.double())
+    norm, act, se = (m.float() if autocast else m.bfloat16() for m in (norm, act, se))
+    with torch.autocast('cpu', dtype=torch.bfloat16, enabled=autocast):
+        got = residual_act(x, norm, se, x, None, act)
+        mixed = residual_act(x, norm, se, x.float(), None, act)
+        assert norm_act(x, norm, act).dtype == torch.bfloat16
+    assert got.dtype == mixed.dtype == torch.bfloat16
+    for out in (got, mixed):
+        torch.testing.assert_close(out.double(), want, rtol=0.05, atol=0.05)

@@ -1,0 +1,52 @@
+"""What an ONNX export records, run in onnxruntime."""
+
+import numpy as np
+import pytest
+import torch
+
+from apa_mmdet import ops
+from apa_mmdet.ops.backends import onnx as onnx_backend
+
+onnxruntime = pytest.importorskip('onnxruntime')
+
+
+class Function(torch.nn.Module):
+    def __init__(self, formula, channels, before=()):
+        super().__init__()
+        self.formula = formula
+        self.lambda_ = torch.nn.Parameter(torch.linspace(1e-3, 1.5, channels))
+        self.kappa = torch.nn.Parameter(torch.linspace(-0.5, 1.3, channels))
+        self.before = {key: torch.randn(6) for key in before}
+
+    def forward(self, x):
+        residual = dict(residual=x.flip(3)) if 'residual_scale' in self.before else {}
+        return getattr(ops, self.formula)(x, self.lambda_, self.kappa, **self.before, **residual)
+
+
+@pytest.mark.parametrize('dynamo', [False, True], ids=['torchscript', 'dynamo'])
+@pytest.mark.parametrize(
+    'formula, before', [('apa', ()), ('aglu', ()), ('neg_log_apa', ()), ('aglu', ('scale', 'shift', 'residual_scale'))]
+)
+@pytest.mark.parametrize('channels', [1, 6])
+def test_onnxruntime_agrees(formula, before, channels, dynamo, tmp_path):
+    import onnx
+
+    module = Function(formula, channels, before).eval()
+    x = torch.randn(2, 6, 5, 40) * torch.logspace(-1, 2, 40)
+    path = str(tmp_path / 'function.onnx')
+    torch.onnx.export(module, (x,), path, dynamo=dynamo, input_names=['x'])
+    assert {node.domain for node in onnx.load(path).graph.node} <= {'', 'ai.onnx'}, 'not an operator of ONNX'
+    (got,) = onnxruntime.InferenceSession(path).run(None, {'x': x.numpy()})
+    want = module(x).detach().numpy()
+    assert (np.abs(got - want) / np.maximum(1, np.abs(want))).max() <= 1e-5
+
+
+@pytest.mark.parametrize('formula', ['apa', 'aglu', 'neg_log_apa'])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_is_the_operator(formula, dtype):
+    x = (torch.randn(2, 3, 8, 8) * 10).to(dtype)
+    args = ops.Arguments(x, torch.rand(3) + 0.1, torch.randn(3), torch.randn(2, 3), torch.randn(2, 3), x.flip(0))
+    got, want = onnx_backend.forward(formula, args), torch.ops.apa_mmdet.parametric(formula, *args)
+    assert got.dtype == dtype
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-2
+    torch.testing.assert_close(got, want, rtol=tolerance, atol=tolerance)

@@ -1,0 +1,372 @@
+"""The Triton kernels against 60-digit arithmetic and the analytic backend: on a GPU or, without one, interpreted.
+
+Triton's interpreter has to be asked for before Triton is imported, and this process may have imported it. So the
+checks, functions ``check_...`` that pytest passes over here, run in a process of their own.
+"""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from helpers.recordings import load
+
+from apa_mmdet import ops
+from apa_mmdet.ops.memory_layout import Arguments, Layout
+
+triton = pytest.importorskip('triton', reason='Triton is not installed')
+tl = triton.language
+kernels = ops.backends()['triton']
+
+DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
+HALF = [torch.float16, torch.bfloat16]
+# in half precision one unit in the last place: the interpreter cuts bfloat16 off where a GPU rounds
+TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+
+
+def test_checks():
+    environment = dict(os.environ, OMP_NUM_THREADS='1', TRITON_INTERPRET='0' if DEVICE == 'cuda' else '1')
+    run = subprocess.run(
+        [sys.executable, '-m', 'pytest', '-q', '-o', 'python_functions=check_*', __file__],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0 and 'skipped' not in run.stdout, run.stdout[-8000:] + run.stderr[-2000:]
+
+
+def test_serves_tensors_on_a_gpu_alone():
+    assert not kernels.serves(torch.ones(1))
+    assert DEVICE == 'cpu' or kernels.serves(torch.ones(1, device=DEVICE))
+
+
+@pytest.mark.parametrize('size', [kernels.FORWARD_TILE, kernels.BACKWARD_TILE])
+@pytest.mark.parametrize('channels_last', [False, True])
+@pytest.mark.parametrize(
+    'images, channels, positions',
+    [
+        (1, 1, 1),
+        (1, 1, 5),
+        (1, 1, 2**33 + 8),
+        (16, 64, 60800),
+        (2, 2048, 950),
+        (64, 3, 49),
+        (3, 1, 2**31),
+        (2, 5000, 2),
+    ],
+)
+def test_the_programs_cover_every_element_and_none_is_idle(images, channels, positions, channels_last, size):
+    tiling = kernels.tiling_of(Layout(images, channels, positions, channels_last), size)
+    span = tiling.block_s * tiling.tiles
+    assert 0 <= tiling.blocks * tiling.block_c - channels < tiling.block_c
+    assert 0 <= tiling.spans * span - positions < span
+    assert tiling.block_c * tiling.block_s <= size
+    assert all(block & (block - 1) == 0 for block in tiling[:2])  # powers of 2
+    assert images * tiling.blocks * tiling.spans < 2**31  # the most programs that a GPU starts
+
+
+IMAGES = 'grad_ptr', 'x_ptr', 'residual_ptr', 'out_ptr', 'grad_x_ptr', 'grad_residual_ptr'  # of the input's dtype
+OPTIONAL = 'residual_ptr', 'grad_residual_ptr', 'scale_ptr', 'shift_ptr', 'residual_scale_ptr'
+
+
+@pytest.mark.skipif(tuple(map(int, triton.__version__.split('.')[:2])) < (3, 3), reason='an older compiler interface')
+@pytest.mark.parametrize('dtype, everything', [('fp16', True), ('bf16', False), ('fp64', True)])
+@pytest.mark.parametrize('channels_last', [False, True])
+@pytest.mark.parametrize('name', ['forward_kernel', 'backward_kernel'])
+def test_compiles_for_a_gpu_with_loads_of_16_bytes(name, channels_last, dtype, everything, tmp_path, monkeypatch):
+    """Needs no GPU, and finds what the interpreter lets pass."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
+    kernel, block = getattr(kernels, name), (128, 8) if channels_last else (2, 512)
+    constants = dict(
+        FORMULA='aglu',
+        LAMBDA_PER_CHANNEL=True,
+        KAPPA_PER_CHANNEL=False,
+        CHANNELS_LAST=channels_last,
+        UNIT=8,
+        BLOCK_C=block[0],
+        BLOCK_S=block[1],
+        ROWS=5 if everything else 2,
+    )
+    constants.update({} if everything else dict.fromkeys(OPTIONAL))
+    constants = {key: value for key, value in constants.items() if key in kernel.arg_names}
+    signature, aligned = {}, {}
+    for i, key in enumerate(kernel.arg_names):
+        pointer = '*' + (dtype if key in IMAGES or dtype == 'fp64' else 'fp32')
+        signature[key] = 'constexpr' if key in constants else pointer if key.endswith('_ptr') else 'i32'
+        if signature[key].startswith('*'):
+            aligned[i,] = [['tt.divisibility', 16]]
+    compiled = triton.compile(
+        ASTSource(kernel, signature, constants, aligned),
+        target=GPUTarget('cuda', 90, 32),
+        options=dict(num_warps=kernels.WARPS, **kernels.OPTIONS),
+    )
+    width = 'v2.b64' if dtype == 'fp64' else 'v4.b32'
+    assert f'ld.global.{width}' in compiled.asm['ptx'] and f'st.global.{width}' in compiled.asm['ptx']
+
+
+def drawn(shape, dtype, low=None, high=None):
+    """Normal numbers or, with limits, numbers between those; they require a gradient."""
+    numbers = torch.randn(shape) if low is None else torch.rand(shape) * (high - low) + low
+    return numbers.to(DEVICE, dtype).requires_grad_()
+
+
+ORDERS = {
+    'contiguous': lambda z: z,
+    'channels_last': lambda z: z.to(memory_format=torch.channels_last),
+    'transposed': lambda z: z.transpose(2, 3),
+    'strided': lambda z: torch.cat([z, z], 3)[..., ::2],
+    'expanded': lambda z: z[..., :1].expand(z.shape),
+    'shifted': lambda z: torch.cat([z.flatten()[:1], z.flatten()])[1:].view(z.shape),  # not to a multiple of 16 bytes
+    '2-D': lambda z: z[:, :, 0, 0].contiguous(),
+    '5-D': lambda z: z[:, :, None],
+    '5-D channels_last': lambda z: z.unflatten(3, (2, -1)).to(memory_format=torch.channels_last_3d),
+}
+
+
+def ordered(shape, dtype, order):
+    return ORDERS[order](drawn(shape, dtype).detach()).requires_grad_()
+
+
+VARIANTS = [
+    'plain',
+    'per channel',
+    'lambda per channel',
+    'affine',
+    'residual',
+    'residual scale',
+    'affine per image residual',
+    'per channel affine per image residual scale',
+]
+
+
+def arguments(z, variant):
+    """What goes with the input; the parameters in the dtype that the kernels compute in."""
+    dtype, channels = torch.promote_types(z.dtype, torch.float32), z.shape[1:2]
+    plane = z.shape[:2] if 'per image' in variant else channels
+    size = channels if 'per channel' in variant else ()
+    kappa_size = () if variant.startswith('lambda') else size
+    given = dict(lambda_=drawn(size, dtype, 0.05, 1.5), kappa=drawn(kappa_size, dtype, -1.0, 2.0))
+    if 'affine' in variant:
+        given.update(scale=drawn(plane, dtype), shift=drawn(channels, dtype))
+    if 'residual' in variant:
+        given.update(residual=drawn(z.shape, z.dtype))
+    if 'residual scale' in variant:
+        given.update(residual_scale=drawn(plane, dtype))
+    return given
+
+
+def value_and_gradients(backend, name, z, given, weights=None):
+    with ops.use_backend(backend):
+        out = getattr(ops, name)(z, **given)
+        grads = torch.autograd.grad(out, (z, *given.values()), torch.ones_like(out) if weights is None else weights)
+    return dict(zip(('value', 'z', *given), (out.detach(), *grads)))
+
+
+def assert_agrees(name, z, given, weights=None):
+    """The kernels with the analytic backend, each result to the precision of its dtype."""
+    got, want = (value_and_gradients(backend, name, z, given, weights) for backend in ('triton', 'analytic'))
+    assert got['value'].stride() == want['value'].stride()
+    for key, tensor in want.items():
+        tolerance = TOLERANCES[tensor.dtype]
+        torch.testing.assert_close(
+            got[key], tensor, rtol=tolerance, atol=tolerance, msg=lambda text, key=key: f'{key}: {text}'
+        )
+
+
+@pytest.mark.parametrize('dtype, tolerance', [(torch.float32, 1e-6), (torch.float64, 1e-12)])
+@pytest.mark.parametrize('name', ['apa', 'aglu'])
+def check_every_column_of_the_truth(name, dtype, tolerance):
+    truth = load('apa_truth.npz')
+    rows = {column: truth['rows'][:, i] for i, column in enumerate(truth['columns'])}
+    z, lambda_, kappa = (
+        torch.tensor(rows[c], dtype=dtype, device=DEVICE, requires_grad=True) for c in ('z', 'lam', 'kappa')
+    )
+    # one row a channel: a parameter each
+    results = value_and_gradients('triton', name, z[None], dict(lambda_=lambda_, kappa=kappa))
+    for column, result in zip((name, f'd{name}_dz', f'd{name}_dlam', f'd{name}_dkappa'), results.values()):
+        error = np.abs(result.flatten().cpu().double().numpy() - rows[column]) / np.maximum(1, np.abs(rows[column]))
+        assert error.max() <= tolerance, f'{column}: {error.max():.1e} at row {error.argmax()}'
+
+
+@pytest.mark.parametrize('dtype', TOLERANCES, ids=str)
+@pytest.mark.parametrize('order', ['contiguous', 'channels_last'])
+@pytest.mark.parametrize(
+    'name, variant',
+    [(name, variant) for name in ('apa', 'aglu') for variant in VARIANTS]
+    + [('neg_log_apa', 'plain'), ('neg_log_apa', 'per channel')],
+)
+def check_agrees_in_any_dtype(name, variant, order, dtype):
+    z = ordered((3, 5, 4, 6), dtype, order)
+    assert_agrees(name, z, arguments(z, variant), torch.randn(z.shape).to(z))
+
+
+@pytest.mark.parametrize('order', ORDERS)
+@pytest.mark.parametrize('variant', VARIANTS)
+def check_agrees_in_any_memory_order(variant, order):
+    z = ordered((3, 5, 4, 6), torch.float64, order)
+    assert_agrees('aglu', z, arguments(z, variant), torch.randn(z.shape).to(z))
+
+
+@pytest.mark.parametrize('programs', [kernels.PROGRAMS, 1], ids=['one tile each', 'several'])
+@pytest.mark.parametrize('order', ['contiguous', 'channels_last'])
+@pytest.mark.parametrize('shape', [(1, 3, 61, 103), (2, 70, 5, 7), (2, 130, 3, 5), (1, 9, 25, 42), (3, 8, 8, 16)])
+def check_agrees_in_blocks_of_any_shape(shape, order, programs, monkeypatch):
+    monkeypatch.setattr(kernels, 'PROGRAMS', programs)
+    z = ordered(shape, torch.float64, order)
+    assert_agrees('aglu', z, arguments(z, 'affine per image residual scale'))
+
+
+@pytest.mark.parametrize('numel', [1, 15, 16, 1023, 4096, 20001])
+def check_agrees_without_channels(numel):
+    z = drawn((numel,), torch.float64)
+    assert_agrees('aglu', z, arguments(z, 'plain'))
+
+
+@pytest.mark.parametrize('order', ['contiguous', 'channels_last'])
+@pytest.mark.parametrize('variant', ['plain', 'per channel affine per image residual scale'])
+def check_a_gradient_in_another_memory_order(variant, order):
+    z = ordered((3, 4, 5, 6), torch.float64, order)
+    given = arguments(z, variant)
+    for weights in (torch.randn(5, 6, 4, 3).permute(3, 2, 0, 1), torch.ones(1, 1, 1, 1).expand(3, 4, 5, 6)):
+        assert_agrees('apa', z, given, weights.to(z))
+
+
+@pytest.mark.parametrize('dtype', HALF, ids=str)
+def check_a_residual_of_another_dtype(dtype):
+    z = drawn((2, 3, 4, 5), dtype)
+    given = arguments(z, 'affine residual scale')
+    given['residual'] = given['residual'].detach().float().requires_grad_()
+    assert_agrees('aglu', z, given)
+
+
+@pytest.mark.parametrize('shape', [(0,), (0, 3, 4, 4), (2, 0, 4, 4), (2, 3, 0, 4), (0, 3)])
+def check_empty_tensors(shape):
+    z = drawn(shape, torch.float32)
+    assert_agrees('aglu', z, arguments(z, 'plain'))
+    if len(shape) > 1:
+        assert_agrees('aglu', z, arguments(z, 'per channel affine per image residual scale'))
+
+
+def check_results_share_no_memory():
+    z = drawn((3, 5, 4, 6), torch.float32)
+    given = {key: t.detach() for key, t in arguments(z, 'per channel affine per image residual scale').items()}
+    args = Arguments(z.detach(), **dict(given, shift=given['shift'][None]))
+    gradients = kernels.backward('aglu', torch.ones_like(z), args)
+    assert len({t.untyped_storage().data_ptr() for t in gradients}) == len(gradients)
+
+
+def check_the_same_result_every_time(monkeypatch):
+    monkeypatch.setattr(kernels, 'PROGRAMS', 4)
+    z = drawn((2, 3, 70, 40), torch.float32)
+    given = arguments(z, 'per channel affine residual scale')
+    first, second = (value_and_gradients('triton', 'aglu', z, given) for _ in range(2))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize('dtype', HALF, ids=str)
+@pytest.mark.parametrize('name', ['apa', 'aglu', 'neg_log_apa'])
+def check_half_precision_is_the_rounded_result(name, dtype):
+    z = (torch.randn(2, 3, 64) * 4).to(DEVICE, dtype).requires_grad_()
+    given = arguments(z, 'per channel')
+    got = value_and_gradients('triton', name, z, given)
+    want = value_and_gradients('triton', name, z.detach().float().requires_grad_(), given)
+    for key in ('value', 'z'):
+        exact = want[key]
+        if dtype == torch.bfloat16 and DEVICE == 'cpu':
+            exact = (exact.view(torch.int32) & -(2**16)).view(torch.float32)  # cut off
+        assert torch.equal(got[key], exact.to(dtype)), key
+    for key in ('lambda_', 'kappa'):
+        torch.testing.assert_close(got[key], want[key])
+
+
+@pytest.mark.parametrize('dtype', TOLERANCES, ids=str)
+@pytest.mark.parametrize('name', ['apa', 'aglu'])
+def check_finite_for_every_finite_input(name, dtype):
+    top = torch.finfo(dtype).max
+    z = torch.tensor([0.0, 1e-7, 1.0, 8.0, 11.0, 60.0, 88.0, 104.0, 1e3, 6e4, min(top, 1e15), top], dtype=torch.float64)
+    kappas = torch.tensor([-10.0, -1.0, -1e-3, 0.0, 1e-3, 1.0, 10.0])
+    grid = torch.cartesian_prod(torch.tensor([1e-4, 1e-2, 1.0, 20.0]), kappas)
+    z = torch.cat([z, -z])[:, None].expand(-1, len(grid)).to(DEVICE, dtype).requires_grad_()
+    lambda_, kappa = (p.to(DEVICE, torch.promote_types(dtype, torch.float32)).requires_grad_() for p in grid.unbind(1))
+    for key, result in value_and_gradients('triton', name, z, dict(lambda_=lambda_, kappa=kappa)).items():
+        assert result.isfinite().all(), f'{key} {result}'
+
+
+@pytest.mark.parametrize('dtype', TOLERANCES, ids=str)
+@pytest.mark.parametrize('name', ['apa', 'aglu', 'neg_log_apa'])
+def check_nan_stays_nan_and_where_it_is(name, dtype):
+    z = drawn((2, 3, 40), dtype)
+    z.data[1, 2, 7] = float('nan')
+    results = value_and_gradients('triton', name, z, arguments(z, 'per channel'))
+    for key in ('value', 'z'):
+        assert torch.equal(results[key].isnan(), z.isnan()), key
+    for key in ('lambda_', 'kappa'):
+        assert results[key].isnan().tolist() == [False, False, True], key
+
+
+@triton.jit(do_not_specialize=['program', 'inner', 'outer', 'blocks', 'spans', 'tiles'])
+def probe(
+    out_ptr,
+    program,
+    inner,
+    outer,
+    blocks,
+    spans,
+    tiles,
+    CHANNELS_LAST: tl.constexpr,
+    UNIT: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+):
+    """The offsets of the last tile of a program, without an access to them; −1 where there is no element."""
+    image, span, channel, channels, positions, first, count = kernels.place(
+        program, inner, outer, blocks, spans, tiles, CHANNELS_LAST, UNIT, BLOCK_C, BLOCK_S
+    )
+    position = first + (count - 1) * BLOCK_S + tl.arange(0, BLOCK_S)[None, :]
+    offset = kernels.offset_of(image, channel, position, channels, positions, CHANNELS_LAST)
+    offset = tl.where((channel < channels) & (position < positions), offset, -1)
+    tl.store(out_ptr + tl.arange(0, BLOCK_C)[:, None] * BLOCK_S + tl.arange(0, BLOCK_S)[None, :], offset)
+
+
+@pytest.mark.parametrize(
+    'images, channels, positions, channels_last',
+    [
+        (1, 1, 2**33 + 8, False),
+        (1, 1, 2**31 + 5, False),
+        (3, 5, 2**31, False),
+        (2**11, 2**11, 950, False),
+        (1, 96, 2**28, True),
+        (2**12, 200, 60800, True),
+    ],
+)
+def check_offsets_beyond_32_bits(images, channels, positions, channels_last):
+    """The last tile of the last program ends where the tensor ends."""
+    tiling = kernels.tiling_of(Layout(images, channels, positions, channels_last), kernels.BACKWARD_TILE)
+    inner, outer = (channels, positions) if channels_last else (positions, channels)
+    unit = 8 if inner % 8 == 0 else 1
+    offsets = torch.zeros(tiling.block_c, tiling.block_s, dtype=torch.int64, device=DEVICE)
+    last = images * tiling.blocks * tiling.spans - 1
+    probe[(1,)](
+        offsets,
+        last,
+        inner // unit,
+        outer,
+        tiling.blocks,
+        tiling.spans,
+        tiling.tiles,
+        CHANNELS_LAST=channels_last,
+        UNIT=unit,
+        BLOCK_C=tiling.block_c,
+        BLOCK_S=tiling.block_s,
+    )
+    there = offsets[offsets[:, 0] >= 0][:, offsets[0] >= 0]
+    steps = (1, channels) if channels_last else (positions, 1)
+    before_the_end = [torch.arange(size, device=DEVICE).flip(0) * step for size, step in zip(there.shape, steps)]
+    last_offset = images * channels * positions - 1
+    assert offsets.max() == last_offset
+    assert torch.equal(there, last_offset - before_the_end[0][:, None] - before_the_end[1])
