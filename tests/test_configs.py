@@ -1,8 +1,11 @@
-"""Every config parses and builds; the recipes are the published ones; baselines differ where they should and nowhere else."""
+"""Every config parses and builds, training recipes are the published ones, and a baseline is only its difference."""
 
 import json
+import re
+from collections import Counter
 from copy import deepcopy
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -40,8 +43,22 @@ def build(cfg):
     return MODELS.build(cfg.model)
 
 
+def test_no_two_configs_share_a_work_dir():
+    """MMDetection's tools train into ``work_dirs/<stem>``, where ``--resume`` looks for the last checkpoint."""
+    stems = Counter(Path(name).stem for name in CONFIGS)
+    assert [stem for stem, count in stems.items() if count > 1] == []
+    assert [name for name in CONFIGS if 'work_dir' in load(name)] == []
+
+
+@pytest.mark.parametrize('folder', ['coco', 'v3det'])
+def test_a_config_name_ends_in_its_data_set(folder):
+    suffix = {'coco': r'_[12]x_coco', 'v3det': '_v3det'}[folder]
+    names = [name for name in CONFIGS if name.startswith(f'configs/{folder}/')]
+    assert names and [name for name in names if not re.search(rf'{suffix}\.py$', name)] == []
+
+
 @pytest.mark.parametrize('name', CONFIGS)
-def test_parses_and_builds(name):
+def test_a_config_builds_a_model(name):
     cfg = load(name)
     assert cfg.custom_imports.imports == ['apa_mmdet'], 'the stock tools would not find the modules'
     with torch.device('cpu' if 'swin' in name else 'meta'):  # mmdet's Swin reads a number off a tensor
@@ -49,7 +66,7 @@ def test_parses_and_builds(name):
 
 
 @pytest.mark.parametrize('name', [FLAGSHIP, TINY, 'configs/v3det/cascade_rcnn_se_r50_apa_v3det.py'])
-def test_finds_itself_after_a_dump(name, tmp_path):
+def test_a_dumped_config_gives_the_same_model(name, tmp_path):
     cfg = load(name)
     cfg.dump(tmp_path / 'dumped.py')
     assert Config.fromfile(tmp_path / 'dumped.py').model == cfg.model
@@ -90,10 +107,10 @@ def test_lvis_is_evaluated_by_the_fast_metric():
 
 
 @pytest.mark.parametrize('model', ['mask_rcnn_se_r50', 'mask_rcnn_se_r101', 'faster_rcnn_se_r50'])
-def test_coco_has_mmdets_schedules(model):
-    for suffix, schedule, epochs in (('', '1x', 12), ('_2x', '2x', 24)):
+def test_coco_configs_use_the_schedules_of_mmdet(model):
+    for schedule, epochs in (('1x', 12), ('2x', 24)):
         stock = load_stock(f'_base_/schedules/schedule_{schedule}.py')
-        cfg = load(f'configs/coco/{model}_apa{suffix}.py')
+        cfg = load(f'configs/coco/{model}_apa_{schedule}_coco.py')
         for key in ('train_cfg', 'param_scheduler', 'optim_wrapper', 'auto_scale_lr'):
             assert cfg[key] == stock[key]
         assert cfg.train_cfg.max_epochs == epochs and cfg.train_dataloader.dataset.type == 'CocoDataset'
@@ -104,8 +121,8 @@ def test_coco_has_mmdets_schedules(model):
 @pytest.mark.parametrize(
     'name', ['faster_rcnn_se_r50_apa', 'cascade_rcnn_se_r50_apa', 'mask_rcnn_se_r50_apa', 'faster_rcnn_swin-b_apa']
 )
-def test_v3det_is_the_published_recipe(name):
-    cfg = load(f'configs/v3det/{name}.py')
+def test_v3det_configs_are_the_published_recipe(name):
+    cfg = load(f'configs/v3det/{name}_v3det.py')
     assert cfg.train_dataloader.dataset.oversample_thr == 1e-3 and cfg.train_dataloader.batch_size == 4
     assert cfg.auto_scale_lr.base_batch_size == 32 and cfg.train_cfg.max_iters == 137520
     wrapper = cfg.optim_wrapper
@@ -128,7 +145,7 @@ def test_v3det_is_the_published_recipe(name):
     assert [s.assigner.pos_iou_thr for s in stages] == [0.5, 0.6, 0.7][: len(stages)] and len(heads) == len(stages)
 
 
-def test_the_cascade_refines_its_boxes_as_mmdets():
+def test_the_cascade_has_the_box_coders_of_mmdet():
     ours, stock = (
         load('configs/v3det/cascade_rcnn_se_r50_apa_v3det.py'),
         load_stock('_base_/models/cascade-rcnn_r50_fpn.py'),
@@ -163,7 +180,7 @@ def test_the_flagships_initial_weights():
     assert model.roi_head.mask_head.conv_logits.temperature.item() == 4.5
 
 
-def test_class_frequencies_of_lvis_drop_815_classes():
+def test_the_lvis_threshold_spares_815_classes():
     loss = build(load(FLAGSHIP)).roi_head.bbox_head.loss_cls
     loss(torch.zeros(1, 1203), torch.tensor([1203]))
     assert loss.dropped.sum() == 815
@@ -202,25 +219,25 @@ def test_class_frequencies_of_lvis_drop_815_classes():
         ('lvis/mask_rcnn_cbam_r50_apa.py', 'lvis/mask_rcnn_se_r50_apa.py', ['backbone.init_cfg', 'backbone.se_cfg']),
         *(
             (
-                f'coco/{m}_rcnn_se_{d}_relu_sigmoid{s}.py',
-                f'coco/{m}_rcnn_se_{d}_apa{s}.py',
+                f'coco/{m}_rcnn_se_{d}_relu_sigmoid_{schedule}_coco.py',
+                f'coco/{m}_rcnn_se_{d}_apa_{schedule}_coco.py',
                 ['backbone.act_cfg', 'backbone.init_cfg', 'backbone.se_cfg'],
             )
             for m, d in (('mask', 'r50'), ('mask', 'r101'), ('faster', 'r50'))
-            for s in ('', '_2x')
+            for schedule in ('1x', '2x')
         ),
         *(
             (
-                f'coco/mask_rcnn_se_r101_apa_1x_coco{s}.py',
-                f'coco/mask_rcnn_se_r50_apa_1x_coco{s}.py',
+                f'coco/mask_rcnn_se_r101_apa_{schedule}_coco.py',
+                f'coco/mask_rcnn_se_r50_apa_{schedule}_coco.py',
                 ['backbone.depth', 'backbone.init_cfg'],
             )
-            for s in ('', '_2x')
+            for schedule in ('1x', '2x')
         ),
         *(
             (
-                f'v3det/{m}_rcnn_se_r50_relu_sigmoid.py',
-                f'v3det/{m}_rcnn_se_r50_apa.py',
+                f'v3det/{m}_rcnn_se_r50_relu_sigmoid_v3det.py',
+                f'v3det/{m}_rcnn_se_r50_apa_v3det.py',
                 ['backbone.act_cfg', 'backbone.init_cfg', 'backbone.se_cfg'],
             )
             for m in ('faster', 'cascade', 'mask')
@@ -266,8 +283,7 @@ def test_a_leaf_is_its_difference(leaf, base, changed):
 
 
 @pytest.mark.parametrize('name, kind', LEARNABLE.items())
-def test_the_other_activations_stand_after_the_3x3_of_r50_and_everywhere_in_r18(name, kind):
-
+def test_acon_and_apalu_follow_the_3x3_convolutions_of_r50_and_every_norm_of_r18(name, kind):
     def sites(config):
         with torch.device('meta'):
             model = build(load(config))
@@ -282,14 +298,14 @@ def test_the_other_activations_stand_after_the_3x3_of_r50_and_everywhere_in_r18(
     ]
 
 
-def test_the_baseline_has_nothing_adaptive():
+def test_a_baseline_has_no_learnable_activation():
     for name in ('relu_gol', 'relu_softmax'):
         model = build(load(f'configs/lvis/mask_rcnn_se_r50_{name}.py'))
         assert not [n for n, _ in model.named_parameters() if n.endswith(('.lambda_', '.kappa'))]
     assert model.roi_head.bbox_head.fc_cls.out_features == 1204
 
 
-def test_the_tiny_config_names_the_classes_that_are_drawn():
+def test_the_tiny_config_lists_the_drawn_classes():
     assert tuple(load(TINY).metainfo.classes) == CATEGORIES
 
 
@@ -299,5 +315,5 @@ def test_the_class_frequency_file_is_in_the_order_of_the_labels():
     content = json.loads((ROOT / 'configs/_base_/datasets/lvis_v1_class_frequency.json').read_text())
     names = [c['name'] for c in content['categories']]
     other = [pair for pair in zip(names, LVISV1Dataset.METAINFO['classes'], strict=True) if pair[0] != pair[1]]
-    assert other == [('speaker_(stero_equipment)', 'speaker_(stereo_equipment)')]  # LVIS's slip, mended by mmdet
+    assert other == [('speaker_(stero_equipment)', 'speaker_(stereo_equipment)')]  # a misspelling of LVIS, which mmdet corrects
     assert [c['id'] for c in content['categories']] == list(range(1, 1204))

@@ -28,7 +28,7 @@ def test_every_config_is_there_with_the_weights_it_expects(folder):
     assert sorted(m['Config'] for m in models(folder)) == sorted(
         str(p.relative_to(ROOT)) for p in ROOT.glob(f'{folder}/*.py')
     )
-    assert len({m['Name'] for m in models(folder)}) == len(models(folder))
+    assert all(m['Name'] == Path(m['Config']).stem for m in models(folder))
     for model in models(folder):
         weights = Config.fromfile(ROOT / model['Config']).model.backbone.get('init_cfg')
         assert model['Metadata'].get('Pretrained') == (weights and weights['checkpoint'])

@@ -1,9 +1,8 @@
-# Your own data in COCO's format: a folder with annotations in trainval.json and pictures in images/. From random
+# Your own data in COCO's format: a folder with annotations in trainval.json and images in images/. From random
 # weights on a CPU:  DATA_ROOT=path/to/data python tools/train.py configs/custom_dataset/mask_rcnn_se_r18_apa_custom.py
-# Change: classes, the file names below, and for more than a handful of pictures the schedule.
+# Change: classes, the file names below, and for more than a handful of images the schedule.
 _base_ = '../tiny_lvis/mask_rcnn_se_r18_apa.py'
 
-work_dir = 'work_dirs/custom_dataset'  # the name of this file is that of another config too
 data_root = '{{$DATA_ROOT:data/own}}'
 annotations = data_root + '/trainval.json'
 classes = ('date', 'fig', 'hazelnut')
