@@ -315,5 +315,7 @@ def test_the_class_frequency_file_is_in_the_order_of_the_labels():
     content = json.loads((ROOT / 'configs/_base_/datasets/lvis_v1_class_frequency.json').read_text())
     names = [c['name'] for c in content['categories']]
     other = [pair for pair in zip(names, LVISV1Dataset.METAINFO['classes'], strict=True) if pair[0] != pair[1]]
-    assert other == [('speaker_(stero_equipment)', 'speaker_(stereo_equipment)')]  # a misspelling of LVIS, which mmdet corrects
+    assert other == [
+        ('speaker_(stero_equipment)', 'speaker_(stereo_equipment)')
+    ]  # a misspelling of LVIS, which mmdet corrects
     assert [c['id'] for c in content['categories']] == list(range(1, 1204))

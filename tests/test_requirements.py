@@ -1,0 +1,53 @@
+"""The lists of pinned packages are complete and agree with each other."""
+
+import re
+from importlib.metadata import PackageNotFoundError, requires
+
+import pytest
+import yaml
+from helpers.paths import ROOT
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+
+def pins(file):
+    found = re.findall(r'^([\w-]+)==(\S+)$', (ROOT / file).read_text(), re.M)
+    return {canonicalize_name(name): version for name, version in found}
+
+
+def dependencies(package):
+    """Names of the packages that an installed package requires here, without its extras."""
+    try:
+        wanted = map(Requirement, requires(package) or [])
+    except PackageNotFoundError:  # docs/requirements.txt is installed by `make docs` alone
+        return set()
+    return {canonicalize_name(r.name) for r in wanted if r.marker is None or r.marker.evaluate({'extra': ''})}
+
+
+def from_torch():
+    """The packages that pip installs with torch."""
+    found, new = set(), {'torch'}
+    while new:
+        found |= new
+        new = set().union(*map(dependencies, new)) - found
+    return found
+
+
+@pytest.mark.parametrize('file', ['requirements.txt', 'docs/requirements.txt'])
+def test_every_dependency_of_a_pinned_package_is_pinned(file):
+    known = {*pins('requirements.txt'), *pins('docs/requirements.txt' if 'docs' in file else file), *from_torch()}
+    missing = {name: dependencies(name) - known for name in pins(file) if name not in from_torch()}
+    unused = {'opencv-python', 'cython'}  # replaced by opencv-python-headless; listed by lvis, which has no C code
+    assert {name: rest - unused for name, rest in missing.items() if rest - unused} == {}
+
+
+def test_no_package_is_pinned_twice():
+    assert not pins('requirements.txt').keys() & pins('docs/requirements.txt').keys()
+
+
+def test_pre_commit_runs_the_pinned_ruff():
+    (repo,) = yaml.safe_load((ROOT / '.pre-commit-config.yaml').read_text())['repos']
+    versions = {
+        dependency for hook in repo['hooks'] for dependency in hook['additional_dependencies'] if 'ruff' in dependency
+    }
+    assert versions == {f'ruff=={pins("requirements.txt")["ruff"]}'}
