@@ -50,7 +50,7 @@ lint: setup
 	mypy
 
 docs: $(VENV)/.docs
-	mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 $(VENV)/.docs: docs/requirements.txt $(VENV)/.ready
 	python -m pip install --quiet --disable-pip-version-check --no-deps -r docs/requirements.txt

@@ -1,7 +1,7 @@
-"""Every command of the README and of the other pages, run as it stands on small data in a copy of the repository.
+"""The links and paths of every page exist, and every command runs on small data in a copy of the repository.
 
-`make test` checks that each has its place here, `make test-slow` runs them. Those of docs/customize_activation.md are run by
-test_add_an_activation.py, Python's blocks of docs/recipes.md by test_recipes.py, of docs/deploy.md by its own test.
+`make test` checks that each command is listed here, `make test-slow` runs them. test_add_an_activation.py runs those of
+docs/customize_activation.md, test_recipes.py the Python blocks of docs/train.md, test_deploy those of docs/deploy.md.
 """
 
 import re
@@ -20,14 +20,17 @@ from apa_mmdet.checkpoint.io import load_as_data
 from apa_mmdet.checkpoint.published_names import translate_names
 from apa_mmdet.datasets.tiny_lvis.generate import make_tiny_lvis
 
-PAGES = [ROOT / 'README.md', *sorted(ROOT.glob('docs/*.md')), *sorted(ROOT.glob('configs/*/README.md'))]
-PAGES.append(ROOT / 'benchmarks/results/README.md')
-PAGES.remove(ROOT / 'docs/customize_activation.md')
+PAGES = [
+    *(ROOT / name for name in ('README.md', 'CONTRIBUTING.md', 'SECURITY.md', 'CHANGELOG.md')),
+    *sorted(ROOT.glob('docs/*.md')),
+    *sorted(ROOT.glob('configs/*/README.md')),
+    ROOT / 'benchmarks/results/README.md',
+]
 PROGRAM = r'(?:[A-Z_]+=\S+ )*(?:python|make|pip|curl|mkdir|ln|tools/\w+\.sh) '
 
 
 def commands(page):
-    r"""Those of a page, once each and without comments: lines of indented blocks, and what stands in backticks.
+    r"""Returns the commands of a page, once each and without comments: in indented blocks and in backticks.
 
     >>> commands('    X=1 python a.py \\\n        b   # c\n\nor `make\nd` in `tools/e.py`')
     ['X=1 python a.py b', 'make d']
@@ -37,7 +40,7 @@ def commands(page):
     return list(dict.fromkeys(' '.join(re.sub(r' # .*', '', command).split()) for command in found))
 
 
-# What stands for something of the reader's, and for what a small machine does not have.
+# Values for the reader's placeholders, and for what a small machine does not have.
 TINY = 'configs/tiny_lvis/mask_rcnn_se_r18_apa.py'
 WORK = 'work_dirs/mask_rcnn_se_r18_apa'
 PLACES = {
@@ -53,7 +56,7 @@ PLACES = {
 SHORT = '--cfg-options train_cfg.max_epochs=1 train_cfg.val_interval=1 train_dataloader.batch_size=2'
 FEW = f'{SHORT} train_dataloader.dataset.dataset.indices=4 val_dataloader.dataset.indices=2'
 TINY_DATA = '--train 16 --val 4 --size 96'
-# What the others need, in this order; then the others, in any. What is added makes them end soon.
+# Commands that the others need, in this order; then the others, in any order. The value is appended, to make them short.
 FIRST = {
     'python tools/make_tiny_lvis.py': TINY_DATA,
     'python tools/make_tiny_lvis.py --form coco': TINY_DATA,
@@ -108,14 +111,23 @@ OTHERS = {
     'tools/dist_train.sh configs/v3det/faster_rcnn_se_r50_apa_v3det.py 8': '--cfg-options train_cfg.max_iters=2 train_cfg.val_interval=2 train_dataloader.batch_size=1 '
     'train_dataloader.dataset.dataset.indices=4 val_dataloader.dataset.indices=2 model.test_cfg.rcnn.score_thr=0.5',
 }
-# Where else it is run, or why it cannot be.
+# Commands that are not run here: where they are, or why they cannot be.
 NOT_HERE = {
-    'make bench': 'test_benchmarks.py runs its three scripts',
+    'make bench': 'test_benchmarks runs its three scripts',
+    'make cov': '`make test` with coverage',
     'make demo': 'FIRST, and test_demo.py at full length',
+    'make docs': 'installs packages',
+    'make lint': '.ci/run',
+    'make lint test': '.ci/run',
+    'make setup': 'set-up, before any test',
     'make setup TORCH="torch==2.6.0 --index-url https://download.pytorch.org/whl/cu126"': 'test_setup.py, another torch',
     'make test': '.ci/run',
     'make test-slow': 'what runs this',
     'pip install -e .': 'set-up, before any test',
+    'pip install pre-commit': 'downloads',
+    'python -m pytest --numprocesses 2 tests/test_engine': 'tests',
+    'python -m pytest -m slow tests/test_training.py': 'tests',
+    'python -m pytest tests/test_ops/test_apa.py -k layout -x': 'tests',
     'python tools/train.py CONFIG --amp': "MMEngine's AmpOptimWrapper wants a GPU",
     'NNODES=2 NODE_RANK=0 MASTER_ADDR=10.0.0.1 tools/dist_train.sh CONFIG 8': 'test_distributed.py, two on one machine',
     'NNODES=2 NODE_RANK=1 MASTER_ADDR=10.0.0.1 tools/dist_train.sh CONFIG 8': 'the same',
@@ -129,9 +141,26 @@ NOT_HERE = {
 }
 
 
-def test_every_command_has_its_place():
-    written = {command for page in PAGES for command in commands(page.read_text())}
+def test_every_command_of_the_pages_is_listed_here():
+    tutorial = ROOT / 'docs/customize_activation.md'
+    written = {command for page in PAGES if page != tutorial for command in commands(page.read_text())}
     assert written == {*FIRST, *OTHERS, *NOT_HERE}
+
+
+@pytest.mark.parametrize('page', [str(page.relative_to(ROOT)) for page in PAGES])
+def test_the_links_of_a_page_lead_to_files(page):
+    targets = re.findall(r'\]\(([^)#\s]+)', (ROOT / page).read_text())
+    local = [target for target in targets if '://' not in target]
+    assert [target for target in local if not (ROOT / page).parent.joinpath(target).exists()] == []
+
+
+@pytest.mark.parametrize('page', [str(page.relative_to(ROOT)) for page in PAGES])
+def test_the_paths_that_a_page_names_exist(page):
+    """Files of the package, the tools and the tests; the tutorial names those that it makes."""
+    text = re.sub(r'^```.*?^```$', '', (ROOT / page).read_text(), flags=re.M | re.S)
+    paths = set(re.findall(r'`((?:apa_mmdet|benchmarks|configs|tests|tools)/[\w./-]+)`', text))
+    missing = {path for path in paths if not (ROOT / path).exists()}
+    assert {path for path in missing if 'smu' not in path} == set()
 
 
 def run(command, added, clone):
@@ -172,12 +201,12 @@ def clone(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('command', OTHERS)
-def test_a_command(command, clone):
+def test_a_command_of_the_pages_runs(command, clone):
     run(command, OTHERS[command], clone)
 
 
 @pytest.mark.slow
-def test_the_python_of_the_readme(clone):
+def test_the_python_block_of_the_readme_runs(clone):
     (code,) = re.findall(r'^```python\n(.*?)^```$', (ROOT / 'README.md').read_text(), re.M | re.S)
     (clone / 'quickstart.py').write_text(code.replace('epoch_5', 'epoch_1').replace('score_thr=0.3', 'score_thr=0'))
     assert 'tensor([' in run('python quickstart.py', '', clone)

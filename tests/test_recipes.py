@@ -1,4 +1,4 @@
-"""The configs in docs/recipes.md: each is parsed and built, and does what its recipe says; the slow test trains them."""
+"""The configs in docs/train.md: each is parsed and built, and does what its recipe says; the slow test trains them."""
 
 import inspect
 import re
@@ -19,7 +19,7 @@ from apa_mmdet.datasets.tiny_lvis.generate import make_tiny_lvis
 from apa_mmdet.models.activations import AGLU, APA, AconC
 from apa_mmdet.models.losses.links import APALink
 
-PAGE = (ROOT / 'docs/recipes.md').read_text()
+PAGE = (ROOT / 'docs/train.md').read_text()
 
 
 def blocks():
@@ -126,10 +126,10 @@ PROMISED = {
     'Mixed precision': mixed_precision,
     'Frozen backbone': frozen,
     'Frozen backbone, 2': activations_alone,
-    'Parameters for each channel': per_channel,
-    'The link and the loss': link,
-    'Short of memory': memory,
-    'Other activations, nothing else': other_activations,
+    'Parameters per channel': per_channel,
+    'Link and loss': link,
+    'Less memory': memory,
+    'Other activations': other_activations,
     'No weight decay for λ and κ': no_decay,
     'Evaluating LVIS': lvis,
     'TensorBoard, Weights & Biases': trackers,
