@@ -47,7 +47,7 @@ PLACES = {
     'CONFIG': TINY,
     'CHECKPOINT': f'{WORK}/epoch_1.pth',
     'FOLDER': 'work_dirs/lvis.predictions',
-    'IN': 'published.pth',
+    'IN': 'official.pth',
     'OUT': 'converted.pth',
     'IMAGE_OR_FOLDER': 'data/tiny_lvis/val2017',
     'path/to/data': 'data/own',
@@ -181,19 +181,19 @@ def clone(tmp_path_factory):
     init_default_scope('mmdet')
     detector = MODELS.build(Config.fromfile(ROOT / 'configs/lvis/mask_rcnn_se_r50_apa.py').model)
     backbone = detector.backbone.state_dict()
-    published = {theirs: backbone[ours] for ours, theirs in translate_names(backbone, to_official=True).items()}
+    official = {theirs: backbone[ours] for ours, theirs in translate_names(backbone, to_official=True).items()}
     for weights, file in (
         (detector.state_dict(), 'work_dirs/mask_rcnn_se_r50_apa/epoch_24.pth'),
         (backbone, 'pretrained/se_resnet50_apa.pth'),
-        (published, 'se_resnet50.pth'),
+        (official, 'se_resnet50.pth'),
     ):
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         torch.save(dict(state_dict=weights), folder / file)
     for command, added in FIRST.items():
         run(command, added, folder)
     weights = load_as_data(folder / PLACES['CHECKPOINT'])['state_dict']
-    published = {theirs: weights[ours] for ours, theirs in translate_names(weights, to_official=True).items()}
-    torch.save(dict(state_dict=published), folder / PLACES['IN'])
+    official = {theirs: weights[ours] for ours, theirs in translate_names(weights, to_official=True).items()}
+    torch.save(dict(state_dict=official), folder / PLACES['IN'])
     as_custom_dataset(folder / 'data/tiny_coco', folder / 'data/own')
     run('python tools/test.py CONFIG CHECKPOINT', KEPT, folder)
     return folder

@@ -1,4 +1,4 @@
-"""The configs in docs/train.md: each is parsed and built, and does what its recipe says; the slow test trains them."""
+"""The configs in docs/train.md build and do what their section says; the slow tests train them."""
 
 import inspect
 import re
@@ -23,7 +23,7 @@ PAGE = (ROOT / 'docs/train.md').read_text()
 
 
 def blocks():
-    """The Python blocks of the page by their headings; several under one are numbered."""
+    """Returns the Python blocks of the page by their headings; several below one are numbered."""
     found = {}
     for heading, section in re.findall(r'^## (.*?)\n(.*?)(?=^## |\Z)', PAGE, re.M | re.S):
         for i, block in enumerate(re.findall(r'^```python\n(.*?)^```$', section, re.M | re.S), 1):
@@ -40,13 +40,13 @@ def parsed(name, folder):
     return Config.fromfile(path)
 
 
-def learnt(name):
-    """Whether a parameter is λ or κ of an activation."""
+def is_lambda_or_kappa(name):
+    """Returns whether a parameter is λ or κ of an activation."""
     return name.endswith(('.lambda_', '.kappa'))
 
 
 def setting(model, wrapper, key):
-    """``key`` of the optimiser for each trained parameter, by name."""
+    """Returns ``key`` of the optimizer for each trained parameter, by name."""
     names = {id(p): name for name, p in model.named_parameters()}
     return {names[id(p)]: group[key] for group in wrapper.optimizer.param_groups for p in group['params']}
 
@@ -71,12 +71,12 @@ def frozen(cfg, model, wrapper):
 def activations_alone(cfg, model, wrapper):
     rates = setting(model, wrapper, 'lr')
     assert {name for name, lr in rates.items() if lr} == {
-        name for name in rates if learnt(name) or not name.startswith('backbone.')
+        name for name in rates if is_lambda_or_kappa(name) or not name.startswith('backbone.')
     }
-    assert sum(learnt(name) for name in rates) == 2 * (1 + 16 * 4)
+    assert sum(is_lambda_or_kappa(name) for name in rates) == 2 * (1 + 16 * 4)
     keys = {'': dict(lr_mult=0.0), 'lambda_': dict(lr_mult=1.0), 'kappa': dict(lr_mult=1.0)}
     alone = build_optim_wrapper(model, dict(cfg.optim_wrapper, paramwise_cfg=dict(custom_keys=keys)))
-    assert all(bool(lr) == learnt(name) for name, lr in setting(model, alone, 'lr').items())
+    assert all(bool(lr) == is_lambda_or_kappa(name) for name, lr in setting(model, alone, 'lr').items())
 
 
 def per_channel(cfg, model, wrapper):
@@ -104,7 +104,11 @@ def other_activations(cfg, model, wrapper):
 
 def no_decay(cfg, model, wrapper):
     decay = setting(model, wrapper, 'weight_decay')
-    assert {name for name, value in decay.items() if not value} == {name for name in decay if learnt(name)} != set()
+    assert (
+        {name for name, value in decay.items() if not value}
+        == {name for name in decay if is_lambda_or_kappa(name)}
+        != set()
+    )
 
 
 def lvis(cfg, model, wrapper):
@@ -137,7 +141,7 @@ PROMISED = {
 
 
 def parts(cfg):
-    """What a run builds besides its model, each with its registry."""
+    """Yields what a run builds besides its model, each with its registry."""
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         dataset = loader.dataset
         while dataset is not None:
@@ -178,7 +182,7 @@ def made(form, folder):
 
 
 def small(name, folder, data):
-    """A recipe for two steps on small data from random weights."""
+    """Returns a recipe cut to two steps on small data from random weights."""
     cfg = parsed(name, folder)
     kept = {key: cfg.model.backbone.get(key) for key in ('frozen_stages', 'norm_eval')}
     for root, form in FORMS.items():
@@ -223,6 +227,6 @@ def test_a_recipe_trains(name, tmp_path, tmp_path_factory):
     assert any(key.startswith(('neck.', 'roi_head.')) for key in changed)
     in_backbone = {key for key in changed if key.startswith('backbone.')}
     assert bool(in_backbone) == (name != 'Frozen backbone')
-    assert name != 'Frozen backbone, 2' or all(learnt(key) for key in in_backbone)
+    assert name != 'Frozen backbone, 2' or all(is_lambda_or_kappa(key) for key in in_backbone)
     found = runner.test()
     assert all(torch.tensor(value).isfinite() for key, value in found.items() if '_precision' not in key) and found

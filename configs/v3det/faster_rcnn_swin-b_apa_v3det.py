@@ -1,5 +1,5 @@
-# Swin-B with AGLU in its MLPs. AGLU starts at λ = 1, κ = 1.702, where it is GELU to 0.02, so that the weights published
-# for the GELU network fit.
+# Swin-B with AGLU in its MLPs. AGLU starts at λ = 1, κ = 1.702, where it is GELU to 0.02, so that the official weights
+# of the GELU network fit.
 _base_ = './faster_rcnn_se_r50_apa_v3det.py'
 model = dict(
     backbone=dict(

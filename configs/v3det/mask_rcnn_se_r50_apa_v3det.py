@@ -1,4 +1,4 @@
-# Masks from the pseudo-masks that SAM made for V3Det's boxes; an instance without one is learnt as a box. One mask for
+# Masks from the pseudo-masks that SAM made for V3Det's boxes; without one, only boxes are learned. One mask for
 # all classes: 13,204 for each of 128 RoIs would be 5 GB an image. Evaluated by boxes: V3Det's val has no masks.
 _base_ = './faster_rcnn_se_r50_apa_v3det.py'
 model = dict(
