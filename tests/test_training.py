@@ -1,8 +1,8 @@
-"""Every config of ours is trained for a few steps and evaluated, through its own data set class and metric.
+"""Every config trains for a few steps and is evaluated, through its own data set class and metric.
 
-What is changed: where the data lie, their size in pixels, how many there are of images, steps, proposals and detections, and that
-neither warm-up, weight decay nor pretrained weights are. Of configs that differ in depth, schedule or activation alone one stands for the others
-here; ``make test-slow`` trains them all.
+Changed for the test: the place of the data, the size and number of images, steps, proposals and detections; warm-up,
+weight decay and pretrained weights are off. Of configs that differ in depth, schedule or activation only, one runs here;
+``make test-slow`` trains all.
 """
 
 import json
@@ -37,13 +37,13 @@ METRICS = dict(
     lvis='lvis/{}_APr', coco='coco/{}_mAP', v3det='coco/{}_mAP', tiny_lvis='lvis/{}_APr', custom_dataset='coco/{}_mAP'
 )
 
-# a part of a config's name: a parameter that its activation alone has (attention has an fc1 as well)
-LEARNT = {'apa': r'\.kappa$', 'acon': r'\.beta$', 'meta-acon': r'\.act_\w+\.fc1\.weight$', 'apalu': r'\.raw_a$'}
+# a part of a config's name: a parameter that only its activation has (attention has an fc1 as well)
+LEARNED = {'apa': r'\.kappa$', 'acon': r'\.beta$', 'meta-acon': r'\.act_\w+\.fc1\.weight$', 'apalu': r'\.raw_a$'}
 
 
 @pytest.fixture(scope='session')
 def made(tmp_path_factory):
-    """The folder of a small data set in each of the forms, made when it is asked for."""
+    """Returns the folder of a small data set in a format, drawn on first use."""
     folders = {}
 
     def folder(form):
@@ -56,7 +56,7 @@ def made(tmp_path_factory):
 
 
 def as_custom_dataset(coco, folder):
-    """The three most frequent classes of the set in COCO's form, under the names and in the files of configs/custom_dataset."""
+    """Writes the three most frequent classes of a data set in COCO's format as configs/custom_dataset expects them."""
     content = json.loads((coco / 'annotations/instances_train2017.json').read_text())
     counts = Counter(a['category_id'] for a in content['annotations'])
     content['categories'] = [
@@ -71,19 +71,19 @@ def as_custom_dataset(coco, folder):
 
 
 def small(cfg, family, data, work_dir):
-    """The config at the size of a test."""
+    """Returns the config at the size of a test."""
     cfg = two_steps(shrunk(cfg, ROOTS[family], data))
     cfg.work_dir = str(work_dir)
     for rcnn in cfg.model.train_cfg.rcnn if isinstance(cfg.model.train_cfg.rcnn, list) else [cfg.model.train_cfg.rcnn]:
         rcnn.sampler.num = 32
     cfg.model.test_cfg.rpn.max_per_img = 5
-    # something must be detected; of 13,204 classes what is likelier than by chance, or NMS would take long
+    # keep some detections; of 13,204 classes only those above chance, or NMS would take long
     cfg.model.test_cfg.rcnn.update(score_thr=5e-5 if family == 'v3det' else -1.0, max_per_img=10)
     return cfg
 
 
 @pytest.mark.parametrize('name', [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in CONFIGS])
-def test_trains_and_evaluates(name, made, tmp_path, monkeypatch):
+def test_a_config_trains_and_evaluates(name, made, tmp_path, monkeypatch):
     family = name.split('/')[0]
     data = made(FORMS[family])
     if family == 'custom_dataset':
@@ -99,8 +99,8 @@ def test_trains_and_evaluates(name, made, tmp_path, monkeypatch):
     kinds = ('bbox', 'segm') if 'mask' in name and family != 'v3det' else ('bbox',)
     assert all(f'val/{METRICS[family].format(kind)}' in history for kind in kinds), sorted(history)
     after = dict(runner.model.named_parameters())
-    learnt = [key for key, p in before.items() if not torch.equal(p, after[key])]
-    assert {'backbone', 'neck', 'rpn_head', 'roi_head'} == {key.split('.')[0] for key in learnt}
-    assert ('mask' in name) == any('mask_head' in key for key in learnt)
-    adaptive = [LEARNT[word] for word in name.split('_') if word in LEARNT]
-    assert adaptive == [p for p in LEARNT.values() if any(re.search(p, key) for key in learnt)]
+    changed = [key for key, p in before.items() if not torch.equal(p, after[key])]
+    assert {'backbone', 'neck', 'rpn_head', 'roi_head'} == {key.split('.')[0] for key in changed}
+    assert ('mask' in name) == any('mask_head' in key for key in changed)
+    adaptive = [LEARNED[word] for word in name.split('_') if word in LEARNED]
+    assert adaptive == [p for p in LEARNED.values() if any(re.search(p, key) for key in changed)]
