@@ -14,7 +14,7 @@ from typing import IO, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from apa_mmdet.utils.fileio import AtomicLocalBackend
+from apa_mmdet.utils.fileio import atomic_write
 
 from . import safe_unpickler as data_pickle
 from .safe_unpickler import Refused, runs_code
@@ -205,4 +205,4 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
     """Write it whole or not at all."""
     content = io.BytesIO()
     torch.save(checkpoint, content)
-    AtomicLocalBackend().put(content.getvalue(), path)
+    atomic_write(path, content.getvalue())

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from apa_mmdet.checkpoint.io import read_checkpoint
 from apa_mmdet.utils.config import load_config
 from apa_mmdet.utils.errors import one_line
-from apa_mmdet.utils.fileio import AtomicLocalBackend
+from apa_mmdet.utils.fileio import atomic_write
 
 from .operators import record_carafe
 from .stages import NotExportable, Plan, Tensors, backbone_plan, detector_plan
@@ -98,7 +98,7 @@ def export_onnx(
         _step(steps, 'write')
         _finish(content, plan, model, classes)
         Path(out).parent.mkdir(parents=True, exist_ok=True)
-        AtomicLocalBackend().put(content.SerializeToString(), out)
+        atomic_write(out, content.SerializeToString())
         steps.update()
     inputs, outputs = (
         [_described(value) for value in values] for values in (content.graph.input, content.graph.output)

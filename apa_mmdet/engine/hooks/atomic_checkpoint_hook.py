@@ -1,6 +1,8 @@
-"""Checkpoints that stand whole or not at all, whatever kills the process or fills the disk meanwhile."""
+"""Checkpoints that are complete or absent, whatever kills the process or fills the disk."""
 
+import hashlib
 import os
+import pickle
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -8,46 +10,36 @@ from copy import copy
 from pathlib import Path
 from typing import Any
 
-from mmengine.dist import all_gather_object, is_main_process
-from mmengine.fileio import LocalBackend, get_file_backend, register_backend
+from mmengine.dist import all_gather_object, is_main_process, master_only
+from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import CheckpointLoader, Runner, save_checkpoint
 
-from apa_mmdet.utils.fileio import UNFINISHED, AtomicLocalBackend
+from apa_mmdet.utils.fileio import ATOMIC_BACKEND, UNFINISHED, atomic_write, remove, replace
 
-BOOKS = 'last_ckpt', 'keep_ckpt_ids', 'best_ckpt_path', 'best_ckpt_path_dict'  # what the hook knows of its files
+TRACKED_STATE = (
+    'last_ckpt',
+    'keep_ckpt_ids',
+    'best_ckpt_path',
+    'best_ckpt_path_dict',
+)  # what the hook knows of its files
 
 
 @contextmanager
-def _whole_files() -> Iterator[None]:
-    """Local files that MMEngine writes in the block are whole; its strategies and _publish_model take no backend."""
-    before = type(get_file_backend(''))
-    register_backend('local', AtomicLocalBackend, force=True, prefixes='')
+def _fails_in_all_processes(path: str) -> Iterator[None]:
+    """Raises an OSError of one process in all of them, or with FSDP they would wait for each other."""
+    failure = None
     try:
         yield
-    finally:
-        register_backend('local', before, force=True, prefixes='')
+    except OSError as error:
+        failure = error.errno, error.strerror or str(error), path
+    for first in filter(None, [failure, *all_gather_object(failure)]):
+        raise OSError(*first)
 
 
-@contextmanager
-def _together() -> Iterator[None]:
-    """What one process cannot write in the block fails in all, or with FSDP they would wait for each other."""
-    error = None
-    try:
-        with _whole_files():
-            yield
-    except OSError as caught:
-        error = caught
-    failures = all_gather_object(error and (error.errno, error.strerror or str(error), error.filename))
-    if error:
-        raise error
-    for failure in filter(None, failures):
-        raise OSError(*failure)
-
-
-class _SavesTogether:
-    """A runner for MMEngine's hook."""
+class _AtomicSaves:
+    """Stands for the runner while MMEngine's hook saves a checkpoint."""
 
     def __init__(self, runner: Runner) -> None:
         self.runner = runner
@@ -55,91 +47,117 @@ class _SavesTogether:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.runner, name)
 
-    def save_checkpoint(self, *args, **kwargs) -> None:
-        with _together():
-            self.runner.save_checkpoint(*args, **kwargs)
+    def save_checkpoint(self, out_dir: str, filename: str, *args, **kwargs) -> None:
+        """As the runner's; a local file is complete or absent, and what one process cannot write fails in all."""
+        # a strategy of FlexibleRunner takes no backend: what it writes is renamed afterwards
+        rename = hasattr(self.runner, 'strategy') and '://' not in out_dir
+        path = os.path.join(out_dir, filename)
+        written = Path(path + UNFINISHED if rename else path)
+        try:
+            with _fails_in_all_processes(path):
+                self.runner.save_checkpoint(out_dir, written.name, *args, **kwargs)
+            with _fails_in_all_processes(path):
+                if rename and is_main_process():
+                    replace(written, Path(path))
+        except OSError:
+            if rename and is_main_process():
+                remove(written)
+            raise
 
 
-class _RemovesLater:
-    """A file backend that notes what to remove in :attr:`doomed`."""
+class _PostponedRemovals:
+    """A file backend that lists in :attr:`paths` what to remove."""
 
-    def __init__(self, backend) -> None:
-        self.backend, self.doomed = backend, []
+    def __init__(self, backend: Any) -> None:
+        self.backend, self.paths = backend, []
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self.backend, name)
 
     def remove(self, path: str) -> None:
-        self.doomed.append(path)
+        self.paths.append(path)
 
     rmtree = remove
 
 
 @HOOKS.register_module()
 class AtomicCheckpointHook(CheckpointHook):
-    """MMEngine's CheckpointHook, with every argument that it has, and three promises more.
+    """MMEngine's CheckpointHook with all its arguments, and three promises more.
 
-    - A file under its final name is complete: it is written beside it, brought to the disk and renamed. So is
-      ``last_checkpoint``, and only once the checkpoint that it names stands.
-    - What ``max_keep_ckpts`` or ``save_best`` outdates is removed after its successor stands, not before.
+    - A file under its final name is complete: it is written beside it, flushed to disk and renamed. So is
+      ``last_checkpoint``, after the checkpoint that it names.
+    - What ``max_keep_ckpts`` or ``save_best`` outdates is removed after its successor is complete, not before.
     - Where a file cannot be written (disk full, over quota, read-only), one line says so with the free space, the
-      previous one stays, and training goes on and tries again at the next interval. The last checkpoint of a run has
-      no next: there the error ends the run.
+      previous file stays, and training goes on and tries again at the next interval. The last checkpoint of a run has
+      no next interval: there the error ends the run.
 
-    On remote storage, or with ``file_client_args``, MMEngine's own backends write, and what a finished write is, is up
-    to them; DeepSpeed writes by itself. What a killed process left unfinished is removed at the start of the next.
+    Files that a killed process left unfinished are removed at the start of the next run. Local files are written by the
+    backend ``apa_mmdet.atomic``. With ``backend_args``, ``file_client_args`` or a remote ``out_dir`` another backend
+    writes, which may leave a part of a file.
     """
 
     def before_train(self, runner: Runner) -> None:
-        """Clear away what a killed process left."""
+        """Chooses the backend and removes what a killed process left."""
+        if self.backend_args is None and self.file_client_args is None and '://' not in str(self.out_dir or ''):
+            self.backend_args = dict(backend=ATOMIC_BACKEND)
         kept = runner.message_hub.runtime_info.get('keep_ckpt_ids', [])
         outdated = kept[: -self.max_keep_ckpts] if self.max_keep_ckpts > 0 else []
-        del kept[: len(outdated)]  # or MMEngine would remove their files, and end with an error where it cannot
+        del kept[: len(outdated)]  # or MMEngine would remove their files, and fail where it cannot
         super().before_train(runner)
         self._remove_outdated(runner, map(self._path, outdated))
-        folders = {runner.work_dir} | ({str(self.out_dir)} if type(self.file_backend) is LocalBackend else set())
+        local = isinstance(self.file_backend, LocalBackend)
+        folders = {runner.work_dir} | ({str(self.out_dir)} if local else set())
         if is_main_process():
             for path in [path for folder in folders for path in Path(folder).glob('*' + UNFINISHED)]:
-                path.unlink()
+                remove(path)
                 runner.logger.info(f'removed {path}, which an interrupted run left unfinished')
 
-    def after_train(self, runner: Runner) -> None:
-        """Publish."""
-        with _whole_files():
-            super().after_train(runner)
+    @master_only
+    def _publish_model(self, runner: Runner, ckpt_path: str) -> None:
+        """As MMEngine's, through the backend of the hook."""
+        checkpoint = CheckpointLoader.load_checkpoint(ckpt_path, 'cpu', 'silent')
+        published = {key: value for key, value in checkpoint.items() if key in self.published_keys}
+        digest = hashlib.sha256(pickle.dumps(published)).hexdigest()
+        path = f'{os.path.splitext(ckpt_path)[0]}-{digest[:8]}.pth'
+        save_checkpoint(published, path, self.file_client_args, self.backend_args)
+        runner.logger.info(
+            f'{ckpt_path} is published as {path}, without {sorted(checkpoint.keys() - published.keys())}'
+        )
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         outdated: list[str] = []
         last = step >= (runner.max_epochs if self.by_epoch else runner.max_iters)
-        with self._books_kept(runner, last, 'training goes on and tries again at the next interval'):
-            outdated = self._enter(runner, step)
-            with _together():
-                runner.save_checkpoint(
-                    self.out_dir,
-                    self.filename_tmpl.format(step),
-                    self.file_client_args,
-                    save_optimizer=self.save_optimizer,
-                    save_param_scheduler=self.save_param_scheduler,
-                    meta=meta,
-                    by_epoch=self.by_epoch,
-                    backend_args=self.backend_args,
-                    **self.args,
-                )
+        with self._rollback_on_error(runner, last, 'training goes on and tries again at the next interval'):
+            outdated = self._track(runner, step)
+            runner = runner if isinstance(runner, _AtomicSaves) else _AtomicSaves(runner)
+            runner.save_checkpoint(
+                self.out_dir,
+                self.filename_tmpl.format(step),
+                self.file_client_args,
+                save_optimizer=self.save_optimizer,
+                save_param_scheduler=self.save_param_scheduler,
+                meta=meta,
+                by_epoch=self.by_epoch,
+                backend_args=self.backend_args,
+                **self.args,
+            )
+            last_checkpoint = os.path.join(runner.work_dir, 'last_checkpoint')
+            with _fails_in_all_processes(last_checkpoint):
                 if is_main_process():
-                    AtomicLocalBackend().put_text(self.last_ckpt, os.path.join(runner.work_dir, 'last_checkpoint'))
+                    atomic_write(last_checkpoint, self.last_ckpt.encode())
         self._remove_outdated(runner, outdated)
 
-    def _enter(self, runner: Runner, step: int) -> list[str]:
-        """Enter the checkpoint of ``step`` in the books; returns the paths that it outdates.
+    def _track(self, runner: Runner, step: int) -> list[str]:
+        """Records the checkpoint of ``step``; returns the paths that it outdates.
 
-        Their numbers stay in the list that the checkpoint holds. What is too many in it is removed when a run starts,
-        which makes good a kill before the removal.
+        Their steps stay in the list that the checkpoint holds. What is too many in it is removed when a run starts, in
+        case this one is killed before it removes them.
         """
         self.last_ckpt = self._path(step)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
         if self.max_keep_ckpts <= 0:
             return []
-        # filename_tmpl may name all of them alike
+        # filename_tmpl may give all of them one name
         kept = [number for number in self.keep_ckpt_ids if self._path(number) != self.last_ckpt] + [step]
         runner.message_hub.update_info('keep_ckpt_ids', kept)
         self.keep_ckpt_ids = deque(kept, self.max_keep_ckpts)
@@ -150,19 +168,19 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, float]) -> None:
         backend = self.file_backend
-        self.file_backend = later = _RemovesLater(backend)
+        self.file_backend = removals = _PostponedRemovals(backend)
         try:
-            with self._books_kept(runner, False, 'and the next validation that beats it, if one comes, tries again'):
-                super()._save_best_checkpoint(_SavesTogether(runner), metrics)
+            with self._rollback_on_error(runner, False, 'the next validation that beats it tries again'):
+                super()._save_best_checkpoint(_AtomicSaves(runner), metrics)
         finally:
             self.file_backend = backend
-        self._remove_outdated(runner, later.doomed)
+        self._remove_outdated(runner, removals.paths)
 
     def _remove_outdated(self, runner: Runner, paths: Iterable[str]) -> None:
-        """Remove what is not in the books."""
+        """Removes those of the files that the hook does not track."""
         best = [getattr(self, 'best_ckpt_path', None), *getattr(self, 'best_ckpt_path_dict', {}).values()]
-        valid = {self.last_ckpt, *best, *map(self._path, getattr(self, 'keep_ckpt_ids', ()))}
-        for path in set(paths) - valid if is_main_process() else ():
+        tracked = {self.last_ckpt, *best, *map(self._path, getattr(self, 'keep_ckpt_ids', ()))}
+        for path in set(paths) - tracked if is_main_process() else ():
             try:
                 if self.file_backend.isfile(path):
                     self.file_backend.remove(path)
@@ -175,17 +193,19 @@ class AtomicCheckpointHook(CheckpointHook):
                 )
 
     @contextmanager
-    def _books_kept(self, runner: Runner, last: bool, then: str) -> Iterator[None]:
-        """Whatever cannot be written in the block is as if it had not been tried; ``last``: raise all the same."""
+    def _rollback_on_error(self, runner: Runner, last: bool, consequence: str) -> Iterator[None]:
+        """Restores the state of the hook if a write in the block fails; logs the error, or raises it with ``last``."""
         info = dict(runner.message_hub.runtime_info)
-        books = {name: copy(getattr(self, name)) for name in BOOKS if hasattr(self, name)}
+        state = {name: copy(getattr(self, name)) for name in TRACKED_STATE if hasattr(self, name)}
         try:
             yield
         except OSError as error:
             runner.message_hub.runtime_info.clear()
             runner.message_hub.runtime_info.update(info)
-            vars(self).update(books)
+            vars(self).update(state)
             if last:
                 raise
-            where, why = error.filename or self.out_dir, error.strerror or error
-            runner.logger.error(f'{where} could not be written ({why}): the checkpoint before it stays, {then}')
+            path, reason = error.filename or self.out_dir, error.strerror or error
+            runner.logger.error(
+                f'{path} could not be written ({reason}): the checkpoint before it stays, {consequence}'
+            )

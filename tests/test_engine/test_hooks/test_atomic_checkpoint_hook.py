@@ -1,35 +1,19 @@
 import errno
-import os
-import resource
-import stat
-import subprocess
-from contextlib import contextmanager
 from pathlib import Path
 
-import mmengine.runner
 import pytest
+from helpers.disk import files_no_larger_than, names
 from helpers.tiny_runs import Points, Stop, log_of, saved_at, toy
 from mmengine.evaluator import BaseMetric
-from mmengine.fileio import FileClient, LocalBackend, get_file_backend, register_backend
+from mmengine.fileio import FileClient, LocalBackend, register_backend
 from mmengine.registry import METRICS
 from mmengine.runner import FlexibleRunner
 
 from apa_mmdet.utils.fileio import AtomicLocalBackend
 
 
-@contextmanager
-def files_no_larger_than(size):
-    """The kernel refuses to let a file grow beyond ``size`` bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def full_disk(runner, first, last):
-    """The runner, with no file larger than 4 KiB for its checkpoints from one epoch to another."""
+    """The runner; its checkpoints of these epochs may not be larger than 4 KiB."""
     save = runner.save_checkpoint
 
     def limited(*args, **kwargs):
@@ -61,45 +45,18 @@ def validated_with(*scores, **options):
     return dict(val_cfg=dict(), val_dataloader=loader, val_evaluator=dict(type='Given', scores=scores), **options)
 
 
-def said(work_dir, level):
+def logged(work_dir, level):
     return [line.split(' - ')[-1] for line in log_of(work_dir).splitlines() if f' - {level} - ' in line]
 
 
-def names(folder):
-    return sorted(p.name for p in Path(folder).iterdir() if p.is_file() and p.suffix != '.py')
-
-
-def test_a_file_that_cannot_be_written_is_what_it_was_before(tmp_path):
-    path = tmp_path / 'file'
-    AtomicLocalBackend().put(b'old', path)
-    with files_no_larger_than(1 << 20), pytest.raises(OSError) as caught:
-        AtomicLocalBackend().put(bytes(3 << 20), path)
-    assert caught.value.errno == errno.EFBIG and caught.value.filename == str(path)
-    assert '3.0 MiB to write' in caught.value.strerror and 'MiB free' in caught.value.strerror
-    assert path.read_bytes() == b'old' and names(tmp_path) == ['file']
-
-
-def test_a_full_disk_says_how_much_is_free(tmp_path):
-    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=1m', 'none', tmp_path], capture_output=True).returncode:
-        pytest.skip('no right to mount a small file system')
-    try:
-        AtomicLocalBackend().put(b'old', tmp_path / 'file')
-        with pytest.raises(OSError, match=r'No space left on device, 2.0 MiB to write, 1.0 MiB free') as caught:
-            AtomicLocalBackend().put(bytes(2 << 20), tmp_path / 'file')
-        assert caught.value.errno == errno.ENOSPC
-        assert (tmp_path / 'file').read_bytes() == b'old' and names(tmp_path) == ['file']
-    finally:
-        subprocess.run(['umount', tmp_path], check=True)
-
-
-def test_training_goes_on_past_a_full_disk_and_keeps_the_checkpoint_before(tmp_path):
+def test_training_goes_on_past_a_full_disk_and_keeps_the_previous_checkpoint(tmp_path):
     runner = full_disk(toy(tmp_path, epochs=4, max_keep_ckpts=1), 2, 3)
     runner.register_hook(Stop(13), 'LOWEST')
     with pytest.raises(KeyboardInterrupt):
         runner.train()
     assert names(tmp_path) == ['epoch_1.pth', 'last_checkpoint']
     assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'epoch_1.pth')
-    errors = said(tmp_path, 'ERROR')
+    errors = logged(tmp_path, 'ERROR')
     assert len(errors) == 2 and 'epoch_2.pth could not be written (File too large, 0.' in errors[0]
     assert errors[0].endswith(': the checkpoint before it stays, training goes on and tries again at the next interval')
     resumed = toy(tmp_path, epochs=4, max_keep_ckpts=1, resume=True, name='resumed')
@@ -107,7 +64,7 @@ def test_training_goes_on_past_a_full_disk_and_keeps_the_checkpoint_before(tmp_p
     assert names(tmp_path) == ['epoch_4.pth', 'last_checkpoint'] and resumed.iter == 16
 
 
-def test_the_next_interval_writes_again(tmp_path):
+def test_after_a_failed_checkpoint_the_next_interval_writes_again(tmp_path):
     runner = full_disk(toy(tmp_path, epochs=3, max_keep_ckpts=1), 2, 2)
     runner.train()
     assert names(tmp_path) == ['epoch_3.pth', 'last_checkpoint']
@@ -115,14 +72,14 @@ def test_the_next_interval_writes_again(tmp_path):
     assert info['keep_ckpt_ids'] == [1, 3]
 
 
-def test_the_last_checkpoint_has_no_next_interval(tmp_path):
+def test_a_failed_last_checkpoint_ends_the_run(tmp_path):
     runner = full_disk(toy(tmp_path), 2, 2)
     with pytest.raises(OSError, match='epoch_2.pth'):
         runner.train()
     assert names(tmp_path) == ['epoch_1.pth', 'last_checkpoint']
 
 
-def test_the_best_checkpoint_stays_until_a_better_one_stands(tmp_path):
+def test_the_best_checkpoint_stays_until_a_better_one_is_complete(tmp_path):
     runner = toy(tmp_path, save_best='acc')
     hook = next(hook for hook in runner.hooks if hasattr(hook, 'save_best'))
     runner._train_loop = runner.build_train_loop(runner._train_loop)
@@ -153,7 +110,7 @@ def test_checkpoints_of_one_name_are_replaced_and_not_removed(resume, tmp_path):
     assert saved_at(tmp_path / 'latest.pth')['meta']['epoch'] == 3
 
 
-def test_so_are_best_ones_of_one_name(tmp_path):
+def test_best_checkpoints_of_one_name_are_replaced_and_not_removed(tmp_path):
     iterations = validated_with(
         0.1,
         0.2,
@@ -165,76 +122,64 @@ def test_so_are_best_ones_of_one_name(tmp_path):
     assert saved_at(tmp_path / 'best_acc_epoch_0.pth')['meta']['iter'] == 4
 
 
-def test_a_best_one_that_cannot_be_written_at_the_end_is_no_error(tmp_path):
+def test_a_failed_best_checkpoint_after_the_last_epoch_is_no_error(tmp_path):
     full_disk(toy(tmp_path, save_best='acc', rule='greater', options=validated_with(0.1, 0.2)), 3, 3).train()
     assert names(tmp_path) == ['best_acc_epoch_1.pth', 'epoch_1.pth', 'epoch_2.pth', 'last_checkpoint']
-    assert 'best_acc_epoch_2.pth could not be written' in said(tmp_path, 'ERROR')[0]
-    assert said(tmp_path, 'ERROR')[0].endswith('and the next validation that beats it, if one comes, tries again')
+    assert 'best_acc_epoch_2.pth could not be written' in logged(tmp_path, 'ERROR')[0]
+    assert logged(tmp_path, 'ERROR')[0].endswith('the next validation that beats it tries again')
 
 
-def test_an_old_file_that_cannot_be_removed_is_told_of_and_the_new_one_counts(tmp_path):
+def test_an_old_file_that_cannot_be_removed_is_logged_and_the_new_one_counts(tmp_path):
 
-    class Keeps(LocalBackend):
+    class Keeps(AtomicLocalBackend):
         def remove(self, filepath):
             raise PermissionError(errno.EPERM, 'Operation not permitted', filepath)
 
-    runner = toy(tmp_path / 'work', max_keep_ckpts=1)
-    register_backend('local', Keeps, force=True, prefixes='')
-    try:
-        runner.train()
-        resumed = toy(tmp_path / 'work', max_keep_ckpts=1, epochs=3, resume=True, name='resumed')
-        resumed.train()
-    finally:
-        register_backend('local', LocalBackend, force=True, prefixes='')
+    register_backend('keeps', Keeps, force=True)
+    options = dict(max_keep_ckpts=1, backend_args=dict(backend='keeps'))
+    toy(tmp_path / 'work', **options).train()
+    resumed = toy(tmp_path / 'work', epochs=3, resume=True, name='resumed', **options)
+    resumed.train()
     assert names(tmp_path / 'work') == ['epoch_1.pth', 'epoch_2.pth', 'epoch_3.pth', 'last_checkpoint']
     assert (tmp_path / 'work/last_checkpoint').read_text().endswith('epoch_3.pth') and resumed.iter == 12
-    told = [line for line in said(tmp_path / 'work', 'WARNING') if 'outdated' in line]
-    assert 'epoch_1.pth is outdated and could not be removed (Operation not permitted): training goes on' in told[0]
-    assert len(told) == 3 and said(tmp_path / 'work', 'ERROR') == []
+    warnings = [line for line in logged(tmp_path / 'work', 'WARNING') if 'outdated' in line]
+    assert 'epoch_1.pth is outdated and could not be removed (Operation not permitted): training goes on' in warnings[0]
+    assert len(warnings) == 3 and logged(tmp_path / 'work', 'ERROR') == []
 
 
-def test_a_folder_that_cannot_be_synced_is_no_error(tmp_path, monkeypatch):
-    """As on some network file systems, of which there is none here."""
-    sync = os.fsync
-
-    def of_files(descriptor):
-        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, 'Invalid argument')
-        sync(descriptor)
-
-    monkeypatch.setattr(os, 'fsync', of_files)
-    AtomicLocalBackend().put(b'new', tmp_path / 'file')
-    assert (tmp_path / 'file').read_bytes() == b'new'
-
-
-def test_the_strategies_of_a_flexible_runner_write_whole_files_too(tmp_path):
+def test_checkpoints_of_a_flexible_runner_are_complete_or_absent(tmp_path):
     runner = toy(tmp_path, epochs=3, kind=FlexibleRunner, options=dict(strategy=dict(type='SingleDeviceStrategy')))
     full_disk(runner, 2, 2).train()
     assert names(tmp_path) == ['epoch_1.pth', 'epoch_3.pth', 'last_checkpoint']
-    assert 'epoch_2.pth could not be written (File too large' in said(tmp_path, 'ERROR')[0]
-    assert type(get_file_backend(str(tmp_path))) is LocalBackend
+    assert 'epoch_2.pth could not be written (File too large' in logged(tmp_path, 'ERROR')[0]
 
 
-def test_a_published_checkpoint_is_whole_too(tmp_path, monkeypatch):
-    save = mmengine.runner.save_checkpoint  # which publishing alone calls by this name
+def test_a_published_checkpoint_is_complete_or_absent(tmp_path):
+    def published(folder, limit):
+        runner = toy(folder, published_keys=['meta', 'state_dict'])
+        hook = next(hook for hook in runner.hooks if hasattr(hook, 'published_keys'))
+        publish = hook.after_train
 
-    def limited(*args, **kwargs):
-        with files_no_larger_than(2048):
-            save(*args, **kwargs)
+        def limited(runner):
+            with files_no_larger_than(limit):
+                publish(runner)
 
-    monkeypatch.setattr(mmengine.runner, 'save_checkpoint', limited)
+        hook.after_train = limited
+        runner.train()
+
     with pytest.raises(OSError, match='File too large, 0.0 MiB to write'):
-        toy(tmp_path / 'full', published_keys=['meta', 'state_dict']).train()
-    monkeypatch.undo()
-    toy(tmp_path / 'free', published_keys=['meta', 'state_dict']).train()
+        published(tmp_path / 'full', 2048)
+    published(tmp_path / 'free', 1 << 30)
     assert names(tmp_path / 'full') == ['epoch_1.pth', 'epoch_2.pth', 'last_checkpoint']
-    assert len(names(tmp_path / 'free')) == 4
+    (extra,) = set(names(tmp_path / 'free')) - set(names(tmp_path / 'full'))
+    assert extra.startswith('epoch_2-') and set(saved_at(tmp_path / 'free' / extra)) == {'meta', 'state_dict'}
 
 
-def test_what_a_killed_run_left_behind_is_cleared_away(tmp_path):
+def test_unfinished_files_of_a_killed_run_are_removed(tmp_path):
     toy(tmp_path, epochs=2, max_keep_ckpts=1).train()
     (tmp_path / 'epoch_1.pth').write_bytes(b'killed before it was removed')
     (tmp_path / 'epoch_3.pth.unfinished').write_bytes(b'killed while it was written')
+    (tmp_path / 'sharded.pth.unfinished').mkdir()
     runner = toy(tmp_path, epochs=3, max_keep_ckpts=1, resume=True, name='resumed')
     runner.register_hook(Stop(9), 'LOWEST')
     with pytest.raises(KeyboardInterrupt):
@@ -243,10 +188,10 @@ def test_what_a_killed_run_left_behind_is_cleared_away(tmp_path):
     assert 'removed ' in log_of(tmp_path) and 'epoch_3.pth.unfinished' in log_of(tmp_path)
 
 
-def test_remote_storage_is_left_to_its_own_backend(tmp_path):
+def test_remote_storage_is_written_by_its_own_backend(tmp_path):
 
     class Bucket(LocalBackend):
-        """Keeps what it is told under a folder, as a store does under a bucket's name."""
+        """Keeps files in a folder, as a store does under a bucket's name."""
 
         def put(self, obj, filepath):
             (tmp_path / 'bucket').mkdir(exist_ok=True)
