@@ -57,7 +57,7 @@ def test_a_run_stopped_amid_an_epoch_goes_on_as_if_it_had_not_been(data, tmp_pat
 
 
 ITERATIONS = {
-    'train_cfg': dict(type='IterBasedTrainLoop', max_iters=9),
+    'train_cfg': dict(type='ResumableIterBasedTrainLoop', max_iters=9),
     'log_processor.by_epoch': False,
     'param_scheduler': [dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=9)],
 }
@@ -92,7 +92,7 @@ def test_so_does_one_with_more_state(options, data, tmp_path):
 
 TWO = """
 import random, sys, torch
-from tinier import Points, Stop, Toy, toy
+from helpers.tiny_runs import Points, Stop, Toy, toy
 from apa_mmdet.engine.runner.cpu_runner import CPURunner, join_on_cpu
 class Shaken(Points):
     def __getitem__(self, index):
@@ -160,7 +160,7 @@ def test_differences_are_found_wherever_they_are():
 
 @pytest.mark.slow
 def test_a_run_killed_at_twenty_random_moments_equals_one_that_was_not(tmp_path):
-    env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(SOAK.parent), PYTHONWARNINGS='ignore')
+    env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=f'{ROOT / "tests"}:{ROOT}', PYTHONWARNINGS='ignore')
     command = [sys.executable, SOAK, tmp_path / 'soak', '--kills', '20']
     run = subprocess.run(command, env=env, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]

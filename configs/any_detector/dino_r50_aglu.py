@@ -1,6 +1,7 @@
 # The feed-forward networks of the transformer alone, which start from random weights: one site a layer.
-_base_ = 'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py'
-custom_imports = dict(imports=['apa_mmdet'], allow_failed_imports=False)
+_base_ = ['mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py', '../_base_/hooks.py']
+default_hooks = _base_.apa_hooks
+train_cfg = dict(type='ResumableEpochBasedTrainLoop')
 model = dict(
     type='SwapActivations',
     module=dict(type='DINO'),

@@ -1,7 +1,8 @@
 # Two parts, each in its own way: the backbone like ReLU at the start, for its ImageNet weights; the head, which starts
 # from random weights, with AGLU's own.
-_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
-custom_imports = dict(imports=['apa_mmdet'], allow_failed_imports=False)
+_base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', '../_base_/hooks.py']
+default_hooks = _base_.apa_hooks
+train_cfg = dict(type='ResumableEpochBasedTrainLoop')
 model = dict(
     backbone=dict(
         type='SwapActivations',

@@ -1,13 +1,7 @@
 # Published on V3Det val: box AP 35.4 (arXiv:2407.08567; not reproduced here).
-_base_ = 'mmdet::v3det/cascade_rcnn_r50_fpn_8x4_sample1e-3_mstrain_v3det_2x.py'
-custom_imports = dict(imports=['apa_mmdet'], allow_failed_imports=False)
-default_hooks = dict(  # docs/fault_tolerance.md
-    checkpoint=dict(type='AtomicCheckpointHook'),
-    resume=dict(type='ExactResumeHook'),
-    finite=dict(type='SkipNonFiniteHook'),
-    activations=dict(type='ActivationHealthHook'),
-    activation_stats=dict(type='ActivationStatsHook'),
-)
+_base_ = ['mmdet::v3det/cascade_rcnn_r50_fpn_8x4_sample1e-3_mstrain_v3det_2x.py', '../_base_/hooks.py']
+default_hooks = _base_.apa_hooks
+train_cfg = dict(type='ResumableIterBasedTrainLoop')
 randomness = dict(seed=0)  # the order of the data, which no epoch tells
 model = dict(
     backbone=dict(type='SEResNet', init_cfg=dict(checkpoint='pretrained/se_resnet50_apa.pth')),

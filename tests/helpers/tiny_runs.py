@@ -104,7 +104,7 @@ def toy(
                 resume=resume,
                 experiment_name=f'{work_dir} {name}',  # or runs that begin in the same second would share their logs
                 train_dataloader=dict(train_dataloader, **dict(loader)),
-                train_cfg=dict(by_epoch=True, max_epochs=epochs),
+                train_cfg=dict(type='ResumableEpochBasedTrainLoop', max_epochs=epochs),
                 randomness=dict(seed=0),
                 default_hooks=default_hooks,
                 optim_wrapper=dict(

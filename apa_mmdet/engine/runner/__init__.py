@@ -1,3 +1,4 @@
 from .cpu_runner import CPURunner
+from .loops import ResumableEpochBasedTrainLoop, ResumableIterBasedTrainLoop
 
-__all__ = ['CPURunner']
+__all__ = ['CPURunner', 'ResumableEpochBasedTrainLoop', 'ResumableIterBasedTrainLoop']

@@ -1,0 +1,12 @@
+# Hooks of every config here: docs/fault_tolerance.md, docs/activations.md. A config takes them by
+#     _base_ = ['mmdet::…', '../_base_/hooks.py']
+#     default_hooks = _base_.apa_hooks
+# and, for exact resumption, train_cfg = dict(type='ResumableEpochBasedTrainLoop'), or ResumableIterBasedTrainLoop.
+custom_imports = dict(imports=['apa_mmdet'], allow_failed_imports=False)
+apa_hooks = dict(
+    checkpoint=dict(type='AtomicCheckpointHook'),
+    resume=dict(type='ExactResumeHook'),
+    finite=dict(type='SkipNonFiniteHook'),
+    activations=dict(type='ActivationHealthHook'),
+    activation_stats=dict(type='ActivationStatsHook'),
+)

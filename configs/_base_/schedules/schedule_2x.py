@@ -1,0 +1,2 @@
+_base_ = 'mmdet::_base_/schedules/schedule_2x.py'
+train_cfg = dict(type='ResumableEpochBasedTrainLoop')
