@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import torch
+from helpers.paths import ROOT
 from helpers.shrink_config import shrunk
-from helpers.tiny_runs import ROOT, tinier
+from helpers.tiny_runs import tinier
 from mmengine.config import Config
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
@@ -109,6 +110,6 @@ def without_chance(data, work_dir, load_from):
     cfg.model.roi_head.bbox_head.loss_cls.frequency_threshold = 2.0
     # Adam's first steps are as long for a gradient of rounding errors as for any other
     cfg.optim_wrapper.optimizer = dict(type='SGD', lr=0.005, momentum=0.9)
-    cfg.custom_imports.imports = ['apa_mmdet', 'distributed_worker']
+    cfg.custom_imports.imports = ['apa_mmdet', 'helpers.distributed_worker']
     cfg.custom_hooks = [dict(type='RecordHook')]
     return cfg

@@ -1,4 +1,4 @@
-"""Numbers that training must not go on with: losses and gradients that are not finite, λ and κ out of their range."""
+"""Skipping of steps whose loss or gradient is not finite."""
 
 from collections.abc import Callable, Iterable
 from functools import wraps
@@ -14,29 +14,31 @@ from torch import Tensor, nn
 
 from apa_mmdet.utils.model import unwrap_model
 
-STATISTICS = 'running_mean', 'running_var', 'num_batches_tracked'
+NORM_STATISTICS = 'running_mean', 'running_var', 'num_batches_tracked'
 
 
 @HOOKS.register_module()
 class SkipNonFiniteHook(Hook):
     """Skips a step whose loss or gradient is not finite, and stops training after too many of them in a row.
 
-    Neither parameters, optimizer state nor the running statistics of norms change then, in no process; one line names
-    the first loss that is not finite, or else the first parameter whose gradient is not, in the order of the model.
-    Of accumulated gradients, the whole step is skipped.
+    Parameters, optimizer state and the running statistics of norms then stay what they were, in every process; one line
+    names the first loss that is not finite, or else the first parameter, in the order of the model, whose gradient is
+    not. Of accumulated gradients, the whole step is skipped.
 
-    A good step costs a pass over the gradients (their norms; one that overflows is not finite either, and clipping
-    would make zeros of all gradients), one synchronisation with the GPU and, with several processes, the reduction of
+    A good step costs a pass over the gradients (their norms; a norm that overflows is not finite either, since clipping
+    would turn all gradients into zeros), one synchronization with the GPU and, with several processes, the reduction of
     two numbers; statistics of norms in training mode are copied.
 
-    Where a loss scale adapts itself (float16), overflowing gradients are its business, and no failure, as long as it
-    stands at ``min_scale`` or above.
-
-    Several optimizers (OptimWrapperDict) are refused: when the gradients of one turn out bad, others have stepped.
+    Where a loss scale adapts itself (float16), it deals with overflowing gradients, and they are no failure as long as
+    the scale is at least ``min_scale``.
 
     Args:
-        max_in_a_row: this many failures in a row stop the training.
+        max_in_a_row: number of failures in a row that stops the training.
         min_scale: the lowest loss scale at which an overflow is normal.
+
+    Raises:
+        ValueError: for several optimizers (OptimWrapperDict): when the gradients of one are bad, others have stepped.
+        FloatingPointError: after ``max_in_a_row`` failures.
 
     Example:
         >>> default_hooks = dict(finite=dict(type='SkipNonFiniteHook', max_in_a_row=5))  # in a config
@@ -44,82 +46,79 @@ class SkipNonFiniteHook(Hook):
 
     def __init__(self, max_in_a_row: int = 10, min_scale: float = 1.0) -> None:
         self.max_in_a_row, self.min_scale = max_in_a_row, min_scale
-        self.in_a_row = 0
+        self.failures_in_a_row = 0
         self.losses: list[dict[str, Any]] = []  # of the forward passes since the last step
 
     def before_train(self, runner: Runner) -> None:
-        """Watch the model's losses and stand before the optimizer's steps.
-
-        Raises:
-            ValueError: on several optimizers.
-        """
+        """Observes the model's losses and guards the optimizer's steps."""
         wrapper = runner.optim_wrapper
         if isinstance(wrapper, OptimWrapperDict):
             raise ValueError(
                 'SkipNonFiniteHook skips the steps of one optimizer, and this config has several '
-                f'({", ".join(wrapper.keys())}): leave the hook out of default_hooks'
+                f'({", ".join(wrapper.keys())}): remove the hook from default_hooks'
             )
         self.model = unwrap_model(runner.model)
-        self.model.register_forward_hook(self._note_losses)
-        self.norms = [module for module in self.model.modules() if hasattr(module, STATISTICS[0])]
-        # what the config chose, --amp's wrapper for one, is not ours to subclass
+        self.model.register_forward_hook(self._record_losses)
+        self.norms = [module for module in self.model.modules() if hasattr(module, NORM_STATISTICS[0])]
+        # MMEngine calls no hook between backward and step, and the config (or --amp) chooses the wrapper's type
         wrapper.step = self._guarded(wrapper.step, wrapper, runner)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
-        if not self.losses:  # not amid accumulated gradients
+        if not self.losses:  # not between accumulated gradients
             self.statistics = [
                 (buffer, buffer.clone())
                 for norm in self.norms
                 if norm.training
-                for buffer in map(norm._buffers.get, STATISTICS)
+                for buffer in map(norm._buffers.get, NORM_STATISTICS)
                 if buffer is not None
             ]
 
-    def _note_losses(self, model: nn.Module, inputs: tuple, outputs: Any) -> None:
+    def _record_losses(self, model: nn.Module, inputs: tuple, outputs: Any) -> None:
         if model.training and isinstance(outputs, dict):
             self.losses.append({name: _detached(value) for name, value in outputs.items() if 'loss' in name})
 
     def _guarded(self, step: Callable, wrapper: OptimWrapper, runner: Runner) -> Callable:
 
-        @wraps(step)  # schedulers leave a mark on it
+        @wraps(step)  # schedulers mark it
         def guarded(**kwargs) -> None:
             losses, self.losses = self.losses, []
             loss_is_finite, gradient_is_finite = _finite(losses, _gradients(wrapper.optimizer))
             if loss_is_finite and (gradient_is_finite or self._scale_will_adapt(wrapper)):
-                self.in_a_row = 0 if gradient_is_finite else self.in_a_row
+                self.failures_in_a_row = 0 if gradient_is_finite else self.failures_in_a_row
                 return step(**kwargs)
-            self._fail(runner, self._first_bad(losses))
-            if loss_is_finite and _scaler(wrapper):
+            self._fail(runner, self._reason(losses))
+            if loss_is_finite and _has_scaler(wrapper):
                 step(**kwargs)  # the scaler does not touch the parameters either, and counts
 
         return guarded
 
     def _scale_will_adapt(self, wrapper: OptimWrapper) -> bool:
-        adapts = _scaler(wrapper) and wrapper._scale_update_param is None
+        adapts = _has_scaler(wrapper) and wrapper._scale_update_param is None
         return bool(adapts and wrapper.loss_scaler.get_scale() >= self.min_scale)
 
     def _fail(self, runner: Runner, reason: str) -> None:
-        """Undo what the forward passes did, and say so."""
+        """Restores what the forward passes changed, and logs or raises."""
         for buffer, before in self.statistics:
             buffer.copy_(before)
-        self.in_a_row += 1
-        where = f'iteration {runner.iter + 1}'
-        if self.in_a_row < self.max_in_a_row:
+        self.failures_in_a_row += 1
+        iteration = f'iteration {runner.iter + 1}'
+        if self.failures_in_a_row < self.max_in_a_row:
             runner.logger.warning(
-                f'{where}: step skipped, {reason} ({self.in_a_row} in a row, {self.max_in_a_row} stop the training)'
+                f'{iteration}: step skipped, {reason} '
+                f'({self.failures_in_a_row} in a row, {self.max_in_a_row} stop the training)'
             )
             return
         bad = _first_not_finite(self.model.state_dict().items())
         advice = (
-            f'{bad[0]} itself is {bad[1]}: resume from a checkpoint before this happened'
+            f'{bad[0]} itself is {bad[1]}: resume from an earlier checkpoint'
             if bad
-            else 'the weights are finite: look at the pictures and boxes of these iterations, at the weights of the '
-            'losses, and at the learning rate'
+            else 'the weights are finite: check the images and boxes of these iterations, the weights of the losses '
+            'and the learning rate'
         )
-        raise FloatingPointError(f'{where}: {reason}; {self.in_a_row} steps in a row could not be made; {advice}')
+        raise FloatingPointError(f'{iteration}: {reason}; {self.failures_in_a_row} steps in a row failed; {advice}')
 
-    def _first_bad(self, losses: list[dict[str, Any]]) -> str:
-        """In words, the same in every process."""
+    def _reason(self, losses: list[dict[str, Any]]) -> str:
+        """The first loss or gradient that is not finite, the same in every process."""
         named = ((name, value) for entry in losses for name, values in entry.items() for value in _listed(values))
         of_processes = all_gather_object(_first_not_finite(named))
         for rank, bad in enumerate(of_processes):
@@ -171,6 +170,6 @@ def _first_not_finite(named: Iterable[tuple[str, Tensor | None]]) -> tuple[str, 
     return None
 
 
-def _scaler(wrapper: OptimWrapper) -> bool:
+def _has_scaler(wrapper: OptimWrapper) -> bool:
     """Whether the losses of this wrapper are scaled."""
     return hasattr(wrapper, 'loss_scaler') and wrapper.loss_scaler.is_enabled()

@@ -15,13 +15,13 @@ from apa_mmdet.utils.model import unwrap_model
 
 try:
     from torch.amp import GradScaler
-except ImportError:  # before torch 2.3, for CUDA alone
+except ImportError:  # before torch 2.3, only for CUDA
     from torch.cuda.amp import GradScaler as CudaGradScaler
 
     def GradScaler(device: str, enabled: bool, **kwargs) -> CudaGradScaler:
         if enabled and device != 'cuda':
             raise ValueError(
-                f"float16 on {device} needs torch 2.3, and this is {torch.__version__}; take dtype='bfloat16'"
+                f"float16 on {device} needs torch 2.3, and this is {torch.__version__}; use dtype='bfloat16'"
             )
         return CudaGradScaler(enabled=enabled, **kwargs)
 
@@ -31,18 +31,18 @@ DTYPES = 'float16', 'bfloat16'
 
 @OPTIM_WRAPPERS.register_module()
 class MixedPrecisionOptimWrapper(AmpOptimWrapper):
-    """MMEngine's AmpOptimWrapper for every device that torch's autocast knows, the CPU among them.
+    """MMEngine's AmpOptimWrapper for every device that torch's autocast supports, including the CPU.
 
     Weights and optimizer stay float32. float16 needs its loss scaled, and steps that overflow are skipped until the
     scale fits; bfloat16 has float32's range and needs neither.
 
     Args:
         dtype: ``bfloat16`` or ``float16``; on a CPU, float16 needs torch 2.3.
-        loss_scale: for float16: ``dynamic``, a number that stays, or the arguments of torch's GradScaler.
+        loss_scale: for float16: ``dynamic``, a fixed number, or the arguments of torch's GradScaler.
         **kwargs: of MMEngine's OptimWrapper: ``optimizer``, ``clip_grad``, ``accumulative_counts``.
 
     Raises:
-        ValueError: on another dtype, or if this torch cannot do it on this device.
+        ValueError: for another dtype, or one that this torch does not support on this device.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.ones(2))
@@ -66,7 +66,7 @@ class MixedPrecisionOptimWrapper(AmpOptimWrapper):
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Autocast, without synchronising gradients that are accumulated."""
+        """Autocasts, without synchronizing gradients that are accumulated."""
         with ExitStack() as stack:
             stack.enter_context(OptimWrapper.optim_context(self, model))
             # not MMEngine's, which refuses float16 on a CPU
@@ -77,10 +77,10 @@ class MixedPrecisionOptimWrapper(AmpOptimWrapper):
 
 
 def _before_operators(model: nn.Module) -> Iterator[nn.Module]:
-    """The parts of a detector whose outputs reach mmcv's operators: its neck and dense heads.
+    """Yields the parts of a detector whose outputs reach mmcv's operators: its neck and dense heads.
 
-    NMS and RoIAlign take no half precision on a CPU and no bfloat16 anywhere, and a coordinate above 256 pixels would
-    be rounded to even numbers by it.
+    NMS and RoIAlign support no half precision on a CPU and no bfloat16 on any device, and bfloat16 would round a
+    coordinate above 256 pixels to an even number.
     """
     detector = unwrap_model(model)
     without = {'data_preprocessor', 'roi_head'} | ({'backbone'} if getattr(detector, 'neck', None) else set())
