@@ -81,6 +81,14 @@ def differences(a, b, path=''):
     return [] if a == b else [path]
 
 
+@pytest.mark.parametrize('name', CONFIGS)
+def test_every_config_has_our_hooks_and_a_resumable_loop(name):
+    cfg, ours = load(name), Config.fromfile(ROOT / 'configs/_base_/hooks.py').apa_hooks
+    assert len(ours) == 5
+    assert {key: cfg.default_hooks[key].type for key in ours} == {key: hook.type for key, hook in ours.items()}
+    assert cfg.train_cfg.type == f'Resumable{"Iter" if "max_iters" in cfg.train_cfg else "Epoch"}BasedTrainLoop'
+
+
 def test_the_flagship_is_the_published_recipe():
     cfg = load(FLAGSHIP)
     assert cfg.train_dataloader.dataset.oversample_thr == 1e-3
@@ -111,7 +119,7 @@ def test_coco_configs_use_the_schedules_of_mmdet(model):
     for schedule, epochs in (('1x', 12), ('2x', 24)):
         stock = load_stock(f'_base_/schedules/schedule_{schedule}.py')
         cfg = load(f'configs/coco/{model}_apa_{schedule}_coco.py')
-        for key in ('train_cfg', 'param_scheduler', 'optim_wrapper', 'auto_scale_lr'):
+        for key in ('param_scheduler', 'optim_wrapper', 'auto_scale_lr'):
             assert cfg[key] == stock[key]
         assert cfg.train_cfg.max_epochs == epochs and cfg.train_dataloader.dataset.type == 'CocoDataset'
         assert cfg.model.type == ('MaskRCNN' if 'mask' in model else 'FasterRCNN')

@@ -1,4 +1,4 @@
-"""A run interrupted and resumed equals one that was not: weights, optimizer, schedulers and logs, bit for bit."""
+"""A resumed run equals the uninterrupted one in weights, optimizer, schedulers and logs, bit for bit."""
 
 import os
 import subprocess
@@ -29,7 +29,7 @@ def data(tmp_path_factory):
 
 
 def train(data, work_dir, stop=None, **options):
-    """A run in ``work_dir``, with a seed of its own unless ``options`` name one."""
+    """Trains in ``work_dir``, with a random seed unless ``options`` name one."""
     options = {'randomness.seed': None, **OPTIONS, **options}
     # or runs would share their logs
     options['experiment_name'] = options['visualizer.name'] = f'{work_dir} until {stop}'
@@ -43,7 +43,7 @@ def train(data, work_dir, stop=None, **options):
     return runner
 
 
-def interrupted_and_not(data, folder, **options):
+def differences_after_resume(data, folder, **options):
     """What differs between a run stopped after 6 steps, resumed from its 4th, and a run of the same seed."""
     seed = train(data, folder / 'stopped', stop=6, **options).seed
     assert (folder / 'stopped/last_checkpoint').read_text().endswith('iter_4.pth')
@@ -52,8 +52,8 @@ def interrupted_and_not(data, folder, **options):
     return compare(folder / 'whole', folder / 'stopped')
 
 
-def test_a_run_stopped_amid_an_epoch_goes_on_as_if_it_had_not_been(data, tmp_path):
-    assert interrupted_and_not(data, tmp_path) == []
+def test_resume_within_an_epoch_is_bitwise_equal(data, tmp_path):
+    assert differences_after_resume(data, tmp_path) == []
 
 
 ITERATIONS = {
@@ -65,14 +65,14 @@ ITERATIONS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize('workers', [0, 2])
-def test_so_does_one_of_iterations_without_epochs(workers, data, tmp_path):
+def test_resume_of_an_iteration_based_run_is_bitwise_equal(workers, data, tmp_path):
     options = {
         'train_dataloader.num_workers': workers,
         'train_dataloader.persistent_workers': workers > 0,
         'randomness.seed': 0,
         **ITERATIONS,
     }
-    assert interrupted_and_not(data, tmp_path, **options) == []
+    assert differences_after_resume(data, tmp_path, **options) == []
 
 
 @pytest.mark.slow
@@ -86,8 +86,8 @@ def test_so_does_one_of_iterations_without_epochs(workers, data, tmp_path):
     ],
     ids=['EMA', 'accumulated gradients', 'bfloat16', 'float16'],
 )
-def test_so_does_one_with_more_state(options, data, tmp_path):
-    assert interrupted_and_not(data, tmp_path, **options) == []
+def test_resume_with_more_state_is_bitwise_equal(options, data, tmp_path):
+    assert differences_after_resume(data, tmp_path, **options) == []
 
 
 TWO = """
@@ -99,7 +99,7 @@ class Shaken(Points):
         return dict(inputs=super().__getitem__(index)['inputs'] * (1 + random.random()))
 class Dropping(Toy):
     def forward(self, inputs, mode='tensor', **_):
-        return super().forward([torch.nn.functional.dropout(picture, .3) for picture in inputs], mode)
+        return super().forward([torch.nn.functional.dropout(image, .3) for image in inputs], mode)
 work_dir, stop, resume, workers = sys.argv[1], *map(int, sys.argv[2:])
 join_on_cpu('pytorch')
 torch.manual_seed(0)
@@ -115,7 +115,7 @@ except KeyboardInterrupt:
 
 
 @pytest.mark.slow
-def test_so_does_one_of_two_processes(tmp_path):
+def test_resume_of_two_processes_is_bitwise_equal(tmp_path):
     script = tmp_path / 'two.py'
     script.write_text(TWO)
     env = dict(
@@ -147,19 +147,19 @@ def test_so_does_one_of_two_processes(tmp_path):
 
 
 @pytest.mark.slow
-def test_without_our_hook_it_does_not(data, tmp_path):
-    found = interrupted_and_not(data, tmp_path, **{'default_hooks.resume': None, 'randomness.seed': 0})
+def test_resume_without_the_hook_is_not_bitwise_equal(data, tmp_path):
+    found = differences_after_resume(data, tmp_path, **{'default_hooks.resume': None, 'randomness.seed': 0})
     assert any('state_dict' in name for name in found) and any('log of step' in name for name in found)
 
 
-def test_differences_are_found_wherever_they_are():
+def test_differences_are_found_at_every_level():
     one = dict(a=[torch.zeros(2), 1.0], b=dict(c=torch.ones(1)))
     assert differences(one, dict(a=[torch.zeros(2), 1.0], b=dict(c=torch.ones(1)))) == []
     assert differences(one, dict(a=[torch.tensor([0.0, 1e-30]), 2.0], b={})) == ['.a.0', '.a.1', '.b.c']
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_twenty_random_moments_equals_one_that_was_not(tmp_path):
+def test_resume_is_bitwise_equal_after_twenty_sigkills(tmp_path):
     env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=f'{ROOT / "tests"}:{ROOT}', PYTHONWARNINGS='ignore')
     command = [sys.executable, SOAK, tmp_path / 'soak', '--kills', '20']
     run = subprocess.run(command, env=env, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""What the activations learn, while they learn it."""
+"""Logs of what the activations learn."""
 
 from pathlib import Path
 
@@ -18,16 +18,17 @@ from apa_mmdet.visualization.learned_activation_plots import draw_sites, sites_o
 
 @HOOKS.register_module()
 class ActivationStatsHook(Hook):
-    """Logs λ and κ of all APA and AGLU sites, stage by stage, and draws the learnt curves at the end of training.
+    """Logs λ and κ of all APA and AGLU activations by stage, and draws the learned curves at the end of training.
 
     Scalars go to the visualizer, so to every backend of the config, every ``interval`` iterations and at the end of
     each epoch, with the iteration as their step as the losses have it: see :func:`statistics_of` for their names. One
-    copy from the GPU each time, whatever the number of sites.
+    copy from the GPU each time, whatever the number of activations.
 
     After training, ``activations_values.png`` and ``activations_derivatives.png`` in the work dir show the curve of
-    every site, ACON's and APALU's as well. A picture that cannot be drawn or written costs a warning, not the run.
+    every learnable activation, ACON's and APALU's as well. An image that cannot be drawn or written costs a warning,
+    not the run.
 
-    A model without learnable activations is left alone. Of several processes the first does all of it.
+    A model without learnable activations is ignored. Only the first of several processes logs and draws.
 
     Args:
         interval: iterations between two logs.
@@ -64,10 +65,10 @@ class ActivationStatsHook(Hook):
         work_dir = Path(runner.work_dir)
         try:
             paths = draw_sites(sites, f'{work_dir.name}, iteration {runner.iter}', work_dir, 'activations')
-        except Exception as error:  # whatever it is, the training is worth more
-            runner.logger.warning(f'the learnt activations were not drawn: {type(error).__name__}: {error}')
+        except Exception as error:  # the training is worth more than an image
+            runner.logger.warning(f'the learned activations were not drawn: {type(error).__name__}: {error}')
         else:
-            runner.logger.info(f'learnt activations drawn: {", ".join(map(str, paths))}')
+            runner.logger.info(f'learned activations drawn: {", ".join(map(str, paths))}')
 
 
 def statistics_of(model: nn.Module) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""λ and κ reach the visualizer as they are at that step, and the last curves the work dir."""
+"""λ and κ of each step reach the visualizer, and the last curves the work dir."""
 
 import json
 import os
@@ -9,11 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.paths import ROOT
 from helpers.processes import in_two_processes
 from helpers.tiny_runs import Toy, log_of, toy
 from mmdet.registry import MODELS
-from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import VISBACKENDS, init_default_scope
@@ -25,11 +23,11 @@ from apa_mmdet.engine.runner.cpu_runner import CPURunner
 from apa_mmdet.models.activations import APALU
 from apa_mmdet.visualization.learned_activation_plots import draw_sites, sites_of
 
-PICTURES = ['activations_derivatives.png', 'activations_values.png']
+IMAGES = ['activations_derivatives.png', 'activations_values.png']
 
 
-class Note(Hook):
-    """Keeps λ and κ of the toy's one site after every step."""
+class RecordParameters(Hook):
+    """Keeps λ and κ of the toy's one activation after every step."""
 
     def __init__(self):
         self.values = {}
@@ -55,16 +53,16 @@ def logged(work_dir):
     return [line for line in lines if 'loss' not in line]
 
 
-def pictures(folder):
+def images(folder):
     return sorted(path.name for path in Path(folder).glob('*.png'))
 
 
 def test_values_are_logged_every_interval_and_at_the_end_of_each_epoch(tmp_path):
-    note = Note()
-    _, lines = trained(tmp_path, interval=3, hooks=[note])
+    record = RecordParameters()
+    _, lines = trained(tmp_path, interval=3, hooks=[record])
     assert [line['step'] for line in lines] == [3, 4, 6, 8]
     for line in lines:
-        lambda_, kappa = note.values[line['step']]
+        lambda_, kappa = record.values[line['step']]
         assert line == {
             'iter': line['step'],
             'step': line['step'],
@@ -82,24 +80,24 @@ def test_a_schedule_of_iterations_is_logged_to_its_last(tmp_path):
 
 def test_the_curves_at_the_end_are_drawn_into_the_work_dir(tmp_path):
     runner, _ = trained(tmp_path / 'run', epochs=1)
-    assert pictures(tmp_path / 'run') == PICTURES
-    assert f'learnt activations drawn: {tmp_path / "run" / PICTURES[1]}, ' in log_of(tmp_path / 'run')
+    assert images(tmp_path / 'run') == IMAGES
+    assert f'learned activations drawn: {tmp_path / "run" / IMAGES[1]}, ' in log_of(tmp_path / 'run')
     again = draw_sites(sites_of(runner.model), 'run, iteration 4', tmp_path, 'again')
     with torch.no_grad():
         runner.model.act.kappa.add_(0.5)
     other = draw_sites(sites_of(runner.model), 'run, iteration 4', tmp_path, 'other')
-    for name, same, different in zip(reversed(PICTURES), again, other):
+    for name, same, different in zip(reversed(IMAGES), again, other):
         drawn = (tmp_path / 'run' / name).read_bytes()
         assert drawn == same.read_bytes() != different.read_bytes()
 
 
-def test_a_picture_that_cannot_be_written_costs_a_warning(tmp_path):
+def test_an_image_that_cannot_be_written_costs_a_warning(tmp_path):
     work_dir = tmp_path / 'run'
     work_dir.mkdir()
-    (work_dir / PICTURES[1]).symlink_to('/dev/full')
+    (work_dir / IMAGES[1]).symlink_to('/dev/full')
     runner, _ = trained(work_dir, epochs=1)
     assert runner.iter == 4 and (work_dir / 'epoch_1.pth').exists()
-    assert 'WARNING - the learnt activations were not drawn: OSError: [Errno 28] No space left' in log_of(work_dir)
+    assert 'WARNING - the learned activations were not drawn: OSError: [Errno 28] No space left' in log_of(work_dir)
 
 
 class Plain(Toy):
@@ -110,15 +108,15 @@ class Plain(Toy):
         self.act = act
 
 
-def test_a_model_without_learnable_activations_is_left_alone(tmp_path):
+def test_a_model_without_learnable_activations_is_ignored(tmp_path):
     assert statistics_of(Plain(nn.ReLU())) == {}
     _, lines = trained(tmp_path, interval=1, epochs=1, options=dict(model=Plain(nn.ReLU())))
-    assert lines == [] and pictures(tmp_path) == [] and 'learnt activations' not in log_of(tmp_path)
+    assert lines == [] and images(tmp_path) == [] and 'learned activations' not in log_of(tmp_path)
 
 
 def test_other_learnable_activations_are_drawn_alone(tmp_path):
     _, lines = trained(tmp_path, interval=1, epochs=1, options=dict(model=Plain(APALU(num_features=4))))
-    assert lines == [] and pictures(tmp_path) == PICTURES
+    assert lines == [] and images(tmp_path) == IMAGES
 
 
 def by_hand(model):
@@ -211,15 +209,7 @@ def train_in_process(rank, folder):
 
 def test_the_first_of_several_processes_logs_and_draws(tmp_path):
     in_two_processes(train_in_process, tmp_path)
-    assert [pictures(tmp_path / f'rank{rank}') for rank in (0, 1)] == [PICTURES, []]
+    assert [images(tmp_path / f'rank{rank}') for rank in (0, 1)] == [IMAGES, []]
     (line,), none = (logged(tmp_path / f'rank{rank}') for rank in (0, 1))
     assert {name.rsplit('/', 1)[0] for name in line} == {'iter', 'step', 'lambda/act/AGLU', 'kappa/act/AGLU'}
     assert line['step'] == 2 and none == []
-
-
-@pytest.mark.parametrize('name', ['faster', 'cascade'])
-def test_the_roots_of_v3det_repeat_the_hooks_of_the_runtime(name):
-    runtime = Config.fromfile(ROOT / 'configs/_base_/default_runtime.py').default_hooks
-    own = Config.fromfile(ROOT / f'configs/v3det/{name}_rcnn_se_r50_apa.py').default_hooks
-    assert runtime.activation_stats.type == 'ActivationStatsHook'
-    assert {key: hook.type for key, hook in own.items()} == {key: hook.type for key, hook in runtime.items()}
