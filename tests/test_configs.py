@@ -83,7 +83,7 @@ def differences(a, b, path=''):
 
 @pytest.mark.parametrize('name', CONFIGS)
 def test_every_config_has_our_hooks_and_a_resumable_loop(name):
-    cfg, ours = load(name), Config.fromfile(ROOT / 'configs/_base_/hooks.py').apa_hooks
+    cfg, ours = load(name), Config.fromfile(ROOT / 'configs/_base_/apa_runtime.py').apa_hooks
     assert len(ours) == 5
     assert {key: cfg.default_hooks[key].type for key in ours} == {key: hook.type for key, hook in ours.items()}
     assert cfg.train_cfg.type == f'Resumable{"Iter" if "max_iters" in cfg.train_cfg else "Epoch"}BasedTrainLoop'

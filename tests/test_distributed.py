@@ -1,4 +1,4 @@
-"""One process and two: the tools' own scripts, gloo, and real processes. docs/distributed.md draws the conclusions."""
+"""Compares one process with two, started by the scripts of tools/ over gloo. See docs/distributed.md."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.distributed_worker import fitting, small_config, two_objects_each, without_chance
+from helpers.distributed_worker import deterministic_config, overfitting_config, small_config, two_objects_each
 from helpers.paths import ROOT
 from helpers.tiny_runs import saved_at
 from mmdet.registry import MODELS
@@ -20,7 +20,7 @@ from apa_mmdet.engine.runner.cpu_runner import LauncherError, join_on_cpu
 from apa_mmdet.models.losses import DropLoss
 
 
-def begin(*command, cwd, **env):
+def start(*command, cwd, **env):
     path = f'{Path(sys.executable).parent}:{os.environ["PATH"]}'  # as in the activated environment
     env = dict(
         os.environ,
@@ -35,7 +35,7 @@ def begin(*command, cwd, **env):
     )
 
 
-def said(process, code=0):
+def output_of(process, code=0):
     text = process.communicate(timeout=500)[0]
     assert process.returncode == code, text[-5000:]
     return text
@@ -56,10 +56,10 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def fitted(data, tmp_path_factory):
-    """A checkpoint that finds something."""
+    """A checkpoint that detects something."""
     folder = tmp_path_factory.mktemp('fitted')
     torch.manual_seed(0)
-    runner = Runner.from_cfg(fitting(data, folder))
+    runner = Runner.from_cfg(overfitting_config(data, folder))
     runner.train()
     assert runner.message_hub.log_scalars['val/lvis/bbox_AP'].data[0][-1] > 0.05
     save_checkpoint(dict(state_dict=runner.model.state_dict(), meta={}), str(folder / 'fitted.pth'))
@@ -68,10 +68,10 @@ def fitted(data, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def runs(data, fitted, tmp_path_factory):
-    """The same training in one process with batches of 4, and in two with batches of 2: what RecordHook kept."""
+    """Records of the same training in one process with batches of 4 and in two with batches of 2."""
     folder = tmp_path_factory.mktemp('runs')
-    cfg = without_chance(data, folder / 'one', fitted)
-    two = begin(
+    cfg = deterministic_config(data, folder / 'one', fitted)
+    two = start(
         'bash',
         ROOT / 'tools/dist_train.sh',
         dumped(cfg, folder / 'config.py'),
@@ -83,11 +83,11 @@ def runs(data, fitted, tmp_path_factory):
         cwd=folder,
     )
     Runner.from_cfg(cfg).train()
-    said(two)
+    output_of(two)
     return [torch.load(folder / f'{name}.pth', weights_only=True) for name in ('one/rank0', 'two/rank0', 'two/rank1')]
 
 
-def test_two_processes_train_as_one_does(runs, fitted):
+def test_two_processes_train_as_one(runs, fitted):
     one, *two = runs
     losses = [key for key in one['history'] if 'loss' in key]
     assert len(losses) == 6
@@ -103,7 +103,7 @@ def test_two_processes_train_as_one_does(runs, fitted):
         assert (two[0]['weights'][key] - weight).abs().max() <= 3e-7, key  # 3e-8 measured
 
 
-def test_two_processes_evaluate_as_one_does(runs):
+def test_two_processes_evaluate_as_one(runs):
     figures = [
         {key: values[-1] for key, values in run['history'].items() if key.startswith('val/lvis/')} for run in runs
     ]
@@ -111,7 +111,7 @@ def test_two_processes_evaluate_as_one_does(runs):
     assert figures[1] == figures[0] and figures[2] in ({}, figures[0])
 
 
-def test_a_process_without_objects_goes_along(runs):
+def test_a_process_without_objects_takes_part_in_the_step(runs):
     with_objects, without = (run['empty'] for run in runs[1:])
     assert with_objects['losses']['loss_mask'] > 0 == without['losses']['loss_mask']
     assert all(torch.equal(weight, without['weights'][key]) for key, weight in with_objects['weights'].items())
@@ -121,7 +121,7 @@ def test_a_process_without_objects_goes_along(runs):
     )
 
 
-def test_each_process_draws_random_numbers_of_its_own(runs):
+def test_each_process_draws_its_own_random_numbers(runs):
     one, *two = (run['drawn'] for run in runs)
     assert len({tuple(draws) for draws in torch.cat(two).tolist()}) == 4
     assert torch.equal(two[0], one), 'a single process is process 0'
@@ -141,7 +141,7 @@ def test_droploss_of_two_processes_is_that_of_one_in_expectation():
 
 
 @pytest.mark.slow
-def test_the_test_script_gives_the_figures_of_the_tool(data, fitted, tmp_path):
+def test_dist_test_gives_the_metrics_of_test_py(data, fitted, tmp_path):
     config = dumped(small_config(data, tmp_path / 'work'), tmp_path / 'config.py')
     figures = []
     for command in (
@@ -149,21 +149,21 @@ def test_the_test_script_gives_the_figures_of_the_tool(data, fitted, tmp_path):
         ['bash', ROOT / 'tools/dist_test.sh', config, fitted, 2],
     ):
         work = tmp_path / f'work{len(figures)}'
-        said(begin(*command, '--work-dir', work, cwd=tmp_path))
+        output_of(start(*command, '--work-dir', work, cwd=tmp_path))
         figures.append(json.loads(next(work.glob('*/*.json')).read_text()))
     assert figures[0]['lvis/bbox_AP'] > 0.05
     assert all(figures[1][key] == value for key, value in figures[0].items() if key.startswith('lvis/'))
 
 
 @pytest.mark.slow
-def test_two_machines(data, fitted, tmp_path):
-    """Both of them this one."""
-    config = dumped(without_chance(data, tmp_path / 'work', fitted), tmp_path / 'config.py')
+def test_two_nodes_train_alike(data, fitted, tmp_path):
+    """Both nodes are this machine."""
+    config = dumped(deterministic_config(data, tmp_path / 'work', fitted), tmp_path / 'config.py')
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
     machines = [
-        begin(
+        start(
             'bash',
             ROOT / 'tools/dist_train.sh',
             config,
@@ -177,7 +177,7 @@ def test_two_machines(data, fitted, tmp_path):
         for rank in (0, 1)
     ]
     for machine in machines:
-        said(machine)
+        output_of(machine)
     weights = [torch.load(tmp_path / f'work/rank{rank}.pth', weights_only=True)['weights'] for rank in (0, 1)]
     assert all(torch.equal(weight, weights[1][key]) for key, weight in weights[0].items())
 
@@ -198,8 +198,8 @@ FSDP = dict(
 
 @pytest.mark.slow
 @pytest.mark.parametrize('strategy, ends', [(DDP, [1, 2]), (FSDP, [2])], ids=['DDP, resumed', 'FSDP'])
-def test_a_strategy_trains_lambda_and_kappa_and_saves_them_under_their_names(strategy, ends, data, tmp_path):
-    """As docs/distributed.md has it for a CPU; ``ends``: the epochs after which the run ends, to be resumed."""
+def test_ddp_and_fsdp_train_lambda_and_kappa_and_save_them_under_their_names(strategy, ends, data, tmp_path):
+    """With the settings of docs/distributed.md for a CPU; ``ends``: the epochs after which the run ends, to be resumed."""
     cfg = small_config(data, tmp_path / 'work')
     for split in ('val', 'test'):
         cfg.update({f'{split}_cfg': None, f'{split}_dataloader': None, f'{split}_evaluator': None})
@@ -210,7 +210,7 @@ def test_a_strategy_trains_lambda_and_kappa_and_saves_them_under_their_names(str
     cfg.default_hooks.checkpoint = dict(type='AtomicCheckpointHook', interval=1)
     for cfg.train_cfg.max_epochs in ends:
         config = dumped(cfg, tmp_path / 'config.py')
-        said(begin('bash', ROOT / 'tools/dist_train.sh', config, 2, '--resume', cwd=tmp_path))
+        output_of(start('bash', ROOT / 'tools/dist_train.sh', config, 2, '--resume', cwd=tmp_path))
     first, second = (
         {key.removeprefix('module.'): weight for key, weight in saved_at(path)['state_dict'].items()}
         for path in (tmp_path / 'work/epoch_1.pth', tmp_path / 'work/epoch_2.pth')
@@ -222,10 +222,10 @@ def test_a_strategy_trains_lambda_and_kappa_and_saves_them_under_their_names(str
 
 
 @pytest.mark.slow
-def test_synchronised_batch_norm_says_that_it_needs_a_gpu(data, tmp_path):
+def test_synchronized_batch_norm_without_a_gpu_is_an_error(data, tmp_path):
     config = dumped(small_config(data, tmp_path / 'work'), tmp_path / 'config.py')
-    text = said(
-        begin('bash', ROOT / 'tools/dist_train.sh', config, 2, '--cfg-options', 'sync_bn=torch', cwd=tmp_path), code=1
+    text = output_of(
+        start('bash', ROOT / 'tools/dist_train.sh', config, 2, '--cfg-options', 'sync_bn=torch', cwd=tmp_path), code=1
     )
     assert 'SyncBatchNorm layers only work with GPU modules' in text
 
@@ -234,7 +234,7 @@ def test_synchronised_batch_norm_says_that_it_needs_a_gpu(data, tmp_path):
 @pytest.mark.parametrize(
     'launcher, line', [('slurm', 'a GPU for each process'), ('pytorch', 'the environment variable RANK')]
 )
-def test_a_launcher_that_cannot_be(launcher, line, monkeypatch):
+def test_an_unusable_launcher_is_refused(launcher, line, monkeypatch):
     monkeypatch.delenv('RANK', raising=False)
     with pytest.raises(LauncherError, match=f'--launcher {launcher} needs {line}'):
         join_on_cpu(launcher)

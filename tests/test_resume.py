@@ -103,7 +103,7 @@ class Dropping(Toy):
 work_dir, stop, resume, workers = sys.argv[1], *map(int, sys.argv[2:])
 join_on_cpu('pytorch')
 torch.manual_seed(0)
-runner = toy(work_dir, dataset=Shaken(), resume=bool(resume), kind=CPURunner, launcher='pytorch', name=str(stop),
+runner = toy(work_dir, dataset=Shaken(), resume=bool(resume), runner_type=CPURunner, launcher='pytorch', name=str(stop),
              loader=dict(num_workers=workers, sampler=dict(type='DefaultSampler', shuffle=True)), by_epoch=False,
              interval=1, options=dict(model=Dropping()))
 runner.register_hook(Stop(stop), 'LOWEST')

@@ -1,7 +1,7 @@
 # The whole detector: 49 sites of the backbone and the two of the box head; the one that the RPN head calls as a
 # function stays ReLU. AGLU starts at λ = 1, κ = 10, where it is ReLU to 0.03, so that ImageNet weights of the ReLU
 # network fit, and the frozen stages stay what they are.
-_base_ = ['mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', '../_base_/hooks.py']
+_base_ = ['mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', '../_base_/apa_runtime.py']
 default_hooks = _base_.apa_hooks
 train_cfg = dict(type='ResumableEpochBasedTrainLoop')
 model = dict(

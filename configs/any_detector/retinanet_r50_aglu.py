@@ -1,6 +1,6 @@
 # Two parts, each in its own way: the backbone like ReLU at the start, for its ImageNet weights; the head, which starts
 # from random weights, with AGLU's own.
-_base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', '../_base_/hooks.py']
+_base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', '../_base_/apa_runtime.py']
 default_hooks = _base_.apa_hooks
 train_cfg = dict(type='ResumableEpochBasedTrainLoop')
 model = dict(

@@ -1,4 +1,4 @@
-"""The run that tests/test_distributed.py starts in one and in two processes, and what it keeps of it."""
+"""The run that tests/test_distributed.py starts in one and in two processes, and the hook that records it."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ ALL = 10**6
 
 @HOOKS.register_module()
 class RecordHook(Hook):
-    """Writes losses, weights, figures and what each step would have drawn to rank0.pth, rank1.pth in the work dir."""
+    """Writes losses, weights, metrics and the random numbers of each step to rank0.pth, rank1.pth in the work dir."""
 
     priority = 'LOWEST'
 
@@ -43,7 +43,7 @@ def _weights(model):
 
 
 def step_without_objects(runner):
-    """Losses and weights of a step in which the images of process 1 show no object."""
+    """Returns losses and weights of a step in which the images of process 1 show no object."""
     batch = next(iter(runner.train_dataloader))
     if get_rank() == 1:
         for sample in batch['data_samples']:
@@ -53,7 +53,7 @@ def step_without_objects(runner):
 
 
 def two_objects_each(data):
-    """Cut the training set in ``data`` to eight images of two objects each."""
+    """Reduces the training set in ``data`` to eight images of two objects each."""
     path = data / 'annotations/lvis_v1_train.json'
     content = json.loads(path.read_text())
     objects = {}
@@ -65,7 +65,7 @@ def two_objects_each(data):
 
 
 def small_config(data, work_dir):
-    """The tiny config, narrowed, with its evaluation."""
+    """The narrowed tiny config with its evaluation."""
     cfg = tinier(data, work_dir)
     whole = shrunk(Config.fromfile(ROOT / 'configs/tiny_lvis/mask_rcnn_se_r18_apa.py'), 'data/tiny_lvis/', data)
     cfg.update(val_cfg=whole.val_cfg, val_dataloader=whole.val_dataloader, val_evaluator=whole.val_evaluator)
@@ -78,8 +78,8 @@ def small_config(data, work_dir):
     return cfg
 
 
-def fitting(data, work_dir):
-    """To learn the validation images by heart, so that there is something to evaluate."""
+def overfitting_config(data, work_dir):
+    """A config that memorizes the validation images, so that there is something to evaluate."""
     cfg = small_config(data, work_dir)
     cfg.train_dataloader.batch_size = 5
     cfg.train_dataloader.dataset.dataset.ann_file = 'annotations/lvis_v1_val.json'
@@ -89,11 +89,11 @@ def fitting(data, work_dir):
     return cfg
 
 
-def without_chance(data, work_dir, load_from):
-    """Two steps of four images, in which as many samples count for each image, whichever process has it.
+def deterministic_config(data, work_dir, load_from):
+    """Two steps of four images, in which each image has as many samples, whichever process has it.
 
     Every anchor is sampled, and none ignored; every box of the RPN is proposed and sampled, however small, and only
-    the ground truth itself is a positive RoI, so that each image has two. All classes are rare: DropLoss drops the
+    the ground truth is a positive RoI, so that each image has two. All classes are rare: DropLoss drops the
     negatives of foreground RoIs, and with r = 1 none of background RoIs.
     """
     cfg = small_config(data, work_dir)

@@ -1,7 +1,7 @@
 """Products of float16 on a CPU as a GPU computes them: float16 tensors, sums in float32.
 
-PyTorch's own take float16 on a CPU as well, but the backward of a convolution takes a hundred times as long as in
-float32 (2.13, measured). Importing this changes the process: under a CPU's float16 autocast, inputs and weights are
+PyTorch's own support float16 on a CPU as well, but the backward of a convolution takes a hundred times as long as in
+float32 (2.13, measured). Importing this module changes the process: under a CPU's float16 autocast, inputs and weights are
 rounded to float16, the product is computed in float32 and its result, as the gradients, rounded to float16.
 """
 

@@ -1,4 +1,4 @@
-"""Processes: two that come from the test's own, or a command in a copy of the repository."""
+"""Processes: two forked from the test's own, or a command in a copy of the repository."""
 
 import multiprocessing
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def in_two_processes(function, *args, exitcode=0):
-    """Call ``function(rank, *args)`` in each; both are to end with ``exitcode`` within a minute."""
+    """Calls ``function(rank, *args)`` in each; both must end with ``exitcode`` within a minute."""
     context = multiprocessing.get_context('fork')
     processes = [context.Process(target=function, args=(rank, *args)) for rank in range(2)]
     for process in processes:
@@ -19,7 +19,7 @@ def in_two_processes(function, *args, exitcode=0):
 
 
 def in_a_copy(folder, command):
-    """Run a line of bash as in the activated environment, with the copy's own package; all that it says."""
+    """Runs a line of bash as in the activated environment, with the copy's own package; returns its output."""
     path = f'{Path(sys.executable).parent}:{os.environ["PATH"]}'
     env = dict(os.environ, PATH=path, PYTHONPATH=str(folder), OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore')
     run = subprocess.run(['bash', '-ec', command], cwd=folder, env=env, capture_output=True, text=True)

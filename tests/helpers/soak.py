@@ -1,10 +1,10 @@
-"""Kill a training run again and again, at random moments, and compare it with one that was left in peace.
+"""Kills a training run repeatedly at random moments and compares it with an uninterrupted one.
 
     python tests/helpers/soak.py FOLDER --kills 20 --seed 0
 
 A checkpoint every step makes saving a large share of the time, and every other kill waits for a half-written file.
-Data loading workers, momentum averages of the weights, gradient clipping and two checkpoints kept are on. Every life is
-a process of its own, killed by SIGKILL with its workers. Prints what the kills met, and what differs at the end.
+Data loading workers, momentum averages of the weights, gradient clipping and two kept checkpoints are on. Every run is
+a process of its own, killed by SIGKILL with its workers. Prints what the kills interrupted and what differs at the end.
 """
 
 import argparse
@@ -40,9 +40,9 @@ TIMES = 'time', 'data_time', 'memory', 'eta'
 
 
 class Started(Hook):
-    """Leaves a file when training begins, so that kills do not hit the start, which changes nothing, every time."""
+    """Writes a file when training starts, so that kills do not always hit the start, which changes nothing."""
 
-    priority = 'LOWEST'  # after what a life before left unfinished is removed
+    priority = 'LOWEST'  # after the unfinished files of the previous run are removed
 
     def __init__(self, file):
         self.file = file
@@ -51,8 +51,8 @@ class Started(Hook):
         self.file.touch()
 
 
-def live(data, work_dir, started, resume):
-    """Start a process that trains; returns its number, which is that of its group as well."""
+def start_run(data, work_dir, started, resume):
+    """Starts a process that trains; returns its id, which is also that of its group."""
     started.unlink(missing_ok=True)
     child = os.fork()
     if child:
@@ -73,17 +73,21 @@ def live(data, work_dir, started, resume):
 
 
 def finished(child):
-    """Whether the process has ended by itself; raises if it failed."""
+    """Whether the process has ended by itself.
+
+    Raises:
+        RuntimeError: if it failed.
+    """
     number, status = os.waitpid(child, os.WNOHANG)
     if number and status:
-        raise RuntimeError(f'a run failed with status {status}; its log lies beside its folder')
+        raise RuntimeError(f'a run failed with status {status}; its log is beside its folder')
     return bool(number)
 
 
-def kill_some_time(child, work_dir, started, checkpoints, wait, at_saving):
-    """Kill the process some time after it wrote some checkpoints, or at the next half-written file.
+def kill_at(child, work_dir, started, checkpoints, wait, at_saving):
+    """Kills the process some time after it wrote some checkpoints, or at the next half-written file.
 
-    Returns what was met and the last checkpoint then, or None if the process ended before.
+    Returns what was interrupted and the last checkpoint, or None if the process ended before.
     """
     last = work_dir / 'last_checkpoint'
     seen, end = None, None
@@ -104,13 +108,13 @@ def kill_some_time(child, work_dir, started, checkpoints, wait, at_saving):
 
 
 def logged(work_dir):
-    """What was logged for each step, of losses or not, by every life that came to it."""
+    """Entries of the log for each step, of losses or not, by every run that reached it."""
     steps = {}
     for file in sorted(work_dir.glob('*/vis_data/scalars.json')):
         for line in file.read_text().splitlines():
             try:
                 entry = json.loads(line)
-            except ValueError:  # the life ended amid the line
+            except ValueError:  # the run ended within the line
                 continue
             of_losses = 'loss' in entry  # or of activations
             steps.setdefault((entry['step'], of_losses), []).append({k: v for k, v in entry.items() if k not in TIMES})
@@ -130,9 +134,9 @@ def differences(one, other, path=''):
     return [] if same else [path]
 
 
-def compare(reference, survivor):
-    """What differs between two work dirs: in the last checkpoints and in the logs."""
-    ends = [saved_at((folder / 'last_checkpoint').read_text()) for folder in (reference, survivor)]
+def compare(reference, resumed):
+    """Differences between two work dirs, in the last checkpoints and in the logs."""
+    ends = [saved_at((folder / 'last_checkpoint').read_text()) for folder in (reference, resumed)]
     ends = [
         {key: end[key] for key in ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers') if key in end}
         | {'iter': end['meta']['iter'], 'epoch': end['meta']['epoch']}
@@ -140,7 +144,7 @@ def compare(reference, survivor):
     ]
     found = differences(*ends)
     expected = {step: entries[0] for step, entries in logged(reference).items()}
-    seen = logged(survivor)
+    seen = logged(resumed)
     found += [f'step {step[0]} is not logged' for step in expected if step not in seen]
     return found + [
         f'log of step {step[0]}: {key}'
@@ -151,31 +155,31 @@ def compare(reference, survivor):
 
 
 def soak(folder, kills, seed):
-    """Returns what the kills met, how far the lives came, and what differs."""
+    """Returns the number of steps, what the kills interrupted, how far the runs came, and what differs."""
     draw, started = random.Random(seed), folder / 'started'
     make_tiny_lvis(folder / 'data', train=12, val=1, size=(96, 96), seed=0, progress=False)
     for name in ('reference', 'killed'):
         (folder / name).mkdir()
     began = time.monotonic()
-    child = live(folder / 'data', folder / 'reference', started, resume=False)
+    child = start_run(folder / 'data', folder / 'reference', started, resume=False)
     while not finished(child):
         time.sleep(0.01)
     steps = sum(of_losses for _, of_losses in logged(folder / 'reference'))
     a_step = (time.monotonic() - began) / steps
-    met, reached = Counter(), []
+    interrupted, reached = Counter(), []
     for number in range(kills):
-        child = live(folder / 'data', folder / 'killed', started, resume=True)
+        child = start_run(folder / 'data', folder / 'killed', started, resume=True)
         moment = draw.randrange(3), draw.uniform(0, a_step), number % 2
-        killed = kill_some_time(child, folder / 'killed', started, *moment)
+        killed = kill_at(child, folder / 'killed', started, *moment)
         if killed is None:
             break
-        met[killed[0]] += 1
+        interrupted[killed[0]] += 1
         reached.append(killed[1])
     else:
-        child = live(folder / 'data', folder / 'killed', started, resume=True)
+        child = start_run(folder / 'data', folder / 'killed', started, resume=True)
         while not finished(child):
             time.sleep(0.01)
-    return steps, met, reached, compare(folder / 'reference', folder / 'killed')
+    return steps, interrupted, reached, compare(folder / 'reference', folder / 'killed')
 
 
 if __name__ == '__main__':
@@ -185,8 +189,11 @@ if __name__ == '__main__':
     parser.add_argument('--seed', type=int, default=0, help='of the moments')
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    steps, met, reached, found = soak(arguments.folder, arguments.kills, arguments.seed)
-    print(f'{steps} steps, killed {met.total()} times: ' + ', '.join(f'{n} {what}' for what, n in met.items()))
+    steps, interrupted, reached, differing = soak(arguments.folder, arguments.kills, arguments.seed)
+    print(
+        f'{steps} steps, killed {interrupted.total()} times: '
+        + ', '.join(f'{n} {what}' for what, n in interrupted.items())
+    )
     print('after each kill, the last checkpoint: ' + ' '.join(reached))
-    print('\n'.join(['differs:', *found]) if found else 'no difference')
-    sys.exit(bool(found) or met.total() < arguments.kills)
+    print('\n'.join(['differs:', *differing]) if differing else 'no difference')
+    sys.exit(bool(differing) or interrupted.total() < arguments.kills)

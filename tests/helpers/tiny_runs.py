@@ -1,4 +1,4 @@
-"""Training runs of seconds: the tiny LVIS config narrowed, and a model of a few pixels, both with all our hooks."""
+"""Training runs of seconds: the narrowed tiny LVIS config and a model of a few pixels, both with all our hooks."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def tinier(data, work_dir, **options):
 
 
 class Points(Dataset):
-    """Twelve pictures of 3x4x4 numbers; ``broken`` ones are changed by ``change``."""
+    """Twelve images of 3x4x4 numbers; ``broken`` ones are changed by ``change``."""
 
     def __init__(self, broken=(), change=None):
         self.broken, self.change = broken, change
@@ -48,8 +48,8 @@ class Points(Dataset):
         return 12
 
     def __getitem__(self, index):
-        picture = torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(index))
-        return dict(inputs=self.change(picture) if index in self.broken else picture)
+        image = torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(index))
+        return dict(inputs=self.change(image) if index in self.broken else image)
 
 
 class Toy(BaseModel):
@@ -79,22 +79,22 @@ def toy(
     resume=False,
     name='',
     launcher='none',
-    kind=None,
+    runner_type=Runner,
     loader=(),
     options=(),
     **checkpoint,
 ):
-    """A Runner for it: four steps of three pictures an epoch, in order."""
+    """A Runner for it: four steps of three images an epoch, in order."""
     runtime = Config.fromfile(ROOT / 'configs/_base_/default_runtime.py')
     default_hooks = runtime.default_hooks
-    del default_hooks['visualization'], default_hooks['activation_stats']  # draws for longer than the toy trains
+    del default_hooks['visualization'], default_hooks['activation_stats']  # drawing takes longer than training the toy
     default_hooks.update(dict(hooks))
     default_hooks['checkpoint'] = dict(default_hooks['checkpoint'], **checkpoint)
     torch.manual_seed(0)
     train_dataloader = dict(
         dataset=dataset or Points(), batch_size=3, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False)
     )
-    return (kind or Runner)(
+    return runner_type(
         **{
             **dict(
                 model=Toy(weight),
@@ -128,10 +128,10 @@ class Stop(Hook):
 
 
 def saved_at(path):
-    """The content of a checkpoint."""
+    """Loads a checkpoint."""
     return CheckpointLoader.load_checkpoint(str(path), 'cpu', 'silent')
 
 
 def log_of(work_dir):
-    """All that the runs of a work dir logged."""
+    """The logs of all runs of a work dir."""
     return ''.join(file.read_text() for file in sorted(Path(work_dir).glob('*/*.log')))

@@ -202,7 +202,7 @@ def train_in_process(rank, folder):
     os.environ['LOCAL_RANK'] = str(rank)
     torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
     hooks = dict(activation_stats=dict(type='ActivationStatsHook'))
-    runner = toy(folder / f'rank{rank}', epochs=1, hooks=hooks, launcher='pytorch', kind=CPURunner)
+    runner = toy(folder / f'rank{rank}', epochs=1, hooks=hooks, launcher='pytorch', runner_type=CPURunner)
     assert is_model_wrapper(runner.model)
     runner.train()
 

@@ -148,7 +148,9 @@ def test_an_old_file_that_cannot_be_removed_is_logged_and_the_new_one_counts(tmp
 
 
 def test_checkpoints_of_a_flexible_runner_are_complete_or_absent(tmp_path):
-    runner = toy(tmp_path, epochs=3, kind=FlexibleRunner, options=dict(strategy=dict(type='SingleDeviceStrategy')))
+    runner = toy(
+        tmp_path, epochs=3, runner_type=FlexibleRunner, options=dict(strategy=dict(type='SingleDeviceStrategy'))
+    )
     full_disk(runner, 2, 2).train()
     assert names(tmp_path) == ['epoch_1.pth', 'epoch_3.pth', 'last_checkpoint']
     assert 'epoch_2.pth could not be written (File too large' in logged(tmp_path, 'ERROR')[0]

@@ -210,7 +210,7 @@ class Detached(tiny_runs.Toy):
             losses['loss_logged'] = torch.tensor(float('nan'))
         return losses
 torch.manual_seed(0)
-runner = tiny_runs.toy({work!r}, launcher='pytorch', kind=CPURunner, options=dict(model=Detached()))
+runner = tiny_runs.toy({work!r}, launcher='pytorch', runner_type=CPURunner, options=dict(model=Detached()))
 runner.train()
 weights = torch.cat([p.detach().flatten() for p in runner.model.parameters()])
 others = [torch.empty_like(weights) for _ in range(2)]
