@@ -16,7 +16,7 @@ from mmengine.registry import init_default_scope
 
 from apa_mmdet.datasets.tiny_lvis.generate import CATEGORIES
 from apa_mmdet.models.activations import AGLU, APA, APALU, AconC, MetaAconC
-from apa_mmdet.models.layers import LearnableNormedConv2d
+from apa_mmdet.models.layers import DeviceAgnosticCARAFEPack, LearnableNormedConv2d
 from apa_mmdet.models.losses import DropLoss
 
 CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / 'configs').glob('[!_]*/*.py'))
@@ -167,6 +167,7 @@ def test_the_flagship_model():
     head, mask = model.roi_head.bbox_head, model.roi_head.mask_head
     assert head.fc_cls.weight.shape == (1203, 1024) and isinstance(head.loss_cls, DropLoss)
     assert isinstance(mask.conv_logits, LearnableNormedConv2d) and mask.conv_logits.weight.shape == (1203, 256, 1, 1)
+    assert type(mask.upsample) is DeviceAgnosticCARAFEPack
     assert {k: tuple(v.shape) for k, v in mask.upsample.state_dict().items() if k.endswith('weight')} == {
         'channel_compressor.weight': (64, 256, 1, 1),
         'content_encoder.weight': (100, 64, 3, 3),

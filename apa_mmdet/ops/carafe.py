@@ -1,3 +1,20 @@
+"""CARAFE upsampling in plain PyTorch.
+
+Letters: N maps, C channels in G groups, H x W pixels, s scale factor, k kernel size.
+
+The operator is a sum over k² shifted copies of the features, each weighted by one channel of the masks. It is computed
+as one small matrix product for each row of a map: the k input rows around it, flattened to (C, k·(W + k − 1)), a view
+of the padded map, times a banded matrix (k·(W + k − 1), s·W·s) that holds the masks, give the s output rows. Maps are
+stacked below one another, so that one batched product serves many. The band wastes (W + k − 1)/k of the arithmetic and
+is still the fastest. Forward + backward, the better of two runs, of 256 x 256 x 14 x 14, k = 5, s = 2 on one core of a
+shared 2-core Xeon (PyTorch 2.13 CPU, float32); of the peak memory, 0.45 GiB are the results and their gradients:
+
+    this                                0.8 s      0.7 GiB
+    unfold + matmul, 4 maps at a time   5.3 s      0.6 GiB
+    unfold + matmul, all at once        6.6 s      3.0 GiB
+    loop over the 25 shifts              26 s      1.1 GiB
+"""
+
 from collections.abc import Iterator
 
 import torch
@@ -5,9 +22,10 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-STACK = 256  # rows at a time: a step may wait 10 ms for a thread on a shared core, in all 3 s by 256 rows, 35 s by 16
-
-TILE = 16  # columns at a time, bounds the zeros in the band: two 100 x 152 maps take 0.7 s, by 64 columns 1.1 s
+# rows of a stack: a step may wait 10 ms for a thread on a shared core, in all 3 s with 256 rows, 35 s with 16
+STACK_ROWS = 256
+# columns of a product, which bound the zeros in the band: two 100 x 152 maps take 0.7 s, with 64 columns 1.1 s
+TILE_COLUMNS = 16
 
 
 def carafe(features: Tensor, masks: Tensor, kernel_size: int, group_size: int, scale_factor: int) -> Tensor:
@@ -15,8 +33,8 @@ def carafe(features: Tensor, masks: Tensor, kernel_size: int, group_size: int, s
 
         out[n, c, y, x] = Σ_ij masks[n, (g·k + i)·k + j, y, x] · features[n, c, ⌊y/s⌋ + i − k//2, ⌊x/s⌋ + j − k//2]
 
-    with g = ⌊c·G/C⌋ and zeros beyond the border. Plain PyTorch: any device and dtype, first derivatives; only the two
-    inputs are kept for backward. A NaN or Inf among the features spreads along its rows.
+    with g = ⌊c·G/C⌋ and zeros beyond the border. Any device and dtype; first derivatives only; backward keeps the two
+    inputs and nothing else. A NaN or Inf among the features spreads along its rows.
 
     Source: Wang et al., *CARAFE: Content-Aware ReAssembly of FEatures*, ICCV 2019, arXiv:1905.02188, equation 4.
 
@@ -31,7 +49,7 @@ def carafe(features: Tensor, masks: Tensor, kernel_size: int, group_size: int, s
         (N, C, s·H, s·W).
 
     Raises:
-        ValueError: if the shapes do not fit together, or ``kernel_size`` is even.
+        ValueError: if the shapes do not match, or ``kernel_size`` is even.
 
     Example:
         >>> carafe(torch.ones(1, 1, 1, 2), torch.ones(1, 9, 1, 2), 3, 1, 1)      # two of the nine lie inside
@@ -81,7 +99,7 @@ class _Reassemble(Function):
 
 
 def _backward_of_stack(feature: Tensor, mask: Tensor, grad: Tensor, to_feature: Tensor, to_mask: Tensor) -> None:
-    """Gradients of one stack, written into ``to_feature`` and ``to_mask``."""
+    """Writes the gradients of one stack into ``to_feature`` and ``to_mask``."""
     m, channels, height, width = feature.shape
     k = mask.shape[1]
     stacked = _stack(feature, k)
@@ -102,18 +120,18 @@ def _backward_of_stack(feature: Tensor, mask: Tensor, grad: Tensor, to_feature: 
 
 
 def _stacks(k: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """As many maps at a time as ``STACK`` rows hold, at least one; nothing of an empty batch."""
+    """Splits the maps into stacks of up to ``STACK_ROWS`` rows, of at least one map; none for an empty batch."""
     if len(tensors[0]) == 0:
         return iter(())
-    return zip(*(t.split(max(1, STACK // (tensors[0].shape[2] + k // 2))) for t in tensors))
+    return zip(*(t.split(max(1, STACK_ROWS // (tensors[0].shape[2] + k // 2))) for t in tensors))
 
 
 def _tiles(width: int) -> Iterator[slice]:
-    return (slice(start, min(start + TILE, width)) for start in range(0, width, TILE))
+    return (slice(start, min(start + TILE_COLUMNS, width)) for start in range(0, width, TILE_COLUMNS))
 
 
 def _stack(maps: Tensor, k: int) -> Tensor:
-    """Maps (m, C, H, W) below one another, framed and parted by k//2 zeros: (C, m·(H + k//2) + k − 1, W + k − 1)."""
+    """Stacks maps (m, C, H, W) with k//2 zeros around and between: (C, m·(H + k//2) + k − 1, W + k − 1)."""
     m, channels, height, width = maps.shape
     stacked = maps.new_zeros(channels, m * (height + k // 2) + k - 1, width + k - 1)
     _maps_in(stacked, maps, k).copy_(maps)
@@ -121,7 +139,7 @@ def _stack(maps: Tensor, k: int) -> Tensor:
 
 
 def _maps_in(stacked: Tensor, maps: Tensor, k: int) -> Tensor:
-    """The view of the maps (m, C, H, W) in their stack."""
+    """The maps (m, C, H, W) as a view of their stack."""
     m, channels, height, width = maps.shape
     r = k // 2
     inner = stacked[:, r : r + m * (height + r), r : r + width].unflatten(1, (m, height + r))
@@ -129,7 +147,7 @@ def _maps_in(stacked: Tensor, maps: Tensor, k: int) -> Tensor:
 
 
 def _windows(stacked: Tensor, tile: slice, k: int) -> Tensor:
-    """The k rows around each row of the stack, (m·(H + k//2), C, k·(columns + k − 1)): views that overlap."""
+    """The k rows around each row of the stack, as overlapping views: (m·(H + k//2), C, k·(columns + k − 1))."""
     part = stacked[:, :, tile.start : tile.stop + k - 1].contiguous()
     channels, rows, columns = part.shape
     return part.as_strided((rows - k + 1, channels, k * columns), (columns, rows * columns, 1))

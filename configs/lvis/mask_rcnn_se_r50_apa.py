@@ -25,6 +25,7 @@ model = dict(
             ],
         ),
         mask_head=dict(
+            type='DeviceAgnosticFCNMaskHead',
             num_classes=1203,
             upsample_cfg=dict(
                 type='carafe',

@@ -26,7 +26,7 @@ from apa_mmdet.deploy.export_onnx import build, export_onnx, load_weights
 from apa_mmdet.deploy.operators import align, rank, reassemble, suppress
 from apa_mmdet.deploy.stages import NotExportable
 from apa_mmdet.deploy.verify import TOLERANCE
-from apa_mmdet.models.layers import carafe
+from apa_mmdet.ops.carafe import carafe
 
 CLASSES = [f'class {i}' for i in range(48)]
 SIZE = (96, 128)

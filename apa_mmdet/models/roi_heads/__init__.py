@@ -1,4 +1,4 @@
 from .bbox_heads import LargeVocabularyBBoxHead
-from .mask_heads import PartiallyLabeledMaskHead
+from .mask_heads import DeviceAgnosticFCNMaskHead, PartiallyLabeledMaskHead
 
-__all__ = ['LargeVocabularyBBoxHead', 'PartiallyLabeledMaskHead']
+__all__ = ['DeviceAgnosticFCNMaskHead', 'LargeVocabularyBBoxHead', 'PartiallyLabeledMaskHead']

@@ -1,17 +1,20 @@
 from typing import NamedTuple
 
 import torch
-from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.models.task_modules.samplers import SamplingResult
 from mmdet.registry import MODELS
 from mmdet.utils import InstanceList
 from mmengine.config import ConfigDict
 from torch import Tensor
 
+from .device_agnostic_fcn_mask_head import DeviceAgnosticFCNMaskHead
+
 
 class Positives(NamedTuple):
-    """What the targets of a mask head need of a sampling result: of the P positive RoIs of an image the boxes
-    (P, 4), and the indices (P,) and labels (P,) of their ground truth."""
+    """The fields of a sampling result that mask targets need, for the P positive RoIs of an image.
+
+    Boxes (P, 4), and indices (P,) and labels (P,) of the ground truth that each is assigned to.
+    """
 
     pos_priors: Tensor
     pos_assigned_gt_inds: Tensor
@@ -19,13 +22,12 @@ class Positives(NamedTuple):
 
 
 @MODELS.register_module()
-class PartiallyLabeledMaskHead(FCNMaskHead):
-    """FCNMaskHead for data in which some instances have a box but no mask.
+class PartiallyLabeledMaskHead(DeviceAgnosticFCNMaskHead):
+    """``FCNMaskHead`` for data in which some instances have a box but no mask.
 
-    A RoI whose ground-truth mask has no pixel takes no part in the mask loss, which is the mean over the others; with
-    none left it is zero. To be used with the transform
-    :class:`~apa_mmdet.datasets.transforms.loading.LoadPartialMaskAnnotations`, which gives them an empty mask.
-    Arguments as mmdet's ``FCNMaskHead``.
+    RoIs whose ground-truth mask has no pixel are ignored in the mask loss, which is the mean over the others, and zero
+    if there are none. Use it with :class:`~apa_mmdet.datasets.transforms.loading.LoadPartialMaskAnnotations`, which
+    loads an empty mask for such instances. Arguments as of ``FCNMaskHead``.
     """
 
     def loss_and_target(
@@ -35,10 +37,10 @@ class PartiallyLabeledMaskHead(FCNMaskHead):
         batch_gt_instances: InstanceList,
         rcnn_train_cfg: ConfigDict,
     ) -> dict:
-        """As of ``FCNMaskHead``; ``mask_targets`` are those of the RoIs that take part."""
-        kept, positives = [], []
+        """As of ``FCNMaskHead``; ``mask_targets`` are those of the RoIs with a mask."""
+        with_mask, positives = [], []
         for result, instances in zip(sampling_results, batch_gt_instances):
             has_mask = torch.from_numpy(instances.masks.areas > 0).to(mask_preds.device)[result.pos_assigned_gt_inds]
-            kept.append(has_mask)
+            with_mask.append(has_mask)
             positives.append(Positives(*(getattr(result, field)[has_mask] for field in Positives._fields)))
-        return super().loss_and_target(mask_preds[torch.cat(kept)], positives, batch_gt_instances, rcnn_train_cfg)
+        return super().loss_and_target(mask_preds[torch.cat(with_mask)], positives, batch_gt_instances, rcnn_train_cfg)
