@@ -4,6 +4,7 @@ Letters: N RoIs in the batch, R the foreground RoIs among them, C classes. Label
 background; there is no background channel. x logits, p = link(x), t one-hot targets (all zero for background).
 """
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -18,12 +19,12 @@ from apa_mmdet.datasets.class_statistics import check_frequencies, load_class_fr
 from .links import build_link
 
 REDUCTIONS = ('none', 'mean', 'sum')
-AT_ONCE = 1 << 21  # logits: LVIS' 1,024 RoIs are computed at once, V3Det's in 16 blocks
+BLOCK_LOGITS = 1 << 21  # LVIS' 1,024 RoIs are one block, V3Det's are 16
 
 
 @MODELS.register_module()
 class DropLoss(nn.Module):
-    """Binary cross entropy over C classes that spares rare classes most of the negatives.
+    """Binary cross entropy over C classes that drops most of the negative terms of rare classes.
 
         loss = Σᵢ Σ_c w_ic · BCE(p_ic, t_ic) / N,      BCE(p, t) = −t·log p − (1 − t)·log(1 − p)
 
@@ -34,16 +35,16 @@ class DropLoss(nn.Module):
     Sources: Hsieh et al., *DropLoss for Long-Tail Instance Segmentation*, AAAI 2021, arXiv:2104.06402; with the Gumbel
     link it is the classification loss of *Gumbel Optimized Loss*, ECCV 2022, arXiv:2207.10936.
 
-    Memory matters at V3Det's 13,204 classes: the loss of 1,024 RoIs there, on float32 logits, with its backward,
-    takes at most 1.5 (sigmoid, Gumbel) or 1.7 times (APA) that of the logits, their gradient included, because it is
-    computed a block of RoIs at a time and again in the backward; between the two it keeps a quarter, a mask.
+    The loss is computed in blocks of RoIs, and again in the backward. So for 1,024 RoIs and V3Det's 13,204 classes, on
+    float32 logits, forward and backward take at most 1.5 (sigmoid, Gumbel) or 1.7 times (APA) the memory of the logits,
+    their gradient included; between the two the loss keeps a mask, a quarter of that memory.
 
     Args:
         num_classes: C.
         link: ``sigmoid``, ``gumbel``, ``apa``, or ``dict(type='apa', lambda_init=0.5, kappa_init=1.0)``.
         class_frequency: for each class the fraction of the annotated images that show it, in order of the labels; or
-            the path of a file that :func:`load_class_frequency` reads. A path is opened at the first loss, so that
-            inference does without the file. None serves inference alone.
+            the path of a file that :func:`load_class_frequency` reads. ``init_weights`` reads it, which the Runner
+            calls before training and not for inference. None for inference only.
         frequency_threshold: classes strictly below it are dropped.
         reduction: ``mean`` (over N or ``avg_factor``), ``sum``, or ``none`` for the sums over the classes, (N,).
         loss_weight: factor of the loss.
@@ -53,7 +54,7 @@ class DropLoss(nn.Module):
 
     Example:
         >>> loss = DropLoss(2, link='sigmoid', class_frequency=[0.5, 0.001])
-        >>> loss(torch.zeros(1, 2), torch.tensor([0]))      # log 2: the second class is spared
+        >>> loss(torch.zeros(1, 2), torch.tensor([0]))      # log 2: the second class is dropped
         tensor(0.6931)
     """
 
@@ -81,18 +82,28 @@ class DropLoss(nn.Module):
         self.loss_weight = loss_weight
         # not persistent: a checkpoint must load whatever the training set was
         self.register_buffer('dropped', torch.zeros(num_classes, dtype=torch.bool), persistent=False)
-        self.chosen = False  # whether `dropped` holds the dropped classes
-        if class_frequency is not None and not _is_path(class_frequency):
-            self._choose_dropped(class_frequency, 'class_frequency')
+        self.is_ready = False  # whether `dropped` holds the dropped classes
+        if class_frequency is not None and not isinstance(class_frequency, (str, os.PathLike)):
+            self._set_dropped(class_frequency, 'class_frequency')
+
+    def init_weights(self) -> None:
+        """Reads the file of class frequencies. MMEngine calls this for each part of a model before training.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it does not hold C fractions.
+        """
+        if isinstance(self.class_frequency, (str, os.PathLike)):
+            self._set_dropped(load_class_frequency(self.class_frequency), str(self.class_frequency))
 
     def get_cls_channels(self, num_classes: int) -> int:
-        """Width of the classifier: C. Raises ValueError if the head counts other classes than the loss."""
+        """Width of the classifier, C. Raises ValueError if the head has another number of classes than the loss."""
         if num_classes != self.num_classes:
             raise ValueError(f'DropLoss has num_classes={self.num_classes}, but its head num_classes={num_classes}')
         return num_classes
 
     def get_activation(self, cls_score: Tensor) -> Tensor:
-        """Scores at test time, (N, C + 1): p, and a zero for background, which no class competes with."""
+        """Scores at test time, (N, C + 1): p, and 0 for background, which does not compete with the classes."""
         p = self.link(cls_score)
         return torch.cat([p, p.new_zeros(*p.shape[:-1], 1)], dim=-1)
 
@@ -117,16 +128,15 @@ class DropLoss(nn.Module):
             labels: (N,), integers in [0, C].
             label_weights: (N,), a weight for each RoI.
             avg_factor: divides the sum instead of N; with ``mean`` only (mmdet refuses it with ``sum``).
-            reduction_override: takes the place of ``reduction``.
+            reduction_override: replaces ``reduction``.
 
         Raises:
-            ValueError: on a wrong shape, a label outside [0, C], an unknown reduction, or without frequencies.
-            FileNotFoundError: if the file of class frequencies is missing.
+            ValueError: on a wrong shape, a label outside [0, C], an unknown reduction, or without frequencies. On a
+                GPU a label outside [0, C] ends in a device-side assertion, as a check would wait for the device.
+            RuntimeError: if ``init_weights`` has not read the file of class frequencies.
         """
         reduction = self.reduction if reduction_override is None else reduction_override
         self._check(cls_score, labels, reduction)
-        if not self.chosen:
-            self._read_frequencies()
         loss = self._sum_over_classes(cls_score, labels)
         if len(loss) == 0 and reduction == 'mean':
             reduction, avg_factor = 'sum', None
@@ -136,23 +146,23 @@ class DropLoss(nn.Module):
     def _sum_over_classes(self, cls_score: Tensor, labels: Tensor) -> Tensor:
         """Σ_c w_ic · BCE(p_ic, t_ic), (N,)."""
         foreground = labels < self.num_classes
-        own = labels.clamp(max=self.num_classes - 1)[:, None]
-        skipped = self._skipped_negatives(cls_score, foreground, own)
-        return RowBlocks.apply(self._sum_of_rows, cls_score, skipped, foreground, own, *self.link.parameters())
+        target = labels.clamp(max=self.num_classes - 1)[:, None]
+        skipped = self._skipped_negatives(cls_score, foreground, target)
+        return _RowBlocks.apply(self._sum_of_rows, cls_score, skipped, foreground, target, *self.link.parameters())
 
-    def _sum_of_rows(self, cls_score: Tensor, skipped: Tensor, foreground: Tensor, own: Tensor) -> Tensor:
+    def _sum_of_rows(self, cls_score: Tensor, skipped: Tensor, foreground: Tensor, target: Tensor) -> Tensor:
         negatives = self.link.neg_log_complement(cls_score).masked_fill_(skipped, 0).sum(1)
-        positive = self.link.neg_log(cls_score.gather(1, own)).squeeze(1)
+        positive = self.link.neg_log(cls_score.gather(1, target)).squeeze(1)
         return negatives + torch.where(foreground, positive, torch.zeros_like(positive))
 
-    def _skipped_negatives(self, cls_score: Tensor, foreground: Tensor, own: Tensor) -> Tensor:
-        """(N, C) mask: the term of t = 0 is dropped, or the class is the RoI's own."""
-        rare = foreground & self.dropped[own.squeeze(1)]
+    def _skipped_negatives(self, cls_score: Tensor, foreground: Tensor, target: Tensor) -> Tensor:
+        """(N, C) mask of the terms of t = 0 that do not count: dropped ones, and those of the RoI's own class."""
+        rare = foreground & self.dropped[target.squeeze(1)]
         fraction = rare.sum() / foreground.sum().clamp(min=1)
         fraction = fraction.masked_fill(~foreground.any(), 1)  # without a foreground RoI nothing is dropped
         skipped = torch.empty_like(cls_score, dtype=torch.bool).bernoulli_(1 - fraction)
         skipped.logical_or_(foreground[:, None]).logical_and_(self.dropped)
-        return skipped.scatter_(1, own, foreground[:, None] | skipped.gather(1, own))
+        return skipped.scatter_(1, target, foreground[:, None] | skipped.gather(1, target))
 
     def _check(self, cls_score: Tensor, labels: Tensor, reduction: str) -> None:
         if reduction not in REDUCTIONS:
@@ -162,57 +172,59 @@ class DropLoss(nn.Module):
                 f'DropLoss expects logits (N, {self.num_classes}) and labels (N,), '
                 f'got {tuple(cls_score.shape)} and {tuple(labels.shape)}'
             )
-        outside = (labels < 0) | (labels > self.num_classes)
-        if outside.any():
-            raise ValueError(
-                f'DropLoss: labels must lie in [0, {self.num_classes}] ({self.num_classes} is '
-                f'background), got {labels[outside][0].item()}'
-            )
-
-    def _read_frequencies(self) -> None:
         if self.class_frequency is None:
             raise ValueError(
                 'DropLoss computes no loss without class_frequency: '
                 'give a list of image frequencies, or the path of a file with them'
             )
-        self._choose_dropped(load_class_frequency(self.class_frequency), str(self.class_frequency))
+        if not self.is_ready:
+            raise RuntimeError(
+                f'DropLoss: {self.class_frequency} has not been read; call init_weights() of the model before the '
+                'first loss, as the Runner does'
+            )
+        outside = (labels < 0) | (labels > self.num_classes)
+        message = f'DropLoss: labels must lie in [0, {self.num_classes}] ({self.num_classes} is background)'
+        if labels.is_cuda or labels.is_meta:  # an `if` would wait for the device at every step
+            torch._assert_async(~outside.any(), message)
+        elif outside.any():
+            raise ValueError(f'{message}, got {labels[outside][0].item()}')
 
-    def _choose_dropped(self, frequencies: Sequence[float], origin: str) -> None:
+    def _set_dropped(self, frequencies: Sequence[float], origin: str) -> None:
         frequencies = check_frequencies(frequencies, origin)
         if len(frequencies) != self.num_classes:
             raise ValueError(
                 f'DropLoss has num_classes={self.num_classes}, but {origin} holds {len(frequencies)} frequencies'
             )
         self.dropped.copy_(torch.tensor([frequency < self.frequency_threshold for frequency in frequencies]))
-        self.chosen = True
+        self.is_ready = True
 
 
-class RowBlocks(Function):
-    """``function(x, *given)``, (N,), a block of rows at a time, computed again in the backward.
+class _RowBlocks(Function):
+    """Computes ``function(x, skipped, foreground, target)``, (N,), in blocks of rows, and again in the backward.
 
-    Args of ``apply``: the function, of which each result depends on its own row alone; x (N, C); three tensors of N
+    Args of ``apply``: the function, each result of which depends only on its own row; x (N, C); three tensors of N
     rows without a gradient; the parameters that the function reads.
     """
 
     @staticmethod
     def forward(
-        ctx, function: Callable, x: Tensor, skipped: Tensor, foreground: Tensor, own: Tensor, *parameters: Tensor
+        ctx, function: Callable, x: Tensor, skipped: Tensor, foreground: Tensor, target: Tensor, *parameters: Tensor
     ) -> Tensor:
         ctx.function = function
-        ctx.save_for_backward(x, skipped, foreground, own, *parameters)
-        return torch.cat([function(*block) for block in _blocks(x, skipped, foreground, own)])
+        ctx.save_for_backward(x, skipped, foreground, target, *parameters)
+        return torch.cat([function(*block) for block in _blocks(x, skipped, foreground, target)])
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple:
-        x, skipped, foreground, own, *parameters = ctx.saved_tensors
-        learnt = [parameter for parameter in parameters if parameter.requires_grad]
-        to_x, sums = torch.empty_like(x), [torch.zeros_like(parameter) for parameter in learnt]
-        for to_x_block, grad_block, x_block, *block in _blocks(to_x, grad, x, skipped, foreground, own):
+        x, skipped, foreground, target, *parameters = ctx.saved_tensors
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        to_x, sums = torch.empty_like(x), [torch.zeros_like(parameter) for parameter in trained]
+        for to_x_block, grad_block, x_block, *block in _blocks(to_x, grad, x, skipped, foreground, target):
             with torch.enable_grad():
                 x_block = x_block.detach().requires_grad_()
                 value = ctx.function(x_block, *block)
-            to_x_block[:], *to_parameters = torch.autograd.grad(value, (x_block, *learnt), grad_block)
+            to_x_block[:], *to_parameters = torch.autograd.grad(value, (x_block, *trained), grad_block)
             for total, part in zip(sums, to_parameters):
                 total += part
         sums = iter(sums)
@@ -220,10 +232,6 @@ class RowBlocks(Function):
 
 
 def _blocks(first: Tensor, *others: Tensor) -> Iterable[tuple[Tensor, ...]]:
-    """Tensors of N rows, the first (N, C), cut alike."""
-    rows = max(len(first), 1) if first.numel() <= AT_ONCE else -(-len(first) // 16)
+    """Splits tensors of N rows, the first of shape (N, C), into the same blocks of rows."""
+    rows = max(len(first), 1) if first.numel() <= BLOCK_LOGITS else -(-len(first) // 16)
     return zip(*(tensor.split(rows) for tensor in (first, *others)))
-
-
-def _is_path(class_frequency) -> bool:
-    return isinstance(class_frequency, str) or hasattr(class_frequency, '__fspath__')

@@ -1,4 +1,4 @@
-"""DropLoss against the published figures, a naive double loop, and inside mmdet's box head."""
+"""DropLoss against the recorded figures, a naive double loop, and inside mmdet's box head."""
 
 import json
 
@@ -50,10 +50,10 @@ def naive(logits, labels, link, dropped):
     return torch.tensor(sums)
 
 
-# ------------------------------------------------------------------------------------------------ published figures
+# ------------------------------------------------------------------------------------------------ recorded figures
 @pytest.mark.parametrize('case', CASES)
 @pytest.mark.parametrize('link', ['gumbel', 'sigmoid'])
-def test_published_loss_and_gradient(recorded, case, link):
+def test_loss_and_gradient_match_the_recorded_figures(recorded, case, link):
     loss = DropLoss(1203, link, recorded['image_count_frequency'].tolist())
     logits = torch.from_numpy(recorded['logits']).requires_grad_()
     labels = torch.from_numpy(recorded[f'{case}/labels'])
@@ -61,7 +61,7 @@ def test_published_loss_and_gradient(recorded, case, link):
     value.backward()
     np.testing.assert_allclose(value.item(), recorded[f'{case}/{link}/loss'], rtol=1e-5)
     grad, want = logits.grad.numpy(), recorded[f'{case}/{link}/grad']
-    # 1 − p loses digits to rounding in the published float32 code where p is small or near 1
+    # 1 − p loses digits to rounding in the official float32 code where p is small or near 1
     np.testing.assert_allclose(grad[:, ::5], want, rtol=1e-3, atol=1e-7)
     np.testing.assert_array_equal((grad[:, ::5] == 0)[np.abs(want) > 1e-6], False)
     rows = (labels < 1203).nonzero().squeeze(1)
@@ -72,7 +72,7 @@ def test_published_loss_and_gradient(recorded, case, link):
 
 
 @pytest.mark.parametrize('link', ['gumbel', 'sigmoid'])
-def test_published_activation(recorded, link):
+def test_scores_match_the_recorded_figures(recorded, link):
     scores = DropLoss(1203, link).get_activation(torch.from_numpy(recorded['logits']))
     assert scores.shape == (24, 1204) and (scores[:, -1] == 0).all()
     np.testing.assert_allclose(scores.numpy()[::4], recorded[f'activation/{link}'], rtol=1e-5, atol=1e-7)
@@ -81,7 +81,7 @@ def test_published_activation(recorded, link):
 def test_815_classes_of_lvis_are_dropped(recorded):
     loss = DropLoss(1203, class_frequency=SHIPPED)
     assert not loss.dropped.any()
-    loss(torch.zeros(1, 1203), torch.tensor([1203]))
+    loss.init_weights()
     assert loss.dropped.sum() == 815
     listed = DropLoss(1203, class_frequency=recorded['image_count_frequency'].tolist())
     assert torch.equal(loss.dropped, listed.dropped)
@@ -90,7 +90,7 @@ def test_815_classes_of_lvis_are_dropped(recorded):
 # ------------------------------------------------------------------------------------------------ formula
 @pytest.mark.parametrize('link', LINKS)
 @pytest.mark.parametrize('labels', [[0, 2, C, C], [1, 3, C, C], [C, C], [0, 1, 4], [3]], ids=str)
-def test_formula(link, labels):
+def test_loss_matches_the_naive_formula(link, labels):
     logits = torch.randn(len(labels), C) * 3
     want = naive(logits, labels, link, dropped={1, 3})
     loss, labels = build(link), torch.tensor(labels)
@@ -115,24 +115,24 @@ def test_negatives_of_background_are_dropped_at_the_rate_of_common_foreground():
     assert (logits.grad[:4, [1, 3]] != 0).tolist() == [[True, False], [False, False], [False, False], [False, False]]
 
 
-def test_draws_differ_from_call_to_call():
+def test_background_draws_differ_from_call_to_call():
     loss, labels = build(), torch.tensor([0, 1] + [C] * 100)
     logits = torch.zeros(102, C)
     assert loss(logits, labels) != loss(logits, labels)
 
 
-def test_buffers_keep_their_shape_so_that_an_average_of_models_can_follow(tmp_path):
+def test_buffers_keep_their_shape_for_averaged_models(tmp_path):
     path = tmp_path / 'f.json'
     path.write_text(str(FREQUENCY))
     loss = DropLoss(C, class_frequency=str(path))
     before = [(name, buffer.shape) for name, buffer in loss.named_buffers()]
-    loss(torch.zeros(3, C), torch.tensor([0, C, C]))
+    loss.init_weights()
     assert loss.dropped.tolist() == [False, True, False, True, False]
     assert [(name, buffer.shape) for name, buffer in loss.named_buffers()] == before
     assert not loss.state_dict()
 
 
-def test_without_dropped_classes():
+def test_without_dropped_classes_it_is_binary_cross_entropy():
     loss = build('sigmoid', class_frequency=[0.5] * C)
     logits, labels = torch.randn(4, C), torch.tensor([0, 3, C, C])
     targets = torch.eye(C + 1)[labels, :C]
@@ -141,7 +141,7 @@ def test_without_dropped_classes():
 
 
 # ------------------------------------------------------------------------------------------------ reductions, dtypes
-def test_reductions_and_weights():
+def test_reductions_and_weights_follow_mmdet():
     labels, logits = torch.tensor([0, 1, 4]), torch.randn(3, C)
     per_roi = build()(logits, labels, reduction_override='none')
     assert per_roi.shape == (3,)
@@ -161,7 +161,7 @@ def test_reductions_and_weights():
 
 @pytest.mark.parametrize('link', LINKS)
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_half_precision_logits(link, dtype):
+def test_half_precision_logits_are_computed_in_float32(link, dtype):
     half = (torch.randn(6, C) * 8).to(dtype).requires_grad_()
     full = half.detach().float().requires_grad_()
     loss, labels = build(link), torch.tensor([0, 1, 2, 3, 4, 0])
@@ -173,7 +173,7 @@ def test_half_precision_logits(link, dtype):
 
 @pytest.mark.parametrize('link', LINKS)
 @pytest.mark.parametrize('kwargs', [dict(), dict(avg_factor=1.0), dict(label_weights=torch.zeros(0))], ids=str)
-def test_no_rois(link, kwargs):
+def test_without_rois_loss_and_gradients_are_zero(link, kwargs):
     logits = torch.zeros(0, C, requires_grad=True)
     loss = build(link)
     value = loss(logits, torch.zeros(0, dtype=torch.long), **kwargs)
@@ -184,7 +184,7 @@ def test_no_rois(link, kwargs):
     assert loss.get_activation(logits).shape == (0, C + 1)
 
 
-def test_the_learnable_link_learns():
+def test_link_parameters_are_trained():
     loss = build('apa')
     optimizer = torch.optim.SGD(loss.parameters(), 0.01)
     logits, labels = torch.randn(8, C), torch.tensor([0, 2, 4, C, C, C, C, C])
@@ -199,7 +199,7 @@ def test_the_learnable_link_learns():
 
 
 @pytest.mark.parametrize('link', LINKS)
-def test_backward_keeps_the_logits_and_a_mask(link):
+def test_backward_keeps_only_the_logits_and_a_mask(link):
     logits, labels = torch.randn(64, 1000, requires_grad=True), torch.full((64,), 1000)
     loss, saved = build(link, num_classes=1000, class_frequency=[0.0] * 500 + [1.0] * 500), {}
 
@@ -214,22 +214,22 @@ def test_backward_keeps_the_logits_and_a_mask(link):
 
 
 @pytest.mark.parametrize('link', LINKS)
-def test_in_blocks_of_rows_it_is_the_same(link, monkeypatch):
+def test_blocks_of_rows_give_the_same_loss_and_gradients(link, monkeypatch):
     loss, weights = build(link, reduction='none'), torch.rand(40)
     logits = torch.randn(C, 40).t().requires_grad_()  # not contiguous
     labels = torch.randint(0, C, (40,))  # all foreground: nothing is drawn
     results = []
-    for at_once in (1 << 19, 7):
-        monkeypatch.setattr(drop_loss, 'AT_ONCE', at_once)
+    for block in (1 << 19, 7):
+        monkeypatch.setattr(drop_loss, 'BLOCK_LOGITS', block)
         value = loss(logits, labels)
         results.append((value, *torch.autograd.grad((value * weights).sum(), (logits, *loss.parameters()))))
     for one, other in zip(*results):
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize('at_once', [1 << 21, 7])
-def test_derivatives_of_logits_and_link(at_once, monkeypatch):
-    monkeypatch.setattr(drop_loss, 'AT_ONCE', at_once)
+@pytest.mark.parametrize('block', [1 << 21, 7])
+def test_gradcheck_of_logits_and_link(block, monkeypatch):
+    monkeypatch.setattr(drop_loss, 'BLOCK_LOGITS', block)
     loss = build(dict(type='apa', lambda_init=0.6, kappa_init=1.4), reduction='none').double()
     logits = torch.randn(20, C, dtype=torch.float64, requires_grad=True)
     labels = torch.randint(0, C, (20,))  # all foreground: nothing is drawn
@@ -237,7 +237,7 @@ def test_derivatives_of_logits_and_link(at_once, monkeypatch):
 
 
 @pytest.mark.parametrize('frozen', [('lambda_',), ('kappa',), ('lambda_', 'kappa')])
-def test_a_frozen_link(frozen):
+def test_frozen_link_parameters_get_no_gradient(frozen):
     logits, labels = torch.randn(6, C, requires_grad=True), torch.randint(0, C, (6,))
     loss, free = build('apa'), build('apa')
     for name in frozen:
@@ -250,7 +250,7 @@ def test_a_frozen_link(frozen):
 
 
 @pytest.mark.parametrize('reentrant', [True, False])
-def test_under_checkpointing(reentrant):
+def test_gradient_checkpointing_gives_the_same_gradient(reentrant):
     loss, labels = build(), torch.randint(0, C, (6,))
     logits = torch.randn(6, C, requires_grad=True)
     (expected,) = torch.autograd.grad(loss(logits, labels), logits)
@@ -259,7 +259,7 @@ def test_under_checkpointing(reentrant):
 
 
 @pytest.mark.parametrize('link', LINKS)
-def test_memory_of_13204_classes(link):
+def test_peak_memory_of_13204_classes_is_twice_the_logits(link):
     """Training must fit: with the gradient no more than twice the logits."""
     classes = 13204
     loss = DropLoss(classes, link, class_frequency=[0.001, 0.1] * (classes // 2))
@@ -267,12 +267,12 @@ def test_memory_of_13204_classes(link):
     assert memory_of(lambda: loss(logits, labels).backward(), logits.device).peak <= 2 * logits.nbytes
 
 
-def test_state_dict_holds_the_link_alone():
+def test_state_dict_holds_only_the_link():
     assert not build('gumbel').state_dict() and not build('sigmoid').state_dict()
     assert list(build('apa').state_dict()) == ['link.lambda_', 'link.kappa']
 
 
-def test_accuracy_counts_foreground_alone():
+def test_accuracy_counts_only_foreground():
     logits = torch.eye(C)[[0, 2, 2, 1]]
     accuracy = build().get_accuracy(logits, torch.tensor([0, 1, 2, C]))
     assert list(accuracy) == ['acc_classes']
@@ -283,13 +283,25 @@ def test_accuracy_counts_foreground_alone():
 
 
 # ------------------------------------------------------------------------------------------------ errors, files
+@pytest.mark.parametrize('link', LINKS)
+def test_loss_reads_no_value_back_from_the_device(link):
+    """On the meta device whatever would copy a value to the host raises, as it would wait on a GPU."""
+    loss, labels = build(link).to('meta'), torch.empty(6, dtype=torch.long, device='meta')
+    logits, weights = torch.empty(6, C, device='meta', requires_grad=True), torch.empty(6, device='meta')
+    loss(logits, labels, weights, avg_factor=6.0).backward()
+    loss.get_accuracy(logits, labels), loss.get_activation(logits)
+    assert logits.grad.shape == (6, C)
+    with pytest.raises(RuntimeError, match='item'):
+        bool(labels.any())
+
+
 @pytest.mark.parametrize('label', [-1, C + 1])
-def test_label_outside_its_range(label):
+def test_label_outside_its_range_is_refused(label):
     with pytest.raises(ValueError, match=rf'\[0, {C}\].* got {label}$'):
         build()(torch.zeros(2, C), torch.tensor([0, label]))
 
 
-def test_errors():
+def test_invalid_arguments_are_refused():
     with pytest.raises(ValueError, match=f'num_classes=3, but class_frequency holds {C}'):
         build(num_classes=3)
     with pytest.raises(ValueError, match='number 1 is 40'):
@@ -307,52 +319,56 @@ def test_errors():
     assert build().get_cls_channels(C) == C
 
 
-def test_frequency_file_is_read_at_the_first_loss(tmp_path):
+def test_frequency_file_is_read_by_init_weights_and_at_no_other_time(tmp_path):
     path = tmp_path / 'frequency.json'
     loss = build(class_frequency=str(path))
     logits, labels = torch.randn(3, C), torch.tensor([0, C, C])
     loss.get_activation(logits), loss.get_accuracy(logits, labels), loss.state_dict(), loss.half(), loss.float()
     with pytest.raises(FileNotFoundError, match='frequency.json: no such file.*training'):
-        loss(logits, labels)
+        loss.init_weights()
     path.write_text(json.dumps(FREQUENCY))
-    torch.testing.assert_close(loss(logits, labels), build()(logits, labels))
+    with pytest.raises(RuntimeError, match=r'frequency\.json has not been read; call init_weights\(\) of the model'):
+        loss(logits, labels)
+    loss.init_weights()
     path.unlink()
-    loss(logits, labels)
+    torch.testing.assert_close(loss(logits, labels), build()(logits, labels))
 
 
-def test_frequency_file_of_another_set(tmp_path):
+def test_frequency_file_of_another_number_of_classes_is_refused(tmp_path):
     path = tmp_path / 'frequency.json'
     path.write_text('[0.5, 0.5]')
     with pytest.raises(ValueError, match='frequency.json holds 2 frequencies'):
-        build(class_frequency=path)(torch.zeros(1, C), torch.tensor([0]))
+        build(class_frequency=path).init_weights()
 
 
-def test_no_frequencies_serve_inference_alone():
+def test_without_frequencies_there_are_scores_but_no_loss():
     loss = build(class_frequency=None)
+    loss.init_weights()
     assert loss.get_activation(torch.zeros(2, C)).shape == (2, C + 1)
     with pytest.raises(ValueError, match='no loss without class_frequency'):
         loss(torch.zeros(1, C), torch.tensor([0]))
 
 
 # ------------------------------------------------------------------------------------------------ in mmdet's head
-def box_head(**loss):
-    head = MODELS.build(
+def box_head(class_frequency):
+    return MODELS.build(
         dict(
             type='Shared2FCBBoxHead',
             in_channels=8,
             fc_out_channels=16,
             roi_feat_size=3,
             num_classes=C,
-            loss_cls=dict(type='DropLoss', num_classes=C, link='gumbel', class_frequency=FREQUENCY, **loss),
+            loss_cls=dict(type='DropLoss', num_classes=C, link='gumbel', class_frequency=class_frequency),
         )
     )
-    head.init_weights()
-    return head
 
 
 @pytest.mark.parametrize('n_foreground', [3, 0])
-def test_loss_in_a_box_head(n_foreground):
-    head = box_head()
+def test_loss_in_a_box_head_that_has_read_the_file(n_foreground, tmp_path):
+    (tmp_path / 'frequency.json').write_text(json.dumps(FREQUENCY))
+    head = box_head(str(tmp_path / 'frequency.json'))
+    head.init_weights()
+    assert head.loss_cls.dropped.sum() == 2
     assert head.fc_cls.out_features == C
     rois = torch.cat([torch.zeros(6, 1), torch.rand(6, 2) * 20, torch.rand(6, 2) * 20 + 30], 1)
     cls_score, bbox_pred = head(torch.randn(6, 8, 3, 3))
@@ -364,17 +380,7 @@ def test_loss_in_a_box_head(n_foreground):
 
 
 def test_prediction_in_a_box_head_without_the_frequency_file():
-    loss_cls = dict(type='DropLoss', num_classes=C, class_frequency='/nowhere/lvis_v1_train.json')
-    head = MODELS.build(
-        dict(
-            type='Shared2FCBBoxHead',
-            in_channels=8,
-            fc_out_channels=16,
-            roi_feat_size=3,
-            num_classes=C,
-            loss_cls=loss_cls,
-        )
-    ).eval()
+    head = box_head('/nowhere/lvis_v1_train.json').eval()
     rois = bbox2roi([torch.tensor([[0.0, 0.0, 20.0, 20.0], [40.0, 40.0, 60.0, 60.0]])])
     cls_score = torch.full((2, C), -8.0)
     cls_score[0, 3], cls_score[1, 1] = 2.0, 3.0
