@@ -105,6 +105,8 @@ class APAActivation(nn.Module):
         """``before``: what the function does to ``z`` first, and ``recompute``; see :func:`apa_mmdet.ops.apa`."""
         return self.function(z, self.lambda_, self.kappa, **before)
 
+    forward.fusible = True  # it takes scale, shift, residual, residual_scale and recompute; see layers/norm_act.py
+
     def extra_repr(self) -> str:
         return f'num_features={self.num_features}, lambda_init={self.lambda_init}, kappa_init={self.kappa_init}'
 

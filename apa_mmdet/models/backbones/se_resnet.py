@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from apa_mmdet.checkpoint.pretrained import check_weights
 from apa_mmdet.models.activations import build_activation
 from apa_mmdet.models.layers import build_attention, norm_act, residual_act
-from apa_mmdet.models.layers.norm_act import opens
+from apa_mmdet.models.layers.norm_act import is_plain_sequential
 from apa_mmdet.ops import keep_recipe
 
 
@@ -53,7 +53,7 @@ class SEBlock:
         """The identity and, where one is still to be applied, its norm."""
         if self.downsample is None:
             return x, None
-        if not opens(self.downsample):
+        if not is_plain_sequential(self.downsample):
             return self.downsample(x), None
         *layers, norm = self.downsample
         for layer in layers:
@@ -175,7 +175,7 @@ class SEResNet(ResNet):
             self.act_stem.requires_grad_(False)
 
     def _stem(self, x: Tensor) -> Tensor:
-        if self.deep_stem and not opens(self.stem):
+        if self.deep_stem and not is_plain_sequential(self.stem):
             return self.maxpool(self.stem(x))
         layers = self.stem if self.deep_stem else (self.conv1, self.norm1, self.act_stem)
         for conv, norm, act in zip(layers[::3], layers[1::3], layers[2::3]):

@@ -1,14 +1,18 @@
-"""Norm, attention, residual sum and activation in one pass over memory, where that changes nothing.
+"""Norm, attention, residual sum and activation in one pass over memory, where that does not change the result.
 
-A batch norm in eval mode is x·scale + shift, as is one gated by attention, with other numbers; the functions of
-:mod:`apa_mmdet.ops` take those, and keep the results of the convolutions alone for backward. Everything else (batch
-statistics, other norms, other attention, an activation that cannot, modules with hooks) runs as plain modules.
+A batch norm in eval mode is x·scale + shift, and so is its product with channel gates; the functions of
+:mod:`apa_mmdet.ops` take scale and shift, and keep only the results of the convolutions for backward. Everything else
+(batch statistics, other norms, other attention, activations that take no scale, modules with hooks) runs as plain
+modules.
+
+An activation takes part if its ``forward`` has the attribute ``fusible = True``: it then accepts the keywords ``scale``,
+``shift``, ``residual``, ``residual_scale`` and ``recompute`` of :func:`apa_mmdet.ops.apa`. A subclass that overrides
+``forward`` runs as a plain module unless it sets the attribute again.
 """
 
 from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
 
-from apa_mmdet.models.activations.base import APAActivation
 from apa_mmdet.ops.memory_layout import compute_dtype
 
 from .cbam import CBAM
@@ -16,10 +20,10 @@ from .se_layer import SELayer
 
 
 def norm_act(x: Tensor, norm: nn.Module, act: nn.Module, recompute: bool = False) -> Tensor:
-    """``act(norm(x))``; ``recompute`` as in :func:`apa_mmdet.ops.apa`, for activations that can."""
-    if not fuses(act):
+    """``act(norm(x))``; ``recompute`` as in :func:`apa_mmdet.ops.apa`, ignored by activations that are not fusible."""
+    if not can_fuse_act(act):
         return act(norm(x))
-    if not folds(norm):
+    if not can_fold_norm(norm):
         return act(norm(x), recompute=recompute)
     scale, shift = fold(norm)
     return act(x, scale=scale, shift=shift, recompute=recompute)
@@ -36,17 +40,17 @@ def residual_act(
 ) -> Tensor:
     """``act(attention(norm(x)) + identity_norm(identity))``, where ``identity_norm`` may be None."""
     residual_scale, residual_shift = None, 0.0
-    fused = fuses(act) and folds(norm) and gates(attention) and identity.dtype == x.dtype
-    if fused and identity_norm is not None and folds(identity_norm):
+    fused = can_fuse_act(act) and can_fold_norm(norm) and is_channel_gate(attention) and identity.dtype == x.dtype
+    if fused and identity_norm is not None and can_fold_norm(identity_norm):
         residual_scale, residual_shift = fold(identity_norm)
     elif identity_norm is not None:
         identity = identity_norm(identity)
     if not fused:
         total = attention(norm(x))
-        # as in mmdet's blocks; but a hook may have kept the tensor, or backward need what other attention returns
-        in_place = type(attention) in (nn.Identity, SELayer, CBAM) and unhooked(attention) and unhooked(norm)
+        # as in mmdet's blocks; but a hook may hold the tensor, and other attention may need its result in backward
+        in_place = type(attention) in (nn.Identity, SELayer, CBAM) and has_no_hooks(attention) and has_no_hooks(norm)
         total = total.add_(identity) if in_place else total + identity
-        return act(total, recompute=recompute) if fuses(act) else act(total)
+        return act(total, recompute=recompute) if can_fuse_act(act) else act(total)
     scale, shift = fold(norm)
     if isinstance(attention, SELayer):
         gate = attention.gates((x.mean((2, 3), dtype=compute_dtype(x.dtype)) * scale + shift).to(x.dtype))
@@ -62,7 +66,7 @@ def residual_act(
 
 
 def fold(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Scale and shift, each (C,), that a batch norm in eval mode applies; differentiable in its weight and bias."""
+    """Scale and shift, (C,) each, of a batch norm in eval mode; differentiable in its weight and bias."""
     dtype = compute_dtype(norm.running_var.dtype)
     scale = (norm.running_var.to(dtype) + norm.eps).rsqrt()
     if norm.weight is not None:
@@ -71,26 +75,26 @@ def fold(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     return scale, shift if norm.bias is None else shift + norm.bias
 
 
-def folds(norm: nn.Module) -> bool:
-    return type(norm) is nn.BatchNorm2d and not norm.training and norm.running_var is not None and unhooked(norm)
+def can_fold_norm(norm: nn.Module) -> bool:
+    return type(norm) is nn.BatchNorm2d and not norm.training and norm.running_var is not None and has_no_hooks(norm)
 
 
-def fuses(act: nn.Module) -> bool:
-    return type(act).forward is APAActivation.forward and unhooked(act)
+def can_fuse_act(act: nn.Module) -> bool:
+    return getattr(type(act).forward, 'fusible', False) and has_no_hooks(act)
 
 
-def gates(attention: nn.Module) -> bool:
-    """Whether it multiplies by one number per image and channel, if anything."""
-    return type(attention) in (nn.Identity, SELayer) and unhooked(attention)
+def is_channel_gate(attention: nn.Module) -> bool:
+    """Whether it multiplies by one number per image and channel, or does nothing."""
+    return type(attention) in (nn.Identity, SELayer) and has_no_hooks(attention)
 
 
-def opens(layers: nn.Module) -> bool:
-    """Whether the layers of a sequence may be called one by one."""
-    return type(layers) is nn.Sequential and unhooked(layers)
+def is_plain_sequential(layers: nn.Module) -> bool:
+    """Whether its layers may be called one by one."""
+    return type(layers) is nn.Sequential and has_no_hooks(layers)
 
 
-def unhooked(module: nn.Module) -> bool:
-    """Whether nobody would notice that the module, or a part of it, is not called with its usual input."""
+def has_no_hooks(module: nn.Module) -> bool:
+    """Whether neither the module nor a part of it has a hook or a replaced forward that would miss its call."""
     hooked = (
         nn_module._global_forward_hooks
         or nn_module._global_forward_pre_hooks
@@ -102,6 +106,6 @@ def unhooked(module: nn.Module) -> bool:
         or part._forward_pre_hooks
         or part._backward_hooks
         or part._backward_pre_hooks
-        or 'forward' in part.__dict__  # put there by somebody, around the class's own
+        or 'forward' in part.__dict__  # set on the instance, around the forward of the class
         for part in module.modules()
     )

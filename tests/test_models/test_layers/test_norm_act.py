@@ -13,7 +13,7 @@ from torch import nn
 from apa_mmdet.models.activations import AGLU
 from apa_mmdet.models.backbones import SEResNet, SEResNeXt
 from apa_mmdet.models.layers import SELayer, norm_act, residual_act
-from apa_mmdet.models.layers.norm_act import fold, folds
+from apa_mmdet.models.layers.norm_act import can_fold_norm, fold
 
 
 def randomised(module):
@@ -244,7 +244,7 @@ def test_fold_is_the_batch_norm(kwargs, dtype):
 
 
 def test_which_norms_fold():
-    assert folds(nn.BatchNorm2d(3).eval())
+    assert can_fold_norm(nn.BatchNorm2d(3).eval())
     for norm in (
         nn.BatchNorm2d(3),
         nn.BatchNorm2d(3, track_running_stats=False).eval(),
@@ -253,7 +253,7 @@ def test_which_norms_fold():
         nn.Identity(),
         MODELS.build(dict(type='LN2d', num_channels=3)).eval() if 'LN2d' in MODELS else nn.InstanceNorm2d(3).eval(),
     ):
-        assert not folds(norm), norm
+        assert not can_fold_norm(norm), norm
 
 
 @pytest.mark.parametrize('autocast', [True, False])
