@@ -5,7 +5,7 @@ A batch norm in eval mode is x·scale + shift, and so is its product with channe
 (batch statistics, other norms, other attention, activations that take no scale, modules with hooks) runs as plain
 modules.
 
-An activation takes part if its ``forward`` has the attribute ``fusible = True``: it then accepts the keywords ``scale``,
+An activation takes part if its ``forward`` has the attribute ``fusible = True``, and so accepts the keywords ``scale``,
 ``shift``, ``residual``, ``residual_scale`` and ``recompute`` of :func:`apa_mmdet.ops.apa`. A subclass that overrides
 ``forward`` runs as a plain module unless it sets the attribute again.
 """

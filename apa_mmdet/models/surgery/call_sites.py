@@ -1,7 +1,7 @@
-"""The sites of an activation: the calls of it, told apart by the layer that ran before.
+"""Finds the call sites of an activation, each identified by the layer that runs before the call.
 
-A layer, here, is a module with parameters of its own. Counting calls would go wrong where a part of a forward pass is
-run again (gradient checkpointing), or several times (a head over the levels of a pyramid); what ran before stays true.
+A *layer* here is a module with parameters of its own. Counting calls would fail where a part of a forward pass is run
+again (gradient checkpointing) or several times (a head over the levels of a pyramid); the layer before stays the same.
 """
 
 import inspect
@@ -9,123 +9,137 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
+from typing import NamedTuple
 
 import torch
 from torch import Size, Tensor, nn
 
+from apa_mmdet.utils.errors import one_line
+
 from .source_inspection import count_uses
 
-COUNTS = ('out_channels', 'num_features', 'out_features', 'num_channels')  # where layers keep their channel count
+CHANNEL_ATTRIBUTES = ('out_channels', 'num_features', 'out_features', 'num_channels')  # of layers
 
 
 @dataclass
-class Site:
-    """One place where a forward pass activates.
+class CallSite:
+    """One place in a forward pass where an activation is called.
 
     Args:
-        layers: those that ran since the activation was called before; the last one tells the site.
+        layers: those that ran since the previous call of the activation; the last one identifies the call site.
         num_features: channel count there; None if unknown, or if the channels are not in dimension 1.
-        after: name of the last layer.
-        again: whether it may be called anew with no layer in between.
+        layer_name: name of the last layer.
+        repeats: whether the activation may be called again with no layer in between.
     """
 
     layers: list[nn.Module]
     num_features: int | None = None
-    after: str = ''
-    again: bool = False
+    layer_name: str = ''
+    repeats: bool = False
 
 
-class Sites(nn.ModuleList):
-    """Stands for an activation that is called at several sites, and calls the one of the site.
+class Unresolved(NamedTuple):
+    """Why the call sites of an activation are unknown: ``called-before-layers`` or ``no-suitable-input``."""
+
+    code: str
+    reason: str
+
+
+class CallSiteDispatcher(nn.ModuleList):
+    """Replaces an activation that is called at several call sites; calls the activation of the current one.
 
     Args:
-        activations: one for each site.
-        sites: as many; their layers get a hook that says which site comes next. Who exchanges a layer (a norm, to
-            synchronise it) loses the hook, and gets an error if no other layer of the site is left.
+        activations: one for each call site.
+        call_sites: as many. Each of their layers gets a hook that selects the call site that follows. A layer that is
+            replaced later (a norm, by its synchronized version) loses the hook; the call is an error if no other layer
+            of the call site is left.
     """
 
     __repr__ = nn.Module.__repr__  # nn.ModuleList's shows no extra_repr
 
-    def __init__(self, activations: Sequence[nn.Module], sites: Sequence[Site]) -> None:
+    def __init__(self, activations: Sequence[nn.Module], call_sites: Sequence[CallSite]) -> None:
         super().__init__(activations)
-        self.sites = list(sites)
+        self.call_sites = list(call_sites)
         self.current: int | None = None
-        before = {site.layers[-1]: i for i, site in enumerate(sites)}
-        for i, site in enumerate(sites):
-            for layer in site.layers:  # all, for a norm may go when it is folded into its convolution
-                before.setdefault(layer, i)
-        for layer, i in before.items():
-            layer.register_forward_hook(_Next(self, i))
+        index_after = {call_site.layers[-1]: i for i, call_site in enumerate(call_sites)}
+        for i, call_site in enumerate(call_sites):
+            for layer in call_site.layers:  # all of them: a norm disappears when it is folded into its convolution
+                index_after.setdefault(layer, i)
+        for layer, i in index_after.items():
+            layer.register_forward_hook(_SelectCallSite(self, i))
 
     def forward(self, x: Tensor) -> Tensor:
         index = self.current
         if index is None:
             raise RuntimeError(
-                'Sites: called with none of its layers before, which are '
-                f'{", ".join(site.after for site in self.sites)}; if one was exchanged after '
+                f'{type(self).__name__}: called, but none of its layers ran before, which are '
+                f'{", ".join(call_site.layer_name for call_site in self.call_sites)}; if one was replaced after '
                 'SwapActivations (a norm, by sync_bn?), give it its final type in the config'
             )
-        if not self.sites[index].again:
-            self.current = None  # lest the next site is taken for this one
+        if not self.call_sites[index].repeats:
+            self.current = None  # or a call after a replaced layer would use this activation
         return self[index](x)
 
     def extra_repr(self) -> str:
-        return '\n'.join(f'{i} after {site.after}' for i, site in enumerate(self.sites))
+        return '\n'.join(f'{i} after {call_site.layer_name}' for i, call_site in enumerate(self.call_sites))
 
 
-class _Next:
-    """Hook that says which site comes next; no closure, so that copies of the model are independent."""
+class _SelectCallSite:
+    """Forward hook that selects the next call site; not a closure, so that copies of the model are independent."""
 
-    def __init__(self, sites: Sites, index: int) -> None:
-        self.sites = sites
+    def __init__(self, dispatcher: CallSiteDispatcher, index: int) -> None:
+        self.dispatcher = dispatcher
         self.index = index
 
     def __call__(self, *_) -> None:
-        self.sites.current = self.index
+        self.dispatcher.current = self.index
 
 
-def find_sites(owner: nn.Module, names: Sequence[str]) -> dict[str, list[Site] | str]:
-    """The sites of the activations that ``owner`` holds under ``names``; or, in words, why they cannot be told."""
-    runs, error = _runs(owner, names)
+def find_call_sites(owner: nn.Module, names: Sequence[str]) -> dict[str, list[CallSite] | Unresolved]:
+    """Finds the call sites of the activations that ``owner`` holds under ``names``, or why they are unknown."""
+    runs, error = _record_runs(owner, names)
     if runs:
-        layers = {layer: name for name, layer in owner.named_modules()}
-        return {name: _tell_apart([run[name] for run in runs], layers) for name in names}
-    why = f'no guessed input suits it ({error})'
-    once = {0: [], 1: [Site([owner])]}  # by name alone, then
-    return {name: once.get(count_uses(owner, name), why) for name in names}
+        layer_names = {layer: name for name, layer in owner.named_modules()}
+        return {name: _call_sites([run[name] for run in runs], layer_names) for name in names}
+    unresolved = Unresolved('no-suitable-input', f'no guessed input suits it ({error})')
+    by_uses = {0: [], 1: [CallSite([owner])]}  # its source code is all there is to go by
+    return {name: by_uses.get(count_uses(owner, name), unresolved) for name in names}
 
 
-Call = tuple[list[nn.Module], Size]  # the layers before, the input's shape
+Call = tuple[list[nn.Module], Size]  # the layers that ran before, and the shape of the input
 
 
-def _tell_apart(runs: Sequence[list[Call]], names: dict[nn.Module, str]) -> list[Site] | str:
-    """The sites in the order of their first call."""
-    sites = {}
+def _call_sites(runs: Sequence[list[Call]], layer_names: dict[nn.Module, str]) -> list[CallSite] | Unresolved:
+    """The call sites in the order of their first call."""
+    call_sites = {}
     for calls in runs:
         last = None
         for layers, shape in calls:
             last = layers[-1] if layers else last
-            site = sites.setdefault(last, Site(layers, _channels(shape, layers), names.get(last, '')))
-            site.again |= not layers
-    return 'it is called before any layer' if None in sites and len(sites) > 1 else list(sites.values())
+            new = CallSite(layers, _channels(shape, layers), layer_names.get(last, ''))
+            call_sites.setdefault(last, new).repeats |= not layers
+    if None in call_sites and len(call_sites) > 1:
+        return Unresolved('called-before-layers', 'it is called before any layer')
+    return list(call_sites.values())
 
 
 def _channels(shape: Size, layers: list[nn.Module]) -> int | None:
-    """Size of dimension 1, unless the channels, as counted by the last layer that tells, are in the last dimension."""
+    """Size of dimension 1; None if the last layer whose channel count occurs in ``shape`` has it in another one."""
     if len(shape) < 3:
         return shape[1] if len(shape) == 2 else None
     for layer in reversed(layers):
-        counts = {*getattr(layer, 'normalized_shape', ())[-1:], *(getattr(layer, key, None) for key in COUNTS)}
+        attributes = (getattr(layer, key, None) for key in CHANNEL_ATTRIBUTES)
+        counts = {*getattr(layer, 'normalized_shape', ())[-1:], *attributes}
         first, last = shape[1] in counts, shape[-1] in counts
         if last and (not first or isinstance(layer, (nn.Linear, nn.LayerNorm))):
             return None
         if first:
             return shape[1]
-    return shape[1] if len(shape) > 3 else None  # of three dimensions the last one, as of tokens
+    return shape[1] if len(shape) > 3 else None  # three dimensions are those of tokens, with the channels last
 
 
-class _Probe(nn.Module):
-    """Activates as before, and records what ran since it did so last."""
+class _Recorder(nn.Module):
+    """Calls the activation that it replaces, and records the layers that ran since its previous call."""
 
     def __init__(self, activation: nn.Module) -> None:
         super().__init__()
@@ -133,72 +147,72 @@ class _Probe(nn.Module):
         self.clear()
 
     def clear(self) -> None:
-        self.ran: list = []
+        self.layers: list = []
         self.calls: list[Call] = []
 
     @property
-    def count(self) -> int:
-        """Of the layers that ran."""
-        return len(self.ran) + sum(len(layers) for layers, _ in self.calls)
+    def num_layers(self) -> int:
+        """Number of layers that ran."""
+        return len(self.layers) + sum(len(layers) for layers, _ in self.calls)
 
     def forward(self, x: Tensor) -> Tensor:
-        self.calls.append((self.ran, x.shape))
-        self.ran = []
+        self.calls.append((self.layers, x.shape))
+        self.layers = []
         return self.activation(x)
 
 
-def _runs(owner: nn.Module, names: Sequence[str]) -> tuple[list[dict[str, list[Call]]], str]:
-    """Each activation's calls in a forward pass of zeros, in train and in eval mode; the error of the best guess."""
+def _record_runs(owner: nn.Module, names: Sequence[str]) -> tuple[list[dict[str, list[Call]]], str]:
+    """Calls of each activation in forward passes of zeros, in train and in eval mode; the error of the best guess."""
     runs, error, furthest = [], 'none could be made', 0
     devices = [part.device for part in owner.parameters() if part.is_cuda][:1]
-    with _probes(owner, names) as probes, torch.no_grad(), torch.random.fork_rng(devices):
+    with _recorders(owner, names) as recorders, torch.no_grad(), torch.random.fork_rng(devices):
         for training in (True, False):
-            for part in owner.modules():  # train() is overridden here and there
+            for part in owner.modules():  # not train(), which some modules override
                 part.training = training and not hasattr(part, 'running_mean')
-            for inputs in _inputs(owner):
-                for probe in probes.values():
-                    probe.clear()
+            for inputs in _guess_inputs(owner):
+                for recorder in recorders.values():
+                    recorder.clear()
                 try:
                     owner(*inputs)
-                except Exception as wrong:  # whatever a module does with an input that does not suit it
-                    if probe.count >= furthest:
-                        furthest = probe.count
-                        error = f'{type(wrong).__name__}: {wrong}'.partition('\n')[0]
+                except Exception as raised:  # an unsuitable input may raise anything
+                    reached = max(recorder.num_layers for recorder in recorders.values())
+                    if reached >= furthest:
+                        furthest, error = reached, one_line(raised)
                 else:
-                    runs.append({name: probe.calls for name, probe in probes.items()})
+                    runs.append({name: recorder.calls for name, recorder in recorders.items()})
                     break
     return runs, error
 
 
 @contextmanager
-def _probes(owner: nn.Module, names: Sequence[str]) -> Iterator[dict[str, _Probe]]:
-    """In place of the activations, told of each layer that runs; afterwards all is as it was."""
-    kept = {name: owner._modules[name] for name in names}
-    probes = {name: _Probe(activation) for name, activation in kept.items()}
+def _recorders(owner: nn.Module, names: Sequence[str]) -> Iterator[dict[str, _Recorder]]:
+    """Puts recorders in place of the activations and hooks on the layers; restores ``owner`` afterwards."""
+    activations = {name: owner._modules[name] for name in names}
+    recorders = {name: _Recorder(activation) for name, activation in activations.items()}
     modes = {part: part.training for part in owner.modules()}
 
-    def note(layer: nn.Module, *_) -> None:
-        for probe in probes.values():
-            probe.ran.append(layer)
+    def record(layer: nn.Module, *_) -> None:
+        for recorder in recorders.values():
+            recorder.layers.append(layer)
 
     hooks = [
-        part.register_forward_hook(note)
+        part.register_forward_hook(record)
         for part in modes
-        if part not in {owner, *kept.values()} and next(part.parameters(recurse=False), None) is not None
+        if part not in {owner, *activations.values()} and next(part.parameters(recurse=False), None) is not None
     ]
-    owner._modules.update(probes)
+    owner._modules.update(recorders)
     try:
-        yield probes
+        yield recorders
     finally:
-        owner._modules.update(kept)
+        owner._modules.update(activations)
         for hook in hooks:
             hook.remove()
         for part, mode in modes.items():
             part.training = mode
 
 
-def _inputs(owner: nn.Module) -> Iterator[tuple]:
-    """What forward may take: a map of each branch; else one or two of a pyramid, a map, tokens, a vector …"""
+def _guess_inputs(owner: nn.Module) -> Iterator[tuple]:
+    """Inputs that forward may accept: a map for each branch; else one or two of a pyramid, a map, tokens, a vector …"""
     like = next(owner.parameters(), torch.empty(0))
     branches = getattr(owner, 'in_channels', None)
     if isinstance(branches, (list, tuple)):
@@ -220,7 +234,7 @@ def _inputs(owner: nn.Module) -> Iterator[tuple]:
 
 
 def _sizes(owner: nn.Module) -> Iterator[tuple[int, tuple[int, int]]]:
-    """Channel counts, each with height and width: a RoI's; or a small map's, unequal lest they pass for channels."""
+    """Channel counts, each with height and width of a RoI or of a map, unequal so as not to look like channels."""
     roi = getattr(owner, 'roi_feat_size', None) or getattr(owner, 'input_feat_shape', None)
     counts = ([getattr(part, key, None) for part in owner.modules()] for key in ('in_channels', 'in_features'))
     first = (next((count for count in some if isinstance(count, int)), None) for some in counts)

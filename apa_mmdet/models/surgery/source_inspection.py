@@ -1,4 +1,4 @@
-"""What the code of a module calls, read from its source: for what cannot be seen by running it."""
+"""Reads from the source code of modules which activations they call, for what a forward pass does not show."""
 
 import ast
 import inspect
@@ -9,27 +9,27 @@ from typing import NamedTuple
 
 from torch import nn
 
-LIBRARIES = ('torch.', 'mmengine.')  # not looked into, for an activation's own code is a call of the function
-FUNCTIONS = dict(swish='silu', hswish='hardswish')  # mmcv's names, in lower case, of what torch calls otherwise
-PASSES = ('forward', 'forward_single')  # the latter is called once a level by mmdet's heads
+LIBRARIES = ('torch.', 'mmengine.')  # not inspected: the code of an activation is itself a call of the function
+TORCH_NAMES = dict(swish='silu', hswish='hardswish')  # of activations that mmcv names differently, in lower case
+FORWARD_METHODS = ('forward', 'forward_single')  # mmdet's heads call the latter once a level
 LOOPS = (ast.For, ast.While, ast.ListComp, ast.GeneratorExp, ast.SetComp, ast.DictComp)
 
 
 class FunctionalCalls(NamedTuple):
-    """Where code calls an activation as a function, e.g. ``RPNHead.forward_single``; classes whose code is unknown."""
+    """Methods that call an activation as a function, as ``RPNHead.forward_single``; classes whose source is unknown."""
 
     places: list[str]
     unknown: list[str]
 
 
-def functional_calls(modules: list[nn.Module], kind: str) -> FunctionalCalls:
-    """Where any of ``modules`` mentions ``F.relu``, ``torch.relu_``, ``x.relu`` or ``relu(…)``, for the kind ``ReLU``.
+def functional_calls(modules: list[nn.Module], activation: str) -> FunctionalCalls:
+    """Finds ``F.relu``, ``torch.relu_``, ``x.relu`` or ``relu(…)``, for ``ReLU``, in the code of modules.
 
-    It reads the methods of their classes, no further: not functions outside of them, nor torch's own layers, of which
+    It reads the methods of their classes only: neither functions outside of them nor torch's own layers, of which
     ``nn.TransformerEncoderLayer`` calls ``F.relu``. A child in a local variable, ``block.relu(x)``, looks the same.
     """
     places, unknown = {}, {}
-    name = FUNCTIONS.get(kind.lower(), kind.lower())
+    name = TORCH_NAMES.get(activation.lower(), activation.lower())
     for module in modules:
         for cls, method in _methods(module):
             if method is None:
@@ -40,9 +40,9 @@ def functional_calls(modules: list[nn.Module], kind: str) -> FunctionalCalls:
 
 
 def count_uses(module: nn.Module, name: str) -> int | None:
-    """How often the module's code mentions ``self.<name>``, where 2 means more than once; None if it is unknown.
+    """Counts the mentions of ``self.<name>`` in the module's code, 2 for more than one; None if the code is unknown.
 
-    A mention elsewhere than in a forward pass counts as many, for who knows how often that method is called.
+    A mention outside a forward method counts as 2, because that method may be called any number of times.
     """
     uses = 0
     for _, method in _methods(module):
@@ -50,12 +50,12 @@ def count_uses(module: nn.Module, name: str) -> int | None:
             return None
         for node in _code(method, module):
             loops = isinstance(node, LOOPS) and any(_is_use(part, name) for part in ast.walk(node))
-            uses += 2 if loops or (method.name not in PASSES and _is_use(node, name)) else _is_use(node, name)
+            uses += 2 if loops or (method.name not in FORWARD_METHODS and _is_use(node, name)) else _is_use(node, name)
     return min(uses, 2)
 
 
 def _methods(module: nn.Module) -> Iterator[tuple[type, ast.FunctionDef | None]]:
-    """Class by class the methods that can be reached; None for a class whose code is unknown."""
+    """The methods that can be reached, class by class; None for a class whose source is unknown."""
     hidden = set()
     for cls in type(module).__mro__:
         if cls is object or cls.__module__.startswith(LIBRARIES):
@@ -75,7 +75,7 @@ def _methods(module: nn.Module) -> Iterator[tuple[type, ast.FunctionDef | None]]
 
 
 def _is_function(node: ast.AST, name: str) -> bool:
-    """Whether it is ``relu`` of anything but ``self`` and what that holds, or a call of a plain ``relu``."""
+    """Whether it is ``relu`` of anything but ``self`` and its attributes, or a call of a plain ``relu``."""
     if isinstance(node, ast.Call):
         return isinstance(node.func, ast.Name) and node.func.id.replace('_', '') == name
     if not isinstance(node, ast.Attribute) or node.attr.replace('_', '') != name:
@@ -97,7 +97,7 @@ def _is_use(node: ast.AST, name: str) -> bool:
 
 
 def _code(node: ast.AST, module: nn.Module) -> Iterator[ast.AST]:
-    """All nodes below, without those that stand under ``if self.<flag>:`` where the module's flag is off."""
+    """All nodes below, except those under ``if self.<flag>:`` where the module's flag is off."""
     yield node
     test = node.test if isinstance(node, ast.If) else None
     off = isinstance(test, ast.Attribute) and _is_use(test, test.attr) and not getattr(module, test.attr, True)

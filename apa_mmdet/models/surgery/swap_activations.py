@@ -1,13 +1,8 @@
-"""Other activations in any MMDetection model, from its config alone."""
+"""Replaces activations in any MMDetection model, from its config."""
 
 import copy
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import NamedTuple
 
-from mmcv.cnn import ConvModule
 from mmdet.registry import MODELS
 from mmengine.logging import MMLogger
 from torch import nn
@@ -15,19 +10,11 @@ from torch import nn
 from apa_mmdet.models.activations import build_activation
 from apa_mmdet.models.activations.base import needs_channels
 
-from .call_sites import Site, Sites, find_sites
+from .call_sites import CallSite, CallSiteDispatcher, Unresolved
+from .errors import SwapError
+from .find_activations import FoundActivation, find_activations
+from .patterns import Patterns, Selection, matches
 from .source_inspection import functional_calls
-
-Patterns = str | Sequence[str]
-HOMES = (  # of activations
-    'torch.nn.modules.activation',
-    'mmcv.cnn.bricks.activation',
-    'mmcv.cnn.bricks.swish',
-    'mmcv.cnn.bricks.hswish',
-    'mmcv.cnn.bricks.hsigmoid',
-    'apa_mmdet.models.activations',
-)
-CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, ConvModule)  # each activation in one counts as one site
 
 
 @MODELS.register_module('SwapActivations')
@@ -38,17 +25,17 @@ def build_swapped(
     exclude: Patterns = (),
     **arguments,
 ) -> nn.Module:
-    """Build a model, or a part of one, and swap its activations: see :func:`swap_activations`.
+    """Builds a model, or a part of one, and swaps its activations; see :func:`swap_activations`.
 
-    What comes back is the module that ``module`` describes, with no wrapper around it.
+    Returns the module that ``module`` describes, without a wrapper.
 
     Args:
-        module: config of the module, e.g. ``dict(type='ResNet', depth=50)``; another ``SwapActivations`` will do.
-        arguments: further arguments of the module, which may as well stand here. So a config adds no more than
-            ``type='SwapActivations', module=dict(type=…), swap=…`` to the part that it inherits.
+        module: config of the module, e.g. ``dict(type='ResNet', depth=50)``; may be another ``SwapActivations``.
+        arguments: further arguments of the module. So a config that inherits the part adds only
+            ``type='SwapActivations', module=dict(type=…), swap=…`` to it.
 
     Raises:
-        ValueError: if ``module`` is not a config; and see :func:`swap_activations`.
+        SwapError: if ``module`` is not a config; see also :func:`swap_activations`.
 
     Example:
         >>> cfg = dict(type='SwapActivations', module=dict(type='ResNet'), swap=dict(ReLU=dict(type='AGLU')), depth=50)
@@ -56,8 +43,8 @@ def build_swapped(
         3
     """
     if not isinstance(module, dict) or 'type' not in module:
-        raise ValueError(
-            f"SwapActivations: module must be a config, such as module=dict(type='ResNet'); got {module!r}"
+        raise SwapError(
+            'invalid-module', f"module must be a config, such as module=dict(type='ResNet'); got {module!r}"
         )
     return swap_activations(MODELS.build({**module, **arguments}), swap, include, exclude)
 
@@ -65,37 +52,38 @@ def build_swapped(
 def swap_activations(
     module: nn.Module, swap: dict[str, dict], include: Patterns = '*', exclude: Patterns = ()
 ) -> nn.Module:
-    """Replace activations within ``module``, at each site by one of its own.
+    """Replaces activations within ``module`` by a new one at each call site.
 
-    A *site* is the call of an activation after one particular layer: mmdet's Bottleneck calls its one ``relu`` after
-    each of three convolutions, and so has three. Everything else keeps its names and values, so that weights of the
-    stock model load. An activation with one site keeps its name (``stem.2``); several follow one another in the order
-    of their calls (``layer1.0.relu.0``, ``….1``, ``….2``), as ``print(module)`` shows afterwards. One in a container
-    (``nn.Sequential``, ``nn.ModuleList`` …) has one site, even if what holds the container calls it several times.
+    A *call site* is the call of an activation after one particular layer: mmdet's Bottleneck calls its one ``relu``
+    after each of three convolutions, and so has three. Everything else keeps its names and values, so that weights of
+    the stock model load. An activation with one call site keeps its name (``stem.2``); several are numbered in the
+    order of their calls (``layer1.0.relu.0``, ``….1``, ``….2``), as ``print(module)`` shows afterwards. An activation
+    in a container (``nn.Sequential``, ``nn.ModuleList`` …) has one call site, even if the owner of the container calls
+    it several times.
 
-    Where all layers of a site are frozen, so is its activation. One with norms inside should then stay in eval mode,
-    and has to see to it in its ``train``, as ``MetaAconC`` does: the model's own freezing does not know of it.
+    Where all layers of a call site are frozen, so is its activation. An activation with norms inside should then stay
+    in eval mode by its own ``train``, as ``MetaAconC`` does, because the model's freezing does not reach it.
 
-    Two kinds stay, and the log names them: an activation that is never called, neither in training nor in evaluation
-    (parameters that take no part stop distributed training), and one that code calls as a function, ``F.relu(x)``, as
-    far as :func:`~.source.functional_calls` can see it.
+    Two kinds of activations are not replaced, and logged: those that are never called, neither in training nor in
+    evaluation (unused parameters stop distributed training), and those that code calls as a function, ``F.relu(x)``,
+    as far as :func:`~.source_inspection.functional_calls` finds them.
 
     Args:
         module: changed in place.
-        swap: recipe for each type that is to go, by its registered or class name, e.g.
-            ``dict(ReLU=dict(type='AGLU'))``. One with ``num_features=None``, or for an activation that cannot do
-            without, gets the channel count of the site, if that has its channels in dimension 1 (tokens have not).
-            Two recipes for one type: swap twice, first the sites that ``include`` names, then the rest.
-        include: patterns, as of file names, of what goes: names of sites, or of an activation for all of its sites.
-        exclude: patterns of what stays nonetheless.
+        swap: config of the new activation for each type to replace, by registered or class name, e.g.
+            ``dict(ReLU=dict(type='AGLU'))``. An activation with ``num_features=None``, or one that requires it, gets
+            the channel count of the call site, if the channels are in dimension 1 (those of tokens are not). To give
+            one type two new activations, swap twice: first those that ``include`` names, then the rest.
+        include: patterns, as of file names, of what to replace: names of call sites, or of an activation for all of
+            its call sites.
+        exclude: patterns of what not to replace.
 
     Returns:
         ``module``.
 
     Raises:
-        ValueError: if a type or a pattern matches nothing, if the sites of an activation cannot be told, or if a
-            recipe needs a channel count that is not known.
-        KeyError: if a recipe's activation is not registered.
+        SwapError: if a type or a pattern matches nothing, if call sites are unknown, or a channel count that is needed.
+        KeyError: if a new activation is not registered.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.ReLU())
@@ -103,179 +91,108 @@ def swap_activations(
         >>> net[1].num_features, type(net[3]).__name__
         (8, 'ReLU')
     """
-    _check_recipes(swap)
-    choice = _Choice(_listed(include), _listed(exclude))
-    places = _find(module, swap)
-    _check_patterns(module, choice, places)
-    _check_sites(swap, choice, places)
-    new = [_build_all(place, swap[place.kind], choice) for place in places]
+    _check_swap(swap)
+    selection = Selection.of(include, exclude)
+    activations = find_activations(module, swap)
+    _check_patterns(module, selection, activations)
+    _check_resolved(selection, activations)
+    _check_channels(swap, selection, activations)
+    new = [_build_all(activation, swap[activation.type_name], selection) for activation in activations]
     if not any(new):
-        raise ValueError(
-            f'SwapActivations: nothing to swap in {type(module).__name__}: every {_or(swap)} is excluded, '
-            'or never called'
+        raise SwapError(
+            'nothing-to-swap',
+            f'nothing to swap in {type(module).__name__}: every {_or(swap)} is excluded, or never called',
+            swap,
         )
-    for place, acts in zip(places, new):  # only now, so that an error leaves the module as it was
-        if acts:
-            old = place.owner._modules[place.name]
-            acts = [copy.deepcopy(old) if act is None else act for act in acts]
-            place.owner._modules[place.name] = Sites(acts, place.sites) if len(acts) > 1 else acts[0]
-    _report(module, swap, choice, places, sum(act is not None for acts in new for act in acts))
+    for activation, parts in zip(activations, new):  # only now, so that an error leaves the module unchanged
+        if parts:
+            parts = [copy.deepcopy(activation.module) if part is None else part for part in parts]
+            replacement = CallSiteDispatcher(parts, activation.call_sites) if len(parts) > 1 else parts[0]
+            activation.owner._modules[activation.name] = replacement
+    _log(module, swap, selection, activations, sum(part is not None for parts in new for part in parts))
     return module
-
-
-@dataclass
-class _Place:
-    """An activation, of the type ``kind``, that ``owner`` holds under ``name``; its sites, or why they are unknown."""
-
-    path: str
-    owner: nn.Module
-    name: str
-    kind: str
-    sites: list[Site] | str
-
-    @property
-    def named(self) -> dict[str, Site]:
-        """Its sites, those that are known, by their names."""
-        if isinstance(self.sites, str):
-            return {}
-        if isinstance(self.owner, Sites):  # swapped before, at all of its sites; this is one of them
-            return {f'{self.path}.{self.name}': self.sites[0]}
-        return {f'{self.path}.{i}' if len(self.sites) > 1 else self.path: site for i, site in enumerate(self.sites)}
-
-
-class _Choice(NamedTuple):
-    include: tuple[str, ...]
-    exclude: tuple[str, ...]
-
-    def __call__(self, *names: str) -> bool:
-        return _matches(self.include, names) and not _matches(self.exclude, names)
-
-    def may_hold(self, path: str, name: str) -> bool:
-        """Whether it may name something within the part at ``path``, or what that would hold as ``name``."""
-        inner = f'{path}.{name}'.lstrip('.')
-        within = _matches(_holders(self.include), [path]) or _matches(self.include, [inner])
-        return within and not _matches(self.exclude, [inner])
-
-
-def _holders(patterns: Sequence[str]) -> list[str]:
-    """Patterns of the parts around what ``patterns`` name: of ``a.b.*`` they are ``a.b``, ``a`` and the whole."""
-    split = [pattern.split('.') for pattern in patterns]
-    return ['.'.join(names[:depth]) for names in split for depth in range(len(names))]
-
-
-def _matches(patterns: Sequence[str], names: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns for name in names)
-
-
-def _listed(patterns: Patterns) -> tuple[str, ...]:
-    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
 
 
 def _or(names: Sequence[str]) -> str:
     return ' or '.join(names)
 
 
-def _check_recipes(swap: dict[str, dict]) -> None:
+def _check_swap(swap: dict[str, dict]) -> None:
     if not isinstance(swap, dict) or not swap:
-        raise ValueError(
-            'SwapActivations: swap must say what goes and what comes, such as '
-            f"swap=dict(ReLU=dict(type='AGLU')); got {swap!r}"
+        raise SwapError(
+            'invalid-swap',
+            f"swap must map types to new activations, such as swap=dict(ReLU=dict(type='AGLU')); got {swap!r}",
         )
-    for kind, recipe in swap.items():
-        if not isinstance(recipe, dict) or 'type' not in recipe:
-            raise ValueError(
-                f"SwapActivations: swap={{{kind!r}: …}} must give a recipe, such as dict(type='AGLU'); got {recipe!r}"
+    for type_name, cfg in swap.items():
+        if not isinstance(cfg, dict) or 'type' not in cfg:
+            raise SwapError(
+                'invalid-activation',
+                f"swap={{{type_name!r}: …}} must give a config, such as dict(type='AGLU'); got {cfg!r}",
+                [type_name],
             )
 
 
-def _find(module: nn.Module, swap: dict[str, dict]) -> list[_Place]:
-    """All that may be swapped. Nothing is changed yet."""
-    registered = {key: MODELS.get(key) for key in swap}
-
-    def kind(part: nn.Module) -> str | None:
-        return next((key for key in swap if type(part) is registered[key] or type(part).__name__ == key), None)
-
-    places = []
-    for path, owner in module.named_modules():
-        kinds = {name: kind(child) for name, child in owner._modules.items() if kind(child)}
-        for name, sites in _sites(owner, [*kinds], any(needs_channels(swap[key]) for key in kinds.values())).items():
-            full = path if isinstance(owner, Sites) else f'{path}.{name}'.lstrip('.')
-            places.append(_Place(full, owner, name, kinds[name], sites))
-    missing = [key for key in swap if key not in {place.kind for place in places}]
-    if kind(module):
-        raise ValueError(
-            f'SwapActivations: the module is itself a {kind(module)}, and only what a module holds can be '
-            'swapped; build the other activation in its place'
-        )
-    if missing:
-        there = Counter(type(part).__name__ for part in module.modules() if type(part).__module__.startswith(HOMES))
-        listed = ', '.join(f'{name} ({count})' for name, count in there.items())
-        raise ValueError(
-            f'SwapActivations: no {_or(missing)} in {type(module).__name__}; '
-            f'its activations are {listed or "none that are modules"}'
-        )
-    return places
-
-
-def _sites(owner: nn.Module, names: list[str], channels: bool) -> dict[str, list[Site] | str]:
-    """Of the activations that ``owner`` holds under ``names``; ``channels``: whether their counts are needed."""
-    if isinstance(owner, Sites):
-        return {name: [owner.sites[int(name)]] for name in names}
-    once = any(isinstance(owner, kind) and type(owner).forward is kind.forward for kind in CONTAINERS)
-    found = find_sites(owner, names) if names and (channels or not once) else {name: [] for name in names}
-    return {
-        name: [Site([owner])] if once and (not sites or isinstance(sites, str)) else sites
-        for name, sites in found.items()
-    }
-
-
-def _check_patterns(module: nn.Module, choice: _Choice, places: list[_Place]) -> None:
-    names = [name for place in places for name in place.named]
-    for pattern in (*choice.include, *choice.exclude):
-        if not _matches([pattern], names + [place.path for place in places]):
-            raise ValueError(
-                f'SwapActivations: pattern {pattern!r} matches none of the {len(names)} sites in '
-                f'{type(module).__name__}, which are {", ".join(names[:3])}{" …" * (len(names) > 3)}'
+def _check_patterns(module: nn.Module, selection: Selection, activations: list[FoundActivation]) -> None:
+    names = [name for activation in activations for name in activation.resolved]
+    for pattern in (*selection.include, *selection.exclude):
+        if not matches([pattern], names + [activation.path for activation in activations]):
+            raise SwapError(
+                'unmatched-pattern',
+                f'pattern {pattern!r} matches none of the {len(names)} call sites in {type(module).__name__}, '
+                f'which are {", ".join(names[:3])}{" …" * (len(names) > 3)}',
+                [pattern],
             )
 
 
-def _check_sites(swap: dict[str, dict], choice: _Choice, places: list[_Place]) -> None:
-    """All that cannot be swapped, in one error."""
-    untold = [place for place in places if isinstance(place.sites, str) and choice(place.path)]
-    if untold:
-        reasons = dict.fromkeys(
-            f'{type(place.owner).__name__} calls its {place.name}: {place.sites}' for place in untold
-        )
-        raise ValueError(
-            f'SwapActivations: cannot tell at how many sites {"; nor ".join(reasons)}; leave out what is '
-            f'not known with exclude={[*choice.exclude, *(place.path for place in untold)]}'
-        )
-    blind = {
-        name: swap[place.kind]['type']
-        for place in places
-        for name, site in place.named.items()
-        if choice(name, place.path) and site.num_features is None and needs_channels(swap[place.kind])
+def _check_resolved(selection: Selection, activations: list[FoundActivation]) -> None:
+    """Raises one error for all activations whose call sites are unknown."""
+    unknown = [a for a in activations if isinstance(a.call_sites, Unresolved) and selection(a.path)]
+    if not unknown:
+        return
+    reasons = dict.fromkeys(f'{type(a.owner).__name__}.{a.name}: {a.call_sites.reason}' for a in unknown)
+    paths = [a.path for a in unknown]
+    raise SwapError(
+        'unknown-call-sites',
+        f'the call sites of some activations are unknown ({"; ".join(reasons)}); keep these activations with '
+        f'exclude={[*selection.exclude, *paths]}',
+        paths,
+    )
+
+
+def _check_channels(swap: dict[str, dict], selection: Selection, activations: list[FoundActivation]) -> None:
+    """Raises one error for all call sites whose channel count is needed and unknown."""
+    unknown = {
+        name: swap[activation.type_name]['type']
+        for activation in activations
+        for name, call_site in activation.resolved.items()
+        if selection(name, activation.path)
+        and call_site.num_features is None
+        and needs_channels(swap[activation.type_name])
     }
-    if blind:
-        raise ValueError(
-            f'SwapActivations: {_or(dict.fromkeys(blind.values()))} needs the channel count, and here the '
-            'channels are not in dimension 1 (tokens), or no guessed input suits; give it num_features=1, '
-            f'or leave them out with exclude={[*choice.exclude, *blind]}'
+    if unknown:
+        raise SwapError(
+            'unknown-channels',
+            f'{_or(dict.fromkeys(unknown.values()))} needs the channel count, but the channels are not in dimension 1 '
+            '(tokens), or no guessed input suits the module; set num_features=1, or keep these activations with '
+            f'exclude={[*selection.exclude, *unknown]}',
+            unknown,
         )
 
 
-def _build_all(place: _Place, recipe: dict, choice: _Choice) -> list[nn.Module | None]:
-    """A new activation for each site, None for those that keep theirs; empty if all do."""
-    old = place.owner._modules[place.name]
-    new = [_build(recipe, site, old) if choice(name, place.path) else None for name, site in place.named.items()]
+def _build_all(activation: FoundActivation, cfg: dict, selection: Selection) -> list[nn.Module | None]:
+    """A new activation for each call site, None for those that keep theirs; empty if all do."""
+    new = [
+        _build(cfg, call_site, activation.module) if selection(name, activation.path) else None
+        for name, call_site in activation.resolved.items()
+    ]
     return new if any(new) else []
 
 
-def _build(recipe: dict, site: Site, old: nn.Module) -> nn.Module:
-    new = build_activation(recipe, site.num_features)
-    if hasattr(new, 'inplace') and 'inplace' not in recipe:
-        new.inplace = getattr(old, 'inplace', False)  # where the old one kept its input, somebody may need it
-    parameters = [parameter for layer in site.layers for parameter in layer.parameters()]
+def _build(cfg: dict, call_site: CallSite, old: nn.Module) -> nn.Module:
+    new = build_activation(cfg, call_site.num_features)
+    if hasattr(new, 'inplace') and 'inplace' not in cfg:
+        new.inplace = getattr(old, 'inplace', False)  # where the old one kept its input, other code may need it
+    parameters = [parameter for layer in call_site.layers for parameter in layer.parameters()]
     if parameters:
         new.to(parameters[0].device)
         if not any(parameter.requires_grad for parameter in parameters):
@@ -283,20 +200,24 @@ def _build(recipe: dict, site: Site, old: nn.Module) -> nn.Module:
     return new.train(old.training)
 
 
-def _report(module: nn.Module, swap: dict[str, dict], choice: _Choice, places: list[_Place], sites: int) -> None:
+def _log(
+    module: nn.Module, swap: dict[str, dict], selection: Selection, activations: list[FoundActivation], count: int
+) -> None:
     logger = MMLogger.get_current_instance()
-    unused = [place.path for place in places if place.sites == []]
+    unused = [activation.path for activation in activations if activation.call_sites == []]
     logger.info(
-        f'SwapActivations: swapped at {sites} sites of {type(module).__name__}'
-        + f'; never called, so left as they are: {", ".join(unused)}' * bool(unused)
+        f'SwapActivations: swapped at {count} call sites of {type(module).__name__}'
+        + f'; never called, so not swapped: {", ".join(unused)}' * bool(unused)
     )
-    for kind in swap:
-        parts = [part for path, part in module.named_modules() if choice.may_hold(path, kind.lower())]
-        seen = functional_calls(parts, kind)
-        if seen.places:
-            logger.warning(f'SwapActivations: {", ".join(seen.places)}: {kind} called as a function, which stays')
-        if seen.unknown:
+    for type_name in swap:
+        parts = [part for path, part in module.named_modules() if selection.may_hold(path, type_name.lower())]
+        calls = functional_calls(parts, type_name)
+        if calls.places:
             logger.warning(
-                f'SwapActivations: {", ".join(seen.unknown)}: {kind} may be called as a function, which '
-                'stays; the source code is not there to see'
+                f'SwapActivations: {type_name} is called as a function, and not swapped, in {", ".join(calls.places)}'
+            )
+        if calls.unknown:
+            logger.warning(
+                f'SwapActivations: {type_name} may be called as a function, and not swapped, in '
+                f'{", ".join(calls.unknown)}, whose source code is unknown'
             )

@@ -1,4 +1,4 @@
-"""Which sites there are, and that each call reaches its own, by hand."""
+"""Which call sites are found, and that each call reaches its own activation, against formulas by hand."""
 
 import copy
 import pickle
@@ -12,7 +12,7 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from apa_mmdet.models.surgery import swap_activations
-from apa_mmdet.models.surgery.call_sites import find_sites
+from apa_mmdet.models.surgery.call_sites import find_call_sites
 
 AGLU = dict(ReLU=dict(type='AGLU', lambda_init=(0.2, 2), kappa_init=(0.5, 3)))  # far apart
 
@@ -42,7 +42,7 @@ def gradients(block, *outs):
 
 @pytest.mark.parametrize('with_cp', [False, True])
 @pytest.mark.parametrize('downsample', [False, True])
-def test_a_bottleneck_has_three_sites_each_with_its_own_parameters(downsample, with_cp):
+def test_a_bottleneck_has_three_call_sites_with_parameters_of_their_own(downsample, with_cp):
     block = swap_activations(bottleneck(downsample, with_cp=with_cp), AGLU).double()
     assert len({act.kappa.item() for act in block.relu}) == 3
     x, y = (torch.randn(2, 8 if downsample else 16, 5, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
@@ -52,14 +52,14 @@ def test_a_bottleneck_has_three_sites_each_with_its_own_parameters(downsample, w
         torch.testing.assert_close(got, want)
 
 
-def test_a_basic_block_has_two():
+def test_a_basic_block_has_two_call_sites():
     block = swap_activations(BasicBlock(8, 8).double().eval(), AGLU).double()
     x = torch.randn(2, 8, 5, 5, dtype=torch.float64)
     out = block.norm2(block.conv2(aglu(block.relu[0], block.norm1(block.conv1(x)))))
     torch.testing.assert_close(block(x), aglu(block.relu[1], out + x))
 
 
-def test_a_loop_over_layers_has_one_for_each():
+def test_a_loop_over_layers_has_one_call_site_for_each_layer():
     head = MODELS.build(dict(type='mmdet.Shared2FCBBoxHead', in_channels=4, fc_out_channels=8, roi_feat_size=3))
     head = swap_activations(head, AGLU).double()
     x = torch.randn(5, 4, 3, 3, dtype=torch.float64)
@@ -67,7 +67,7 @@ def test_a_loop_over_layers_has_one_for_each():
     torch.testing.assert_close(head(x), (head.fc_cls(hidden), head.fc_reg(hidden)))
 
 
-def test_a_head_has_the_same_at_every_level():
+def test_a_head_has_the_same_call_sites_at_every_level():
     init_default_scope('mmdet')
     head = MODELS.build(
         dict(
@@ -80,8 +80,8 @@ def test_a_head_has_the_same_at_every_level():
             loss_cls=dict(type='FocalLoss'),
         )
     )
-    sites = find_sites(head, ['relu'])['relu']
-    assert [site.layers[-1] for site in sites] == [
+    call_sites = find_call_sites(head, ['relu'])['relu']
+    assert [call_site.layers[-1] for call_site in call_sites] == [
         head.reppoints_pts_init_conv,
         head.reppoints_cls_conv,
         head.reppoints_pts_refine_conv,
@@ -131,25 +131,24 @@ def test_a_head_has_the_same_at_every_level():
     ],
     ids=lambda value: value.get('type') if isinstance(value, dict) else str(value),
 )
-def test_counts(cfg, name, counts):
+def test_number_of_call_sites(cfg, name, counts):
     init_default_scope('mmdet')
     owner = MODELS.build(cfg).get_submodule(name)
-    assert [len(sites) for sites in find_sites(owner, ['relu']).values()] == counts
+    assert [len(call_sites) for call_sites in find_call_sites(owner, ['relu']).values()] == counts
 
 
-def test_finding_them_leaves_no_trace():
+def test_finding_call_sites_leaves_the_module_unchanged():
     block = bottleneck().train()
     block.norm2.eval()
     before, modes = copy.deepcopy(block.state_dict()), [part.training for part in block.modules()]
     relu = block.relu
-    assert len(find_sites(block, ['relu'])['relu']) == 3
+    assert len(find_call_sites(block, ['relu'])['relu']) == 3
     assert block.relu is relu and [part.training for part in block.modules()] == modes
     assert not any(part._forward_hooks for part in block.modules())
     assert all(torch.equal(value, before[key]) for key, value in block.state_dict().items())
 
 
-def test_an_activation_before_all_layers_cannot_be_told():
-
+def test_call_sites_before_all_layers_are_unresolved():
     class PreActivation(nn.Module):
         def __init__(self):
             super().__init__()
@@ -158,7 +157,7 @@ def test_an_activation_before_all_layers_cannot_be_told():
         def forward(self, x):
             return self.conv2(self.relu(self.conv1(self.relu(x))))
 
-    assert find_sites(PreActivation(), ['relu']) == dict(relu='it is called before any layer')
+    assert find_call_sites(PreActivation(), ['relu'])['relu'].code == 'called-before-layers'
 
 
 @pytest.mark.parametrize(
@@ -172,16 +171,16 @@ def test_an_activation_before_all_layers_cannot_be_told():
     ],
     ids=['copy', 'pickle', 'fold the norms', 'trace', 'compile'],
 )
-def test_sites_survive(change):
+def test_call_sites_survive_copies_and_transformations(change):
     block = swap_activations(bottleneck(), AGLU).double()
     changed, x = change(block), torch.randn(2, 16, 4, 4, dtype=torch.float64)
     want = block(x)
-    block.relu.current = 0  # which is no business of a copy
+    block.relu.current = 0  # must not affect a copy
     torch.testing.assert_close(changed(x), want)
 
 
 class Block(nn.Module):
-    """Two convolutions, two norms and one ReLU, with the forward that is given."""
+    """Two convolutions, two norms and one ReLU, with the given forward."""
 
     def __init__(self, forward, **parts):
         super().__init__()
@@ -199,15 +198,15 @@ def norm_alone(self, x):
     return self.c2(self.relu(self.n2(self.relu(self.n1(self.c1(x))))))
 
 
-def test_a_site_that_lost_all_of_its_layers_is_an_error_and_not_another_site():
+def test_a_call_site_whose_layers_were_all_replaced_raises():
     block = swap_activations(Block(norm_alone), AGLU).eval()
     x = torch.randn(1, 4, 3, 3)
     z = aglu(block.relu[0], block.n1(block.c1(x)))
     torch.testing.assert_close(block(x), block.c2(aglu(block.relu[1], block.n2(z))))
-    synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(block)
+    synchronized = nn.SyncBatchNorm.convert_sync_batchnorm(block)
     for _ in range(2):
-        with pytest.raises(RuntimeError, match='none of its layers before, which are n1, n2; if one was exchanged'):
-            synchronised(x)
+        with pytest.raises(RuntimeError, match='none of its layers ran before, which are n1, n2; if one was replaced'):
+            synchronized(x)
 
 
 def again(self, x):
@@ -215,13 +214,13 @@ def again(self, x):
     return self.relu(self.c2(self.relu(-x)))
 
 
-def test_calls_with_no_layer_in_between_share_a_site():
+def test_calls_with_no_layer_in_between_share_a_call_site():
     block = swap_activations(Block(again), AGLU)
     x, (first, second) = torch.randn(1, 4, 3, 3), block.relu
     want = aglu(second, block.c2(aglu(first, -aglu(first, block.c1(x)))))
     for _ in range(2):
         torch.testing.assert_close(block(x), want)
-    assert 'relu): Sites(\n    0 after c1\n    1 after c2\n    (0): AGLU' in repr(block)
+    assert 'relu): CallSiteDispatcher(\n    0 after c1\n    1 after c2\n    (0): AGLU' in repr(block)
 
 
 def in_training(self, x):
@@ -229,10 +228,10 @@ def in_training(self, x):
     return (y, self.relu(self.n2(self.c2(torch.nn.functional.dropout(x))))) if self.training else y
 
 
-def test_what_runs_in_training_alone_has_its_own_site():
+def test_a_call_in_training_only_has_its_own_call_site():
     block = Block(in_training)
     state, random = copy.deepcopy(block.state_dict()), torch.get_rng_state()
-    assert [site.after for site in find_sites(block, ['relu'])['relu']] == ['c1', 'n2']
+    assert [call_site.layer_name for call_site in find_call_sites(block, ['relu'])['relu']] == ['c1', 'n2']
     assert all(torch.equal(value, state[key]) for key, value in block.state_dict().items()), 'running statistics stay'
     assert torch.equal(random, torch.get_rng_state())
     block = swap_activations(block, AGLU).train()
@@ -254,11 +253,7 @@ def channels_last(self, x):
         (lambda self, x: self.relu(self.norm(self.c1(x))), dict(norm=nn.GroupNorm(2, 4)), 4),
         (lambda self, x: self.relu(self.c1(x).permute(0, 2, 3, 1)), {}, None),
         (channels_last, dict(fc=nn.Linear(4, 6), norm=nn.LayerNorm(6)), None),
-        (
-            channels_last,
-            dict(fc=nn.Linear(4, 7), norm=nn.LayerNorm(7)),
-            None,
-        ),  # 7 is the height of the map that is tried
+        (channels_last, dict(fc=nn.Linear(4, 7), norm=nn.LayerNorm(7)), None),  # 7 is the height of a guessed map
         (channels_last, dict(fc=nn.Linear(4, 6), norm=nn.Identity()), None),
         (lambda self, x: self.relu(self.fc(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)), dict(fc=nn.Linear(4, 6)), 6),
         (lambda self, x: self.relu(self.conv1d(x.flatten(2))), dict(conv1d=nn.Conv1d(4, 5, 1)), 5),
@@ -277,12 +272,13 @@ def channels_last(self, x):
         'vectors',
     ],
 )
-def test_the_channel_count_is_that_of_dimension_1_where_the_channels_are(forward, parts, count):
-    assert [site.num_features for site in find_sites(Block(forward, **parts), ['relu'])['relu']] == [count]
+def test_num_features_is_the_size_of_dimension_1_if_the_channels_are_there(forward, parts, count):
+    (call_site,) = find_call_sites(Block(forward, **parts), ['relu'])['relu']
+    assert call_site.num_features == count
 
 
 @pytest.mark.parametrize(
-    'cfg, name, after',
+    'cfg, name, layer_names',
     [
         (
             dict(type='DynamicConv', in_channels=8, feat_channels=4, input_feat_shape=3),
@@ -341,7 +337,7 @@ def test_the_channel_count_is_that_of_dimension_1_where_the_channels_are(forward
     ],
     ids=lambda value: value.get('type') if isinstance(value, dict) else '',
 )
-def test_parts_that_take_unusual_inputs(cfg, name, after):
+def test_modules_with_unusual_inputs_are_resolved(cfg, name, layer_names):
     init_default_scope('mmdet')
-    sites = find_sites(MODELS.build(cfg), [name])[name]
-    assert not isinstance(sites, str) and [site.after for site in sites] == after
+    call_sites = find_call_sites(MODELS.build(cfg), [name])[name]
+    assert [call_site.layer_name for call_site in call_sites] == layer_names

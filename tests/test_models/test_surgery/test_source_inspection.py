@@ -31,7 +31,7 @@ class Grandchild(Child):
         return self.unused(super().forward(x))
 
 
-def test_functional_calls_are_found_where_they_can_be_reached():
+def test_functional_calls_are_found_in_reachable_methods():
     assert functional_calls([Head()], 'ReLU').places == [], 'self.relu is a module'
     assert functional_calls([Head()], 'LeakyReLU') == (['Head.loss'], [])
     assert functional_calls([Head(), Head(), Grandchild()], 'Tanh').places == ['Head.loss']
@@ -52,22 +52,24 @@ class Stored(nn.Module):
         return self.block.gelu(self.blocks[0].gelu(F.silu(x))) + self.block(x).tanh()
 
 
-def test_functions_are_found_under_other_names_and_children_are_not_functions():
-    assert functional_calls([Stored()], 'ReLU').places == ['Stored.__init__'], 'kept to be called later'
+def test_functions_are_found_under_other_names_but_children_are_not():
+    assert functional_calls([Stored()], 'ReLU').places == ['Stored.__init__'], 'stored to be called later'
     assert functional_calls([Stored()], 'ReLU6').places == ['Stored.helper'], 'imported by its name'
     assert functional_calls([Stored()], 'GELU').places == [], "a child's module"
     assert functional_calls([Stored()], 'Swish').places == ['Stored.forward'], 'torch calls it silu'
     assert functional_calls([Stored()], 'Tanh').places == ['Stored.forward']
 
 
-def test_uses_of_an_activation_are_counted():
-    assert [count_uses(Head(), name) for name in ('relu', 'silu', 'unused')] == [1, 2, 0], 'a loop means many'
-    assert count_uses(Stored(), 'act') == 2, 'who knows how often its helper is called'
+def test_uses_of_an_activation_are_counted_up_to_two():
+    assert [count_uses(Head(), name) for name in ('relu', 'silu', 'unused')] == [1, 2, 0], (
+        'a loop counts as more than one'
+    )
+    assert count_uses(Stored(), 'act') == 2, 'a helper may be called any number of times'
     assert [count_uses(Child(), name) for name in ('relu', 'unused')] == [0, 1]
     assert count_uses(Grandchild(), 'unused') == 2
 
 
-def test_code_that_is_not_there_is_said_to_be_unknown():
+def test_missing_source_code_is_reported_as_unknown():
     made = type('Made', (nn.Module,), dict(__module__='nowhere'))()
     assert functional_calls([made], 'ReLU') == ([], ['Made']) and count_uses(made, 'relu') is None
-    assert functional_calls([nn.ReLU()], 'ReLU') == ([], []), 'torch needs no look'
+    assert functional_calls([nn.ReLU()], 'ReLU') == ([], []), 'torch is not inspected'
