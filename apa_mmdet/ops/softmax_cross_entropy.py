@@ -5,11 +5,11 @@ from torch.autograd.function import once_differentiable
 
 
 class SoftmaxNegLog(Function):
-    """``−log softmax(x)[label]``, (N,), of x (N, C); x and (N,) numbers alone are kept."""
+    """``−log softmax(x)[label]``, (N,), of x (N, C); backward keeps x and (N,) numbers."""
 
     @staticmethod
     def forward(ctx, x: Tensor, labels: Tensor) -> Tensor:
-        # the highest logit apart, or the loss would be rounded as coarsely as the logits
+        # the highest logit is subtracted first, or the loss would be rounded as coarsely as the logits
         top = x.amax(1, keepdim=True).to(torch.promote_types(x.dtype, torch.float32))
         log_sum = torch.sub(x, top).exp_().sum(1, keepdim=True).log_()
         ctx.save_for_backward(x, labels, top, log_sum)

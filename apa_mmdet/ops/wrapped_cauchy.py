@@ -1,5 +1,3 @@
-import math
-
 import torch
 from torch import Tensor
 from torch.autograd import Function
@@ -7,8 +5,9 @@ from torch.autograd.function import once_differentiable
 
 
 class WrappedCauchyLogit(Function):
-    """The logit of c = dot·u + b, from dot (N, C), u, b and g (C,) and s. Only dot is kept, and at most two tensors of
-    its size are made at a time: autograd would keep five.
+    """The logit of c = dot·u + b, from dot (N, C), u, b and g (C,) and s.
+
+    Backward keeps only dot, and at most two tensors of its size are allocated at a time; autograd would keep five.
 
     With d = (1 − γ)² + 2γ(1 − c), m = (1 − γ)², its value at c = 1, r = max(m − d, 0) and a = s/2π·(1 − γ²) the logit
     is a/(d + r)·(1 + r/m): a/d up to c = 1, its tangent beyond.
@@ -45,7 +44,8 @@ def _concentration(g: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """γ, 1 − γ and a."""
     g = g.clamp(-15, 15)  # (1 − γ)² stays above 9e-14, and its inverse and that one's square in float32
     gamma, rest = g.sigmoid(), (-g).sigmoid()
-    return gamma, rest, scale / (2 * math.pi) * rest * (1 + gamma)
+    # 2π as a literal: with dynamic shapes torch.compile makes a graph input of math.pi, and fails on a second call
+    return gamma, rest, scale / 6.283185307179586 * rest * (1 + gamma)
 
 
 def _divisor(c: Tensor, gamma: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:

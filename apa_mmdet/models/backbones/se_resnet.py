@@ -1,8 +1,8 @@
 """SE-ResNet with a slot for every activation.
 
-A *site* is a place in the network that has an activation: ``stem``; in each block ``conv1`` and ``conv2``
-(after the first and second convolution; a BasicBlock has no ``conv2`` site) and ``out`` (after the sum).
-Every site holds a module of its own, ``act_<site>``.
+A *site* is a place in the network that has an activation: ``stem``; in each block ``conv1`` and ``conv2`` (after the
+first and second convolution; a BasicBlock has no ``conv2`` site) and ``out`` (after the sum). Every site has its own
+module, ``act_<site>``.
 """
 
 from collections.abc import Sequence
@@ -21,14 +21,14 @@ from apa_mmdet.ops import keep_recipe
 
 
 class SEBlock:
-    """What the two residual blocks share; mixed into mmdet's, whose convolutions and norms it keeps."""
+    """Mixin for mmdet's two residual blocks: an activation per site, attention, and fused norms and activations."""
 
     sites = ('conv1', 'conv2', 'out')
     convs = 3
 
     def __init__(self, *args, act_cfg: dict[str, dict], se_cfg: dict | None, recompute_act: bool, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        del self.relu  # mmdet's blocks share one activation over their sites
+        del self.relu  # mmdet's blocks use one activation at all sites
         channels = getattr(self, f'conv{self.convs}').out_channels
         for site in self.sites:
             width = channels if site == 'out' else getattr(self, site).out_channels
@@ -50,7 +50,7 @@ class SEBlock:
         return norm_act(x, getattr(self, f'norm{i}'), getattr(self, f'act_conv{i}'), self.recompute_act)
 
     def _shortcut(self, x: Tensor) -> tuple[Tensor, nn.Module | None]:
-        """The identity and, where one is still to be applied, its norm."""
+        """The identity and its norm, None if that has been applied or does not exist."""
         if self.downsample is None:
             return x, None
         if not is_plain_sequential(self.downsample):
@@ -68,7 +68,7 @@ class SEBasicBlock(SEBlock, BasicBlock):
     convs = 2
 
     def _branch(self, x: Tensor) -> tuple[Tensor, nn.Module]:
-        """The residual branch up to its last norm, and that."""
+        """The residual branch before its last norm, and that norm."""
         out = self._norm_act(keep_recipe(self.conv1, x), 1)
         return keep_recipe(self.conv2, out), self.norm2
 
@@ -80,7 +80,7 @@ class SEBottleneck(SEBlock, Bottleneck):
         return self.forward_plugin(x, getattr(self, f'{position}_plugin_names')) if self.with_plugins else x
 
     def _branch(self, x: Tensor) -> tuple[Tensor, nn.Module]:
-        """The residual branch up to its last norm, and that; past it where plugins come after."""
+        """The residual branch before its last norm, and that norm; after it if plugins follow."""
         out = self._plugins(self._norm_act(keep_recipe(self.conv1, x), 1), 'after_conv1')
         out = self._plugins(self._norm_act(keep_recipe(self.conv2, out), 2), 'after_conv2')
         out = keep_recipe(self.conv3, out)
@@ -99,25 +99,22 @@ class SEResNet(ResNet):
 
     Args:
         depth: 18, 34 (basic blocks), 50, 101 or 152 (bottlenecks).
-        act_cfg: one recipe for all sites, or one per site: ``dict(stem=…, conv1=…, conv2=…, out=…)``,
-            where sites left out get AGLU. Every site builds a module of its own; one that needs the
-            channel count gets it.
-        se_cfg: arguments of :class:`~apa_mmdet.models.layers.SELayer`, whose defaults are the APA
-            attention; with a ``type``, those of any other registered attention that takes ``channels``, such as
-            ``dict(type='CBAM')``, :class:`~apa_mmdet.models.layers.CBAM`. None for no attention.
-        recompute_act: keep the results of the convolutions alone for backward, and compute those of the
-            activations again from them: less memory for one more pointwise pass. ``with_cp`` keeps still less,
-            for a second run of the convolutions; the two exclude each other, and other checkpointing around
-            this backbone gains less with it.
-        kwargs: everything that mmdet's ``ResNet`` takes. ``frozen_stages >= 0`` freezes the stem's
-            activation with the stem, so that nothing below the first trained stage is differentiated.
+        act_cfg: one config for all sites, or one per site: ``dict(stem=…, conv1=…, conv2=…, out=…)``, where the
+            default is AGLU. Every site builds a module of its own, and passes its channel count if needed.
+        se_cfg: arguments of :class:`~apa_mmdet.models.layers.SELayer`, whose defaults are the APA attention; with a
+            ``type``, those of another registered attention that takes ``channels``, such as ``dict(type='CBAM')``,
+            :class:`~apa_mmdet.models.layers.CBAM`. None for no attention.
+        recompute_act: keep only the results of the convolutions for backward, and recompute those of the activations
+            from them: less memory for one more pointwise pass. ``with_cp`` keeps still less, for a second run of the
+            convolutions; the two exclude each other, and other checkpointing around this backbone saves less with it.
+        kwargs: all other arguments of mmdet's ``ResNet``. ``frozen_stages >= 0`` freezes the stem's activation with
+            the stem, so that nothing below the first trained stage is differentiated.
 
-    Shape: (N, 3, H, W) → one (N, C_i, H/s_i, W/s_i) per ``out_indices``.
+    Shape: (N, 3, H, W) → (N, C_i, H/s_i, W/s_i) for each of ``out_indices``.
 
     Raises:
-        ValueError: for an unknown depth or site, an ``act_cfg`` that is no recipe, or ``recompute_act`` together with
-            ``with_cp``; in
-            ``init_weights``, if the file that ``init_cfg`` names holds other weights.
+        ValueError: for an unknown depth or site, an invalid ``act_cfg``, or ``recompute_act`` together with
+            ``with_cp``; in ``init_weights``, if the file that ``init_cfg`` names has the weights of another network.
         KeyError: for an activation or attention that is not registered.
         FileNotFoundError: in ``init_weights``, if there is no such file.
     """
@@ -140,8 +137,8 @@ class SEResNet(ResNet):
     ) -> None:
         if recompute_act and kwargs.get('with_cp'):
             raise ValueError(
-                f'{type(self).__name__}: with_cp keeps nothing of a block that recompute_act could compute '
-                'again; choose one of them'
+                f'{type(self).__name__}: with_cp and recompute_act exclude each other, because with_cp already '
+                'recomputes whole blocks; choose one of them'
             )
         if depth not in self.arch_settings:
             raise ValueError(f'{type(self).__name__}: unknown depth {depth}, choose from {list(self.arch_settings)}')
@@ -152,7 +149,7 @@ class SEResNet(ResNet):
         super().__init__(depth, **kwargs)
 
     def make_res_layer(self, **kwargs) -> ResLayer:
-        if self.default_init and self.zero_init_residual:  # mmdet's ResNet does it for its own two blocks alone
+        if self.default_init and self.zero_init_residual:  # mmdet's ResNet does it only for its own two blocks
             kwargs['init_cfg'] = dict(type='Constant', val=0, override=dict(name=f'norm{self.block.convs}'))
         return super().make_res_layer(
             act_cfg=self.act_cfg, se_cfg=self.se_cfg, recompute_act=self.recompute_act, **kwargs
@@ -202,26 +199,29 @@ class SEResNet(ResNet):
 
 
 def per_site(act_cfg: dict, sites: Sequence[str]) -> dict[str, dict]:
-    """One recipe for each of ``sites``.
+    """Returns one config for each of ``sites``.
 
     Raises:
-        ValueError: for what is no recipe, an unknown site, or a recipe and sites at once.
+        ValueError: for an invalid config, an unknown site, or a ``type`` together with sites.
     """
     if not isinstance(act_cfg, dict):
         raise ValueError(
-            f"act_cfg: {act_cfg!r} is no recipe such as dict(type='AGLU'), nor a dict of one for each site"
+            f"act_cfg: {act_cfg!r} is neither a config such as dict(type='AGLU') nor a dict with one for each site"
         )
     if 'type' in act_cfg:
-        named = [site for site in ('stem', 'conv1', 'conv2', 'out') if site in act_cfg]
-        if named:
-            raise ValueError(f'act_cfg has both a type and sites ({", ".join(named)}): a leaf needs _delete_=True')
+        given = [site for site in ('stem', 'conv1', 'conv2', 'out') if site in act_cfg]
+        if given:
+            raise ValueError(
+                f'act_cfg has both a type and sites ({", ".join(given)}); a config that replaces the one by the other '
+                'needs _delete_=True'
+            )
         return dict.fromkeys(sites, act_cfg)
     unknown = sorted(set(act_cfg) - set(sites))
     if unknown:
         raise ValueError(
-            f'act_cfg: unknown site {unknown[0]!r}, this depth has {list(sites)}; or give one recipe with a `type`'
+            f'act_cfg: unknown site {unknown[0]!r}, this depth has {list(sites)}; or give one config with a `type`'
         )
-    for site, recipe in act_cfg.items():
-        if not isinstance(recipe, dict) or 'type' not in recipe:
-            raise ValueError(f"act_cfg: {recipe!r} of site {site!r} is no recipe such as dict(type='ReLU')")
+    for site, cfg in act_cfg.items():
+        if not isinstance(cfg, dict) or 'type' not in cfg:
+            raise ValueError(f"act_cfg: {cfg!r} of site {site!r} is not a config such as dict(type='ReLU')")
     return {site: act_cfg.get(site, dict(type='AGLU')) for site in sites}

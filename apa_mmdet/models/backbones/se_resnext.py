@@ -13,7 +13,7 @@ class SEResNeXtBottleneck(SEBottleneck, Bottleneck):
 class SEResNeXt(SEResNet):
     """ResNeXt with squeeze and excitation in every block and a slot for every activation.
 
-    In stage s, from 0 on, the 3x3 convolutions have ``groups`` groups of ``base_width · 2^s`` channels each.
+    In stage s, counted from 0, the 3x3 convolutions have ``groups`` groups of ``base_width · 2^s`` channels each.
 
     Source: Xie et al., *Aggregated Residual Transformations for Deep Neural Networks*, CVPR 2017, arXiv:1611.05431;
     activations and attention as in :class:`~apa_mmdet.models.backbones.SEResNet`, whose shapes and errors it shares.
@@ -22,7 +22,7 @@ class SEResNeXt(SEResNet):
         depth: 50, 101 or 152.
         groups: groups of each 3x3 convolution (the cardinality).
         base_width: channels of a group in the first stage. 32 groups of 4 (32x4d) are usual at depth 50, 32x8d at 101.
-        kwargs: everything that :class:`~apa_mmdet.models.backbones.SEResNet` takes.
+        kwargs: all other arguments of :class:`~apa_mmdet.models.backbones.SEResNet`.
 
     Example:
         >>> net = SEResNeXt(50)

@@ -12,8 +12,8 @@ class CBAM(nn.Module):
         x₁ = x · g(MLP(mean of x over H, W) + MLP(max of x over H, W))       one gate for each of the C channels
         x₂ = x₁ · h(conv([max of x₁ over C, mean of x₁ over C]))             one gate for each of the H·W positions
 
-    with MLP = Linear(C → C/ratio) → act → Linear(C/ratio → C), the same for both, and gates g and h of their own
-    parameters. Neither the linear maps nor the convolution has a bias or a norm, as in the paper's equations.
+    with MLP = Linear(C → C/ratio) → act → Linear(C/ratio → C), shared, and gates g and h with parameters of their own.
+    Neither the linear maps nor the convolution has a bias or a norm, as in the paper's equations.
 
     Source: Woo et al., *CBAM: Convolutional Block Attention Module*, ECCV 2018, arXiv:1807.06521, equations 1 to 3.
     The paper's gates are ``gate_cfg=dict(type='Sigmoid')``.
@@ -23,7 +23,7 @@ class CBAM(nn.Module):
         ratio: C/ratio is the width between the two linear maps (at least 1).
         kernel_size: of the convolution; odd.
         act_cfg: activation between the linear maps.
-        gate_cfg: recipe of both gates; one that needs the channel count gets C for the first, 1 for the second.
+        gate_cfg: config of both gates; the channel count, if needed, is C for the first and 1 for the second.
 
     Raises:
         ValueError: if ``kernel_size`` is even.
@@ -57,7 +57,7 @@ class CBAM(nn.Module):
 
     def channel_gates(self, x: Tensor) -> Tensor:
         """The factor for each channel, (N, C, 1, 1)."""
-        # max, not amax: the backward of amax takes 17 times as long (256x100x160 on a CPU), for it looks for ties
+        # max, not amax, whose backward searches for ties and takes 17 times as long (256x100x160 on a CPU)
         mean, highest = x.mean((2, 3)), x.flatten(2).max(2).values
         excitation = self.fc2(self.act(self.fc1(mean))) + self.fc2(self.act(self.fc1(highest)))
         return self.channel_gate(excitation)[:, :, None, None]

@@ -5,12 +5,13 @@ from torch import Tensor, nn
 
 @MODELS.register_module()
 class LearnableNormedConv2d(nn.Conv2d):
-    """Convolution by cosine similarity, with a learnable temperature τ. A mask predictor:
-    ``FCNMaskHead(predictor_cfg=dict(type='LearnableNormedConv2d'))``.
+    """Convolution by cosine similarity with a learnable temperature τ.
+
+    It serves as mask predictor: ``FCNMaskHead(predictor_cfg=dict(type='LearnableNormedConv2d'))``.
 
         out = conv(τ²·x / (‖x‖ + ε), w / (‖w‖ + ε)) + bias,      norms over the channels of each pixel
 
-    A 1x1 kernel makes that τ² times the cosine of input and weight. The fixed variant (times 20) is mmdet's
+    For a 1x1 kernel that is τ² times the cosine of input and weight. The fixed variant (times 20) is mmdet's
     ``NormedConv2d(tempearture=20)``.
 
     Source: mask head of Alexandridis et al., ECCV 2024, arXiv:2407.08567; the fixed one, Wang et al., *Seesaw Loss*,
@@ -35,8 +36,8 @@ class LearnableNormedConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight / (self.weight.norm(dim=1, keepdim=True) + self.eps)
-        # τ² joins the divisor, one value a pixel, and so costs no pass over the channels
-        # and is computed in float32: it leaves float16 where the input is nearly zero
+        # τ² is multiplied into the divisor, one value a pixel, which saves a pass over the channels;
+        # in float32, because it exceeds float16 where the input is nearly zero
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         wide = wide * (self.temperature.square() / (wide.norm(dim=1, keepdim=True) + self.eps))
         return self._conv_forward(wide.to(x.dtype), weight, self.bias)

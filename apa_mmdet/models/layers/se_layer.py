@@ -6,20 +6,23 @@ from apa_mmdet.models.activations import build_activation
 
 
 def build_attention(cfg: dict, channels: int) -> nn.Module:
-    """Build a fresh attention layer for one block: of the recipe's ``type``, or else :class:`SELayer`.
+    """Builds the attention layer of one block, by default :class:`SELayer`.
 
     Args:
-        cfg: recipe, e.g. ``dict(ratio=8)`` or ``dict(type='CBAM')``. Any registered layer that takes ``channels``
-            and keeps its input's shape will do.
+        cfg: config, e.g. ``dict(ratio=8)`` or ``dict(type='CBAM')``, of any registered layer that takes ``channels``
+            and keeps the shape of its input.
         channels: channel count of the block's result.
+
+    Raises:
+        KeyError: if the ``type`` is not registered.
     """
-    kind = cfg.get('type', SELayer)
-    if isinstance(kind, str) and MODELS.get(kind) is None:
+    layer_type = cfg.get('type', SELayer)
+    if isinstance(layer_type, str) and MODELS.get(layer_type) is None:
         raise KeyError(
-            f'se_cfg: attention {kind!r} is not registered; choose SELayer or CBAM, or name the module '
-            'that registers yours in custom_imports'
+            f'se_cfg: attention {layer_type!r} is not registered; choose SELayer or CBAM, or list the module that '
+            'registers yours in custom_imports'
         )
-    return MODELS.build(dict(cfg, type=kind, channels=channels))
+    return MODELS.build(dict(cfg, type=layer_type, channels=channels))
 
 
 @MODELS.register_module()
@@ -29,9 +32,9 @@ class SELayer(nn.Module):
     Global average pool → norm → Linear(C → C/ratio) → act → Linear(C/ratio → C) → dropout → gate → multiply.
 
     Sources: Hu et al., *Squeeze-and-Excitation Networks*, CVPR 2018; norm, dropout and the APA gate:
-    Alexandridis et al., ECCV 2024, arXiv:2407.08567. The defaults are the latter's; the classic layer is
+    Alexandridis et al., ECCV 2024, arXiv:2407.08567, which the defaults follow; the classic layer is
     ``norm_cfg=None, gate_cfg=dict(type='Sigmoid'), dropout=0.``. Unlike mmdet's ``SELayer`` (its own
-    activations, 1x1 convolutions with bias) the linear maps have no bias, as in the published weights.
+    activations, 1x1 convolutions with bias) the linear maps have no bias, as in the official weights.
 
     Args:
         channels: C of the input and output, shape (N, C, H, W).
@@ -61,7 +64,7 @@ class SELayer(nn.Module):
         self.gate = build_activation(gate_cfg, channels)
 
     def gates(self, pooled: Tensor) -> Tensor:
-        """From pooled values, (N, C), the factor for each channel, (N, C)."""
+        """The factor for each channel, (N, C), from the pooled values, (N, C)."""
         excitation = self.fc2(self.act(self.fc1(self.norm(pooled))))
         return self.gate(self.dropout(excitation))
 

@@ -1,10 +1,10 @@
-"""Links: how a logit x becomes the probability p of one class, and the two logarithms of a binary cross entropy.
+"""Links from a logit x to the probability p of one class, and the two logarithms of a binary cross entropy.
 
 Each link has ``forward(x)`` → p, ``neg_log(x)`` → −log p and ``neg_log_complement(x)`` → −log(1 − p), for x of any
 shape. Half precisions are computed in float32; the result is float32 (float64 for float64), as a loss should be.
 
-With y = −log p, the complement is −log(1 − p) = −log(−expm1(−y)), whose slope −1/expm1(y) is written by hand: autograd
-would save three tensors of the size of the logits and round the small slopes to zero.
+With y = −log p, the complement is −log(1 − p) = −log(−expm1(−y)). Its derivative −1/expm1(y) is written by hand:
+autograd would save three tensors of the size of the logits and round small derivatives to zero.
 """
 
 import math
@@ -41,7 +41,7 @@ class SigmoidLink(nn.Module):
 class GumbelLink(nn.Module):
     """p = exp(−exp(−x)), −log p = exp(−x), −log(1 − p) = −log(−expm1(−exp(−x))).
 
-    The logarithms clamp x to [−10, 10], with no gradient outside. p does not, so that scores above it still differ.
+    The logarithms clamp x to [−10, 10], with no gradient outside. p does not, so that scores above 10 still differ.
 
     Source: Alexandridis et al., *Long-tailed Instance Segmentation using Gumbel Optimized Loss*, ECCV 2022,
     arXiv:2207.10936.
@@ -53,7 +53,7 @@ class GumbelLink(nn.Module):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        # below −10 p is 0 even in float64, and its slope would become 0 · inf
+        # below −10 p is 0 even in float64, and its derivative would become 0 · inf
         return _wide(x).clamp(min=-LOGIT_BOUND).neg().exp().neg().exp()
 
     def neg_log(self, x: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ LINKS: dict[str, type[nn.Module]] = dict(sigmoid=SigmoidLink, gumbel=GumbelLink,
 
 
 def build_link(link: str | dict) -> nn.Module:
-    """Build a link from its name, or from ``dict(type=name, ...)`` with the arguments of its class.
+    """Builds a link from its name, or from ``dict(type=name, ...)`` with the arguments of its class.
 
     Raises:
         ValueError: if the name is not one of ``LINKS``.
@@ -129,7 +129,7 @@ def _bounded(x: Tensor) -> Tensor:
 
 
 class _GumbelComplement(Function):
-    """−log(1 − exp(−exp(−x))): one new tensor, and only x is kept for backward."""
+    """−log(1 − exp(−exp(−x))), in one new tensor; only x is kept for backward."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
@@ -142,13 +142,13 @@ class _GumbelComplement(Function):
     def backward(ctx, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         y = _bounded(x).neg_().exp_()
-        # y/expm1(y) is the slope; expm1 overflows to inf where the slope is zero
+        # the derivative is y/expm1(y); expm1 overflows to inf where that is zero
         slope = y.div_(torch.expm1(y)).mul_(grad)
         return slope.masked_fill_(x.abs() > LOGIT_BOUND, 0).to(x.dtype)
 
 
 class _NegLogComplement(Function):
-    """−log(−expm1(−y)) of y = −log p > 0, with slope −1/expm1(y)."""
+    """−log(−expm1(−y)) of y = −log p > 0, with the derivative −1/expm1(y)."""
 
     @staticmethod
     def forward(ctx, y: Tensor) -> Tensor:
@@ -166,7 +166,7 @@ def _apa_complement(x: Tensor, lambda_: Tensor, kappa: Tensor) -> Tensor:
     """−log(1 − APA(x; λ, κ)) through autograd.
 
     Where p rounds to 1, i.e. max(λ, 1)·exp(−κx) is below the dtype's rounding, y = exp(−κx) vanishes and 1/y
-    overflows. There −log(1 − p) = −log y = κx to the last digit, and is computed as that.
+    overflows. There −log(1 − p) = −log y = κx to the last digit, and is computed so.
     """
     x = _bounded(x)
     scaled = kappa.to(x.dtype) * x

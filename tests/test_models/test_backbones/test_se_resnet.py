@@ -192,7 +192,7 @@ def test_computing_activations_again_changes_no_bit(kwargs):
 
 
 def test_computing_again_and_checkpointing_exclude_each_other():
-    with pytest.raises(ValueError, match='SEResNet: with_cp keeps nothing of a block that recompute_act could'):
+    with pytest.raises(ValueError, match='SEResNet: with_cp and recompute_act exclude each other'):
         SEResNet(18, with_cp=True, recompute_act=True)
 
 
@@ -411,18 +411,18 @@ def test_weights_of_a_detector_load_by_prefix(tmp_path):
         ),
         (
             dict(depth=18, act_cfg=dict(type='ReLU', conv1=dict(type='AconC'))),
-            r'act_cfg has both a type and sites \(conv1\): a leaf needs _delete_=True',
+            r'act_cfg has both a type and sites \(conv1\); a config that replaces the one by the other needs _delete_=True',
         ),
         (
             dict(depth=50, act_cfg='ReLU'),
-            r"act_cfg: 'ReLU' is no recipe such as dict\(type='AGLU'\), nor a dict of one for each site",
+            r"act_cfg: 'ReLU' is neither a config such as dict\(type='AGLU'\) nor a dict with one for each site",
         ),
-        (dict(depth=50, act_cfg=None), r'act_cfg: None is no recipe'),
+        (dict(depth=50, act_cfg=None), r'act_cfg: None is neither a config'),
         (
             dict(depth=50, act_cfg=dict(stem='ReLU')),
-            r"act_cfg: 'ReLU' of site 'stem' is no recipe such as dict\(type='ReLU'\)",
+            r"act_cfg: 'ReLU' of site 'stem' is not a config such as dict\(type='ReLU'\)",
         ),
-        (dict(depth=50, act_cfg=dict(out=None)), r"act_cfg: None of site 'out' is no recipe"),
+        (dict(depth=50, act_cfg=dict(out=None)), r"act_cfg: None of site 'out' is not a config"),
     ],
 )
 def test_bad_arguments_get_one_clear_line(arguments, line):

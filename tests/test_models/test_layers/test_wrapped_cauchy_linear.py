@@ -1,4 +1,4 @@
-"""The classifier by angle against the published figures, the density it is named after, and autograd."""
+"""The classifier by angle against the recorded figures, the density it is named after, and autograd."""
 
 import math
 
@@ -14,7 +14,7 @@ from torch.autograd import gradcheck
 from apa_mmdet.models.layers import WrappedCauchyLinear
 from apa_mmdet.ops.wrapped_cauchy import WrappedCauchyLogit
 
-PUBLISHED = {'scale': 's_'}  # ours: theirs
+OFFICIAL_NAMES = {'scale': 's_'}  # ours: theirs
 
 
 def logit(c, g, scale, u=None, b=None):
@@ -30,25 +30,25 @@ def by_autograd(c, g, scale):
 @pytest.mark.parametrize(
     'name, options', [('wc_linear_fixed', {}), ('wc_linear_trainable', dict(scale=50.0, learn_scale=True))]
 )
-def test_published_outputs_and_gradients(name, options):
+def test_outputs_and_gradients_match_the_recorded_figures(name, options):
     recorded = {key.split('/')[1]: array for key, array in load('predictors.npz').items() if key.startswith(name)}
     linear = WrappedCauchyLinear(16, 9, **options)
     for key, parameter in linear.named_parameters():
-        published = PUBLISHED.get(key, key)
-        parameter.data = torch.from_numpy(np.asarray(value(published, parameter.shape)))
+        official = OFFICIAL_NAMES.get(key, key)
+        parameter.data = torch.from_numpy(np.asarray(value(official, parameter.shape)))
     x = torch.from_numpy(image((6, 16), 1)).requires_grad_()
     out = linear(x)
     weights = np.random.default_rng([78, 0]).normal(0, 1, out.shape).astype(np.float32)
     (out * torch.from_numpy(weights)).sum().backward()
     got = dict(out=out.detach(), grad_input=x.grad)
-    got.update({f'grad_{PUBLISHED.get(key, key)}': p.grad for key, p in linear.named_parameters()})
+    got.update({f'grad_{OFFICIAL_NAMES.get(key, key)}': p.grad for key, p in linear.named_parameters()})
     assert set(got) == set(recorded)
     for key, tensor in got.items():
         # the recorded code has 3.14 for π; the rest is rounding
         np.testing.assert_allclose(tensor.numpy(), recorded[key] * 3.14 / math.pi, rtol=5e-5, atol=5e-5, err_msg=key)
 
 
-def test_is_the_density_of_the_wrapped_cauchy_distribution():
+def test_logit_is_the_density_of_the_wrapped_cauchy_distribution():
     linear = WrappedCauchyLinear(2, 3, bias=False, scale=1.0, eps=0.0).double()
     linear.g.data = torch.tensor([-1.0, 0.0, 2.0], dtype=torch.float64)
     angles = torch.linspace(-math.pi, math.pi, 20001, dtype=torch.float64)[:-1]
@@ -63,8 +63,8 @@ def test_is_the_density_of_the_wrapped_cauchy_distribution():
 
 
 @pytest.mark.parametrize('highest', [0.85, 1.4])
-def test_derivatives(highest):
-    """Within [−1, 1], and with some cosines that the bias has pushed beyond 1."""
+def test_gradcheck_below_and_above_a_cosine_of_1(highest):
+    """Within [−1, 1], and with some cosines that the bias has pushed above 1."""
     c = torch.linspace(-1.2, highest, 20, dtype=torch.float64).view(4, 5)
     c, g = c.requires_grad_(), torch.linspace(-2, 2.5, 5, dtype=torch.float64).requires_grad_()
     scale = torch.tensor(7.0, dtype=torch.float64, requires_grad=True)
@@ -74,7 +74,7 @@ def test_derivatives(highest):
         torch.testing.assert_close(logit(c, g, scale, u, b), by_autograd(c * u + b, g, scale))
 
 
-def test_beyond_one_it_follows_the_tangent_and_not_the_pole():
+def test_logit_follows_its_tangent_above_a_cosine_of_1():
     g = torch.ones(1, dtype=torch.float64)
     one = torch.ones(1, 1, dtype=torch.float64, requires_grad=True)
     scale = torch.tensor(300.0, dtype=torch.float64)
@@ -82,6 +82,16 @@ def test_beyond_one_it_follows_the_tangent_and_not_the_pole():
     (slope,) = torch.autograd.grad(at_one, one)
     for step in (0.02, 0.05, 1.0):  # the pole lies at 1.05
         torch.testing.assert_close(logit(1 + step * torch.ones_like(one), g, scale), at_one + step * slope)
+
+
+def test_two_calls_in_a_graph_compile_with_dynamic_shapes():
+    linears = torch.nn.Sequential(WrappedCauchyLinear(6, 6, scale=2.0), WrappedCauchyLinear(6, 3))
+    x = torch.randn(5, 6, requires_grad=True)
+    torch._dynamo.reset()
+    got = torch.compile(linears, backend='aot_eager', fullgraph=True, dynamic=True)(x)
+    torch.testing.assert_close(got, linears(x))
+    got.sum().backward()
+    assert x.grad.isfinite().all()
 
 
 @pytest.mark.parametrize('g', [-100.0, -15.0, 15.0, 100.0])
@@ -95,7 +105,7 @@ def test_extreme_concentrations_are_finite(g):
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_half_precision_computes_in_float32(dtype):
+def test_half_precision_is_computed_in_float32(dtype):
     linear, x = WrappedCauchyLinear(16, 9), torch.randn(6, 16).to(dtype)
     with torch.autocast('cpu', dtype=torch.bfloat16):
         under_autocast = linear(x)
@@ -104,7 +114,7 @@ def test_half_precision_computes_in_float32(dtype):
     assert linear(x[:0]).shape == (0, 9)
 
 
-def test_memory_of_13204_classes():
+def test_memory_of_13204_classes_is_two_tensors_of_the_logits():
     """Training must fit: one tensor of the logits' size is kept, and never more than two are made."""
     c, g = torch.rand(256, 13205).requires_grad_(), torch.ones(13205).requires_grad_()
     size, scale, grad = c.nbytes, torch.tensor(300.0), torch.rand(256, 13205)
@@ -117,7 +127,7 @@ def test_memory_of_13204_classes():
     assert saved_bytes(lambda: logit(c, g, scale), (g, scale)) <= 1.01 * size
 
 
-def test_as_classifier_of_a_box_head():
+def test_it_serves_as_classifier_of_a_box_head():
     with DefaultScope.overwrite_default_scope('mmdet'):
         head = MODELS.build(
             dict(
