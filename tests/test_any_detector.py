@@ -1,4 +1,4 @@
-"""Stock detectors that became adaptive by their config: trained for two steps and evaluated on a small set."""
+"""Detectors of MMDetection with activations swapped by their config: two training steps and an evaluation."""
 
 import pytest
 import torch
@@ -33,14 +33,15 @@ NARROW['mask_rcnn_swin-t_aglu'] = dict(
     ),
 )
 
-SITES = {
+NUM_ACTIVATIONS = {
     'dino_r50_aglu': 4,
     'faster_rcnn_r50_aglu': 19,
     'mask_rcnn_swin-t_aglu': 5,
     'retinanet_r50_aglu': 25,
     'rtmdet_tiny_aglu': 76,
 }
-MAY_STAY = dict(rtmdet_tiny_aglu='bbox_head.reg_convs.')  # one for each level: no gradient where a level got no object
+# one activation for each level, which gets no gradient if the level has no object
+MAY_BE_UNCHANGED = dict(rtmdet_tiny_aglu='bbox_head.reg_convs.')
 
 
 @pytest.fixture(scope='module')
@@ -57,19 +58,21 @@ def small(name, data, work_dir):
     (test.rcnn if 'rcnn' in test else test).update(score_thr=0.0, max_per_img=10)
     if 'rpn' in test:
         test.rpn.max_per_img = 5
-    cfg.optim_wrapper.optimizer = dict(type='AdamW', lr=0.01, weight_decay=0.0)  # moves whatever has a gradient
+    cfg.optim_wrapper.optimizer = dict(
+        type='AdamW', lr=0.01, weight_decay=0.0
+    )  # changes every parameter with a gradient
     return cfg
 
 
 @pytest.mark.parametrize('name', sorted(path.stem for path in (ROOT / 'configs/any_detector').glob('*.py')))
-def test_trains_and_evaluates(name, data, tmp_path):
+def test_swapped_detector_trains_and_evaluates(name, data, tmp_path):
     runner = Runner.from_cfg(small(name, data, tmp_path))
-    learnt = [(key, p) for key, p in runner.model.named_parameters() if key.endswith(('kappa', 'lambda_'))]
-    before = [p.detach().clone() for _, p in learnt]
+    learnable = [(key, p) for key, p in runner.model.named_parameters() if key.endswith(('kappa', 'lambda_'))]
+    before = [p.detach().clone() for _, p in learnable]
     runner.train()
     history = {key: buffer.data[0] for key, buffer in runner.message_hub.log_scalars.items()}
     assert len(history['train/loss']) >= 2 and all(torch.tensor(h).isfinite().all() for h in history.values())
     assert 'val/coco/bbox_mAP' in history and ('val/coco/segm_mAP' in history) == ('mask' in name)
-    still = [key for (key, p), old in zip(learnt, before) if p.equal(old)]
-    assert len(learnt) == 2 * SITES[name]
-    assert [key for key in still if not key.startswith(MAY_STAY.get(name, 'nothing'))] == []
+    unchanged = [key for (key, p), old in zip(learnable, before) if p.equal(old)]
+    assert len(learnable) == 2 * NUM_ACTIVATIONS[name]
+    assert [key for key in unchanged if not key.startswith(MAY_BE_UNCHANGED.get(name, 'none'))] == []

@@ -1,4 +1,4 @@
-"""SEResNet against the figures of the published network, and everything mmdet's ResNet can do."""
+"""SEResNet against recorded figures of the official network, and with all options of mmdet's ResNet."""
 
 import copy
 import pickle
@@ -18,8 +18,11 @@ from apa_mmdet.models.layers import CBAM, SELayer
 BASELINE = dict(act_cfg=dict(type='ReLU'), se_cfg=dict(norm_cfg=None, gate_cfg=dict(type='Sigmoid'), dropout=0.0))
 
 
-def published_name(key):
-    """Our name of a parameter → the name in the published weights."""
+SMALL = dict(base_channels=16, stem_channels=16)
+
+
+def official_name(key):
+    """Our name of a parameter → its name in the official weights."""
     for ours, theirs in (
         ('act_stem.', 'relu.'),
         ('act_conv1.', 'unirect1.'),
@@ -37,12 +40,12 @@ def published_name(key):
     'name, depth, kwargs',
     [('se_resnet50', 50, {}), ('se_resnet101', 101, {}), ('se_resnet50_relu_sigmoid', 50, BASELINE)],
 )
-def test_features_and_gradients_of_the_published_network(name, depth, kwargs):
+def test_features_and_gradients_match_the_recorded_figures(name, depth, kwargs):
     recorded = load(f'{name}.npz')
     net = SEResNet(depth, **kwargs).eval()
     net.load_state_dict(
         {
-            key: torch.from_numpy(value(published_name(key), tuple(tensor.shape)))
+            key: torch.from_numpy(value(official_name(key), tuple(tensor.shape)))
             for key, tensor in net.state_dict().items()
         }
     )
@@ -58,7 +61,7 @@ def test_features_and_gradients_of_the_published_network(name, depth, kwargs):
     sum((f * w).mean() for f, w in zip(features, weights)).backward()
     want = torch.from_numpy(recorded['grad_input'])
     torch.testing.assert_close(x.grad, want, rtol=1e-3, atol=1e-4 * want.abs().max().item())
-    sums = {published_name(k): p.grad.double().sum().item() for k, p in net.named_parameters()}
+    sums = {official_name(k): p.grad.double().sum().item() for k, p in net.named_parameters()}
     scale = abs(recorded['param_grads']).max()
     for key, want in zip(recorded['param_grad_names'], recorded['param_grads']):
         assert sums[str(key)] == pytest.approx(want, rel=2e-3, abs=1e-5 * scale), key
@@ -73,28 +76,28 @@ def recorded_weights(features):
     ]
 
 
-CONFIGS = {
-    'AGLU and APA': {},
-    'ReLU and sigmoid': BASELINE,
-    'no attention': dict(se_cfg=None),
-    'per channel': dict(act_cfg=dict(type='AGLU', num_features=None)),
-}
-
-
-@pytest.mark.parametrize('depth', [18, 34, 50, 101, 152])
-@pytest.mark.parametrize('kwargs', CONFIGS.values(), ids=CONFIGS.keys())
-def test_every_depth_has_the_shapes_of_mmdets_resnet(depth, kwargs):
+@pytest.mark.parametrize(
+    'depth, kwargs',
+    [
+        *((depth, {}) for depth in (18, 34, 50, 101, 152)),
+        (18, BASELINE),
+        (18, dict(se_cfg=None)),
+        (50, dict(act_cfg=dict(type='AGLU', num_features=None))),
+    ],
+    ids=str,
+)
+def test_names_and_shapes_match_mmdets_resnet(depth, kwargs):
     with torch.device('meta'):
         ours, theirs = SEResNet(depth, **kwargs), MODELS.build(dict(type='mmdet.ResNet', depth=depth))
     x = torch.empty(2, 3, 64, 96, device='meta')
     assert [f.shape for f in ours(x)] == [f.shape for f in theirs(x)]
-    # everything that is not activation or attention has mmdet's name and shape, so its checkpoints load
+    # all but activations and attention has mmdet's names and shapes, so its checkpoints load
     slots = ('.se.', 'act_')
     shapes = {k: v.shape for k, v in ours.state_dict().items() if not any(s in k for s in slots)}
     assert shapes == {k: v.shape for k, v in theirs.state_dict().items()}
 
 
-def test_depth_152_runs():
+def test_depth_152_trains():
     net = SEResNet(152, base_channels=16).train()
     features = net(torch.randn(1, 3, 64, 64))
     sum(f.square().mean() for f in features).backward()
@@ -102,7 +105,7 @@ def test_depth_152_runs():
     assert not [name for name, p in net.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
 
 
-def test_without_attention_and_with_relu_it_is_mmdets_resnet():
+def test_with_relu_and_without_attention_it_equals_mmdets_resnet():
     ours, theirs = (
         SEResNet(50, act_cfg=dict(type='ReLU'), se_cfg=None),
         MODELS.build(dict(type='mmdet.ResNet', depth=50)),
@@ -117,15 +120,15 @@ def test_without_attention_and_with_relu_it_is_mmdets_resnet():
 @pytest.mark.parametrize('depth, sites', [(18, ('conv1', 'out')), (50, ('conv1', 'conv2', 'out'))])
 def test_every_site_has_a_module_of_its_own(depth, sites):
     net = SEResNet(depth)
-    found = [name for name, module in net.named_modules() if isinstance(module, AGLU)]
+    names = [name for name, module in net.named_modules() if isinstance(module, AGLU)]
     blocks = [f'layer{s + 1}.{b}' for s, n in enumerate(net.stage_blocks) for b in range(n)]
-    assert sorted(found) == sorted(['act_stem', *(f'{b}.act_{s}' for b in blocks for s in sites)])
-    assert len({id(m) for m in net.modules() if isinstance(m, AGLU)}) == len(found)
+    assert sorted(names) == sorted(['act_stem', *(f'{b}.act_{s}' for b in blocks for s in sites)])
+    assert len({id(m) for m in net.modules() if isinstance(m, AGLU)}) == len(names)
     assert sum(isinstance(m, APA) for m in net.modules()) == len(blocks)
     assert not [name for name, m in net.named_modules() if isinstance(m, nn.ReLU) and '.se.' not in name]
 
 
-def test_one_recipe_per_site():
+def test_act_cfg_per_site():
     net = SEResNet(50, act_cfg=dict(stem=dict(type='ReLU'), conv2=dict(type='AGLU', num_features=None)))
     block = net.layer2[0]
     assert isinstance(net.act_stem, nn.ReLU)
@@ -140,11 +143,11 @@ def test_frozen_stages_freeze_the_stem_with_its_activation():
     assert not [n for n in frozen if n.startswith(('layer2', 'layer3', 'layer4'))]
     assert not net.layer1.training and net.layer2.training
     below = net.layer1(net._stem(torch.randn(1, 3, 32, 32)))
-    assert not below.requires_grad, 'the frozen part keeps a graph'
+    assert not below.requires_grad, 'the frozen part has a graph'
     assert not [n for n, p in SEResNet(18, frozen_stages=-1).named_parameters() if not p.requires_grad]
 
 
-def test_norm_eval():
+def test_norm_eval_keeps_norms_in_eval_mode():
     assert not any(m.training for m in SEResNet(18).train().modules() if isinstance(m, nn.BatchNorm2d))
     assert all(m.training for m in SEResNet(18, norm_eval=False).train().modules() if isinstance(m, nn.BatchNorm2d))
 
@@ -152,7 +155,7 @@ def test_norm_eval():
 @pytest.mark.parametrize(
     'frozen_stages, recompute_act, most', [(1, False, 240), (-1, False, 430), (1, True, 150), (-1, True, 240)]
 )
-def test_memory_kept_for_backward(frozen_stages, recompute_act, most):
+def test_memory_kept_for_backward_is_bounded(frozen_stages, recompute_act, most):
     net = SEResNet(50, frozen_stages=frozen_stages, recompute_act=recompute_act).train()
     x = torch.randn(1, 3, 512, 512)
     assert saved_bytes(lambda: net(x), [*net.parameters(), *net.buffers()]) / 2**20 <= most
@@ -180,23 +183,23 @@ def test_nothing_below_the_first_trained_stage_is_kept():
     ],
     ids=str,
 )
-def test_computing_activations_again_changes_no_bit(kwargs):
+def test_recompute_act_is_bitwise_equal(kwargs):
     results = []
     for recompute_act in (False, True):
         torch.manual_seed(0)
-        net = SEResNet(**kwargs, recompute_act=recompute_act).train()
+        net = SEResNet(**SMALL, **kwargs, recompute_act=recompute_act).train()
         features = net(torch.randn(1, 3, 64, 64))
         sum(f.square().mean() for f in features).backward()
         results.append([*features, *(p.grad for p in net.parameters() if p.requires_grad)])
     assert all(torch.equal(a, b) for a, b in zip(*results))
 
 
-def test_computing_again_and_checkpointing_exclude_each_other():
+def test_recompute_act_and_with_cp_exclude_each_other():
     with pytest.raises(ValueError, match='SEResNet: with_cp and recompute_act exclude each other'):
         SEResNet(18, with_cp=True, recompute_act=True)
 
 
-def test_computing_again_after_a_hook_has_changed_a_feature_in_place():
+def test_recompute_act_with_a_hook_that_changes_a_feature_in_place():
     results = []
     for recompute_act in (False, True):
         torch.manual_seed(0)
@@ -209,7 +212,8 @@ def test_computing_again_after_a_hook_has_changed_a_feature_in_place():
 
 @pytest.mark.parametrize('recompute_act', [False, True])
 def test_compiles_without_graph_breaks(recompute_act):
-    net = SEResNet(18, frozen_stages=1, recompute_act=recompute_act, se_cfg=dict(dropout=0.0)).train()
+    two_stages = dict(num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(0, 1))
+    net = SEResNet(18, frozen_stages=1, recompute_act=recompute_act, se_cfg=dict(dropout=0.0), **two_stages).train()
     x = torch.randn(1, 3, 64, 64)
     torch._dynamo.reset()
     compiled = torch.compile(net, backend='aot_eager', fullgraph=True)
@@ -219,8 +223,8 @@ def test_compiles_without_graph_breaks(recompute_act):
     assert net.layer2[0].act_out.lambda_.grad.isfinite().all()
 
 
-def test_exports_and_copies():
-    net = SEResNet(18).eval()
+def test_export_deepcopy_and_pickle_keep_the_features():
+    net = SEResNet(18, **SMALL).eval()
     x = torch.randn(1, 3, 64, 64)
     for same in (torch.export.export(net, (x,)).module(), copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
         for got, want in zip(same(x), net(x)):
@@ -228,11 +232,11 @@ def test_exports_and_copies():
 
 
 @pytest.mark.parametrize('dynamo', [False, True])
-def test_onnx_in_onnxruntime(dynamo, tmp_path):
+def test_onnx_export_matches_in_onnxruntime(dynamo, tmp_path):
     import onnx
     import onnxruntime
 
-    net = SEResNet(18, act_cfg=dict(type='AGLU', num_features=None)).eval()
+    net = SEResNet(18, act_cfg=dict(type='AGLU', num_features=None), **SMALL).eval()
     x = torch.randn(1, 3, 64, 64)
     torch.onnx.export(net, (x,), str(tmp_path / 'net.onnx'), dynamo=dynamo, input_names=['x'])
     assert {node.domain for node in onnx.load(tmp_path / 'net.onnx').graph.node} <= {'', 'ai.onnx'}
@@ -242,7 +246,7 @@ def test_onnx_in_onnxruntime(dynamo, tmp_path):
 
 
 @pytest.mark.parametrize('recompute_act', [False, True])
-def test_distributed_data_parallel(recompute_act, tmp_path):
+def test_distributed_data_parallel_gives_the_same_gradients(recompute_act, tmp_path):
     net = SEResNet(18, frozen_stages=1, recompute_act=recompute_act, se_cfg=dict(dropout=0.0)).train()
     x = torch.randn(2, 3, 64, 64)
     sum(f.mean() for f in net(x)).backward()
@@ -263,8 +267,8 @@ def test_distributed_data_parallel(recompute_act, tmp_path):
 )
 def test_checkpointing_gives_the_same_gradients(depth, se_cfg):
     torch.manual_seed(0)
-    plain = SEResNet(depth, se_cfg=se_cfg).train()
-    checkpointed = SEResNet(depth, se_cfg=se_cfg, with_cp=True).train()
+    plain = SEResNet(depth, se_cfg=se_cfg, **SMALL).train()
+    checkpointed = SEResNet(depth, se_cfg=se_cfg, with_cp=True, **SMALL).train()
     checkpointed.load_state_dict(plain.state_dict())
     x = torch.randn(1, 3, 64, 64, requires_grad=True)
     grads = [
@@ -299,7 +303,7 @@ def test_checkpointing_gives_the_same_gradients(depth, se_cfg):
     ],
     ids=lambda kwargs: next(iter(kwargs)),
 )
-def test_what_mmdets_resnet_can_do(kwargs):
+def test_options_of_mmdets_resnet(kwargs):
     net = SEResNet(50, **kwargs).train()
     x = torch.randn(1, kwargs.get('in_channels', 3), 64, 64)
     out = net(x)
@@ -310,7 +314,7 @@ def test_what_mmdets_resnet_can_do(kwargs):
     assert [f.shape for f in theirs(x)] == [f.shape for f in out]
 
 
-def test_deep_stem_has_the_stems_activation_three_times():
+def test_deep_stem_has_three_activations():
     net = SEResNet(50, deep_stem=True, frozen_stages=0, act_cfg=dict(type='AGLU', num_features=None))
     acts = [m for m in net.stem if isinstance(m, AGLU)]
     assert [a.num_features for a in acts] == [32, 32, 64]
@@ -338,7 +342,7 @@ def test_pretrained_weights_load_and_survive_init(tmp_path):
         assert torch.equal(a, b), name
 
 
-def test_missing_pretrained_weights_say_how_to_do_without():
+def test_missing_pretrained_weights_are_refused():
     net = SEResNet(18, init_cfg=dict(type='Pretrained', checkpoint='pretrained/nowhere.pth'))
     with pytest.raises(
         FileNotFoundError, match=r"'pretrained/nowhere.pth' not found: .*init_cfg=None .*frozen_stages=-1"
@@ -381,8 +385,8 @@ def test_weights_of_a_plain_resnet_and_of_a_parallel_model_load(tmp_path):
 
 
 @pytest.mark.parametrize('options', [{}, BASELINE])
-def test_weights_under_published_names_are_refused(options, tmp_path):
-    state = {published_name(key): tensor for key, tensor in SEResNet(50, **options).state_dict().items()}
+def test_weights_under_official_names_are_refused(options, tmp_path):
+    state = {official_name(key): tensor for key, tensor in SEResNet(50, **options).state_dict().items()}
     torch.save(state, tmp_path / 'w.pth')
     net = SEResNet(50, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'w.pth')), **options)
     with pytest.raises(ValueError, match=r'w.pth has the published names \(.* convert it with tools/convert_official'):
@@ -425,7 +429,7 @@ def test_weights_of_a_detector_load_by_prefix(tmp_path):
         (dict(depth=50, act_cfg=dict(out=None)), r"act_cfg: None of site 'out' is not a config"),
     ],
 )
-def test_bad_arguments_get_one_clear_line(arguments, line):
+def test_invalid_arguments_are_refused_in_one_line(arguments, line):
     with pytest.raises(ValueError, match=line):
         SEResNet(**arguments)
 
@@ -450,14 +454,13 @@ def test_mixed_precision(dtype):
     ids=str,
 )
 def test_every_block_has_attention_of_its_own_over_its_result(depth, se_cfg, kind, channels):
-    recipe = dict(se_cfg)
-    found = [m for m in SEResNet(depth, se_cfg=se_cfg).modules() if isinstance(m, kind)]
-    assert Counter(m.fc1.in_features for m in found) == channels and len({id(m.fc1.weight) for m in found}) == len(
-        found
-    )
-    assert se_cfg == recipe
+    before = dict(se_cfg)
+    layers = [m for m in SEResNet(depth, se_cfg=se_cfg).modules() if isinstance(m, kind)]
+    assert Counter(m.fc1.in_features for m in layers) == channels
+    assert len({id(m.fc1.weight) for m in layers}) == len(layers)
+    assert se_cfg == before
 
 
-def test_unknown_attention_gets_one_clear_line():
-    with pytest.raises(KeyError, match="se_cfg: attention 'CBAMM' is not registered; choose SELayer or CBAM, or name"):
+def test_unknown_attention_is_refused():
+    with pytest.raises(KeyError, match="se_cfg: attention 'CBAMM' is not registered; choose SELayer or CBAM, or list"):
         SEResNet(18, se_cfg=dict(type='CBAMM'))

@@ -1,4 +1,4 @@
-"""SEResNeXt against mmdet's ResNeXt; what it shares with SEResNet is tested there."""
+"""SEResNeXt against mmdet's ResNeXt; test_se_resnet.py tests what it shares with SEResNet."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def gradients(net, x):
 @pytest.mark.parametrize(
     'depth, base_width, resnext', [(50, 4, 22_979_904), (101, 8, 86_742_336), (152, 4, 57_902_400)]
 )
-def test_number_of_parameters(depth, base_width, resnext):
+def test_number_of_parameters_is_mmdets_plus_attention_and_activations(depth, base_width, resnext):
     with torch.device('meta'):
         ours = SEResNeXt(depth, base_width=base_width)
         theirs = MODELS.build(dict(type='mmdet.ResNeXt', depth=depth, groups=32, base_width=base_width))
@@ -53,7 +53,7 @@ def test_number_of_parameters(depth, base_width, resnext):
     ],
     ids=str,
 )
-def test_without_attention_and_with_relu_it_is_mmdets_resnext(kwargs):
+def test_with_relu_and_without_attention_it_equals_mmdets_resnext(kwargs):
     ours = SEResNeXt(act_cfg=dict(type='ReLU'), se_cfg=None, **kwargs).train()
     theirs = MODELS.build(dict(type='mmdet.ResNeXt', **kwargs))
     theirs.load_state_dict(ours.state_dict())
@@ -77,13 +77,13 @@ def test_every_site_gets_its_channel_count():
     assert sum(isinstance(m, SELayer) for m in SEResNeXt(**SMALL).modules()) == 16
 
 
-@pytest.mark.parametrize('again', [dict(with_cp=True), dict(recompute_act=True)], ids=str)
+@pytest.mark.parametrize('option', [dict(with_cp=True), dict(recompute_act=True)], ids=str)
 @pytest.mark.parametrize(
     'kwargs', [{}, dict(norm_eval=False), dict(plugins=PLUGINS), dict(se_cfg=dict(type='CBAM'))], ids=str
 )
-def test_keeping_less_for_backward_changes_no_gradient(again, kwargs):
+def test_recompute_act_and_with_cp_give_the_same_gradients(option, kwargs):
     kwargs = dict(dict(SMALL, se_cfg=dict(dropout=0.0)), **kwargs)
-    plain, other = SEResNeXt(**kwargs).train(), SEResNeXt(**kwargs, **again).train()
+    plain, other = SEResNeXt(**kwargs).train(), SEResNeXt(**kwargs, **option).train()
     other.load_state_dict(plain.state_dict())
     x = torch.randn(2, 3, 64, 64)
     for a, b in zip(gradients(plain, x), gradients(other, x)):
@@ -100,7 +100,7 @@ def test_residual_branches_start_at_zero(zero_init_residual):
             assert (block.norm1.weight == 1).all() and (block.norm2.weight == 1).all()
 
 
-def test_frozen_stages_and_norms():
+def test_frozen_stages_and_norms_in_eval_mode():
     net = SEResNeXt(**SMALL, frozen_stages=1).train()
     frozen = {name for name, p in net.named_parameters() if not p.requires_grad}
     assert {'act_stem.kappa', 'layer1.2.act_conv2.lambda_', 'layer1.0.se.gate.kappa', 'layer1.0.conv2.weight'} <= frozen
@@ -108,6 +108,6 @@ def test_frozen_stages_and_norms():
     assert not any(m.training for m in net.modules() if isinstance(m, nn.BatchNorm2d))
 
 
-def test_unknown_depth_gets_one_clear_line():
+def test_unknown_depth_is_refused():
     with pytest.raises(ValueError, match=r'SEResNeXt: unknown depth 18, choose from \[50, 101, 152\]'):
         SEResNeXt(18)

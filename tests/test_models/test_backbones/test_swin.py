@@ -18,7 +18,7 @@ def swin(**kwargs):
     return MODELS.build(ConfigDict(SMALL, **kwargs))
 
 
-def test_every_mlp_has_a_module_of_its_own():
+def test_every_mlp_has_an_activation_of_its_own():
     net = swin(act_cfg=dict(type='AGLU'))
     found = {name: module for name, module in net.named_modules() if isinstance(module, AGLU)}
     assert list(found) == [f'stages.{s}.blocks.{b}.ffn.layers.0.1' for s in range(4) for b in range(2)]
@@ -39,14 +39,14 @@ def test_every_parameter_gets_a_gradient(kwargs):
     assert not [name for name, p in net.named_parameters() if p.grad is None or not (p.grad != 0).any()]
 
 
-def test_frozen_stages_freeze_their_activations():
+def test_activations_of_frozen_stages_are_frozen():
     net = swin(act_cfg=dict(type='AGLU'), frozen_stages=1)
     net.train()  # where mmdet's Swin freezes
     trained = [any(p.requires_grad for p in m.parameters()) for m in net.modules() if isinstance(m, AGLU)]
     assert trained == 2 * [False] + 6 * [True]
 
 
-def test_under_autocast_the_dtype_of_the_linear_maps_is_kept():
+def test_autocast_keeps_the_dtype_of_the_linear_layers():
     net, dtypes = swin(act_cfg=dict(type='AGLU')), set()
     for module in net.modules():
         if isinstance(module, AGLU):
@@ -57,7 +57,7 @@ def test_under_autocast_the_dtype_of_the_linear_maps_is_kept():
     assert all(m.kappa.grad.isfinite().all() for m in net.modules() if isinstance(m, AGLU))
 
 
-def test_that_recipe_is_nearly_gelu():
+def test_aglu_near_gelu_is_within_two_hundredths():
     z = torch.linspace(-10, 10, 20001, dtype=torch.float64)
     act = MODELS.build(NEAR_GELU).double()
     assert (act(z) - nn.functional.gelu(z)).abs().max() < 0.021

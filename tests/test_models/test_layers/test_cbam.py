@@ -31,7 +31,7 @@ def apa(gate):
 @pytest.mark.parametrize(
     'kwargs', [{}, CLASSIC, dict(gate_cfg=dict(type='APA', num_features=None)), dict(ratio=4, kernel_size=3)], ids=str
 )
-def test_is_the_formula(kwargs):
+def test_matches_the_equations(kwargs):
     layer = CBAM(32, **kwargs).double()
     x = torch.randn(3, 32, 5, 9, dtype=torch.float64, requires_grad=True)
     gates = [apa(gate) if isinstance(gate, APA) else torch.sigmoid for gate in (layer.channel_gate, layer.spatial_gate)]
@@ -53,7 +53,7 @@ def test_gradcheck(kwargs):
     )
 
 
-def test_slots():
+def test_slots_build_their_modules():
     layer = CBAM(
         8, ratio=16, act_cfg=dict(type='AGLU', num_features=None), gate_cfg=dict(type='APA', num_features=None)
     )
@@ -65,7 +65,7 @@ def test_slots():
 
 
 @pytest.mark.parametrize('shape', [(0, 32, 4, 4), (1, 32, 1, 1), (2, 32, 2, 9)])
-def test_empty_and_small_maps(shape):
+def test_empty_batches_and_small_maps(shape):
     layer, x = CBAM(32), torch.randn(shape, requires_grad=True)
     out = layer(x)
     out.sum().backward()
@@ -74,7 +74,7 @@ def test_empty_and_small_maps(shape):
 
 
 @pytest.mark.parametrize('kwargs', [{}, CLASSIC], ids=str)
-def test_half_precision(kwargs):
+def test_half_precision_is_close_to_float64(kwargs):
     layer, x = CBAM(32, **kwargs), torch.randn(2, 32, 6, 6).bfloat16().requires_grad_()
     want = copy.deepcopy(layer).double()(x.double())
     with torch.autocast('cpu', dtype=torch.bfloat16):
@@ -86,7 +86,7 @@ def test_half_precision(kwargs):
         torch.testing.assert_close(out.double(), want, rtol=0.05, atol=0.05)
 
 
-def test_keeps_the_memory_order_and_the_device():
+def test_memory_format_and_device_are_kept():
     x = torch.randn(2, 32, 5, 7).to(memory_format=torch.channels_last)
     assert CBAM(32)(x).is_contiguous(memory_format=torch.channels_last)
     layer = CBAM(32).to('meta')
@@ -100,10 +100,10 @@ def test_even_kernels_are_refused():
 
 @pytest.mark.parametrize('training', [True, False])
 @pytest.mark.parametrize('kwargs', [dict(norm_eval=False), dict(recompute_act=True), dict(with_cp=True)], ids=str)
-def test_in_a_residual_block(kwargs, training):
-    """The sum is added in place into the attention's result, which backward therefore must not need."""
-    net = SEResNet(18, se_cfg=dict(type='CBAM'), **kwargs).double().train(training)
-    block, x = net.layer2[1], torch.randn(2, 128, 6, 5, dtype=torch.float64, requires_grad=True)
+def test_residual_block_matches_the_equations(kwargs, training):
+    """The block adds in place to the result of the attention, which therefore must not need it in backward."""
+    net = SEResNet(18, se_cfg=dict(type='CBAM'), base_channels=16, **kwargs).double().train(training)
+    block, x = net.layer2[1], torch.randn(2, 32, 6, 5, dtype=torch.float64, requires_grad=True)
     want = block.norm2(block.conv2(block.act_conv1(block.norm1(block.conv1(x)))))
     want = block.act_out(by_hand(block.se, want, apa(block.se.channel_gate), apa(block.se.spatial_gate)) + x)
     got = block(x)

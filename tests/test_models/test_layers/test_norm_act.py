@@ -1,6 +1,6 @@
-"""What runs in one pass gives the results of the modules, and whatever cannot runs as modules.
+"""The fused pass gives the results of the modules, and whatever cannot be fused runs as modules.
 
-A forward hook on a module has to see its call, so a network with hooks on its norms is the plain one.
+A forward hook on a module must see its call, so a network with hooks on its norms runs as plain modules.
 """
 
 import copy
@@ -15,9 +15,11 @@ from apa_mmdet.models.backbones import SEResNet, SEResNeXt
 from apa_mmdet.models.layers import SELayer, norm_act, residual_act
 from apa_mmdet.models.layers.norm_act import can_fold_norm, fold
 
+SMALL = dict(base_channels=16, stem_channels=16)
 
-def randomised(module):
-    """Norms that do something, and attention without chance."""
+
+def randomized(module):
+    """Sets norms to random statistics and parameters, and dropout to 0."""
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d) and part.affine:
             nn.init.uniform_(part.weight, -1, 1.5)
@@ -31,7 +33,7 @@ def randomised(module):
 
 
 def plain(module):
-    """A copy in which every norm is hooked, so nothing is fused."""
+    """A copy in which every norm has a hook, so that nothing is fused."""
     module = copy.deepcopy(module)
     module.calls = []
     for part in module.modules():
@@ -67,11 +69,9 @@ def keeps(net, x):
     [
         dict(depth=18),
         dict(depth=50),
-        dict(depth=50, se_cfg=None),
-        dict(depth=50, avg_down=True),
+        dict(depth=50, se_cfg=None, act_cfg=dict(type='APA')),
+        dict(depth=50, avg_down=True, act_cfg=dict(type='AGLU', num_features=None)),
         dict(depth=18, deep_stem=True),
-        dict(depth=50, act_cfg=dict(type='AGLU', num_features=None)),
-        dict(depth=50, act_cfg=dict(type='APA')),
         dict(
             depth=50, se_cfg=dict(norm_cfg=None, gate_cfg=dict(type='Sigmoid')), act_cfg=dict(conv1=dict(type='ReLU'))
         ),
@@ -79,12 +79,12 @@ def keeps(net, x):
         dict(depth=50, recompute_act=True),
         dict(depth=18, with_cp=True),
         dict(depth=18, se_cfg=dict(type='CBAM')),
-        dict(type='SEResNeXt', depth=50, groups=4, base_width=8, base_channels=16),
+        dict(type='SEResNeXt', depth=50, groups=4, base_width=8),
     ],
     ids=str,
 )
-def test_the_network_is_the_plain_one(kwargs):
-    net = randomised(MODELS.build(dict(dict(type='SEResNet'), **kwargs))).double().train()
+def test_fused_network_matches_plain_modules(kwargs):
+    net = randomized(MODELS.build(dict(dict(type='SEResNet'), **SMALL, **kwargs))).double().train()
     x = torch.randn(2, 3, 64, 48, dtype=torch.float64)
     reference = plain(net)
     want = features_and_gradients(reference, x)
@@ -93,8 +93,8 @@ def test_the_network_is_the_plain_one(kwargs):
     assert_close(features_and_gradients(net, x), want, 1e-9)
 
 
-def test_in_float32_and_channels_last():
-    net = randomised(SEResNet(50)).train()
+def test_fused_network_in_float32_and_channels_last():
+    net = randomized(SEResNet(50, **SMALL)).train()
     x = torch.randn(1, 3, 64, 64)
     want = features_and_gradients(plain(net).double(), x.double())
     assert_close(features_and_gradients(copy.deepcopy(net), x), [t.float() for t in want], 2e-3)
@@ -104,11 +104,11 @@ def test_in_float32_and_channels_last():
     assert_close(got, [t.float() for t in want], 2e-3)
 
 
-@pytest.mark.parametrize('kind', [SEResNet, SEResNeXt])
-def test_a_bottleneck_keeps_the_results_of_its_convolutions_and_their_inputs(kind):
-    block = randomised(kind(50, num_stages=2, strides=(1, 1), dilations=(1, 1), out_indices=(1,))).layer2[1].train()
+@pytest.mark.parametrize('backbone', [SEResNet, SEResNeXt])
+def test_a_bottleneck_keeps_only_results_and_inputs_of_its_convolutions(backbone):
+    block = randomized(backbone(50, num_stages=2, strides=(1, 1), dilations=(1, 1), out_indices=(1,))).layer2[1].train()
     x = torch.randn(2, 512, 8, 8, requires_grad=True)
-    block.eval()  # the norms; nothing else here depends on it
+    block.eval()  # of the norms; nothing else here depends on the mode
     assert keeps(block, x) == 3 + 3  # conv1..3, and x, the results of act_conv1 and act_conv2
     assert keeps(plain(block), x) > 3 + 3
 
@@ -135,13 +135,13 @@ def test_a_bottleneck_keeps_the_results_of_its_convolutions_and_their_inputs(kin
 )
 @pytest.mark.parametrize('recompute_act', [False, True])
 def test_what_cannot_be_fused_runs_as_modules(kwargs, recompute_act):
-    """The plain formula written out with the network's own modules."""
+    """Compares with the modules of the network called one by one."""
     torch.manual_seed(3)
-    net = randomised(SEResNet(50, recompute_act=recompute_act, **kwargs)).train()
+    net = randomized(SEResNet(50, recompute_act=recompute_act, **SMALL, **kwargs)).train()
     out = net(torch.randn(2, 3, 64, 64))
     sum(f.mean() for f in out).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
-    block, x = net.layer1[0], torch.randn(2, 64, 16, 16)
+    block, x = net.layer1[0], torch.randn(2, 16, 16, 16)
     by_hand = block.act_conv1(block.norm1(block.conv1(x)))
     by_hand = block._plugins(by_hand, 'after_conv1')
     by_hand = block.act_conv2(block.norm2(block.conv2(by_hand)))
@@ -151,23 +151,29 @@ def test_what_cannot_be_fused_runs_as_modules(kwargs, recompute_act):
 
 
 @pytest.mark.parametrize('name', ['norm1', 'act_conv1', 'se', 'se.gate', 'downsample.1', 'downsample'])
-@pytest.mark.parametrize('kind', ['register_forward_hook', 'register_forward_pre_hook', 'register_full_backward_hook'])
-def test_hooks_see_their_module_called(name, kind):
-    block = randomised(SEResNet(18, num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(1,))).eval().layer2[0]
-    x, seen = torch.randn(2, 64, 8, 8, requires_grad=True), []
-    want = block(x)
+def test_hooks_on_a_module_are_called(name):
+    block = randomized(SEResNet(18, **SMALL)).eval().layer2[0]
+    x = torch.randn(2, 16, 8, 8, requires_grad=True)
+    want, calls = block(x), []
     module = block.get_submodule(block.norm1_name if name == 'norm1' else name)
-    getattr(module, kind)(lambda *args: seen.append(args) and None)
-    got = block(x)
-    got.sum().backward()
-    assert len(seen) == 1
-    torch.testing.assert_close(got, want)
+    for register in (
+        module.register_forward_hook,
+        module.register_forward_pre_hook,
+        module.register_full_backward_hook,
+    ):
+        calls.clear()
+        handle = register(lambda *args: calls.append(args))
+        got = block(x)
+        got.sum().backward()
+        handle.remove()
+        assert len(calls) == 1, register.__name__
+        torch.testing.assert_close(got, want)
 
 
 @pytest.mark.parametrize('name', ['norm1', 'act_conv1', 'se', 'downsample', 'downsample.1'])
-def test_a_forward_put_on_a_module_is_called(name):
-    block = randomised(SEResNet(18)).eval().layer2[0]
-    x, seen = torch.randn(2, 64, 8, 8), []
+def test_a_forward_replaced_on_the_instance_is_called(name):
+    block = randomized(SEResNet(18, **SMALL)).eval().layer2[0]
+    x, seen = torch.randn(2, 16, 8, 8), []
     want = block(x)
     module = block.get_submodule(block.norm1_name if name == 'norm1' else name)
     own = module.forward
@@ -176,36 +182,36 @@ def test_a_forward_put_on_a_module_is_called(name):
     assert len(seen) == 1
 
 
-def test_hooks_on_a_deep_stem_see_it_called():
+def test_hooks_on_a_deep_stem_are_called():
     net, seen = SEResNet(18, deep_stem=True).eval(), []
     net.stem.register_forward_hook(lambda *_: seen.append(1))
     net(torch.randn(1, 3, 32, 32))
     assert len(seen) == 1
 
 
-def test_a_subclass_with_a_forward_of_its_own_is_called_as_a_module():
+def test_a_subclass_that_overrides_forward_runs_as_a_plain_module():
     class Clamped(AGLU):
         def forward(self, z):
             return super().forward(z.clamp(max=1))
 
-    norm, act, x = randomised(nn.BatchNorm2d(4)).eval(), Clamped(), torch.randn(2, 4, 5, 5)
+    norm, act, x = randomized(nn.BatchNorm2d(4)).eval(), Clamped(), torch.randn(2, 4, 5, 5)
     torch.testing.assert_close(norm_act(x, norm, act), act(norm(x)))
     torch.testing.assert_close(residual_act(x, norm, nn.Identity(), x, None, act), act(norm(x) + x))
 
 
-def test_attention_whose_result_backward_needs_is_not_added_to_in_place():
+def test_other_attention_is_not_added_to_in_place():
     class Squashed(nn.Module):
         def forward(self, x):
             return x.tanh()
 
-    norm, attention, act = randomised(nn.BatchNorm2d(4)).eval(), Squashed(), AGLU()
+    norm, attention, act = randomized(nn.BatchNorm2d(4)).eval(), Squashed(), AGLU()
     x = torch.randn(2, 4, 5, 5, requires_grad=True)
     results = residual_act(x, norm, attention, x, None, act), act(norm(x).tanh() + x)
     for got, want in zip(*((out, *torch.autograd.grad(out.sum(), x)) for out in results)):
         torch.testing.assert_close(got, want)
 
 
-def test_the_mean_under_autocast_is_not_rounded_before_the_norm():
+def test_the_pooled_mean_is_not_rounded_under_autocast():
     norm, act, se = nn.BatchNorm2d(32).eval(), AGLU(), SELayer(32).eval()
     nn.init.constant_(norm.running_mean, 10.0)
     x = (torch.randn(4, 32, 20, 20) + 10).bfloat16()
@@ -218,11 +224,11 @@ def test_the_mean_under_autocast_is_not_rounded_before_the_norm():
 
 
 def test_global_hooks_see_every_module():
-    block = randomised(SEResNet(18)).eval().layer2[0]
+    block = randomized(SEResNet(18, **SMALL)).eval().layer2[0]
     called = []
     handle = nn.modules.module.register_module_forward_hook(lambda module, *_: called.append(module))
     try:
-        block(torch.randn(2, 64, 8, 8))
+        block(torch.randn(2, 16, 8, 8))
     finally:
         handle.remove()
     assert {id(m) for m in block.modules() if not isinstance(m, nn.Sequential)} - {id(block)} <= {id(m) for m in called}
@@ -231,7 +237,7 @@ def test_global_hooks_see_every_module():
 @pytest.mark.parametrize('kwargs', [dict(), dict(affine=False), dict(eps=0.1)])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.float16])
 def test_fold_is_the_batch_norm(kwargs, dtype):
-    norm = randomised(nn.BatchNorm2d(5, **kwargs)).to(dtype).eval()
+    norm = randomized(nn.BatchNorm2d(5, **kwargs)).to(dtype).eval()
     x = torch.randn(2, 5, 3, 3, dtype=dtype)
     scale, shift = fold(norm)
     assert scale.dtype == shift.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
@@ -243,7 +249,7 @@ def test_fold_is_the_batch_norm(kwargs, dtype):
     torch.testing.assert_close((x * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)).double(), want, rtol=1e-5, atol=1e-5)
 
 
-def test_which_norms_fold():
+def test_only_batch_norms_in_eval_mode_fold():
     assert can_fold_norm(nn.BatchNorm2d(3).eval())
     for norm in (
         nn.BatchNorm2d(3),
@@ -259,7 +265,7 @@ def test_which_norms_fold():
 @pytest.mark.parametrize('autocast', [True, False])
 def test_half_precision(autocast):
     norm, act, se, x = (
-        randomised(nn.BatchNorm2d(32)).eval(),
+        randomized(nn.BatchNorm2d(32)).eval(),
         AGLU(),
         SELayer(32).eval(),
         torch.randn(2, 32, 6, 6).bfloat16(),

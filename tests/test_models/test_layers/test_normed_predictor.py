@@ -1,4 +1,4 @@
-"""The mask predictors by cosine similarity against the published figures."""
+"""Mask predictors by cosine similarity against recorded figures."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ CONVS = dict(
 
 
 @pytest.mark.parametrize('name', CONVS)
-def test_published_outputs_and_gradients(name):
+def test_outputs_and_gradients_match_the_recorded_figures(name):
     recorded = {key.split('/')[1]: array for key, array in load('predictors.npz').items() if key.startswith(name)}
     conv = CONVS[name](16, 7, 1)
     with torch.no_grad():
@@ -37,14 +37,14 @@ def test_published_outputs_and_gradients(name):
         np.testing.assert_allclose(tensor.numpy(), recorded[key], rtol=1e-4, atol=1e-5, err_msg=key)
 
 
-def test_is_the_cosine_times_the_square_of_the_temperature():
+def test_1x1_kernel_is_the_cosine_times_the_square_of_the_temperature():
     conv, x = LearnableNormedConv2d(6, 4, 1, temperature=3.0), torch.randn(2, 6, 3, 5)
     cosine = torch.cosine_similarity(x[:, None], conv.weight.view(1, 4, 6, 1, 1), dim=2)
     torch.testing.assert_close(conv(x), 9 * cosine + conv.bias.view(1, 4, 1, 1), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(conv(5 * x), conv(x), rtol=1e-4, atol=1e-4)
 
 
-def test_larger_kernels_and_options_of_conv2d():
+def test_larger_kernels_and_options_match_mmdets_normed_conv():
     conv = LearnableNormedConv2d(4, 6, 3, stride=2, padding=1, bias=False).double()
     x = torch.randn(2, 4, 7, 5, dtype=torch.float64, requires_grad=True)
     fixed = NormedConv2d(4, 6, 3, stride=2, padding=1, bias=False, tempearture=4.5**2).double()
@@ -65,7 +65,7 @@ def test_zero_pixels_and_empty_batches_are_finite():
 
 
 @pytest.mark.parametrize('class_agnostic, channels', [(False, 5), (True, 1)])
-def test_as_predictor_of_a_mask_head(class_agnostic, channels):
+def test_it_serves_as_predictor_of_a_mask_head(class_agnostic, channels):
     with DefaultScope.overwrite_default_scope('mmdet'):
         head = MODELS.build(
             dict(

@@ -18,7 +18,7 @@ def by_hand(layer, x, gate):
     return x * gate(hidden @ layer.fc2.weight.T)[..., None, None]
 
 
-def test_is_the_formula():
+def test_matches_the_formula():
     x = torch.randn(3, 32, 5, 7, dtype=torch.float64, requires_grad=True)
     layer = SELayer(32).double().eval()
     nn.init.normal_(layer.norm.weight)
@@ -31,14 +31,14 @@ def test_is_the_formula():
         torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-10)
 
 
-def test_baseline_is_the_classic_layer():
+def test_classic_options_match_the_classic_layer():
     x = torch.randn(2, 32, 4, 4)
     layer = SELayer(32, **BASELINE)
     assert not [name for name, _ in layer.named_parameters() if 'norm' in name or 'gate' in name]
     torch.testing.assert_close(layer.train()(x), by_hand(layer, x, torch.sigmoid))
 
 
-def test_slots():
+def test_slots_build_their_modules():
     layer = SELayer(
         8, ratio=16, act_cfg=dict(type='AGLU', num_features=None), gate_cfg=dict(type='APA', num_features=None)
     )
@@ -46,7 +46,7 @@ def test_slots():
     assert isinstance(layer.gate, APA)
 
 
-def test_dropout_acts_in_training_alone():
+def test_dropout_acts_only_in_training():
     x = torch.randn(2, 32, 4, 4)
     layer = SELayer(32, dropout=0.5)
     assert not torch.equal(layer(x), layer(x))
@@ -55,14 +55,14 @@ def test_dropout_acts_in_training_alone():
 
 
 @pytest.mark.parametrize('shape', [(0, 32, 4, 4), (1, 32, 1, 1)])
-def test_empty_and_smallest(shape):
+def test_empty_batch_and_smallest_map(shape):
     assert SELayer(32)(torch.randn(shape)).shape == shape
 
 
-def test_recipe_of_an_attention():
+def test_build_attention_builds_a_new_layer_from_a_config():
     assert build_attention({}, 32).fc1.weight.shape == (2, 32)
-    recipe = dict(type='CBAM', ratio=8)
-    layer = build_attention(recipe, 32)
+    cfg = dict(type='CBAM', ratio=8)
+    layer = build_attention(cfg, 32)
     assert isinstance(layer, CBAM) and layer.fc1.weight.shape == (4, 32)
-    assert layer is not build_attention(recipe, 32) and recipe == dict(type='CBAM', ratio=8)
+    assert layer is not build_attention(cfg, 32) and cfg == dict(type='CBAM', ratio=8)
     assert isinstance(build_attention(dict(type=SELayer), 32), SELayer)

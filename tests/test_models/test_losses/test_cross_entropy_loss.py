@@ -1,4 +1,4 @@
-"""mmdet's cross entropy, in less memory."""
+"""MemoryEfficientCrossEntropyLoss against mmdet's cross entropy, in less memory."""
 
 import pytest
 import torch
@@ -18,18 +18,18 @@ def results(loss, logits, *args, **kwargs):
 
 @pytest.mark.parametrize('reduction', ['mean', 'sum', 'none'])
 @pytest.mark.parametrize('shape', [(7, 5), (1, 1), (0, 4), (3, 1001)])
-def test_values_and_gradients_are_mmdets(reduction, shape):
+def test_values_and_gradients_match_mmdet(reduction, shape):
     logits, labels, weights = torch.randn(shape) * 30, torch.randint(0, shape[1], shape[:1]), torch.rand(shape[0])
     for arguments in ((), (weights,)):
         kwargs = dict(avg_factor=3.0) if reduction == 'mean' else {}
         ours, theirs = (
-            results(kind(reduction=reduction, loss_weight=0.7), logits, labels, *arguments, **kwargs)
-            for kind in (MemoryEfficientCrossEntropyLoss, CrossEntropyLoss)
+            results(loss_type(reduction=reduction, loss_weight=0.7), logits, labels, *arguments, **kwargs)
+            for loss_type in (MemoryEfficientCrossEntropyLoss, CrossEntropyLoss)
         )
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-def test_derivatives():
+def test_gradcheck():
     logits, labels = torch.randn(4, 6, dtype=torch.float64, requires_grad=True), torch.tensor([0, 5, 2, 2])
     assert gradcheck(lambda x: MemoryEfficientCrossEntropyLoss(reduction='none')(x, labels), (logits,))
 
@@ -48,7 +48,7 @@ def test_large_logits_are_finite():
 
 
 @pytest.mark.parametrize('offset', [300.0, 2000.0, 1e6])
-def test_far_from_zero_it_is_as_exact(offset):
+def test_logits_far_from_zero_lose_no_precision(offset):
     """Wrapped Cauchy logits reach thousands; a difference of 10 there is a loss of 4.54e-5, not 0."""
     value, grad = results(MemoryEfficientCrossEntropyLoss(), torch.tensor([[offset + 10, offset]]), torch.tensor([0]))
     assert value.item() == pytest.approx(4.5399e-5, rel=1e-3)
@@ -60,7 +60,7 @@ def test_ignore_index_is_refused():
         MemoryEfficientCrossEntropyLoss()(torch.zeros(1, 2), torch.tensor([0]), ignore_index=1)
 
 
-def test_memory_of_13204_classes():
+def test_memory_of_13204_classes_is_that_of_the_logits():
     logits, labels = torch.randn(64, 13205).requires_grad_(), torch.randint(0, 13205, (64,))
     loss = MemoryEfficientCrossEntropyLoss()
     assert memory_of(lambda: loss(logits, labels).backward(), logits.device).peak <= 1.1 * logits.nbytes
