@@ -58,9 +58,7 @@ def small(name, data, work_dir):
     (test.rcnn if 'rcnn' in test else test).update(score_thr=0.0, max_per_img=10)
     if 'rpn' in test:
         test.rpn.max_per_img = 5
-    cfg.optim_wrapper.optimizer = dict(
-        type='AdamW', lr=0.01, weight_decay=0.0
-    )  # changes every parameter with a gradient
+    cfg.optim_wrapper.optimizer = dict(type='AdamW', lr=0.01, weight_decay=0.0)  # changes whatever has a gradient
     return cfg
 
 

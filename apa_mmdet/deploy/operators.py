@@ -62,7 +62,7 @@ def align(feature: Tensor, rois: Tensor, size: tuple[int, int], scale: float, sa
 
 
 def reassemble(features: Tensor, masks: Tensor, kernel_size: int, group_size: int, scale_factor: int) -> Tensor:
-    """CARAFE in ONNX's own operators: :func:`apa_mmdet.ops.carafe.carafe` as a sum over the k² shifts.
+    """CARAFE in ONNX's own operators: :func:`apa_mmdet.models.layers.carafe` as a sum over the k² shifts.
 
     Slower, and right in either framework; arguments and result are the same.
     """
