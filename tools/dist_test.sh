@@ -1,3 +1,14 @@
 #!/usr/bin/env bash
-# tools/test.py in several processes, a GPU each (nccl) or, on a machine without any, through gloo; docs/distributed.md.
-exec python "$(dirname "$0")/launch.py" test "$@"
+# Tests in several processes: one GPU each (nccl) or, on a machine without a GPU, on the CPU (gloo). One machine takes
+# a free port; several need NNODES, NODE_RANK and MASTER_ADDR, and use PORT (29500). See docs/distributed.md.
+set -euo pipefail
+usage='usage: tools/dist_test.sh CONFIG CHECKPOINT PROCESSES [options of tools/test.py]'
+config=${1:?$usage} checkpoint=${2:?$usage} processes=${3:?$usage}
+if [ "${NNODES:-1}" = 1 ]; then
+  machines=(--standalone --local-addr=127.0.0.1)
+else
+  machines=(--nnodes="$NNODES" --node-rank="${NODE_RANK:?set it to the rank of this machine, from 0 on}"
+    --master-addr="${MASTER_ADDR:?set it to the address of machine 0}" --master-port="${PORT:-29500}")
+fi
+exec python -m torch.distributed.run "${machines[@]}" --nproc-per-node="$processes" \
+  "$(dirname "$0")/test.py" "$config" "$checkpoint" --launcher pytorch "${@:4}"

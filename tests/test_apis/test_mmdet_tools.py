@@ -1,7 +1,5 @@
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from helpers.paths import ROOT
@@ -10,7 +8,7 @@ from apa_mmdet.apis import mmdet_tools as stock_tools
 from apa_mmdet.utils.missing_data_hints import explain
 
 
-@pytest.mark.parametrize('name', ['train.py', 'test.py', 'slurm_train.sh'])
+@pytest.mark.parametrize('name', ['train.py', 'test.py'])
 def test_mmdet_carries_the_tool_and_ours_starts_it(name):
     assert stock_tools.stock_tool(name).is_file()
     assert name in (ROOT / 'tools' / name).read_text()
@@ -101,22 +99,6 @@ def test_a_missing_file_gets_one_line(error, line):
 )
 def test_no_hint_where_none_fits(error, line):
     assert explain(error) == line
-
-
-def test_the_slurm_script_starts_the_stock_one(tmp_path):
-    """With an srun that prints what it was asked to start."""
-    (tmp_path / 'srun').write_text('#!/bin/sh\necho "$@"\n')
-    (tmp_path / 'srun').chmod(0o755)
-    path = f'{tmp_path}:{Path(sys.executable).parent}:{os.environ["PATH"]}'
-    run = subprocess.run(
-        ['bash', ROOT / 'tools/slurm_train.sh', 'part', 'job', 'config.py', 'work', '--resume'],
-        capture_output=True,
-        text=True,
-        env=dict(os.environ, PATH=path, GPUS='16'),
-    )
-    assert run.returncode == 0, run.stderr
-    assert '-p part --job-name=job' in run.stdout and '--ntasks=16' in run.stdout
-    assert run.stdout.strip().endswith('tools/train.py config.py --work-dir=work --launcher=slurm --resume')
 
 
 @pytest.mark.parametrize(
