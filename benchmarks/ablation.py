@@ -1,246 +1,251 @@
-"""Which activation and which loss win on tiny LVIS: seven contenders of one network, one budget, three seeds each.
+"""Compares activations and losses on tiny LVIS: seven configs of one network, one budget, three seeds each.
 
-    python tools/make_tiny_lvis.py                                  # the data, once
-    python benchmarks/ablation.py                             # some four hours on two cores
+    python tools/make_tiny_lvis.py          # the data, once
+    python benchmarks/ablation.py           # about four hours on two cores
     python benchmarks/ablation.py --runs apa-gol acon --seeds 0
-    python benchmarks/step.py                                 # time and memory of a step, on an idle machine
-    python benchmarks/ablation.py --table                     # what there is so far, into docs/ablation.md
+    python benchmarks/step.py               # time and memory of a step, on an idle machine
+    python benchmarks/ablation.py --table   # writes the results so far into docs/ablation.md
 
-Every run is a process of tools/train.py, one after another, seed 0 of every contender first. Its result is written as
-soon as it ends; the same command, started again, skips what is there and does the rest, an interrupted run from its
-beginning. The command may be started several times at once, and then shares the work; what still trains after its
-parent was killed is left alone.
-
-A run that diverges counts: where it leaves no result, its AP is 0, and the column ``note`` says why. A run that fails
-otherwise is reported and tried again by the next call. ``config`` is a hash of the parsed config, without the
-``options``; ``commit`` has a + where tracked files were changed. ``minutes`` say how long the run took, beside whatever
-else ran: time and memory are measured by step.py.
+Each run is a process of tools/train.py; seed 0 of every config comes first. A row is appended to the CSV as a run ends,
+and the same command skips the runs that are there. A run that diverges counts: without a result its AP is 0, and
+``note`` gives the reason. A run that fails otherwise is reported and tried again by the next call. ``config`` is a hash
+of the parsed config without ``options``; a + after ``commit`` marks changes in tracked files. ``minutes`` include
+whatever else the machine did: time and memory are measured by step.py.
 """
 
 import argparse
-import fcntl
+import csv
 import hashlib
 import importlib.metadata
 import json
 import math
 import os
-import re
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import measure
 import torch
-from ablation_table import (
-    CONFIGS,
-    CONTENDERS,
-    METRICS,
-    SEEDS,
-    add,
-    key_of,
-    markdown,
-    read,
-    read_steps,
-    refuse_other_configs,
-    write_table,
-)
 from mmengine.config import Config
-from tqdm import tqdm
 
+from apa_mmdet.apis.mmdet_tools import EXIT_DIVERGED
+
+CONFIGS = measure.ROOT / 'configs/tiny_lvis'
 PAGE = measure.ROOT / 'docs/ablation.md'
-# what SkipNonFiniteHook ends with; FastLVISMetric; MMDetection's metric, where it gives no result
-DIVERGED = re.compile(
-    r'^FloatingPointError: .*|^ValueError: image .* are not finite$|'
-    r'The testing results of the whole dataset is empty',
-    re.MULTILINE,
+BEGIN, END = '<!-- written by benchmarks/ablation.py --table -->', '<!-- end of the table -->'
+
+
+class Contender(NamedTuple):
+    config: str
+    activation: str
+    gate: str
+    loss: str
+
+
+CONTENDERS = {
+    'relu-softmax': Contender('mask_rcnn_se_r18_relu_softmax', 'ReLU', 'sigmoid', 'softmax CE'),
+    'relu-gol': Contender('mask_rcnn_se_r18_relu_gol', 'ReLU', 'sigmoid', 'GOL'),
+    'apa-softmax': Contender('mask_rcnn_se_r18_apa_softmax', 'AGLU', 'APA', 'softmax CE'),
+    'apa-gol': Contender('mask_rcnn_se_r18_apa', 'AGLU', 'APA', 'GOL'),
+    'acon': Contender('mask_rcnn_se_r18_acon', 'ACON-C', 'sigmoid', 'GOL'),
+    'meta-acon': Contender('mask_rcnn_se_r18_meta-acon', 'Meta-ACON', 'sigmoid', 'GOL'),
+    'apalu': Contender('mask_rcnn_se_r18_apalu', 'APALU', 'sigmoid', 'GOL'),
+}
+SEEDS = (0, 1, 2)
+METRICS = {
+    'mask_ap': 'lvis/segm_AP',
+    'mask_apr': 'lvis/segm_APr',
+    'mask_apc': 'lvis/segm_APc',
+    'mask_apf': 'lvis/segm_APf',
+    'box_ap': 'lvis/bbox_AP',
+}
+COLUMNS = ('name', 'seed', 'epochs', *METRICS, 'minutes', 'options', 'commit', 'config', 'note')
+HEAD = (
+    *('activation', 'gate', 'loss', 'seeds', 'mask AP', 'APr', 'APc', 'APf'),
+    *('ms a step (middle half)', 'ratio', 'memory of a step, MiB'),
 )
-STEP = re.compile(r'Epoch\(train\) +\[(\d+)]\[ *(\d+)/(\d+)]')
 
 
-def run(name: str, seed: int, folder: Path, options: list[str], lock: int) -> dict:
-    """Train and evaluate one contender; the figures of its row. The process inherits the descriptor ``lock``.
+# The CSV: its columns, then the runs; lines with # before a run give the hardware and versions of those that follow
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """Reads the runs of a CSV, each with the hardware and versions that precede it.
+
+    Raises:
+        ValueError: for other columns, a line that was cut off, or runs that cannot be compared.
+    """
+    lines = path.read_text(encoding='utf-8').splitlines() if path.exists() else [','.join(COLUMNS)]
+    if lines[:1] != [','.join(COLUMNS)]:
+        raise ValueError(f'{path} has other columns than this script writes; name another file with --out')
+    rows, conditions = [], {}
+    for number, line in enumerate(lines[1:], 2):
+        cells = next(csv.reader([line]), [])
+        if line.startswith('#'):
+            conditions |= [line.removeprefix('# ').split(': ', 1)]
+        elif len(cells) != len(COLUMNS):
+            raise ValueError(f'{path}, line {number}: {len(cells)} cells instead of {len(COLUMNS)}; delete the line')
+        else:
+            rows.append({**conditions, **dict(zip(COLUMNS, cells))})
+    refuse_mixed(rows)
+    return rows
+
+
+def refuse_mixed(rows: list[dict[str, str]]) -> None:
+    """Raises ValueError if runs cannot be compared: other epochs or options, or one contender's config has changed."""
+    kinds = {kind: {row[kind] for row in rows if kind in row} for kind in ('epochs', 'options')}
+    kinds |= {f'configs of {name}': {row['config'] for row in rows if row['name'] == name} for name in CONTENDERS}
+    for kind, values in kinds.items():
+        if len(values) > 1:
+            values = ', '.join(map(repr, sorted(values)))
+            raise ValueError(f'runs with different {kind} cannot be compared: {values}; name another file with --out')
+
+
+def append(path: Path, row: dict, conditions: dict[str, str]) -> None:
+    """Appends a run, below the conditions where there are any."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open('a', newline='', encoding='utf-8') as file:
+        if not file.tell():
+            file.write(','.join(COLUMNS) + '\n')
+        file.writelines(f'# {key}: {text}\n' for key, text in conditions.items())
+        csv.writer(file, lineterminator='\n').writerow([measure.cell(row[column]) for column in COLUMNS])
+
+
+# Runs
+
+
+def planned(name: str, seed: int, options: list[str]) -> dict:
+    """The columns of a run that are known before it."""
+    cfg = Config.fromfile(CONFIGS / f'{CONTENDERS[name].config}.py', import_custom_modules=False)
+    config = hashlib.sha256(cfg.pretty_text.encode()).hexdigest()[:7]
+    return dict(name=name, seed=seed, options=' '.join(options), config=config)
+
+
+def run(name: str, seed: int, folder: Path, options: list[str]) -> dict:
+    """Trains and evaluates one contender; returns the columns that come of it.
 
     Raises:
         RuntimeError: if the run fails.
     """
+    config, log, start = CONFIGS / f'{CONTENDERS[name].config}.py', folder / 'output.txt', time.time()
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was interrupted
     folder.mkdir(parents=True)
-    config = CONFIGS / f'{CONTENDERS[name].config}.py'
-    command = [
-        sys.executable,
-        measure.ROOT / 'tools/train.py',
-        config,
-        '--work-dir',
-        folder,
-        '--cfg-options',
-        f'randomness.seed={seed}',
-        'default_hooks.checkpoint.save_optimizer=False',
-        *options,
-    ]
-    paths = [str(measure.ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]  # this checkout's, whatever is installed
-    begin, output = time.time(), folder / 'output.txt'
-    with (
-        output.open('w') as file,
-        subprocess.Popen(
-            [str(part) for part in command],
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env=dict(os.environ, PYTHONPATH=os.pathsep.join(paths)),
-            pass_fds=[lock],
-        ) as process,
-    ):
-        status = follow(process, output)
-    said = output.read_text(errors='replace').strip()
-    figures = {} if status else result(folder)
-    diverged = DIVERGED.search(said)
-    if not figures and not diverged:
-        ended = f'signal {-status} ({signal.strsignal(-status)})' if status < 0 else f'exit status {status}'
-        why = (said.splitlines() or ['it said nothing'])[-1] if status else 'its logs hold no result of an evaluation'
-        raise RuntimeError(f'{ended}: {why}; all it said: {output}')
-    figures = figures or dict.fromkeys(METRICS, 0.0) | dict(note=f'diverged: {diverged.group()}')
+    command = [sys.executable, measure.ROOT / 'tools/train.py', config, '--work-dir', folder, '--cfg-options']
+    command += [f'randomness.seed={seed}', 'default_hooks.checkpoint.save_optimizer=False', *options]
+    path = os.pathsep.join(filter(None, [str(measure.ROOT), os.environ.get('PYTHONPATH')]))
+    with log.open('w') as file:
+        env = dict(os.environ, PYTHONPATH=path)
+        status = subprocess.run(list(map(str, command)), stdout=file, stderr=subprocess.STDOUT, env=env).returncode
+    last = (log.read_text(errors='replace').strip().splitlines() or ['no output'])[-1]
+    if status not in (0, EXIT_DIVERGED):
+        raise RuntimeError(f'exit status {status}: {last}; its output is in {log}')
+    figures = result(folder) if status == 0 else dict.fromkeys(METRICS, 0.0) | dict(note=f'diverged: {last}')
     epochs = Config.fromfile(folder / config.name, import_custom_modules=False).train_cfg.max_epochs
-    return dict(figures, epochs=epochs, minutes=(time.time() - begin) / 60)
-
-
-def follow(process: subprocess.Popen, log: Path) -> int:
-    """Show the steps that a training logs until it ends, and give its exit status; it ends with us."""
-    with tqdm(unit='step', leave=False, disable=None) as bar:
-        try:
-            while process.poll() is None:
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(timeout=1)
-                logged = () if bar.disable else STEP.findall(log.read_text(errors='replace'))
-                if logged:
-                    epoch, bar.n, bar.total = map(int, logged[-1])
-                    bar.set_description(f'epoch {epoch}')
-            return process.returncode
-        except BaseException:
-            process.kill()
-            raise
+    return dict(figures, epochs=epochs, minutes=(time.time() - start) / 60, commit=commit())
 
 
 def result(folder: Path) -> dict:
-    """What the logs of a run say, with a note if its last loss is not finite; nothing if they hold no finite result.
-
-    Raises:
-        RuntimeError: if a line of them is broken.
-    """
-    try:
-        logged = [
-            json.loads(line)
-            for path in folder.glob('*/vis_data/scalars.json')
-            for line in path.read_text().splitlines()
-        ]
-    except ValueError as error:
-        raise RuntimeError(f'a line of scalars.json in {folder} is broken: {error}') from None
-    results = [[line.get(key, math.nan) for key in METRICS.values()] for line in logged]
-    results = [figures for figures in results if all(map(math.isfinite, figures))]
-    loss = next((line['loss'] for line in reversed(logged) if 'loss' in line), 0.0)
+    """Reads the last evaluation that a run logged; one that found no objects logs no figures, and has AP 0."""
+    logs = sorted(folder.glob('*/vis_data/scalars.json'))
+    rows = [json.loads(line) for path in logs for line in path.read_text().splitlines()]
+    evaluations = [row for row in rows if set(METRICS.values()) <= set(row)]
+    loss = next((row['loss'] for row in reversed(rows) if 'loss' in row), 0.0)
+    if not evaluations:
+        return dict.fromkeys(METRICS, 0.0) | dict(note='diverged: the evaluation gave no result')
     note = '' if math.isfinite(loss) else f'diverged: the last loss is {loss}'
-    return dict(zip(METRICS, results[-1]), note=note) if results else {}
-
-
-def run_all(todo: list[tuple[str, int]], args: argparse.Namespace) -> int:
-    """Do what is to be done as long as there is time; how many runs failed."""
-    begin, failed, described, runs = time.time(), 0, environment(), args.out.with_suffix('')
-    for i, (name, seed) in enumerate(todo):
-        what, left = f'{name}, seed {seed}', len(todo) - i - 1
-        with locked(runs / f'{name}_seed{seed}.lock') as lock:
-            if lock is None:
-                print(f'{what}, runs in another process: skipped', flush=True)
-                continue
-            rows = read(args.out)  # again: another process may have added to it
-            if (name, seed) in map(key_of, rows):
-                print(f'{what}, was done by another process', flush=True)
-                continue
-            longest = max((float(row['minutes']) for row in rows), default=0.0)
-            if (time.time() - begin) / 60 + longest > args.max_hours * 60:
-                print(
-                    f'stopped: a run of {longest:.0f} minutes, the longest so far, would not end within --max-hours '
-                    f'{args.max_hours:g}; {left + 1} left, the same command goes on'
-                )
-                break
-            print(f'[{i + 1}/{len(todo)}] {what} …', flush=True)
-            row = dict(
-                name=name, seed=seed, options=' '.join(args.cfg_options), commit=commit(), config=config_hash(name)
-            )
-            try:
-                refuse_other_configs([*rows, row])
-                row.update(run(name, seed, runs / f'{name}_seed{seed}', args.cfg_options, lock))
-            except (RuntimeError, ValueError) as error:
-                failed += 1
-                print(f'ablation: {what}, failed: {error}', flush=True)
-                continue
-            with locked(runs / 'csv.lock', wait=True):
-                add(args.out, row, described)
-        print(
-            f'    mask AP {row["mask_ap"]:.3f}, APr {row["mask_apr"]:.3f}, {row["minutes"]:.1f} minutes; '
-            f'{left} left, about {left * row["minutes"] / 60:.1f} hours',
-            flush=True,
-        )
-        if row['note']:
-            print(f'    {row["note"]}', flush=True)
-    return failed
-
-
-@contextmanager
-def locked(path: Path, wait: bool = False) -> Iterator[int | None]:
-    """The descriptor of a file that is ours meanwhile, or None if another process has it.
-
-    A process that inherits the descriptor keeps the file, even when this one is killed.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open('w') as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            descriptor = file.fileno()
-        except BlockingIOError:
-            descriptor = None
-        yield descriptor
+    return {column: evaluations[-1][key] for column, key in METRICS.items()} | dict(note=note)
 
 
 def commit() -> str:
-    """Of this checkout, with a + if tracked files differ from it."""
-    git = dict(
-        cwd=measure.ROOT,
-        capture_output=True,
-        text=True,
-        env=dict(os.environ, GIT_CEILING_DIRECTORIES=str(measure.ROOT.parent)),  # no repository around it
-    )
-    try:
-        head = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], check=True, **git).stdout.strip()
-        return head + '+' * subprocess.run(['git', 'diff', '--quiet', 'HEAD'], **git).returncode
-    except (OSError, subprocess.CalledProcessError):
-        return 'unknown'
+    """Describes this checkout, with a + if tracked files differ from its commit."""
+    command = ['git', 'describe', '--always', '--exclude=*', '--dirty=+']
+    git = subprocess.run(command, cwd=measure.ROOT, capture_output=True, text=True)
+    return git.stdout.strip() or 'unknown'
 
 
-def config_hash(name: str) -> str:
-    cfg = Config.fromfile(CONFIGS / f'{CONTENDERS[name].config}.py', import_custom_modules=False)
-    return hashlib.sha256(cfg.pretty_text.encode()).hexdigest()[:7]
+def run_all(todo: list[dict], out: Path, options: list[str]) -> int:
+    """Runs what is planned; returns the number of runs that failed."""
+    conditions = measure.environment(torch.device('cuda' if torch.cuda.is_available() else 'cpu'))
+    conditions['mmdet'], failed = importlib.metadata.version('mmdet'), 0
+    for i, row in enumerate(todo, 1):
+        name, seed = row['name'], row['seed']
+        print(f'[{i}/{len(todo)}] {name}, seed {seed} …', flush=True)
+        try:
+            row = row | run(name, seed, out.with_suffix('') / f'{name}_seed{seed}', options)
+        except RuntimeError as error:
+            failed += 1
+            print(f'ablation: {name}, seed {seed}: {error}', flush=True)
+            continue
+        append(out, row, conditions)
+        conditions = {}
+        print(f'    mask AP {row["mask_ap"]:.3f}, APr {row["mask_apr"]:.3f}, {row["minutes"]:.1f} minutes')
+        print(f'    {row["note"]}\n' * bool(row['note']), end='', flush=True)
+    return failed
 
 
-def environment() -> dict[str, str]:
-    described = measure.environment(torch.device('cuda' if torch.cuda.is_available() else 'cpu'))
-    described.pop('freed memory', None)  # of this process, which measures nothing
-    return dict(described, mmdet=importlib.metadata.version('mmdet'))
+# The table
 
 
-def hours(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not number > 0:
-        raise argparse.ArgumentTypeError(f'{text!r} is not a number above 0')
-    return number
+def markdown(rows: list[dict[str, str]], steps: measure.Results | None) -> str:
+    """Formats the table with the conditions of its figures below it."""
+    rows = [row for row in rows if int(row['seed']) in SEEDS]
+    lines = [f'| {" | ".join(HEAD)} |', '|---' * len(HEAD) + '|']
+    for name, (config, *labels) in CONTENDERS.items():
+        runs = [row for row in rows if row['name'] == name]
+        cells = [*labels, str(len(runs))]
+        cells += [mean_and_deviation([float(row[key]) for row in runs]) for key in list(METRICS)[:4]]
+        step = next((row for row in steps.rows if row['config'] == config), None) if steps else None
+        lines.append(f'| {" | ".join([*cells, *(step_cells(step) if step else "–––")])} |')
+    whole = len(CONTENDERS) * len(SEEDS)
+    notes = [f'All {whole} runs.' if len(rows) == whole else f'{len(rows)} of {whole} runs so far.']
+    diverged = [f'{row["name"]}, seed {row["seed"]}' for row in rows if row['note']]
+    if diverged:
+        notes.append(f'Diverged, and counted with the AP that they reached, mostly 0: {"; ".join(diverged)}.')
+    if rows:
+        options, dates = rows[0]['options'], sorted({row['date'].split()[0] for row in rows})
+        commits = ', '.join(dict.fromkeys(row['commit'] for row in rows))
+        with_options, dates = f', with `{options}`' * bool(options), ' to '.join(dict.fromkeys([dates[0], dates[-1]]))
+        notes.append(f'AP: {rows[0]["epochs"]} epochs each{with_options}; {dates}; commit {commits}.')
+    notes += dict.fromkeys(machine(row) for row in rows)
+    if steps:
+        command, date = steps.described['command'], steps.described['date'].split()[0]
+        notes += [f'Time and memory of a step: `{command}`, {date}; ratios are to its first config.']
+        notes += [machine(steps.described)]
+    return '\n'.join([*lines, '', *notes])
 
 
-def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+def mean_and_deviation(values: list[float]) -> str:
+    """Mean ± standard deviation of the sample; LVIS gives −1 where there is nothing to average."""
+    if not values or min(values) < 0:
+        return '–'
+    return f'{statistics.mean(values):.3f}' + (f' ± {statistics.stdev(values):.3f}' if len(values) > 1 else '')
+
+
+def step_cells(row: dict[str, str]) -> list[str]:
+    columns = ('step_ms', 'step_ms_low', 'step_ms_high', 'to_first', 'peak_bytes')
+    median, low, high, ratio, peak = (float(row[column]) for column in columns)
+    return [f'{median:.0f} ({low:.0f}–{high:.0f})', f'{ratio:.2f}', f'{peak / measure.MIB:.0f}']
+
+
+def machine(conditions: dict[str, str]) -> str:
+    return '{hardware}; Python {python}, PyTorch {torch}, MMDetection {mmdet}.'.format(**conditions)
+
+
+def write_table(table: str, page: Path) -> None:
+    """Replaces the table between its two marks on a page."""
+    before, begin, rest = page.read_text(encoding='utf-8').partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise ValueError(f'{page} has no place for the table: it needs the lines {BEGIN} and {END}')
+    page.write_text(f'{before}{begin}\n{table}\n{end}{after}', encoding='utf-8')
+
+
+def parse_args(arguments: list[str] | None) -> argparse.Namespace:
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -249,7 +254,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         choices=CONTENDERS,
         default=list(CONTENDERS),
         metavar='NAME',
-        help=f'contenders: {", ".join(CONTENDERS)} (default: all)',
+        help=f'of {", ".join(CONTENDERS)} (default: all)',
     )
     parser.add_argument('--seeds', nargs='+', type=measure.at_least(0), default=list(SEEDS), metavar='SEED')
     parser.add_argument(
@@ -257,64 +262,38 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         type=Path,
         metavar='CSV',
         default=measure.ROOT / f'work_dirs/benchmarks/ablation_{device}.csv',
-        help='results; the runs lie beside it, in a folder of its name (default: %(default)s)',
+        help='results; work dirs are in a folder of its name beside it (default: %(default)s)',
     )
+    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='passed to tools/train.py')
     parser.add_argument(
-        '--max-hours',
-        type=hours,
-        default=math.inf,
-        help='begin no run that would not end in this time (default: no limit)',
+        '--table', nargs='?', type=Path, const=PAGE, metavar='PAGE', help='write the table of a page, run nothing'
     )
-    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='handed on to tools/train.py')
-    parser.add_argument(
-        '--table',
-        nargs='?',
-        type=Path,
-        const=PAGE,
-        metavar='PAGE',
-        help='run nothing, write the table of this page (default: docs/ablation.md)',
-    )
-    parser.add_argument(
-        '--steps',
-        type=Path,
-        metavar='CSV',
-        help=f'time and memory for the table (default: step_{device}.csv beside that of --out, if there is one)',
-    )
-    args = parser.parse_args(arguments)
-    beside = args.out.with_name(f'step_{device}.csv')
-    args.steps = args.steps or (beside if beside.exists() else None)
-    return args
+    return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
     args = parse_args(arguments)
     try:
-        if args.table and not args.out.exists():
-            raise FileNotFoundError(f'there are no results yet: {args.out} does not exist')
         rows = read(args.out)
         if args.table:
-            write_table(markdown(rows, args.steps and read_steps(args.steps)), args.table)
+            steps = args.out.with_name(args.out.name.replace('ablation', 'step'))
+            write_table(markdown(rows, measure.read_results(steps) if steps.exists() else None), args.table)
             print(f'written: {args.table}')
             return 0
-        if {row['options'] for row in rows} - {' '.join(args.cfg_options)}:
-            raise ValueError(f'{args.out} holds runs with other --cfg-options; name another file with --out')
-        done = set(map(key_of, rows))
-        todo = [
-            key
-            for seed in dict.fromkeys(args.seeds)
-            for name in dict.fromkeys(args.runs)
-            if (key := (name, seed)) not in done
-        ]
+        done = {(row['name'], int(row['seed'])) for row in rows}
+        keys = [(name, seed) for seed in dict.fromkeys(args.seeds) for name in dict.fromkeys(args.runs)]
+        todo = [planned(*key, args.cfg_options) for key in keys if key not in done]
+        refuse_mixed([*rows, *todo])
         print(f'{len(done)} runs are in {args.out}, {len(todo)} to do', flush=True)
-        return int(run_all(todo, args) > 0)
+        return int(run_all(todo, args.out, args.cfg_options) > 0)
     except (OSError, ValueError) as error:
         print(f'ablation: {error}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print('\ninterrupted: the same command goes on', file=sys.stderr)
+        print('\ninterrupted: the same command continues', file=sys.stderr)
         return 130
 
 
 if __name__ == '__main__':
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the run in progress would go on by itself
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the run in progress would outlive this process
     sys.exit(main())

@@ -25,10 +25,11 @@ from functools import partial
 from typing import NamedTuple
 
 import measure
+import memory
 import torch
 import torch.nn.functional as F
+from bar_chart import Panel, draw_bars
 from check import check, serving
-from draw import Panel, draw_bars
 from torch import Tensor, nn
 
 from apa_mmdet import ops
@@ -288,7 +289,7 @@ def measure_shape(
         )
         if steps_:
             row.update(measure.times(samples, contender.name, 'silu', 'SiLU'))
-            row.update(memory(contender, steps_, data, args.device))
+            row.update(memory_columns(contender, steps_, data, args.device))
             row.update(bandwidth(contender, whole, row['forward_ms'] / 1e3, copy_gb_s))
             if args.device.type == 'cuda':
                 queued = measure.spread(sample.host for sample in samples[contender.name, 'forward_backward'])
@@ -297,12 +298,14 @@ def measure_shape(
         report(row)
 
 
-def memory(contender: Contender, calls: dict[str, Callable], data: Data, device: torch.device) -> dict[str, object]:
+def memory_columns(
+    contender: Contender, calls: dict[str, Callable], data: Data, device: torch.device
+) -> dict[str, object]:
     dtype = calls['forward']().dtype
     parameters = [*data.parameters, *(t for t in contender.inputs if isinstance(t, nn.Parameter))]
     return dict(
-        saved_bytes=measure.saved_bytes(calls['forward'], parameters),
-        peak_bytes=measure.memory_of(calls['forward_backward'], device).peak,
+        saved_bytes=memory.saved_bytes(calls['forward'], parameters),
+        peak_bytes=memory.memory_of(calls['forward_backward'], device).peak,
         note='' if dtype == data.z.dtype else f'the result is {measure.name_of(dtype)}',
     )
 

@@ -1,11 +1,11 @@
-"""Time and memory of SE-ResNets: with AGLU and APA gates, its lean form, with ReLU and sigmoid gates; mmdet's ResNet.
+"""Time and memory of SE-ResNets with AGLU and APA gates (also recomputed), with ReLU and sigmoid; mmdet's ResNet.
 
     python benchmarks/backbone.py                          # SE-R50; on a CPU one image of 512x512
     python benchmarks/backbone.py --depths 50 101 --rounds 20 --keep-memory
 
 As in training: train mode, batch norms in eval mode (``norm_eval=True``), a random gradient for every feature map.
-Weights and statistics of the norms are random, so that no branch is zero. How time and memory are counted is said in
-measure.py; a step of the whole network starts on an idle GPU, so that waiting for the host counts.
+Weights and statistics of the norms are random, so that no branch is zero. measure.py and memory.py describe how time
+and memory are counted; a step of the whole network starts on an idle GPU, so that waiting for the host counts.
 
 Memory: ``saved_mib`` is what autograd keeps for backward, in distinct storages, parameters and buffers excluded (the
 copies of them that autocast makes are not); ``held_mib`` is what the allocator holds after the forward, the features
@@ -18,15 +18,16 @@ import sys
 from collections.abc import Callable, Sequence
 
 import measure
+import memory
 import torch
-from draw import Panel, draw_bars
+from bar_chart import Panel, draw_bars
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
 import apa_mmdet  # noqa: F401  registers the backbones
 
 RELU = 'ReLU, sigmoid gate'
-APA, LEAN = 'AGLU, APA gate', 'AGLU, APA gate, lean'
+APA, RECOMPUTED = 'AGLU, APA gate', 'AGLU, APA gate, recomputed'
 NETWORKS = {
     RELU: dict(
         type='SEResNet',
@@ -34,10 +35,10 @@ NETWORKS = {
         se_cfg=dict(norm_cfg=None, gate_cfg=dict(type='Sigmoid'), dropout=0.0),
     ),
     APA: dict(type='SEResNet'),
-    LEAN: dict(type='SEResNet', recompute_act=True),
+    RECOMPUTED: dict(type='SEResNet', recompute_act=True),
     "mmdet's ResNet, no gate": dict(type='ResNet'),
 }
-GOALS = {(APA, 1): 240.0, (APA, -1): 430.0, (LEAN, 1): 150.0}  # MiB kept for backward
+GOALS = {(APA, 1): 240.0, (APA, -1): 430.0, (RECOMPUTED, 1): 150.0}  # MiB kept for backward
 GOALS_AT = 50, (1, 3, 512, 512), torch.float32
 SHAPES = dict(cpu=(1, 3, 512, 512), cuda=(2, 3, 800, 1333))
 DTYPES = dict(float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16)
@@ -58,7 +59,7 @@ COLUMNS = (
 
 
 def build(name: str, depth: int, frozen_stages: int, device: torch.device) -> nn.Module:
-    """The network with random weights, which are the same for all that have them."""
+    """Builds the network with random weights, equal in all networks that have them."""
     torch.manual_seed(0)
     net = MODELS.build(dict(NETWORKS[name], depth=depth, frozen_stages=frozen_stages, norm_eval=True, init_cfg=None))
     for module in net.modules():
@@ -83,15 +84,15 @@ def steps(net: nn.Module, image: Tensor, dtype: torch.dtype) -> dict[str, Callab
 
     features = forward()
     if not all(f.isfinite().all() and f.float().std() > 1e-3 for f in features):
-        raise RuntimeError('the features are constant or not finite: this is no network to be timed')
+        raise RuntimeError('the features are constant or not finite, so the network is not timed')
     # a frozen network has no backward through the features of its frozen stages
-    learnt = [i for i, feature in enumerate(features) if feature.requires_grad]
-    gradients = [torch.randn_like(features[i]) for i in learnt]
+    trainable = [i for i, feature in enumerate(features) if feature.requires_grad]
+    gradients = [torch.randn_like(features[i]) for i in trainable]
 
     def forward_backward() -> tuple[Tensor, ...]:
         net.zero_grad(set_to_none=True)
         features = forward()
-        torch.autograd.backward([features[i] for i in learnt], gradients)
+        torch.autograd.backward([features[i] for i in trainable], gradients)
         return features
 
     return dict(forward=forward, forward_backward=forward_backward)
@@ -105,7 +106,7 @@ def measure_networks(
     args: argparse.Namespace,
     clock: measure.Clock,
 ) -> None:
-    """One row for each network."""
+    """Adds a row for each network."""
     image = torch.randn(args.shape, device=args.device)
     nets, calls, failures = {}, {}, {}
     for name in NETWORKS:
@@ -130,36 +131,38 @@ def measure_networks(
         )
         if name not in failures:
             row.update(measure.times(samples, name, 'relu', RELU))
-            row.update(memory(nets[name], calls[name, 'forward'], calls[name, 'forward_backward'], args.device))
+            row.update(memory_columns(nets[name], calls[name, 'forward'], calls[name, 'forward_backward'], args.device))
         if (depth, args.shape, dtype) == GOALS_AT:
             row['goal_mib'] = GOALS.get((name, frozen_stages))
         table.add(**row)
         report(row)
 
 
-def memory(net: nn.Module, forward: Callable, forward_backward: Callable, device: torch.device) -> dict[str, float]:
+def memory_columns(
+    net: nn.Module, forward: Callable, forward_backward: Callable, device: torch.device
+) -> dict[str, float]:
     net.zero_grad(set_to_none=True)
-    saved = measure.saved_bytes(forward, [*net.parameters(), *net.buffers()])
-    held = measure.memory_of(forward, device).held
-    peak = measure.memory_of(forward_backward, device).peak
+    saved = memory.saved_bytes(forward, [*net.parameters(), *net.buffers()])
+    held = memory.memory_of(forward, device).held
+    peak = memory.memory_of(forward_backward, device).peak
     net.zero_grad(set_to_none=True)
     return dict(saved_mib=saved / measure.MIB, held_mib=held / measure.MIB, peak_mib=peak / measure.MIB)
 
 
 def report(row: dict) -> None:
     if 'forward_to_relu' not in row:
-        print(f'  {row["name"]:<24} {row["note"]}', flush=True)
+        print(f'  {row["name"]:<28} {row["note"]}', flush=True)
         return
     goal = f' (goal {row["goal_mib"]:.0f})' if row.get('goal_mib') else ''
     print(
-        f'  {row["name"]:<24}{row["forward_ms"]:8.1f} ms ={row["forward_to_relu"]:5.2f} ReLU,  with backward'
+        f'  {row["name"]:<28}{row["forward_ms"]:8.1f} ms ={row["forward_to_relu"]:5.2f} ReLU,  with backward'
         f'{row["forward_backward_ms"]:8.1f} ms ={row["forward_backward_to_relu"]:5.2f} ReLU,  saved'
         f'{row["saved_mib"]:7.1f} MiB{goal},  peak{row["peak_mib"]:7.1f} MiB',
         flush=True,
     )
 
 
-def draw_picture(table: measure.Table, device: torch.device, date: str) -> None:
+def draw_chart(table: measure.Table, device: torch.device, date: str) -> None:
     rows = [row for row in table.rows if 'forward_to_relu' in row]
     if not rows:
         return
@@ -228,7 +231,7 @@ def parse_args() -> argparse.Namespace:
         '--dtypes',
         nargs='+',
         choices=DTYPES,
-        help='the half ones by autocast (default: float32; on a GPU bfloat16 as well)',
+        help='16-bit types by autocast (default: float32; on a GPU bfloat16 as well)',
     )
     measure.add_common_options(parser, rounds=10)
     args = parser.parse_args()
@@ -256,7 +259,7 @@ def main() -> int:
             flush=True,
         )
         measure_networks(table, depth, frozen, DTYPES[dtype], args, clock)
-        draw_picture(table, args.device, described['date'])
+        draw_chart(table, args.device, described['date'])
     print(f'written: {table.path}', flush=True)
     return 0
 

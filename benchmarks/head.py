@@ -1,9 +1,9 @@
-"""Time and memory of what a box head does with 13,204 classes (V3Det): ours beside mmdet's.
+"""Time and memory of box heads with 13,204 classes (V3Det): this package's beside MMDetection's.
 
     python benchmarks/head.py                       # 1,024 RoIs, as two images of a training step have
     python benchmarks/head.py --rois 2048 --keep-memory
 
-One head each: shared layers, classifier, box regression, loss and accuracy. ``step`` is forward, loss and backward of
+A head has shared layers, classifier, box regression, loss and accuracy. ``step`` is forward, loss and backward of
 the whole head on RoI features of 1,024 numbers. The parts, each alone: ``classifier`` (logits from features, with
 backward), ``loss`` (with backward), ``accuracy``, ``detections`` (softmax, threshold, NMS). ``peak_logits`` is the most
 memory at any time beyond what was there before, in multiples of the logits, N x 13,205 float32.
@@ -13,6 +13,7 @@ import argparse
 import sys
 
 import measure
+import memory
 import torch
 from mmdet.models.losses import accuracy
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
@@ -22,7 +23,11 @@ from mmengine.config import ConfigDict
 import apa_mmdet  # noqa: F401  registers the heads
 
 CLASSES, WIDTH = 13204, 1024
-OURS, MMDET, GOL = 'wrapped Cauchy, lean loss and NMS', "mmdet's NormedLinear, loss, NMS", 'Linear, DropLoss'
+OURS, MMDET, GOL = (
+    'wrapped Cauchy, memory-efficient loss and NMS',
+    "mmdet's NormedLinear, loss, NMS",
+    'Linear, DropLoss',
+)
 HEADS = {
     OURS: dict(
         type='LargeVocabularyBBoxHead',
@@ -62,7 +67,7 @@ def build(name: str, device: torch.device) -> BBoxHead:
 
 
 class Parts:
-    """The calls to be measured on one head, with RoIs of which an eighth is foreground."""
+    """The calls that are measured on one head; an eighth of the RoIs is foreground."""
 
     def __init__(self, head: BBoxHead, rois: int, device: torch.device) -> None:
         self.head = head
@@ -79,23 +84,23 @@ class Parts:
         # as peaked as a trained classifier's: of a thousand pairs of RoI and class one is a candidate
         self.detected = spread / spread.std(1, keepdim=True) * 12 - 40
 
-    def forget(self) -> None:
+    def zero_grad(self) -> None:
         for tensor in (*self.head.parameters(), self.logits):
             tensor.grad = None
 
     def step(self) -> None:
-        self.forget()
+        self.zero_grad()
         scores, deltas = self.head(self.features)
         box_weights = self.weights[:, None].expand(-1, 4)
         losses = self.head.loss(scores, deltas, self.boxes, self.labels, self.weights, self.targets, box_weights)
         (losses['loss_cls'] + losses['loss_bbox']).backward()
 
     def classifier(self) -> None:
-        self.forget()
+        self.zero_grad()
         self.head.fc_cls(self.features.flatten(1)).backward(self.grad)
 
     def loss(self) -> None:
-        self.forget()
+        self.zero_grad()
         self.head.loss_cls(self.logits, self.labels, self.weights, avg_factor=float(len(self.labels))).backward()
 
     @torch.no_grad()
@@ -110,31 +115,28 @@ class Parts:
 
 
 def measure_heads(table: measure.Table, args: argparse.Namespace) -> None:
-    """A row for each head and part."""
+    """Adds a row for each head and part."""
     every = {name: Parts(build(name, args.device), args.rois, args.device) for name in HEADS}
     calls = {(name, part): getattr(parts, part) for name, parts in every.items() for part in PARTS}
     for call in calls.values():
         call()
     samples = measure.round_robin(calls, args.rounds, measure.clock_of(args.device, hold=False))
     for (name, part), call in calls.items():
-        every[name].forget()
-        peak = measure.memory_of(call, args.device).peak
-        median, low, high = measure.spread(sample.device * 1e3 for sample in samples[name, part])
+        every[name].zero_grad()
+        peak = memory.memory_of(call, args.device).peak
         row = dict(
             name=name,
             part=part,
             rois=args.rois,
             classes=CLASSES,
             device=args.device.type,
-            ms=median,
-            ms_low=low,
-            ms_high=high,
+            **measure.milliseconds(samples[name, part]),
             peak_mib=peak / measure.MIB,
             peak_logits=peak / every[name].logits.nbytes,
         )
         table.add(**row)
         print(
-            '  {name:<36}{part:<12}{ms:9.1f} ms, peak{peak_mib:7.1f} MiB ={peak_logits:5.2f} logits'.format(**row),
+            '  {name:<46}{part:<12}{ms:9.1f} ms, peak{peak_mib:7.1f} MiB ={peak_logits:5.2f} logits'.format(**row),
             flush=True,
         )
 

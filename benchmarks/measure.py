@@ -1,16 +1,12 @@
-"""What the benchmarks share: clocks, counts of memory, the table of results; draw.py has its picture.
+"""What the benchmarks share: clocks, options, the environment and the table of results. memory.py counts memory.
 
-Imported before torch: it puts the checkout that it lies in first on the path, installed or not.
+Imported before torch: it puts this checkout first on the path, installed or not.
 
-**Time.** Contenders take turns in one process, in a new order each round, so that noise hits all of them alike; what is
-reported is the median with the quartiles beside it. On a GPU a step is timed by events, and before each a buffer of
-twice the L2 cache is written, so that no tensor is read from the cache. Where single operators are compared, the stream
-is held until the host has queued the whole step: what is timed is the work of the GPU, and how long the host took to
-queue it is another figure. On a CPU nothing is flushed: a tensor smaller than the last cache is timed from there, for
-every contender alike.
-
-**Memory.** Counted exactly, with no regard to what an allocator keeps in reserve: the tensors kept for backward by
-:func:`saved_bytes`, the course of all allocations by :func:`memory_of`.
+Contenders take turns in one process, in a new order each round, so that noise hits all of them alike; the median is
+reported with the quartiles beside it. On a GPU a step is timed by events, and a buffer of twice the L2 cache is written
+before each, so that no tensor is read from the cache. Where single operators are compared, the stream is held until the
+host has queued the whole step: the time is then that of the GPU, and the time that the host took to queue is another
+figure. On a CPU nothing is flushed: a tensor smaller than the last cache is timed from there, for every contender.
 """
 
 import argparse
@@ -23,19 +19,18 @@ import random
 import shlex
 import sys
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # read as torch is loaded; else the profiler reports all it does
 
 import torch  # noqa: E402
-from torch import Tensor  # noqa: E402
-from torch.autograd.graph import saved_tensors_hooks  # noqa: E402
-from torch.multiprocessing.reductions import StorageWeakRef  # noqa: E402
+
+from apa_mmdet.utils.cli import at_least  # noqa: E402
+from apa_mmdet.version import __version__  # noqa: E402
 
 MIB = 2**20
 STEPS = ('forward', 'forward_backward')
@@ -77,6 +72,12 @@ def spread(samples: Iterable[float]) -> Spread:
         .quantile(torch.tensor([0.5, 0.25, 0.75], dtype=torch.float64))
         .tolist()
     )
+
+
+def milliseconds(samples: Iterable[Sample], prefix: str = '') -> dict[str, float]:
+    """The columns ``ms``, ``ms_low`` and ``ms_high``: median and quartiles of the time on the device."""
+    figures = spread(sample.device * 1e3 for sample in samples)
+    return dict(zip((f'{prefix}ms', f'{prefix}ms_low', f'{prefix}ms_high'), figures))
 
 
 def cpu_clock(call: Callable) -> Sample:
@@ -133,97 +134,6 @@ def round_robin(calls: dict[Hashable, Callable], rounds: int, clock: Clock) -> d
     return samples
 
 
-# Memory
-
-
-@contextmanager
-def _see_saved_tensors(see: Callable[[Tensor], None]) -> Iterator[None]:
-    """Call ``see`` with every tensor that autograd keeps.
-
-    Of nested hooks autograd calls the innermost alone, so those of a module that has its own are wrapped as well.
-    """
-    enter = saved_tensors_hooks.__enter__
-
-    def enter_seen(hooks) -> None:
-        pack = hooks.pack_hook
-
-        def pack_seen(tensor: Tensor):
-            packed = pack(tensor)
-            for kept in packed if isinstance(packed, tuple) else (packed,):
-                if isinstance(kept, Tensor):
-                    see(kept)
-            return packed
-
-        hooks.pack_hook = pack_seen
-        enter(hooks)
-
-    saved_tensors_hooks.__enter__ = enter_seen
-    try:
-        with saved_tensors_hooks(Tensor.detach, lambda tensor: tensor):  # a result kept whole would hold its own graph
-            yield
-    finally:
-        saved_tensors_hooks.__enter__ = enter
-
-
-def saved_bytes(forward: Callable, parameters: Iterable[Tensor] = (), with_results: bool = False) -> int:
-    """Bytes kept for backward when ``forward()`` has returned.
-
-    These are the distinct storages of all the tensors that autograd keeps, each counted once and whole, ``parameters``
-    (and buffers) excluded. The input counts where it is kept: without this operator it would be freed.
-    ``with_results`` counts what ``forward`` returns (a tensor or several) too: what :func:`memory_of` finds held beyond
-    that is kept by something else than autograd.
-    """
-    storages = {}
-
-    def see(tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        storages.setdefault(storage._cdata, (StorageWeakRef(storage), storage.nbytes()))
-
-    with _see_saved_tensors(see):
-        results = forward()
-    if with_results:
-        for tensor in (results,) if isinstance(results, Tensor) else results:
-            see(tensor)
-    for parameter in parameters:
-        storages.pop(parameter.untyped_storage()._cdata, None)
-    return sum(nbytes for kept, nbytes in storages.values() if not kept.expired())
-
-
-class Memory(NamedTuple):
-    """Bytes beyond those that were allocated before a call: the most at any time, and what its results still hold."""
-
-    peak: int
-    held: int
-
-
-def memory_of(call: Callable, device: torch.device) -> Memory:
-    """The memory of one call; what it returns is kept until the count is done.
-
-    CPU: all that torch allocates and frees, in the order in which its profiler saw it. Memory that a library allocates
-    for itself is not seen (oneDNN's scratch, for one). CUDA: torch's allocator, which sees cuDNN's workspace as well.
-    """
-    gc.collect()
-    if device.type == 'cuda':
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        results = call()
-        torch.cuda.synchronize(device)
-        return Memory(torch.cuda.max_memory_allocated(device) - before, torch.cuda.memory_allocated(device) - before)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        results = call()  # noqa: F841
-    events = [event for event in profile.profiler.kineto_results.events() if event.name() == '[memory]']
-    now = peak = 0
-    for event in sorted(events, key=_start):
-        now += event.nbytes()
-        peak = max(peak, now)
-    return Memory(peak, now)
-
-
-def _start(event) -> int:
-    return event.start_ns() if hasattr(event, 'start_ns') else event.start_us()  # before torch 2.4
-
-
 # Where and how
 
 
@@ -261,16 +171,6 @@ def _device(text: str) -> torch.device:
     device = torch.device('cuda', int(index or 0))
     torch.cuda.set_device(device)  # events and random numbers are those of the current one
     return device
-
-
-def at_least(low: int) -> Callable[[str], int]:
-
-    def number(text: str) -> int:
-        if not text.isdecimal() or int(text) < low:
-            raise argparse.ArgumentTypeError(f'{text!r} is not a whole number of {low} or more')
-        return int(text)
-
-    return number
 
 
 def shape(text: str) -> tuple[int, ...]:
@@ -311,8 +211,6 @@ def _memory_is_kept() -> bool:
 
 def environment(device: torch.device) -> dict[str, str]:
     """What a figure depends on."""
-    from apa_mmdet.version import __version__
-
     described = {
         'date': time.strftime('%Y-%m-%d %H:%M %Z'),
         'command': command(),
@@ -375,11 +273,24 @@ class Table:
         if unknown:
             raise ValueError(f'the table has no column {sorted(unknown)[0]!r}')
         with self.path.open('a', newline='', encoding='utf-8') as file:
-            csv.writer(file, lineterminator='\n').writerow([_cell(row.get(column)) for column in self.columns])
+            csv.writer(file, lineterminator='\n').writerow([cell(row.get(column)) for column in self.columns])
         self.rows.append(row)
 
 
-def _cell(value) -> str:
+class Results(NamedTuple):
+    """A table that was written: the environment, and a dict of texts for each row."""
+
+    described: dict[str, str]
+    rows: list[dict[str, str]]
+
+
+def read_results(path: Path) -> Results:
+    lines = path.read_text(encoding='utf-8').splitlines()
+    described = dict(line[2:].split(': ', 1) for line in lines if line.startswith('# '))
+    return Results(described, list(csv.DictReader(line for line in lines if not line.startswith('#'))))
+
+
+def cell(value) -> str:
     return '' if value is None else f'{value:.5g}' if isinstance(value, float) else str(value)
 
 
@@ -398,11 +309,9 @@ def times(
     """
     found = {}
     for step in STEPS:
-        median, low, high = spread(sample.device for sample in samples[name, step])
-        found.update({f'{step}_ms': median * 1e3, f'{step}_ms_low': low * 1e3, f'{step}_ms_high': high * 1e3})
+        found |= milliseconds(samples[name, step], f'{step}_')
         if (reference_name, step) in samples:
-            base = spread(sample.device for sample in samples[reference_name, step]).median
-            found[f'{step}_to_{reference}'] = median / base
+            found[f'{step}_to_{reference}'] = found[f'{step}_ms'] / milliseconds(samples[reference_name, step])['ms']
     return found
 
 

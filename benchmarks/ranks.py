@@ -1,13 +1,13 @@
-"""What a training step costs in one process and in several: time, bytes that are all-reduced, memory of a process.
+"""Cost of a training step in one and in several processes: time, all-reduced bytes, memory of a process.
 
     python benchmarks/ranks.py                        # 1 and 2 processes, two images each
     python benchmarks/ranks.py --processes 1 2 4 8 --device cuda --config configs/lvis/mask_rcnn_se_r50_apa.py
 
-The model of the config is trained on pictures of noise with objects drawn at random, as many in every process (weak
-scaling: the batch grows with the processes). Without GPUs each process has one thread and talks through gloo.
-``step_ms`` is the median over the steps of process 0, which the others keep waiting or wait for; ``reduced_mib`` what
-DistributedDataParallel hands to the all-reduce in a step; ``peak_mib`` the most memory that process 0 had (on a CPU its
-resident memory, on a GPU torch's allocations).
+The model of the config is trained on images of noise with random objects, the same number in every process (weak
+scaling: the batch grows with the processes). Without GPUs each process has one thread and communicates through gloo.
+``step_ms`` is the median over the steps of process 0, waiting included; ``reduced_mib`` is what DistributedDataParallel
+hands to the all-reduce in a step; ``peak_mib`` is the peak memory of process 0 (on a CPU its resident memory, on a GPU
+torch's allocations).
 """
 
 import argparse
@@ -47,8 +47,8 @@ COLUMNS = (
 OBJECTS = 5
 
 
-def picture(side: int, classes: int) -> dict:
-    """An image of noise with objects at random, as a data set would give it."""
+def noise_image(side: int, classes: int) -> dict:
+    """An image of noise with random objects, in the form of a data set's item."""
     corner = torch.rand(OBJECTS, 2) * side * 0.5
     boxes = torch.cat([corner, corner + side * (0.1 + 0.4 * torch.rand(OBJECTS, 2))], 1)
     masks = torch.zeros(OBJECTS, side, side, dtype=torch.uint8)
@@ -67,10 +67,10 @@ def picture(side: int, classes: int) -> dict:
 
 
 class Process:
-    """One of the processes: its part of the model's work."""
+    """The model and the batch of one process."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        MMLogger.get_instance('ranks', log_level='ERROR')  # how each weight is initialised is not of interest
+        MMLogger.get_instance('ranks', log_level='ERROR')  # without the initialization of each weight
         cfg = Config.fromfile(args.config)
         init_default_scope('mmdet')
         head = cfg.model.roi_head.bbox_head
@@ -90,8 +90,8 @@ class Process:
             model.register_comm_hook(None, self._count)
         self.model, self.optim_wrapper = model, build_optim_wrapper(model, cfg.optim_wrapper)
         torch.manual_seed(distributed.get_rank())
-        pictures = [picture(args.side, head.num_classes) for _ in range(args.images)]
-        self.batch = {key: [p[key] for p in pictures] for key in pictures[0]}
+        images = [noise_image(args.side, head.num_classes) for _ in range(args.images)]
+        self.batch = {key: [image[key] for image in images] for key in images[0]}
 
     def _count(self, state: None, bucket: distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
         self.buckets.append(bucket.buffer().nbytes)
@@ -108,7 +108,7 @@ class Process:
 
 
 def work(args: argparse.Namespace) -> None:
-    """What each process does; process 0 writes its figures."""
+    """Trains in one of the processes; process 0 writes its figures."""
     if args.device.type == 'cuda':
         torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
     distributed.init_process_group('nccl' if args.device.type == 'cuda' else 'gloo')
@@ -117,14 +117,11 @@ def work(args: argparse.Namespace) -> None:
         process.step()
     clock = measure.clock_of(process.device, hold=False)
     samples = [clock(process.step) for _ in range(args.rounds)]
-    median, low, high = measure.spread(sample.device * 1e3 for sample in samples)
     if distributed.get_rank() == 0:
         torch.save(
             dict(
                 parameters=process.parameters,
-                step_ms=median,
-                step_ms_low=low,
-                step_ms_high=high,
+                **measure.milliseconds(samples, 'step_'),
                 reduced_mib=sum(process.buckets) / measure.MIB,
                 buckets=len(process.buckets),
                 peak_mib=process.peak() / measure.MIB,
@@ -135,7 +132,7 @@ def work(args: argparse.Namespace) -> None:
 
 
 def measured(processes: int, arguments: list[str]) -> dict[str, float]:
-    """The figures of so many processes, each started anew."""
+    """Starts the processes and returns the figures of process 0."""
     with tempfile.TemporaryDirectory() as folder:
         figures = Path(folder) / 'figures.pth'
         subprocess.run(
@@ -163,7 +160,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--processes', type=measure.at_least(1), nargs='+', default=[1, 2], help='default: 1 2')
     parser.add_argument('--images', type=measure.at_least(1), default=2, help='of each process (default: %(default)s)')
     parser.add_argument('--side', type=measure.at_least(64), default=160, help='of an image (default: %(default)s)')
-    parser.add_argument('--figures', help=argparse.SUPPRESS)  # this is one of the processes, and writes them there
+    parser.add_argument('--figures', help=argparse.SUPPRESS)  # set in the processes: process 0 writes there
     measure.add_common_options(parser, rounds=5)
     return parser.parse_args()
 

@@ -4,13 +4,11 @@
     python benchmarks/step.py                                   # the contenders of ablation.py
     python benchmarks/step.py configs/lvis/mask_rcnn_se_r50_apa.py configs/lvis/mask_rcnn_se_r50_relu_softmax.py
 
-A step is what MMEngine's training loop does with a batch: forward, losses, backward, optimiser. The detectors are
-built by their configs, with random weights unless those name others, and take turns in one process, on the same
-batches of the first config's training data, which are loaded before; the others are to have the same classes. So that
-what is measured does not depend on what a contender has learnt, or on its first weights, the learning rate is 0, and
-the second stage works on the same boxes, whatever the first one proposes. The first contender is 1 in the ratios.
-``peak_bytes`` is the most that a step holds beyond weights and the optimiser's state, gradients included; how it is
-counted is said in measure.py.
+A step is what MMEngine's training loop does with a batch: forward, losses, backward, optimizer. The detectors are
+built from their configs, with random weights unless those name others, and take turns in one process, on the same
+preloaded batches of the first config's training data; all must have the same classes. The learning rate is 0 and the
+second stage gets the same boxes whatever the first proposes, so that the work does not depend on weights. Ratios are to
+the first config. ``peak_bytes`` is the most that a step holds beyond weights and optimizer state, gradients included.
 """
 
 import argparse
@@ -21,8 +19,9 @@ import sys
 from pathlib import Path
 
 import measure
+import memory
 import torch
-from ablation_table import CONFIGS, CONTENDERS
+from ablation import CONFIGS, CONTENDERS
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
@@ -38,14 +37,14 @@ COLUMNS = ('config', 'device', 'step_ms', 'step_ms_low', 'step_ms_high', 'to_fir
 
 
 def batches_of(cfg: Config, count: int) -> list[dict]:
-    """The first batches of its training data, loaded in this process."""
+    """Loads the first batches of its training data in this process."""
     set_random_seed(0)
     cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
     return list(itertools.islice(Runner.build_dataloader(cfg.train_dataloader, seed=0), count))
 
 
 class Step:
-    """A detector that a call trains on the next batch."""
+    """A detector; each call trains it on the next batch."""
 
     def __init__(self, cfg: Config, batches: list[dict], device: torch.device) -> None:
         set_random_seed(0)
@@ -72,7 +71,7 @@ class Step:
 
 
 def proposals(sample: DetDataSample) -> InstanceData:
-    """16 boxes around each object, that all overlap it by more than half, and 200 anywhere; always the same."""
+    """16 boxes that overlap each object by more than half, and 200 anywhere; the same in each call."""
     generator = torch.Generator().manual_seed(0)
     boxes = sample.gt_instances.bboxes
     near = boxes.repeat(16, 1)
@@ -95,7 +94,9 @@ def parse_args() -> argparse.Namespace:
         default=[CONFIGS / f'{contender.config}.py' for contender in CONTENDERS.values()],
         help='default: those of ablation.py',
     )
-    parser.add_argument('--batches', type=measure.at_least(1), default=4, help='how many differ (default: %(default)s)')
+    parser.add_argument(
+        '--batches', type=measure.at_least(1), default=4, help='different batches (default: %(default)s)'
+    )
     measure.add_common_options(parser, rounds=16)
     return parser.parse_args()
 
@@ -104,7 +105,7 @@ def main() -> int:
     args = parse_args()
     described = dict(measure.begin(args), mmdet=importlib.metadata.version('mmdet'))
     init_default_scope('mmdet')
-    logging.disable(logging.WARNING)  # how each parameter was initialised
+    logging.disable(logging.WARNING)  # the initialization of each parameter
     steps: dict[Path, Step] = {}
     try:
         batches = batches_of(Config.fromfile(args.configs[0]), args.batches)
@@ -117,17 +118,14 @@ def main() -> int:
         return 2
     samples = measure.round_robin(steps, args.rounds, measure.clock_of(args.device, hold=False))
     table = measure.Table(args.out / f'step_{args.device.type}.csv', COLUMNS, described)
-    first = measure.spread(sample.device for sample in samples[args.configs[0]]).median
+    first = measure.milliseconds(samples[args.configs[0]])['ms']
     for path, step in steps.items():
-        median, low, high = measure.spread(sample.device for sample in samples[path])
-        row = dict(
+        row = measure.milliseconds(samples[path], 'step_')
+        row |= dict(
             config=path.stem,
             device=args.device.type,
-            step_ms=median * 1e3,
-            step_ms_low=low * 1e3,
-            step_ms_high=high * 1e3,
-            to_first=median / first,
-            peak_bytes=measure.memory_of(step, args.device).peak,
+            to_first=row['step_ms'] / first,
+            peak_bytes=memory.memory_of(step, args.device).peak,
             parameters=step.parameters,
         )
         table.add(**row)

@@ -14,6 +14,8 @@ from apa_mmdet.utils.missing_data_hints import explain
 
 from .validate_annotations import SPLITS, BadAnnotations, look_at_annotations
 
+EXIT_DIVERGED = 3  # exit status of a training whose losses or gradients stay non-finite
+
 
 def stock_tool(name: str) -> Path:
     """Path of MMDetection's tool ``name``, e.g. ``train.py``.
@@ -48,5 +50,8 @@ def run(name: str) -> None:
         tool.main()
     except FileNotFoundError as error:
         sys.exit(explain(error))
-    except (BadAnnotations, BadCheckpoint, FloatingPointError, LauncherError) as error:
+    except FloatingPointError as error:
+        print(error, file=sys.stderr)
+        sys.exit(EXIT_DIVERGED)
+    except (BadAnnotations, BadCheckpoint, LauncherError) as error:
         sys.exit(str(error))

@@ -1,6 +1,5 @@
-"""The benchmarks as a user starts them, at a tiny size; their counts of memory where the figure is known by hand."""
+"""The benchmarks at a tiny size; their counts of memory where the figure is known by hand."""
 
-import csv
 import logging
 import os
 import subprocess
@@ -19,6 +18,7 @@ sys.path.insert(0, str(BENCHMARKS))
 import activations  # noqa: E402
 import backbone  # noqa: E402
 import measure  # noqa: E402
+import memory  # noqa: E402
 import step as training_step  # noqa: E402
 from helpers.tiny_runs import tinier  # noqa: E402
 
@@ -42,11 +42,9 @@ def start(script, *arguments, cwd, flags=(), **env):
 
 
 def table(path, *figures):
-    """The environment and the rows of a CSV, whose ``figures`` are finite and positive."""
-    lines = path.read_text().splitlines()
-    described = dict(line[2:].split(': ', 1) for line in lines if line.startswith('#'))
+    """Returns the environment and the rows of a CSV, whose ``figures`` must be finite and positive."""
+    described, rows = measure.read_results(path)
     assert {'date', 'command', 'hardware', 'torch', 'apa_mmdet'} <= set(described)
-    rows = list(csv.DictReader(line for line in lines if not line.startswith('#')))
     for row in rows:
         for figure in (*SPREADS, *figures):
             assert 0 < float(row[figure]) < float('inf'), f'{figure} of {row["name"]}: {row[figure]!r}'
@@ -58,8 +56,8 @@ def table(path, *figures):
 def looks_like_a_chart(path):
     import cv2
 
-    picture = cv2.imread(str(path))
-    return picture.shape[0] > 300 and picture.shape[1] > 1000 and picture.std() > 20
+    chart = cv2.imread(str(path))
+    return chart.shape[0] > 300 and chart.shape[1] > 1000 and chart.std() > 20
 
 
 @pytest.fixture
@@ -73,8 +71,9 @@ def torch_alone(tmp_path):
     return folder
 
 
-def test_activations_where_there_is_torch_alone(tmp_path, torch_alone):
-    said = start(
+@pytest.mark.slow
+def test_activations_benchmark_needs_torch_alone(tmp_path, torch_alone):
+    output = start(
         'activations.py',
         '--shapes',
         '8x6x5',
@@ -84,7 +83,7 @@ def test_activations_where_there_is_torch_alone(tmp_path, torch_alone):
         flags=['-S'],
         PYTHONPATH=str(torch_alone),
     )
-    assert 'matplotlib is not installed' in said and not list(tmp_path.glob('out/*.png'))
+    assert 'matplotlib is not installed' in output and not list(tmp_path.glob('out/*.png'))
     described, rows = table(
         tmp_path / 'out/activations_cpu.csv',
         'saved_bytes',
@@ -124,8 +123,9 @@ def test_activations_where_there_is_torch_alone(tmp_path, torch_alone):
     assert float(rows['aglu']['share_of_copy']) == pytest.approx(share, rel=1e-3)
 
 
-def test_activations_checked_and_pictured(tmp_path):
-    said = start(
+@pytest.mark.slow
+def test_activations_are_checked_timed_and_drawn(tmp_path):
+    output = start(
         'activations.py',
         '--check',
         '--no-compile',
@@ -137,7 +137,7 @@ def test_activations_checked_and_pictured(tmp_path):
         cwd=tmp_path,
     )
     for line in ('analytic  float64   daglu_dkappa', 'float32   dapa_dlam', 'bfloat16  daglu_dz', 'float16   aglu'):
-        assert line in said
+        assert line in output
     _, rows = table(tmp_path / 'out/activations_cpu_channels_last.csv', 'saved_bytes')
     given = {(row['dtype'], row['shape'], row['memory_format']) for row in rows}
     assert given == {('bfloat16', '3x8x6x5', 'channels_last')}
@@ -146,7 +146,7 @@ def test_activations_checked_and_pictured(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_compiled_textbook(tmp_path):
+def test_the_compiled_textbook_formula_is_timed(tmp_path):
     start('activations.py', '--shapes', '8x6x5', '8x6x7', cwd=tmp_path)
     _, rows = table(tmp_path / 'out/activations_cpu.csv')
     rows = [row for row in rows if row['name'] == activations.COMPILED]
@@ -160,11 +160,12 @@ def test_wrong_values_are_not_timed(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(activations.ops, 'aglu', lambda z, *parameters: right(z, *parameters) * (1 + 1e-5))
     monkeypatch.setattr(sys, 'argv', ['activations.py', '--device', 'cpu', '--check', '--out', str(tmp_path)])
     assert activations.main() == 1
-    said = capsys.readouterr()
-    assert 'FAILED, more than 1e-12' in said.out and 'nothing is timed' in said.err and not list(tmp_path.iterdir())
+    output = capsys.readouterr()
+    assert 'FAILED, more than 1e-12' in output.out and 'nothing is timed' in output.err
+    assert not list(tmp_path.iterdir())
 
 
-def test_who_cannot_run_says_why_and_the_others_go_on(tmp_path, monkeypatch):
+def test_a_contender_that_cannot_run_leaves_a_note_and_the_others_run(tmp_path, monkeypatch):
 
     def no_compiler(*args, **kwargs):
         raise RuntimeError('no compiler\nhere')
@@ -185,42 +186,44 @@ def test_who_cannot_run_says_why_and_the_others_go_on(tmp_path, monkeypatch):
     assert len(results.rows) > 10 and len((tmp_path / 'results.csv').read_text().splitlines()) == 2 + len(results.rows)
 
 
-def test_backbones(tmp_path):
-    start('backbone.py', '--depths', '18', '--shape', '1x3x64x64', '--frozen-stages', '-1', cwd=tmp_path)
+def test_backbones_are_timed_and_drawn(tmp_path, monkeypatch):
+    options = f'--device cpu --rounds 2 --out {tmp_path / "out"} --depths 18 --shape 1x3x64x64 --frozen-stages -1'
+    monkeypatch.setattr(sys, 'argv', ['backbone.py', *options.split()])
+    assert backbone.main() == 0
     _, rows = table(tmp_path / 'out/backbone_cpu.csv', 'saved_mib', 'held_mib', 'peak_mib', 'forward_to_relu')
     assert [row['name'] for row in rows] == list(backbone.NETWORKS)
     assert {(row['depth'], row['frozen_stages'], row['shape']) for row in rows} == {('18', '-1', '1x3x64x64')}
     saved = {row['name']: float(row['saved_mib']) for row in rows}
-    assert saved[backbone.LEAN] < 0.7 * saved[backbone.APA] < 0.7 * saved[backbone.RELU]
+    assert saved[backbone.RECOMPUTED] < 0.7 * saved[backbone.APA] < 0.7 * saved[backbone.RELU]
     assert looks_like_a_chart(tmp_path / 'out/backbone_cpu.png')
 
 
 @pytest.mark.parametrize('frozen_stages', [1, -1])
 @pytest.mark.parametrize('name', backbone.NETWORKS)
-def test_nothing_large_is_held_that_was_not_counted(name, frozen_stages):
+def test_saved_bytes_count_all_large_tensors_that_a_forward_holds(name, frozen_stages):
     net, image = backbone.build(name, 18, frozen_stages, CPU), torch.randn(1, 3, 256, 256)
     forward = backbone.steps(net, image, torch.float32)['forward']
-    # the image was there before, and the first convolution keeps it if it is learnt
-    counted = measure.saved_bytes(forward, [image, *net.parameters(), *net.buffers()], with_results=True)
-    assert measure.memory_of(forward, CPU).held == pytest.approx(counted, rel=0.02)
+    # the image was there before; the first convolution keeps it if it is trained
+    counted = memory.saved_bytes(forward, [image, *net.parameters(), *net.buffers()], with_results=True)
+    assert memory.memory_of(forward, CPU).held == pytest.approx(counted, rel=0.02)
 
 
-def test_saved_bytes_by_hand():
+def test_saved_bytes_equal_counts_by_hand():
     x, n = torch.randn(1000, requires_grad=True), 4000
     conv = nn.Conv2d(2, 2, 1)
     image = torch.randn(1, 2, 10, 10, requires_grad=True)
-    assert measure.saved_bytes(lambda: x.sigmoid().exp()) == 2 * n  # either result
-    assert measure.saved_bytes(lambda: x.sin().cos()) == 2 * n  # either input
-    assert measure.saved_bytes(lambda: x.sigmoid().exp(), with_results=True) == 2 * n  # it is one of them
-    assert measure.saved_bytes(lambda: x.sin(), with_results=True) == 2 * n
-    assert measure.saved_bytes(lambda: x * x) == n  # twice the same
-    assert measure.saved_bytes(lambda: x[:10].sin()) == n  # a view keeps the whole storage
-    assert measure.saved_bytes(lambda: x.exp() > 0) == 0  # freed when the forward returns
-    assert measure.saved_bytes(lambda: conv(image), conv.parameters()) == 800
-    assert measure.saved_bytes(lambda: conv(image)) == 800 + 16  # the weight; the bias is not needed
+    assert memory.saved_bytes(lambda: x.sigmoid().exp()) == 2 * n  # either result
+    assert memory.saved_bytes(lambda: x.sin().cos()) == 2 * n  # either input
+    assert memory.saved_bytes(lambda: x.sigmoid().exp(), with_results=True) == 2 * n  # it is one of them
+    assert memory.saved_bytes(lambda: x.sin(), with_results=True) == 2 * n
+    assert memory.saved_bytes(lambda: x * x) == n  # twice the same
+    assert memory.saved_bytes(lambda: x[:10].sin()) == n  # a view keeps the whole storage
+    assert memory.saved_bytes(lambda: x.exp() > 0) == 0  # freed when the forward returns
+    assert memory.saved_bytes(lambda: conv(image), conv.parameters()) == 800
+    assert memory.saved_bytes(lambda: conv(image)) == 800 + 16  # the weight; the bias is not needed
 
 
-def test_saved_bytes_sees_through_hooks_of_others():
+def test_saved_bytes_include_what_other_hooks_pack():
     x = torch.randn(1000, requires_grad=True)
 
     def forward():
@@ -228,11 +231,11 @@ def test_saved_bytes_sees_through_hooks_of_others():
             y = x.sin()
         return y.sin()
 
-    assert measure.saved_bytes(forward) == 2000 + 4000
-    assert measure.saved_bytes(lambda: x.sin()) == 4000, 'the hooks of torch are not what they were'
+    assert memory.saved_bytes(forward) == 2000 + 4000
+    assert memory.saved_bytes(lambda: x.sin()) == 4000, 'the hooks of torch are not what they were'
 
 
-def test_memory_by_hand():
+def test_peak_and_held_memory_equal_counts_by_hand():
     x, n = torch.randn(1000, requires_grad=True), 4000
 
     def without_backward():
@@ -243,13 +246,16 @@ def test_memory_by_hand():
             del y, z
             return w.exp()
 
-    assert measure.memory_of(without_backward, CPU) == (4 * n, 2 * n)
+    assert memory.memory_of(without_backward, CPU) == (4 * n, 2 * n)
     gradient = torch.ones(1000)
-    assert measure.memory_of(lambda: torch.autograd.grad(x.sigmoid(), x, gradient), CPU) == (2 * n, n)
+    assert memory.memory_of(lambda: torch.autograd.grad(x.sigmoid(), x, gradient), CPU) == (2 * n, n)
 
 
-def test_spread_and_turns():
+def test_spread_is_median_and_quartiles():
     assert measure.spread([5.0, 1.0, 2.0, 4.0, 3.0]) == (3, 2, 4)
+
+
+def test_contenders_take_turns_in_another_order_each_round():
     turns = []
     calls = {name: lambda name=name: turns.append(name) for name in 'abc'}
     samples = measure.round_robin(calls, 4, measure.cpu_clock)
@@ -270,15 +276,14 @@ def two_detectors(tmp_path):
     return paths
 
 
-def test_training_steps_of_detectors(two_detectors, tmp_path, monkeypatch, capsys):
+def test_training_steps_of_two_detectors_are_measured(two_detectors, tmp_path, monkeypatch, capsys):
     arguments = ['--device', 'cpu', '--rounds', '2', '--batches', '1', '--out', tmp_path / 'out', *two_detectors]
     monkeypatch.setattr(sys, 'argv', ['step.py', *map(str, arguments)])
     monkeypatch.setattr(logging.root.manager, 'disable', 0)  # put back in the end: the tool silences MMEngine
     assert training_step.main() == 0
     assert len(capsys.readouterr().out.splitlines()) < 15
-    lines = (tmp_path / 'out/step_cpu.csv').read_text().splitlines()
-    assert any(line.startswith('# mmdet: ') for line in lines)
-    aglu, relu = csv.DictReader(line for line in lines if not line.startswith('#'))
+    described, (aglu, relu) = measure.read_results(tmp_path / 'out/step_cpu.csv')
+    assert described['mmdet']
     assert (aglu['config'], relu['config'], float(aglu['to_first'])) == ('aglu', 'relu', 1)
     for row in (aglu, relu):
         assert 0 < float(row['step_ms_low']) <= float(row['step_ms']) <= float(row['step_ms_high'])
@@ -287,18 +292,18 @@ def test_training_steps_of_detectors(two_detectors, tmp_path, monkeypatch, capsy
     assert 4 * int(relu['parameters']) < int(relu['peak_bytes']) != int(aglu['peak_bytes'])
 
 
-def test_what_step_lacks_is_said_in_a_line(tmp_path, monkeypatch, capsys):
+def test_step_reports_missing_data_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
         sys, 'argv', ['step.py', '--device', 'cpu', str(ROOT / 'configs/tiny_lvis/mask_rcnn_se_r18_apa.py')]
     )
     monkeypatch.setattr(logging.root.manager, 'disable', 0)
     assert training_step.main() == 2
-    said = capsys.readouterr().err
-    assert said.startswith('step: missing: data/tiny_lvis/annotations/lvis_v1_train.json; make the data set with')
+    error = capsys.readouterr().err
+    assert error.startswith('step: missing: data/tiny_lvis/annotations/lvis_v1_train.json; make the data set with')
 
 
-def test_every_detector_does_the_same_work_in_every_step(two_detectors):
+def test_every_step_does_the_same_work_for_every_detector(two_detectors):
     from mmengine.config import Config
 
     configs = [Config.fromfile(path) for path in two_detectors]
@@ -316,22 +321,22 @@ def test_every_detector_does_the_same_work_in_every_step(two_detectors):
             shapes.append([])
             step()
         assert all(torch.equal(old, new) for old, new in zip(before, step.model.parameters()))
-        assert step.wrapper.optimizer.state, 'the optimiser has made its steps'
+        assert step.wrapper.optimizer.state, 'the optimizer made its steps'
     assert shapes == [[128, 32]] * 6, 'RoIs of two images'
 
 
 @pytest.mark.slow
-def test_the_parts_of_a_head(tmp_path):
+def test_every_part_of_the_heads_is_measured(tmp_path):
     assert 'written: out/head_cpu.csv' in start('head.py', '--rois', '256', cwd=tmp_path)
-    lines = [line for line in (tmp_path / 'out/head_cpu.csv').read_text().splitlines() if not line.startswith('#')]
-    rows = {(row['name'].split(',')[0], row['part']): row for row in csv.DictReader(lines)}
+    results = measure.read_results(tmp_path / 'out/head_cpu.csv')
+    rows = {(row['name'].split(',')[0], row['part']): row for row in results.rows}
     assert len(rows) == 15 and all(0 < float(row['ms']) < float('inf') for row in rows.values())
     for name in ('wrapped Cauchy', 'Linear'):  # ours: no more than twice the logits
         assert all(float(rows[name, part]['peak_logits']) <= 2.05 for part in ('loss', 'accuracy', 'detections'))
 
 
 @pytest.mark.slow
-def test_lvis_metrics_agree_on_what_is_drawn(tmp_path):
+def test_lvis_metrics_agree_on_random_predictions(tmp_path):
     run = subprocess.run(
         [sys.executable, BENCHMARKS / 'lvis_metric.py', '--images', '8', '--out', 'out'],
         cwd=tmp_path,
@@ -340,8 +345,8 @@ def test_lvis_metrics_agree_on_what_is_drawn(tmp_path):
         text=True,
     )
     assert run.returncode == 0, run.stderr[-3000:]
-    lines = [line for line in (tmp_path / 'out/lvis_metric_8.csv').read_text().splitlines() if not line.startswith('#')]
-    rows = {(row['name'], row['metric']): row for row in csv.DictReader(lines)}
+    results = measure.read_results(tmp_path / 'out/lvis_metric_8.csv')
+    rows = {(row['name'], row['metric']): row for row in results.rows}
     assert len(rows) == 6 and all(float(row['seconds']) > 0 and not row['note'] for row in rows.values())
     for (name, metric), row in rows.items():
         for figure in ('AP', 'APr', 'APc', 'APf'):  # ours has three digits, as LVISMetric

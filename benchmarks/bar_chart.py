@@ -1,4 +1,4 @@
-"""The picture of a benchmark: columns of bars that share their labels."""
+"""Draws the chart of a benchmark: columns of bars that share their labels."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,10 +6,14 @@ from typing import NamedTuple
 
 
 class Panel(NamedTuple):
-    """One column of bars: a value for every label and series; without one there is no bar.
+    """One column of bars.
 
-    spans: from where to where the thin line on a bar goes. marks: a goal, drawn as a stroke across the bar.
-    reference: where a line is drawn through all of them.
+    Attributes:
+        title: above the column.
+        values: lengths of the bars, by label and series.
+        spans: start and end of the thin line on a bar.
+        marks: goals, each drawn as a stroke across its bar.
+        reference: a line through all bars.
     """
 
     title: str
@@ -20,11 +24,11 @@ class Panel(NamedTuple):
 
 
 def draw_bars(path: Path, title: str, labels: Sequence[str], series: Sequence[str], panels: Sequence[Panel]) -> None:
-    """Write the picture; where there is no matplotlib, a line that says so. An empty label leaves a gap."""
+    """Writes the chart, or prints that matplotlib is not installed. An empty label leaves a gap."""
     try:
         import matplotlib
     except ImportError:
-        print('no picture: matplotlib is not installed', flush=True)
+        print('no chart: matplotlib is not installed', flush=True)
         return
     matplotlib.use('Agg')
     from matplotlib import pyplot as plt

@@ -1,0 +1,66 @@
+"""What the command-line tools share: types of arguments, the option ``--cfg-options``, errors in one line."""
+
+import sys
+from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Callable
+from pathlib import Path
+
+from .missing_data_hints import explain
+
+
+def at_least(low: int) -> Callable[[str], int]:
+    """The type of an argument that is a whole number of ``low`` or more."""
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < low:
+            raise ArgumentTypeError(f'{text!r} is not a whole number of {low} or more')
+        return int(text)
+
+    return number
+
+
+def positive(text: str) -> float:
+    """The type of an argument that is a finite number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float('inf'):
+        raise ArgumentTypeError(f'{text!r} is not a number above 0')
+    return number
+
+
+def key_value(text: str) -> str:
+    """The type of a config setting; MMEngine's ``DictAction`` does not report what is wrong with one."""
+    key, _, value = text.partition('=')
+    if not key or key == text:
+        raise ArgumentTypeError(f'{text!r} is not KEY=VALUE')
+    if value.count('(') != value.count(')') or value.count('[') != value.count(']'):
+        raise ArgumentTypeError(f'{text!r} has brackets that do not match')
+    return text
+
+
+def add_cfg_options(parser: ArgumentParser) -> None:
+    """Adds MMDetection's ``--cfg-options``."""
+    from mmengine.config import DictAction  # the rest needs Python alone
+
+    parser.add_argument(
+        '--cfg-options', nargs='+', type=key_value, action=DictAction, help='override settings of the config'
+    )
+
+
+def run(main: Callable[[], str | None]) -> None:
+    """Runs a tool's ``main`` and ends the process: with status 0, or with the error of its config or files in one line.
+
+    ``main`` may return such a line itself.
+    """
+    name = Path(sys.argv[0]).stem
+    try:
+        error = main()
+    except FileNotFoundError as missing:
+        error = explain(missing)
+    except (OSError, ValueError) as wrong:
+        error = str(wrong)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(error and f'{name}: {error}')
