@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # Installs mmcv with its operators into a virtual environment: from the wheel cache, or built from source.
-# The package index has no mmcv wheel, and a plain build takes a quarter of an hour on two cores, nearly
-# all of it parsing PyTorch's headers in 80 files. They are parsed once here, into a precompiled header
-# made with the build's own flags: about 18 s a file become 4 s.
+# The package index has no mmcv wheel, and a plain build takes 15 minutes on two cores, nearly all of them to parse
+# PyTorch's headers in 80 files. A precompiled header with the build's own flags takes a file from 18 s to 4 s.
 #
 #   tools/setup/build_mmcv.sh VENV [LOG]
 set -euo pipefail
@@ -22,7 +21,7 @@ if torch.cuda.is_available():
     if CUDA_HOME and os.path.exists(os.path.join(CUDA_HOME, 'bin', 'nvcc')):
         kind = 'cuda-sm' + os.environ.get('TORCH_CUDA_ARCH_LIST', '%d.%d' % torch.cuda.get_device_capability()).replace(' ', '_')
     else:
-        print('There is a GPU, but no nvcc: mmcv gets its CPU operators alone. Hide the GPU from the tools with '
+        print('There is a GPU, but no nvcc: mmcv gets its CPU operators only. Hide the GPU from the tools with '
               'CUDA_VISIBLE_DEVICES=, or install the CUDA toolkit and run set-up again.', file=sys.stderr)
 print(f'torch{torch.__version__}-cp{sys.version_info.major}{sys.version_info.minor}-{platform.machine()}-{kind}')
 PY
@@ -32,7 +31,7 @@ cache=${MMCV_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/apa_mmdet}/mmcv-$version-$bu
 install() { "$python" -m pip --disable-pip-version-check install --no-deps --force-reinstall "$1" >>"$log" 2>&1; }
 installed() { [ "$(cat "$venv/.mmcv" 2>/dev/null)" = "$cache" ] && "$python" -c 'import mmcv.ops' 2>/dev/null; }
 
-# $CXX of the build: makes the precompiled header with the flags it is called with, once, then compiles.
+# Writes the build's $CXX: it makes the precompiled header once, with the flags it is called with, then compiles.
 write_compiler() {
   cat >"$1" <<'SH'
 #!/usr/bin/env bash
@@ -69,7 +68,7 @@ compile() {
   export MMCV_SOURCE=$work/mmcv-$version CXX=$work/g++ PATH="$venv/bin:$PATH"
   write_compiler "$CXX"
   case $build in *-cpu) export CUDA_VISIBLE_DEVICES= ;; esac
-  # the interpreter's own flags, which CFLAGS replaces, less the debugging information: it doubles the time
+  # the interpreter's own flags, which CFLAGS replaces, without debugging information, which doubles the time
   export CFLAGS="${CFLAGS:-$("$python" -c 'import sysconfig; print(sysconfig.get_config_var("CFLAGS"))')} -g0"
   export MAX_JOBS="${MAX_JOBS:-$(nproc)}" MMCV_WITH_OPS=1
   (cd "$MMCV_SOURCE" && "$python" setup.py bdist_wheel --dist-dir "$work/dist") 2>&1 | tee -a "$log" |
@@ -77,7 +76,7 @@ compile() {
   echo
   mkdir -p "$cache"
   wheel=$(basename "$work"/dist/mmcv-*.whl)
-  cp "$work/dist/$wheel" "$cache/$wheel.$$"  # the cache may be on another disk: whole, or not there
+  cp "$work/dist/$wheel" "$cache/$wheel.$$"  # the cache may be on another disk: never a partial file
   mv "$cache/$wheel.$$" "$cache/$wheel"
   echo "               built in $SECONDS s, kept in $cache"
 }

@@ -1,25 +1,30 @@
 #!/usr/bin/env bash
-# From a bare machine to a working virtual environment. Every step checks what is already there,
-# so after an interruption or a failure the same command goes on where it stopped.
+# Sets up a working virtual environment on a bare machine. Every step checks what is already there, so after an
+# interruption or a failure the same command continues where it stopped.
 #
 #   tools/setup/setup_env.sh [VENV]        (VENV defaults to .venv; `make setup` calls this)
 #
-# PYTHON      interpreter to build the environment from (python3.11, else python3)
-# TORCH       what pip installs as torch, with options if need be, e.g.
+# PYTHON      interpreter of the environment (python3.11, else python3)
+# TORCH       requirement that pip installs as torch, with options if needed, e.g.
 #             TORCH="torch==2.6.0 --index-url https://download.pytorch.org/whl/cu126"
-# MMCV_CACHE  where built mmcv wheels are kept (${XDG_CACHE_HOME:-~/.cache}/apa_mmdet)
+# MMCV_CACHE  folder of built mmcv wheels (${XDG_CACHE_HOME:-~/.cache}/apa_mmdet)
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 venv=$(mkdir -p "${1:-$root/.venv}" && cd "${1:-$root/.venv}" && pwd)
 log=$venv/setup.log
 step='starting'
-trap 'code=$?; [ $code -eq 0 ] || {
-  echo "set-up stopped while: $step" >&2
-  tail -n 15 "$log" 2>/dev/null | sed "s/^/    /" >&2
-  echo "The whole log is in $log. Once the cause is mended, run the same command again: it goes on from here." >&2
-}' EXIT
+trap 'code=$?; [ $code -eq 0 ] || report_failure >&2' EXIT
 trap 'exit 130' INT TERM
+
+# The errors of the step come first: what follows them in the log, such as warnings of pip, may fill the last lines.
+report_failure() {
+  local output; output=$(tac "$log" 2>/dev/null | sed '/^== /q' | tac) || true
+  echo "set-up stopped while: $step"
+  { grep -E '^ *(ERROR|[A-Za-z]*Error):|(^|[: ])(fatal )?error:|CMake Error' <<<"$output" || true; } | tail -n 10 | sed 's/^/  ! /'
+  tail -n 15 <<<"$output" | sed 's/^/    /'
+  echo "The whole log is in $log. Fix the cause and run the same command again: it continues from here."
+}
 
 say() { step=$*; printf '[setup %4ds] %s\n' $SECONDS "$*"; echo "== $*" >>"$log"; }
 quietly() { "$@" >>"$log" 2>&1; }
@@ -40,7 +45,7 @@ find_nvcc() { command -v nvcc || ls "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" 2>/
 
 install_torch() {
   local pin; pin=$(grep '^torch==' "$root/requirements.txt")
-  TORCH=${TORCH:-$(cat "$venv/.torch" 2>/dev/null || true)}  # the choice of an earlier set-up stands
+  TORCH=${TORCH:-$(cat "$venv/.torch" 2>/dev/null || true)}  # an earlier set-up's choice is kept
   if [ -z "${TORCH:-}" ] && quietly "$venv/bin/python" -c "
 import torch; assert torch.__version__.split('+')[0] == '${pin#torch==}'"; then return; fi
   if [ -n "${TORCH:-}" ]; then
@@ -50,7 +55,7 @@ import torch; assert torch.__version__.split('+')[0] == '${pin#torch==}'"; then 
     echo "$TORCH" >"$venv/.torch"
   elif ! command -v nvidia-smi >/dev/null || ! find_nvcc >/dev/null; then
     command -v nvidia-smi >/dev/null &&
-      echo "               There is a GPU, but no nvcc to build mmcv's CUDA operators: everything is set up for the CPU."
+      echo "               There is a GPU, but no nvcc to build mmcv's CUDA operators: setting up for the CPU."
     say "installing $pin (its CPU build where the index has one)"
     pip install -c "$venv/constraints.txt" "$pin+cpu" || pip install -c "$venv/constraints.txt" "$pin"
   else
@@ -68,7 +73,7 @@ main() {
   say 'installing the pinned packages of requirements.txt'
   pip install --no-deps -r "$venv/constraints.txt"
   quietly "$venv/bin/python" -c 'import triton' || pip install --no-deps "$(grep '^triton==' "$root/requirements.txt")" ||
-    echo '               No Triton for this machine: the tests of the GPU kernels will be skipped.'
+    echo '               No Triton for this machine: tests of the GPU kernels will be skipped.'
   say 'installing mmcv'
   "$root/tools/setup/build_mmcv.sh" "$venv" "$log"
   say 'installing apa_mmdet (editable)'
