@@ -1,7 +1,7 @@
-"""Writes a detector, or its backbone and neck, as an ONNX file, once onnxruntime computes from it what PyTorch does.
+"""Exports a detector, or its backbone and neck, to an ONNX file that gives the same results in onnxruntime.
 
-Nothing but ONNX's own operators is used. The graph is recorded by torch's TorchScript exporter, which every torch from
-2.1 on has, in a tenth of the time of the one on torch.export (``exporter='dynamo'``, for what has a single stage).
+Only ONNX's own operators are used. The graph is recorded by torch's TorchScript exporter, which every torch since 2.1
+has, in a tenth of the time of the exporter based on torch.export (``exporter='dynamo'``, for plans of one stage).
 """
 
 import inspect
@@ -26,23 +26,35 @@ from apa_mmdet.utils.config import load_config
 from apa_mmdet.utils.errors import one_line
 from apa_mmdet.utils.fileio import atomic_write
 
-from .operators import record_carafe
-from .stages import NotExportable, Plan, Tensors, backbone_plan, detector_plan
-from .verify import Difference, compare, example_of, refuse_different, run_stages, stage_sessions
+from .operators import use_exportable_carafe
+from .stages import ExportPlan, Tensors, backbone_plan
+from .two_stage import detector_plan
+from .unsupported import NotExportable
+from .verify import TOLERANCE, Difference, compare, example_of, raise_if_different, run_stages, stage_sessions
 
 PARTS = dict(backbone=backbone_plan, detector=detector_plan)
 EXPORTERS = ('torchscript', 'dynamo')
-OPSETS = (17, 20)  # LayerNormalization is of 17, RoiAlign and GridSample of 16; TorchScript's exporter ends with 20
+OPSETS = (17, 20)  # LayerNormalization needs 17, RoiAlign and GridSample 16; TorchScript's exporter ends at 20
 
 
 class Exported(NamedTuple):
-    """A file that was written, what it takes and gives, and what its check found, for each size of images."""
+    """A written file with its inputs and outputs, and the differences that its check found, by size of images."""
 
     path: Path
     opset: int
     inputs: list[str]
     outputs: list[str]
     differences: dict[tuple[int, ...], list[Difference]]
+
+    def __str__(self) -> str:
+        lines = []
+        for images, differences in self.differences.items():
+            size = 'x'.join(map(str, images))
+            lines.append(f'onnxruntime and PyTorch, images {size} (allowed: {TOLERANCE:g} relative)')
+            lines += map(str, differences)
+        size = f'{self.path.stat().st_size / 1e6:.1f} MB, opset {self.opset}'
+        lines.append(f'written: {self.path}, {size}; {", ".join(self.inputs)} → {", ".join(self.outputs)}')
+        return '\n'.join(lines)
 
 
 def export_onnx(
@@ -56,23 +68,23 @@ def export_onnx(
     exporter: str = 'torchscript',
     options: dict | None = None,
 ) -> Exported:
-    """Export a part of a config's detector, in eval mode and float32, and check it.
+    """Exports a part of a config's detector, in eval mode and float32, and checks it.
 
     Args:
         config: of the detector.
         checkpoint: its weights; None for random ones.
-        out: path of the file, which is written whole, and only if the check passes.
+        out: path of the file, which is written atomically, and only if the check passes.
         part: ``backbone``, with the neck, or ``detector``.
-        shape: height and width of the images that it is recorded and checked with.
-        dynamic: what may differ from that later on: ``batch``, their number, and ``size``; None for all that the part
-            allows, which is ``size`` alone for a detector with proposals.
+        shape: height and width of the images for recording and checking.
+        dynamic: what may vary: ``batch``, the number of images, and ``size``; None for all that the part allows, which
+            is ``size`` for a detector with proposals.
         opset: version of ONNX's operators.
         exporter: ``torchscript`` or ``dynamo``.
         options: settings of the config.
 
     Raises:
-        NotExportable: if the model has a part that cannot be exported, before the export starts.
-        OSError: if a file is not there, or ``out`` cannot be written.
+        NotExportable: if a part of the model cannot be exported, before the export starts.
+        OSError: if a file is missing, or ``out`` cannot be written.
         ValueError: if config or checkpoint are wrong, or the check fails.
     """
     if not OPSETS[0] <= opset <= OPSETS[1]:
@@ -94,21 +106,21 @@ def export_onnx(
             for images in shapes:
                 _step(steps, f'check {"x".join(map(str, images))}')
                 differences[images] = compare(sessions, plan, example_of(plan, images))
-        refuse_different(differences)
+        raise_if_different(differences)
         _step(steps, 'write')
         _finish(content, plan, model, classes)
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         atomic_write(out, content.SerializeToString())
         steps.update()
     inputs, outputs = (
-        [_described(value) for value in values] for values in (content.graph.input, content.graph.output)
+        [_signature(value) for value in values] for values in (content.graph.input, content.graph.output)
     )
     return Exported(Path(out), opset, inputs, outputs, differences)
 
 
 @contextmanager
 def _in_one_line(what: str) -> Iterator[None]:
-    """An error of torch, onnx or onnxruntime, which may be of any class, as one of this file's."""
+    """Turns an error of torch, onnx or onnxruntime, which may be of any class, into a ValueError of one line."""
     try:
         yield
     except NotExportable:
@@ -136,8 +148,10 @@ def build(cfg: Config, path: str) -> nn.Module:
     except Exception as error:  # a config is a program: anything may come out of it
         raise ValueError(f'{path}: its model cannot be built: {one_line(error)}') from error
     if not hasattr(model, 'backbone'):
-        raise NotExportable(f'{type(model).__name__} of {path} has no backbone; name the config of a detector')
-    record_carafe(model)
+        raise NotExportable(
+            'no-backbone', f"{type(model).__name__} of {path} has no backbone; name a detector's config"
+        )
+    use_exportable_carafe(model)
     return model
 
 
@@ -166,10 +180,12 @@ def load_weights(model: nn.Module, checkpoint: Path, part: str = 'detector') -> 
     return list(classes) if classes else None
 
 
-def _shapes(plan: Plan, shape: tuple[int, int], dynamic: Sequence[str]) -> list[tuple[int, ...]]:
-    """Shapes of the images to check with: that of the export and, where others are to work, one of these."""
+def _shapes(plan: ExportPlan, shape: tuple[int, int], dynamic: Sequence[str]) -> list[tuple[int, ...]]:
+    """Shapes of the images for the check: that of the export and, if it may vary, another one."""
     if 'batch' in dynamic and plan.one_image:
-        raise NotExportable('a detector with proposals is exported for one image at a time; leave out --dynamic batch')
+        raise NotExportable(
+            'one-image-only', 'a detector with proposals takes one image at a time; remove batch from --dynamic'
+        )
     height, width = shape
     other = (1 + ('batch' in dynamic), 3, height, width)
     if 'size' in dynamic:  # multiples of 32, as the data preprocessor makes them
@@ -178,10 +194,10 @@ def _shapes(plan: Plan, shape: tuple[int, int], dynamic: Sequence[str]) -> list[
     return list(dict.fromkeys([(1, 3, height, width), other]))
 
 
-class _Recorded(nn.Module):
-    """All stages of a plan, as a module of tensors in order; every tensor of theirs is a result."""
+class _AllStages(nn.Module):
+    """All stages of a plan as one module; it returns every tensor that they compute."""
 
-    def __init__(self, plan: Plan, model: nn.Module, inputs: Sequence[str]) -> None:
+    def __init__(self, plan: ExportPlan, model: nn.Module, inputs: Sequence[str]) -> None:
         super().__init__()
         self.model, self.plan, self.inputs = model, plan, inputs
 
@@ -193,10 +209,12 @@ class _Recorded(nn.Module):
 
 
 def _record(
-    plan: Plan, model: nn.Module, shapes: list[tuple[int, ...]], dynamic: Sequence[str], opset: int, exporter: str
+    plan: ExportPlan, model: nn.Module, shapes: list[tuple[int, ...]], dynamic: Sequence[str], opset: int, exporter: str
 ) -> onnx.ModelProto:
-    """The graph of all stages; every tensor that passes between two of them is an output of its own."""
-    example = example_of(plan, shapes[-1 if exporter == 'dynamo' else 0])  # torch.export takes one image for a constant
+    """Records the graph of all stages; every tensor that passes between two of them is an output."""
+    example = example_of(
+        plan, shapes[-1 if exporter == 'dynamo' else 0]
+    )  # torch.export would take one image for a constant
     with torch.no_grad():
         values = run_stages(plan, example)
     fixed = () if 'size' in dynamic else (2, 3)
@@ -206,54 +224,56 @@ def _record(
         for name, axes in plan.axes.items()
     }
     file = io.BytesIO()
-    given = dict(input_names=list(example), output_names=list(values), opset_version=opset)
-    module = _Recorded(plan, model, list(example)).eval()
+    options = dict(input_names=list(example), output_names=list(values), opset_version=opset)
+    module = _AllStages(plan, model, list(example)).eval()
     with _in_one_line('torch cannot record the graph'), warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter('ignore')  # sizes read in Python; what comes of them is checked with another size
+        warnings.simplefilter('ignore')  # sizes read in Python: the check uses another size
         if exporter == 'dynamo':
-            content = _record_by_dynamo(module, example, kept['image'], given)
+            content = _record_by_dynamo(module, example, kept['image'], options)
         else:
             old = dict(dynamo=False) if 'dynamo' in inspect.signature(torch.onnx.export).parameters else {}
-            torch.onnx.export(module, tuple(example.values()), file, dynamic_axes=kept, **given, **old)
+            torch.onnx.export(module, tuple(example.values()), file, dynamic_axes=kept, **options, **old)
             content = onnx.load_from_string(file.getvalue())
-    for output in content.graph.output:  # after some operators the exporter knows no sizes, or gives them odd names
+    for output in content.graph.output:  # the exporter lacks some sizes, and names others itself
         sizes, names = values[output.name].shape, kept.get(output.name, {})
-        kind = onnx.helper.np_dtype_to_tensor_dtype(values[output.name].numpy().dtype)
+        dtype = onnx.helper.np_dtype_to_tensor_dtype(values[output.name].numpy().dtype)
         shape = [names.get(dim, size) for dim, size in enumerate(sizes)]
-        output.CopyFrom(onnx.helper.make_tensor_value_info(output.name, kind, shape))
+        output.CopyFrom(onnx.helper.make_tensor_value_info(output.name, dtype, shape))
     onnx.checker.check_model(content)
     foreign = {node.domain for node in content.graph.node} - {'', 'ai.onnx'}
     if foreign:
-        raise NotExportable(f'operators of {", ".join(sorted(foreign))} were recorded, which are not of ONNX')
+        raise NotExportable('foreign-operator', f'the graph has operators of {", ".join(sorted(foreign))}, not of ONNX')
     return content
 
 
-def _record_by_dynamo(module: nn.Module, example: Tensors, axes: dict[int, str], given: dict) -> onnx.ModelProto:
+def _record_by_dynamo(module: nn.Module, example: Tensors, axes: dict[int, str], options: dict) -> onnx.ModelProto:
     if 'dynamic_shapes' not in inspect.signature(torch.onnx.export).parameters:
-        raise NotExportable(f'torch {torch.__version__} has no exporter on torch.export; leave out --exporter dynamo')
+        raise NotExportable(
+            'torchscript-only', f'torch {torch.__version__} lacks the exporter; remove --exporter dynamo'
+        )
     if len(module.plan.stages) > 1:
-        raise NotExportable('a detector with proposals is recorded by TorchScript alone; leave out --exporter dynamo')
+        raise NotExportable('torchscript-only', 'a detector with proposals needs TorchScript; remove --exporter dynamo')
     shapes = dict.fromkeys(axes, torch.export.Dim.DYNAMIC)
     program = torch.onnx.export(
-        module, tuple(example.values()), dynamo=True, dynamic_shapes=((shapes,),), verbose=False, **given
+        module, tuple(example.values()), dynamo=True, dynamic_shapes=((shapes,),), verbose=False, **options
     )
     return program.model_proto
 
 
-def _finish(content: onnx.ModelProto, plan: Plan, model: nn.Module, classes: list[str] | None) -> None:
-    """Leave the results alone as outputs, and write into the file how images are normalised and classes called."""
+def _finish(content: onnx.ModelProto, plan: ExportPlan, model: nn.Module, classes: list[str] | None) -> None:
+    """Keeps only the results as outputs, and adds the normalization of images and the class names as metadata."""
     results = [value for name in plan.results for value in content.graph.output if value.name == name]
     del content.graph.output[:]
     content.graph.output.extend(results)
-    prepared = model.data_preprocessor
-    about = dict(pad_size_divisor=getattr(prepared, 'pad_size_divisor', 1), classes=classes)
-    if getattr(prepared, '_enable_normalize', False):
-        about.update({name: getattr(prepared, name).flatten().tolist() for name in ('mean', 'std')})
-        about['channels'] = 'RGB' if prepared._channel_conversion else 'BGR'  # mmcv reads BGR
-    onnx.helper.set_model_props(content, {name: json.dumps(value) for name, value in about.items() if value})
+    preprocessor = model.data_preprocessor
+    metadata = dict(pad_size_divisor=getattr(preprocessor, 'pad_size_divisor', 1), classes=classes)
+    if getattr(preprocessor, '_enable_normalize', False):
+        metadata.update({name: getattr(preprocessor, name).flatten().tolist() for name in ('mean', 'std')})
+        metadata['channels'] = 'RGB' if preprocessor._channel_conversion else 'BGR'  # mmcv reads BGR
+    onnx.helper.set_model_props(content, {name: json.dumps(value) for name, value in metadata.items() if value})
     onnx.checker.check_model(content)
 
 
-def _described(value: onnx.ValueInfoProto) -> str:
+def _signature(value: onnx.ValueInfoProto) -> str:
     dims = (dim.dim_param or str(dim.dim_value) for dim in value.type.tensor_type.shape.dim)
     return f'{value.name} ({", ".join(dims)})'

@@ -1,70 +1,70 @@
-"""Operators of a detector that ONNX has, but torch's export of mmcv's does not find; in PyTorch they compute the same.
+"""Operators that ONNX has but mmcv's export does not map to; in PyTorch they compute the same as mmcv's.
 
-mmcv 2.1 records RoIAlign for opsets before 16, half a pixel off from then on; NMS not at all; and CARAFE as an operator
-of its own, which onnxruntime does not know. Equal scores are ranked by index, as ONNX demands of TopK.
+mmcv 2.1 records RoIAlign for opsets before 16 (half a pixel off from then on), no NMS, and CARAFE as an operator of its
+own, which onnxruntime does not know. Equal scores are ranked by index, as ONNX specifies for TopK.
 """
 
 from typing import Any
 
+import mmcv.ops
 import torch
 import torch.nn.functional as F
-from mmcv.ops import nms, roi_align
 from mmcv.ops.carafe import CARAFEPack
 from torch import Tensor
 from torch.autograd import Function
 
 
-def rank(scores: Tensor, limit: int) -> tuple[Tensor, Tensor]:
-    """The highest ``limit`` of the scores (n,), or all if there are fewer, and their indices; highest first.
+def topk(scores: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+    """Returns the highest ``limit`` of the scores (n,), or all if there are fewer, and their indices; highest first.
 
     Example:
-        >>> rank(torch.tensor([1., 3., 1.]), 2)
+        >>> topk(torch.tensor([1., 3., 1.]), 2)
         (tensor([3., 1.]), tensor([1, 0]))
     """
-    return _Rank.apply(scores, limit)
+    return _TopK.apply(scores, limit)
 
 
-def suppress(boxes: Tensor, scores: Tensor, limit: int, iou_threshold: float, score_threshold: float) -> Tensor:
-    """Non-maximum suppression, for each group of boxes and each class by itself.
+def nms(boxes: Tensor, scores: Tensor, limit: int, iou_threshold: float, score_threshold: float) -> Tensor:
+    """Non-maximum suppression within each group of boxes and each class.
 
     Args:
         boxes: (B, n, 4) in B groups, x1, y1, x2, y2.
-        scores: (B, C, n); what is not above ``score_threshold`` is left out.
-        limit: how many boxes of a group and class are kept at most.
+        scores: (B, C, n); those not above ``score_threshold`` are dropped.
+        limit: largest number of boxes that are kept of a group and class.
 
     Returns:
         (k, 3), the group, class and index of each box that is kept; within a group and class, highest score first.
 
     Example:
         >>> boxes = torch.tensor([[[0., 0., 4., 4.], [0., 0., 4., 5.], [9., 9., 12., 12.]]])
-        >>> suppress(boxes, torch.tensor([[[.5, .6, .1]]]), 10, 0.5, 0.05)
+        >>> nms(boxes, torch.tensor([[[.5, .6, .1]]]), 10, 0.5, 0.05)
         tensor([[0, 0, 1],
                 [0, 0, 2]])
     """
-    return _Suppress.apply(boxes, scores, limit, iou_threshold, score_threshold)
+    return _NonMaxSuppression.apply(boxes, scores, limit, iou_threshold, score_threshold)
 
 
-def align(feature: Tensor, rois: Tensor, size: tuple[int, int], scale: float, samples: int) -> Tensor:
-    """RoIAlign with pixels' centres at halves (mmcv's ``aligned=True``) of the map of one image.
+def roi_align(feature: Tensor, rois: Tensor, size: tuple[int, int], scale: float, samples: int) -> Tensor:
+    """RoIAlign on the map of one image, with pixel centers at halves (mmcv's ``aligned=True``).
 
     Args:
         feature: (1, C, H, W).
         rois: (R, 4), x1, y1, x2, y2 in pixels of the image.
         size: height and width of the results.
         scale: of the map against the image.
-        samples: points a bin in each direction; 0 for as many as the bin has pixels.
+        samples: sampling points per bin in each direction; 0 for as many as the bin has pixels.
 
     Returns:
         (R, C, *size).
     """
     images = torch.zeros_like(rois[:, 0], dtype=torch.int64)
-    return _Align.apply(feature, rois, images, (int(feature.shape[1]), *size), scale, samples)
+    return _RoIAlign.apply(feature, rois, images, (int(feature.shape[1]), *size), scale, samples)
 
 
-def reassemble(features: Tensor, masks: Tensor, kernel_size: int, group_size: int, scale_factor: int) -> Tensor:
-    """CARAFE in ONNX's own operators: :func:`apa_mmdet.models.layers.carafe` as a sum over the k² shifts.
+def carafe(features: Tensor, masks: Tensor, kernel_size: int, group_size: int, scale_factor: int) -> Tensor:
+    """CARAFE as a sum over the k² shifts, in ONNX's own operators.
 
-    Slower, and right in either framework; arguments and result are the same.
+    Arguments and result are those of :func:`apa_mmdet.ops.carafe.carafe`, which is faster.
     """
     n, channels, height, width = features.shape
     k, s = kernel_size, scale_factor
@@ -80,22 +80,22 @@ def reassemble(features: Tensor, masks: Tensor, kernel_size: int, group_size: in
     return total.reshape(n, channels, height * s, width * s)
 
 
-def record_carafe(model: torch.nn.Module) -> None:
-    """Let every CARAFE layer of the model compute with :func:`reassemble`."""
+def use_exportable_carafe(model: torch.nn.Module) -> None:
+    """Makes every CARAFE layer of the model compute with :func:`carafe`."""
     for module in model.modules():
         if isinstance(module, CARAFEPack):
-            module.feature_reassemble = _Reassembling(module)
+            module.feature_reassemble = _FeatureReassembly(module)
 
 
-class _Reassembling:
+class _FeatureReassembly:
     def __init__(self, layer: CARAFEPack) -> None:
         self.sizes = layer.up_kernel, layer.up_group, layer.scale_factor
 
     def __call__(self, x: Tensor, mask: Tensor) -> Tensor:
-        return reassemble(x, mask, *self.sizes)
+        return carafe(x, mask, *self.sizes)
 
 
-class _Rank(Function):
+class _TopK(Function):
     @staticmethod
     def forward(ctx: Any, scores: Tensor, limit: int) -> tuple[Tensor, Tensor]:
         values, indices = scores.sort(descending=True, stable=True)
@@ -108,18 +108,18 @@ class _Rank(Function):
         return _typed(values, scores, torch.float32, [None]), _typed(indices, scores, torch.int64, [None])
 
 
-class _Suppress(Function):
+class _NonMaxSuppression(Function):
     @staticmethod
     def forward(ctx: Any, boxes: Tensor, scores: Tensor, limit: int, iou: float, threshold: float) -> Tensor:
-        if torch.onnx.is_in_onnx_export():  # any row will do; the tracer would record each of these steps, to no end
+        if torch.onnx.is_in_onnx_export():  # any row will do; the tracer would record these steps for nothing
             return torch.zeros(1, 3, dtype=torch.int64)
         rows = [torch.zeros(0, 3, dtype=torch.int64)]
         for group, label in (scores > threshold).any(2).nonzero().tolist():
             index = (scores[group, label] > threshold).nonzero().squeeze(1)
             _, order = scores[group, label, index].sort(descending=True, stable=True)
             index = index[order]
-            places = torch.arange(len(index), 0, -1).float()  # instead of scores, of which mmcv exchanges equal ones
-            kept = index[nms(boxes[group, index], places, iou)[1][:limit]]
+            places = torch.arange(len(index), 0, -1).float()  # instead of scores: mmcv reorders equal ones
+            kept = index[mmcv.ops.nms(boxes[group, index], places, iou)[1][:limit]]
             rows.append(torch.stack([torch.full_like(kept, group), torch.full_like(kept, label), kept], 1))
         return torch.cat(rows)
 
@@ -130,17 +130,17 @@ class _Suppress(Function):
         return _typed(g.op('NonMaxSuppression', boxes, scores, most, *limits), boxes, torch.int64, [None, 3])
 
 
-class _Align(Function):
+class _RoIAlign(Function):
     @staticmethod
     def forward(
         ctx: Any, feature: Tensor, rois: Tensor, images: Tensor, shape: tuple, scale: float, samples: int
     ) -> Tensor:
         with_image = torch.cat([images[:, None].to(rois), rois], 1)
-        return roi_align(feature, with_image, shape[1:], scale, samples, 'avg', True)
+        return mmcv.ops.roi_align(feature, with_image, shape[1:], scale, samples, 'avg', True)
 
     @staticmethod
     def symbolic(g: Any, feature: Any, rois: Any, images: Any, shape: tuple, scale: float, samples: int) -> Any:
-        found = g.op(
+        value = g.op(
             'RoiAlign',
             feature,
             rois,
@@ -152,7 +152,7 @@ class _Align(Function):
             sampling_ratio_i=samples,
             spatial_scale_f=scale,
         )
-        return _typed(found, feature, torch.float32, [None, *shape])
+        return _typed(value, feature, torch.float32, [None, *shape])
 
 
 def _constant(g: Any, values: list, dtype: torch.dtype) -> Any:
@@ -160,6 +160,6 @@ def _constant(g: Any, values: list, dtype: torch.dtype) -> Any:
 
 
 def _typed(value: Any, like: Any, dtype: torch.dtype, sizes: list[int | None]) -> Any:
-    """``value`` with its type, which the exporter does not infer; what follows it is recorded accordingly."""
+    """Sets the type of ``value``, which the exporter does not infer and later operators are recorded by."""
     value.setType(like.type().with_dtype(dtype).with_sizes(sizes))
     return value

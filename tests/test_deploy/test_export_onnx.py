@@ -1,13 +1,14 @@
-"""Exports, run in onnxruntime; whole detectors against MMDetection's own predictions."""
+"""Exports in onnxruntime; whole detectors compared with MMDetection's own predictions."""
 
-import importlib.util
 import inspect
 import os
 import re
+import runpy
 import sys
 from pathlib import Path
 
 import cv2
+import mmcv.ops
 import numpy as np
 import onnx
 import onnxruntime
@@ -15,7 +16,6 @@ import pytest
 import torch
 from helpers.paths import ROOT
 from helpers.tiny_runs import tinier
-from mmcv.ops import roi_align
 from mmdet.apis import inference_detector
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
@@ -23,8 +23,9 @@ from mmengine.config import Config
 from torch import nn
 
 from apa_mmdet.deploy.export_onnx import build, export_onnx, load_weights
-from apa_mmdet.deploy.operators import align, rank, reassemble, suppress
-from apa_mmdet.deploy.stages import NotExportable
+from apa_mmdet.deploy.operators import carafe as exportable_carafe
+from apa_mmdet.deploy.operators import nms, roi_align, topk
+from apa_mmdet.deploy.unsupported import NotExportable
 from apa_mmdet.deploy.verify import TOLERANCE
 from apa_mmdet.ops.carafe import carafe
 
@@ -33,7 +34,7 @@ SIZE = (96, 128)
 
 
 def written(cfg, folder):
-    """The config as a file, and weights for it: random, but nowhere those that leave an input as it is."""
+    """Writes a config and random weights for it, in which no layer is an identity."""
     cfg.dump(str(folder / 'config.py'))
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)
@@ -66,12 +67,11 @@ def detector_cfg(tmp_path, **options):
 
 
 def tool(*args, monkeypatch):
-    """What ``main()`` of the tool returns."""
-    spec = importlib.util.spec_from_file_location('export_onnx_tool', ROOT / 'tools/export_onnx.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    """Runs the tool; returns the line that it ends with, or None."""
     monkeypatch.setattr(sys, 'argv', ['export_onnx.py', *map(str, args)])
-    return module.main()
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / 'tools/export_onnx.py'), run_name='__main__')
+    return ended.value.code
 
 
 def run(path, **inputs):
@@ -80,7 +80,7 @@ def run(path, **inputs):
 
 
 @pytest.mark.parametrize('act', ['APA', 'AGLU', 'AconA', 'AconB', 'AconC', 'MetaAconC', 'APALU'])
-def test_backbone_and_neck_of_every_activation(act, tmp_path):
+def test_backbone_and_neck_with_every_activation_match_pytorch(act, tmp_path):
     config, weights = written(backbone_cfg(act), tmp_path)
     done = export_onnx(config, weights, tmp_path / 'new/backbone.onnx', shape=SIZE)
     assert list(done.differences) == [(1, 3, 96, 128), (2, 3, 64, 96)]
@@ -97,7 +97,7 @@ def test_backbone_and_neck_of_every_activation(act, tmp_path):
         assert abs(tensor - want.numpy()).max() <= TOLERANCE * want.abs().max()
 
 
-def test_a_detector_whose_activations_were_swapped(tmp_path):
+def test_a_detector_with_swapped_activations_is_exported(tmp_path):
     cfg = backbone_cfg()
     any_detector = Config.fromfile(ROOT / 'configs/any_detector/retinanet_r50_aglu.py').model
     cfg.model = dict(any_detector.to_dict(), neck=cfg.model.neck, bbox_head=cfg.model.bbox_head)
@@ -110,25 +110,25 @@ def test_a_detector_whose_activations_were_swapped(tmp_path):
 
 @pytest.fixture(scope='module')
 def mask_rcnn(tmp_path_factory):
-    """Config, weights and, exported by the tool, the file of the narrowed Mask R-CNN with AGLU, APA, GOL and CARAFE."""
+    """Config, weights and, exported by the tool, the ONNX file of the narrowed Mask R-CNN with AGLU, APA, GOL and CARAFE."""
     folder = tmp_path_factory.mktemp('mask_rcnn')
     config, weights = written(detector_cfg(folder), folder)
     return config, weights, folder / 'detector.onnx'
 
 
-def test_the_page_shows_how_mask_rcnn_runs(mask_rcnn, monkeypatch, capsys):
+def test_the_example_of_the_docs_gives_mmdets_mask_rcnn_predictions(mask_rcnn, monkeypatch, capsys):
     config, weights, path = mask_rcnn
     done = tool(config, weights, '--part', 'detector', '--shape', *SIZE, '--out', path, monkeypatch=monkeypatch)
-    said = capsys.readouterr()
-    assert done is None and 'masks' in said.out and 'check 1x3x96x128' in said.err
-    assert re.search(r'written: \S+detector.onnx, [\d.]+ MB, opset 17; image \(1, 3, height, width\), .*', said.out)
+    output = capsys.readouterr()
+    assert done is None and 'masks' in output.out and 'check 1x3x96x128' in output.err
+    assert re.search(r'written: \S+detector.onnx, [\d.]+ MB, opset 17; image \(1, 3, height, width\), .*', output.out)
     monkeypatch.chdir(path.parent)
-    picture = cv2.resize(np.random.default_rng(0).integers(0, 255, (9, 7, 3), np.uint8), (140, 180))
-    cv2.imwrite('picture.jpg', picture)
+    image = cv2.resize(np.random.default_rng(0).integers(0, 255, (9, 7, 3), np.uint8), (140, 180))
+    cv2.imwrite('image.jpg', image)
     (snippet,) = re.findall(r'```python\n(.*?)```', (ROOT / 'docs/deploy.md').read_text(), re.S)
-    found = {}
-    exec(snippet, found)
-    assert found['about']['classes'] == CLASSES and 'class ' in capsys.readouterr().out
+    example = {}
+    exec(snippet, example)
+    assert example['metadata']['classes'] == CLASSES and 'class ' in capsys.readouterr().out
 
     cfg = Config.fromfile(config)
     resize = next(step for step in cfg.test_dataloader.dataset.pipeline if step.type == 'Resize')
@@ -136,16 +136,16 @@ def test_the_page_shows_how_mask_rcnn_runs(mask_rcnn, monkeypatch, capsys):
     model = MODELS.build(cfg.model).eval()
     load_weights(model, Path(weights))
     model.cfg = cfg
-    want = inference_detector(model, 'picture.jpg').pred_instances
-    assert len(want) == 50 == len(found['boxes'])
-    assert found['labels'].tolist() == want.labels.tolist() and len(set(want.labels.tolist())) > 1
-    assert abs(found['boxes'] - want.bboxes.numpy()).max() < 1e-3
-    assert abs(found['scores'] - want.scores.numpy()).max() < 1e-5
-    wrong = (np.stack(found['pasted']) != want.masks.numpy()).sum((1, 2))
+    want = inference_detector(model, 'image.jpg').pred_instances
+    assert len(want) == 50 == len(example['boxes'])
+    assert example['labels'].tolist() == want.labels.tolist() and len(set(want.labels.tolist())) > 1
+    assert abs(example['boxes'] - want.bboxes.numpy()).max() < 1e-3
+    assert abs(example['scores'] - want.scores.numpy()).max() < 1e-5
+    wrong = (np.stack(example['pasted']) != want.masks.numpy()).sum((1, 2))
     assert wrong.mean() <= 1 and want.masks.any((1, 2)).any()
 
 
-def test_faster_rcnn_with_boxes_for_each_class_and_softmax(tmp_path):
+def test_faster_rcnn_with_class_specific_boxes_and_softmax_matches_mmdet(tmp_path):
     cfg = detector_cfg(tmp_path)
     cfg.model.type = 'FasterRCNN'
     cfg.model.backbone.type = 'ResNet'
@@ -170,13 +170,13 @@ def test_faster_rcnn_with_boxes_for_each_class_and_softmax(tmp_path):
     assert abs(got['scores'] - want.scores.numpy()).max() < 1e-5
 
 
-def test_nothing_detected(mask_rcnn, tmp_path):
+def test_an_image_without_detections_gives_empty_outputs(mask_rcnn, tmp_path):
     config, weights, _ = mask_rcnn
     options = {'model.test_cfg.rcnn.score_thr': 0.99999}
     done = export_onnx(config, weights, tmp_path / 'a.onnx', 'detector', SIZE, (), options=options)
     shape = (1, 3, *SIZE)
     checked = {d.tensor: d.shape for d in done.differences[shape]}
-    assert checked['masks'][0] > 0, 'the masks were not checked on any'
+    assert checked['masks'][0] > 0, 'the masks of no detection were checked'
     got = run(done.path, image=np.zeros(shape, np.float32), image_shape=np.float32(SIZE))
     assert {name: tensor.shape for name, tensor in got.items()} == dict(
         boxes=(0, 4), scores=(0,), labels=(0,), masks=(0, 28, 28)
@@ -185,13 +185,13 @@ def test_nothing_detected(mask_rcnn, tmp_path):
 
 @MODELS.register_module()
 class Inverse(nn.Module):
-    """A matrix inverse, which ONNX has no operator for."""
+    """A matrix inverse, for which ONNX has no operator."""
 
     def forward(self, x):
         return [torch.linalg.inv(x + 9 * torch.eye(x.shape[3]))]
 
 
-def test_an_operator_that_onnx_lacks_is_named(tmp_path, monkeypatch):
+def test_an_operator_that_onnx_lacks_is_named_in_the_error(tmp_path, monkeypatch):
     cfg = backbone_cfg()
     cfg.model.backbone, cfg.model.neck = dict(type='Inverse'), None
     config, _ = written(cfg, tmp_path)
@@ -201,7 +201,7 @@ def test_an_operator_that_onnx_lacks_is_named(tmp_path, monkeypatch):
 
 @MODELS.register_module()
 class SizeInPython(nn.Module):
-    """A map divided by a height that the recorder takes for a constant."""
+    """A map divided by a height, which the exporter records as a constant."""
 
     def __init__(self):
         super().__init__()
@@ -212,7 +212,7 @@ class SizeInPython(nn.Module):
 
 
 @pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
-def test_a_graph_that_computes_something_else_is_not_written(tmp_path):
+def test_a_graph_that_differs_from_pytorch_is_not_written(tmp_path):
     cfg = backbone_cfg()
     cfg.model.backbone, cfg.model.neck = dict(type='SizeInPython'), None
     config, weights = written(cfg, tmp_path)
@@ -248,24 +248,36 @@ def soft_nms(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'cfg, part, said',
+    'cfg, part, code, name',
     [
-        (config_of('any_detector/dino_r50_aglu'), 'detector', 'DINO is neither'),
-        (config_of('v3det/cascade_rcnn_se_r50_apa_v3det'), 'detector', 'CascadeRoIHead, has a predict_bbox of its own'),
-        (deformable, 'backbone', 'layer2.0.conv2 is a ModulatedDeformConv2dPack of mmcv'),
-        (soft_nms, 'detector', 'test_cfg.rcnn.nms asks for more'),
+        (config_of('any_detector/dino_r50_aglu'), 'detector', 'unsupported-detector', 'DINO'),
+        (config_of('v3det/cascade_rcnn_se_r50_apa_v3det'), 'detector', 'changed-method', 'predict_bbox'),
+        (deformable, 'backbone', 'unsupported-layer', 'layer2.0.conv2'),
+        (soft_nms, 'detector', 'unsupported-setting', 'test_cfg.rcnn.nms'),
     ],
     ids=['DETR', 'cascade', 'deformable', 'soft NMS'],
 )
-def test_what_cannot_be_exported_is_said_first(cfg, part, said, tmp_path, monkeypatch):
-    path = str(tmp_path / 'config.py')
-    cfg(tmp_path).dump(path)
-    line = tool(path, '--part', part, '--out', tmp_path / 'a.onnx', monkeypatch=monkeypatch)
-    assert line.startswith('export_onnx: ') and said in line and '\n' not in line
+def test_a_model_that_cannot_be_exported_is_rejected_with_its_part(cfg, part, code, name, tmp_path):
+    path = tmp_path / 'config.py'
+    cfg(tmp_path).dump(str(path))
+    with pytest.raises(NotExportable) as raised:
+        export_onnx(str(path), None, tmp_path / 'a.onnx', part)
+    assert raised.value.code == code and name in str(raised.value)
     assert not (tmp_path / 'a.onnx').exists()
 
 
-def test_errors_of_a_user_are_one_line(mask_rcnn, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    'options, code',
+    [(dict(dynamic=('batch',)), 'one-image-only'), (dict(exporter='dynamo', shape=(64, 64)), 'torchscript-only')],
+)
+def test_options_that_a_two_stage_detector_excludes_are_rejected(options, code, mask_rcnn, tmp_path):
+    config, weights, _ = mask_rcnn
+    with pytest.raises(NotExportable) as raised:
+        export_onnx(config, weights, tmp_path / 'a.onnx', 'detector', **options)
+    assert raised.value.code == code
+
+
+def test_user_errors_end_the_tool_with_one_line(mask_rcnn, tmp_path, monkeypatch):
     config, weights, _ = mask_rcnn
     mark = tmp_path / 'mark'
 
@@ -276,17 +288,16 @@ def test_errors_of_a_user_are_one_line(mask_rcnn, tmp_path, monkeypatch):
     torch.save(dict(state_dict=dict(a=torch.ones(1)), x=Runs()), tmp_path / 'evil.pth')
     torch.save(dict(state_dict={'backbone.conv1.weight': torch.ones(1)}), tmp_path / 'other.pth')
     (tmp_path / 'empty.py').write_text('a = 1\n')
-    for said, *args in (
+    for text, *args in (
         ('no such file', 'missing.py'),
         ('missing: ', config, tmp_path / 'missing.pth'),
         ('has no `model`', tmp_path / 'empty.py'),
         ('was it trained with this config?', config, tmp_path / 'other.pth'),
         ('mkdir', config, tmp_path / 'evil.pth'),
-        ('one image at a time', config, weights, '--part', 'detector', '--dynamic', 'batch'),
-        ('TorchScript alone', config, weights, '--part', 'detector', '--exporter', 'dynamo', '--shape', '64', '64'),
+        ('remove batch from --dynamic', config, weights, '--part', 'detector', '--dynamic', 'batch'),
     ):
         line = tool(*args, '--out', tmp_path / 'a.onnx', monkeypatch=monkeypatch)
-        assert line.startswith('export_onnx: ') and said in line and '\n' not in line, line
+        assert line.startswith('export_onnx: ') and text in line and '\n' not in line, line
     assert not mark.exists() and not (tmp_path / 'a.onnx').exists()
 
 
@@ -300,7 +311,7 @@ class Call(nn.Module):
 
 
 def in_onnx(function, *args, axes, path, opset=17):
-    """Its results in onnxruntime, for other arguments than those of the export."""
+    """Exports a function; returns it as run by onnxruntime, for any arguments."""
     old = dict(dynamo=False) if 'dynamo' in inspect.signature(torch.onnx.export).parameters else {}
     names = list('abc'[: len(args)])
     torch.onnx.export(Call(function), args, str(path), input_names=names, dynamic_axes=axes, opset_version=opset, **old)
@@ -308,23 +319,23 @@ def in_onnx(function, *args, axes, path, opset=17):
     return lambda *others: session.run(None, {name: t.numpy() for name, t in zip(names, others)})
 
 
-def test_equal_scores_are_ranked_by_index(tmp_path):
+def test_topk_ranks_equal_scores_by_index(tmp_path):
     scores = torch.randint(0, 9, (300,)).float()
-    ranked = in_onnx(lambda t: rank(t, 100), scores, axes=dict(a={0: 'n'}), path=tmp_path / 'a.onnx')
+    ranked = in_onnx(lambda t: topk(t, 100), scores, axes=dict(a={0: 'n'}), path=tmp_path / 'a.onnx')
     for other in (scores, scores[:50], scores[:0]):
-        for got, want in zip(ranked(other), rank(other, 100)):
+        for got, want in zip(ranked(other), topk(other, 100)):
             assert got.tolist() == want.tolist()
 
 
 @pytest.mark.parametrize('groups, classes', [(1, 5), (5, 1)])
-def test_suppression_of_groups_and_classes(groups, classes, tmp_path):
+def test_nms_of_groups_and_classes_matches_onnxruntime(groups, classes, tmp_path):
     def example(n):
         corner = torch.rand(groups, n, 2) * 60
         boxes = torch.cat([corner, corner + torch.rand(groups, n, 2) * 40], 2)
         return boxes, torch.rand(groups, classes, n).mul(20).round() / 20  # some are equal
 
     def suppressed(boxes, scores):
-        return suppress(boxes, scores, 7, 0.4, 0.25)
+        return nms(boxes, scores, 7, 0.4, 0.25)
 
     axes = dict(a={1: 'n'}, b={2: 'n'})
     in_ort = in_onnx(suppressed, *example(30), axes=axes, path=tmp_path / 'a.onnx')
@@ -336,32 +347,33 @@ def test_suppression_of_groups_and_classes(groups, classes, tmp_path):
 
 
 @pytest.mark.parametrize('samples', [0, 2])
-def test_aligned_features_are_mmcvs(samples, tmp_path):
+def test_roi_align_matches_mmcv(samples, tmp_path):
     feature, rois = torch.randn(1, 3, 20, 30), torch.rand(9, 4) * 50 - 10
     rois[:, 2:] = rois[:, :2] + torch.rand(9, 2) * 80
 
     def aligned(feature, rois):
-        return align(feature, rois, (7, 5), 0.25, samples)
+        return roi_align(feature, rois, (7, 5), 0.25, samples)
 
     in_ort = in_onnx(aligned, feature, rois, axes=dict(a={2: 'h'}, b={0: 'r'}), path=tmp_path / 'a.onnx')
-    want = roi_align(feature, torch.cat([torch.zeros(9, 1), rois], 1), (7, 5), 0.25, samples, 'avg', True)
+    want = mmcv.ops.roi_align(feature, torch.cat([torch.zeros(9, 1), rois], 1), (7, 5), 0.25, samples, 'avg', True)
     assert abs(in_ort(feature, rois)[0] - want.numpy()).max() < 1e-5
     assert in_ort(feature, rois[:0])[0].shape == (0, 3, 7, 5)
 
 
 @pytest.mark.parametrize('n, channels, groups, k, s', [(2, 6, 3, 5, 2), (1, 4, 1, 3, 3), (0, 4, 2, 3, 2)])
-def test_reassembly_is_carafe(n, channels, groups, k, s):
+def test_exportable_carafe_matches_carafe(n, channels, groups, k, s):
     features, masks = torch.randn(n, channels, 4, 7), torch.randn(n, groups * k * k, 4 * s, 7 * s)
-    torch.testing.assert_close(reassemble(features, masks, k, groups, s), carafe(features, masks, k, groups, s))
+    torch.testing.assert_close(exportable_carafe(features, masks, k, groups, s), carafe(features, masks, k, groups, s))
 
 
-def test_refusal_names_the_part():
-    with pytest.raises(NotExportable, match='no backbone'):
+def test_a_model_without_a_backbone_is_rejected():
+    with pytest.raises(NotExportable) as raised:
         build(Config(dict(model=dict(type='mmdet.DetDataPreprocessor'))), 'config.py')
+    assert raised.value.code == 'no-backbone'
 
 
 @pytest.mark.slow
-def test_the_other_recorder(tmp_path):
+def test_the_dynamo_exporter_records_a_backbone(tmp_path):
     config, weights = written(backbone_cfg(), tmp_path)
     done = export_onnx(config, weights, tmp_path / 'a.onnx', shape=SIZE, exporter='dynamo', opset=18)
     assert len(done.outputs) == 5 and run(done.path, image=np.zeros((2, 3, 64, 64), np.float32))['p2'].shape[0] == 2
