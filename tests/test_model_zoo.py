@@ -1,4 +1,4 @@
-"""The model zoo says what is there: every config once, its size, the weights it expects; published figures as such."""
+"""The model zoo: every config once, with its size and pretrained weights; figures of the paper are marked as such."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import yaml
 from helpers.paths import ROOT
 from mmengine.config import Config
 
-from apa_mmdet.apis.get_flops import complexity
+from apa_mmdet.apis.get_flops import get_flops
 
 FOLDERS = [str(p.relative_to(ROOT).parent) for p in sorted(ROOT.glob('configs/[!_]*/metafile.yml'))]
 
@@ -16,14 +16,14 @@ def models(folder):
     return yaml.safe_load((ROOT / folder / 'metafile.yml').read_text())['Models']
 
 
-def test_the_index_names_every_folder():
+def test_the_model_index_names_every_config_folder():
     index = yaml.safe_load((ROOT / 'model-index.yml').read_text())['Import']
     assert sorted(index) == [f'{folder}/metafile.yml' for folder in FOLDERS]
     assert sorted({str(p.relative_to(ROOT).parent) for p in ROOT.glob('configs/[!_]*/*.py')}) == FOLDERS
 
 
 @pytest.mark.parametrize('folder', FOLDERS)
-def test_every_config_is_there_with_the_weights_it_expects(folder):
+def test_metafile_and_readme_list_every_config_with_its_weights_and_figures(folder):
     readme = (ROOT / folder / 'README.md').read_text()
     assert sorted(m['Config'] for m in models(folder)) == sorted(
         str(p.relative_to(ROOT)) for p in ROOT.glob(f'{folder}/*.py')
@@ -44,8 +44,8 @@ def test_every_config_is_there_with_the_weights_it_expects(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', [m['Config'] for folder in FOLDERS for m in models(folder)])
-def test_parameters_and_multiply_adds_are_counted(name):
+def test_metafile_gives_the_counted_parameters_and_multiply_adds(name):
     metadata = next(m['Metadata'] for m in models(str(Path(name).parent)) if m['Config'] == name)
-    found = complexity(Config.fromfile(ROOT / name))
-    assert found.parameters / 1e6 == pytest.approx(metadata['Parameters (M)'], abs=0.006)
-    assert found.flops / 1e9 == pytest.approx(metadata['FLOPs (G)'], abs=0.06)
+    counts = get_flops(Config.fromfile(ROOT / name))
+    assert counts.parameters / 1e6 == pytest.approx(metadata['Parameters (M)'], abs=0.006)
+    assert counts.flops / 1e9 == pytest.approx(metadata['FLOPs (G)'], abs=0.06)

@@ -100,8 +100,8 @@ def test_training_resumes_where_it_stopped(tiny, trained):
     log = python(ROOT / 'tools/train.py', TINY, '--work-dir', 'resumed', '--resume', *options, cwd=tiny)
     assert 'resumed epoch: 1, iter: 2' in log
     curves = read_log(tiny / 'resumed')
-    assert [row['step'] for row in curves.steps] == [1, 2, 3, 4]
-    assert [row['step'] for row in curves.validations] == [1, 2]
+    assert [row['step'] for row in curves.steps] == [3, 4]
+    assert [row['step'] for row in curves.validations] == [2]
     first = load_as_data(trained / 'epoch_1.pth')
     second = load_as_data(tiny / 'resumed/epoch_2.pth')
     assert second['meta']['iter'] == 4

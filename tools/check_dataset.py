@@ -10,10 +10,9 @@ import argparse
 import os
 import sys
 
-from mmengine.config import DictAction
-
 from apa_mmdet.datasets.validation.validate_config import SPLITS, check_config
-from apa_mmdet.utils.config import load_config, option
+from apa_mmdet.utils.cli import add_cfg_options
+from apa_mmdet.utils.config import load_config
 
 
 def parse_args():
@@ -27,9 +26,7 @@ def parse_args():
         default=min(8, os.cpu_count() or 1),
         help='processes that read images (default: %(default)s)',
     )
-    parser.add_argument(
-        '--cfg-options', nargs='+', type=option, action=DictAction, help='settings of the config, as for training'
-    )
+    add_cfg_options(parser)
     return parser.parse_args()
 
 

@@ -8,9 +8,8 @@ import argparse
 import json
 import sys
 
-from mmengine.config import DictAction
-
 from apa_mmdet.apis.offline_eval import eval_results
+from apa_mmdet.utils.cli import add_cfg_options
 from apa_mmdet.utils.missing_data_hints import explain
 
 
@@ -18,7 +17,7 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config')
     parser.add_argument('predictions', help='folder, or JSON file')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='settings of the config, as for training')
+    add_cfg_options(parser)
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of configs' models at 800x1280, as the model zoo's tables give them.
+"""Counts parameters and multiply-adds of configs' models at 800x1280, as in the tables of the model zoo.
 
 python tools/get_flops.py configs/lvis/mask_rcnn_se_r50_apa.py configs/coco/*.py
 """
@@ -6,14 +6,18 @@ python tools/get_flops.py configs/lvis/mask_rcnn_se_r50_apa.py configs/coco/*.py
 import argparse
 import logging
 
-from mmengine.config import Config
+from apa_mmdet.apis.get_flops import get_flops
+from apa_mmdet.utils import cli
+from apa_mmdet.utils.config import load_config
 
-from apa_mmdet.apis.get_flops import complexity
 
-if __name__ == '__main__':
+def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('configs', nargs='+')
     logging.disable(logging.WARNING)  # MMEngine lists every operator that it does not count
     for path in parser.parse_args().configs:
-        found = complexity(Config.fromfile(path))
-        print(f'{path}: {found.parameters / 1e6:.2f} M parameters, {found.flops / 1e9:.1f} G multiply-adds', flush=True)
+        print(f'{path}: {get_flops(load_config(path))}', flush=True)
+
+
+if __name__ == '__main__':
+    cli.run(main)

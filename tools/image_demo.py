@@ -20,13 +20,8 @@ import torch
 
 from apa_mmdet.apis.det_inferencer import StrictDetInferencer
 from apa_mmdet.apis.inference_folder import detect_files
+from apa_mmdet.utils.cli import at_least
 from apa_mmdet.utils.missing_data_hints import explain
-
-
-def _batch_size(text):
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number of 1 or more')
-    return int(text)
 
 
 def parse_args():
@@ -37,7 +32,7 @@ def parse_args():
     parser.add_argument('--out-dir', default='outputs', help='(default: %(default)s)')
     parser.add_argument('--device', help='e.g. cpu or cuda:1 (default: the GPU if there is one)')
     parser.add_argument(
-        '--batch-size', type=_batch_size, default=1, help='images at once; more is faster on a GPU (default: 1)'
+        '--batch-size', type=at_least(1), default=1, help='images at once; more is faster on a GPU (default: 1)'
     )
     parser.add_argument('--score-thr', type=float, default=0.3, help='lowest score of an object (default: %(default)s)')
     left_out = parser.add_mutually_exclusive_group()

@@ -13,16 +13,7 @@ import sys
 
 from apa_mmdet.datasets.tiny_lvis.formats import FORMS
 from apa_mmdet.datasets.tiny_lvis.generate import make_tiny_lvis
-
-
-def _at_least(low):
-
-    def number(text):
-        if not text.isdecimal() or int(text) < low:
-            raise argparse.ArgumentTypeError(f'{text!r} is not a whole number of {low} or more')
-        return int(text)
-
-    return number
+from apa_mmdet.utils.cli import at_least
 
 
 def _size(text):
@@ -39,10 +30,10 @@ def parse_args():
     parser.add_argument(
         '--form', choices=FORMS, default='tiny_lvis', help='whose files and classes to write (default: %(default)s)'
     )
-    parser.add_argument('--train', type=_at_least(1), default=800, help='training images (default: %(default)s)')
-    parser.add_argument('--val', type=_at_least(1), default=200, help='validation images (default: %(default)s)')
+    parser.add_argument('--train', type=at_least(1), default=800, help='training images (default: %(default)s)')
+    parser.add_argument('--val', type=at_least(1), default=200, help='validation images (default: %(default)s)')
     parser.add_argument('--size', type=_size, default='160', help='side, or WxH, in pixels (default: %(default)s)')
-    parser.add_argument('--seed', type=_at_least(0), default=0, help='same seed, same bytes (default: %(default)s)')
+    parser.add_argument('--seed', type=at_least(0), default=0, help='same seed, same bytes (default: %(default)s)')
     parser.add_argument(
         '--force',
         action='store_true',

@@ -9,19 +9,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from apa_mmdet.utils.cli import positive
 from apa_mmdet.visualization.activation_curves import FAMILIES
 from apa_mmdet.visualization.activation_plots import draw_types
 from apa_mmdet.visualization.learned_activation_plots import draw_checkpoint
-
-
-def _positive(text):
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float('inf'):
-        raise argparse.ArgumentTypeError(f'{text!r} is not a number above 0')
-    return number
 
 
 def parse_args():
@@ -34,7 +25,7 @@ def parse_args():
     )
     parser.add_argument('--config', type=Path, help='config of its detector (default: the one that lies beside it)')
     parser.add_argument(
-        '--limit', type=_positive, default=5.0, help='inputs go from -LIMIT to LIMIT (default: %(default)s)'
+        '--limit', type=positive, default=5.0, help='inputs go from -LIMIT to LIMIT (default: %(default)s)'
     )
     parser.add_argument(
         '--out',

@@ -1,4 +1,4 @@
-"""Size and cost of a config's model, as MMEngine counts them."""
+"""Counts parameters and multiply-adds of a config's model."""
 
 from typing import NamedTuple
 
@@ -11,16 +11,19 @@ from mmengine.registry import init_default_scope
 
 
 class Complexity(NamedTuple):
-    """Parameters, and multiply-adds of one forward pass on one image (what MMDetection calls FLOPs)."""
+    """Parameters, and multiply-adds of a forward pass on one image, which MMDetection calls FLOPs."""
 
     parameters: int
     flops: int
 
+    def __str__(self) -> str:
+        return f'{self.parameters / 1e6:.2f} M parameters, {self.flops / 1e9:.1f} G multiply-adds'
 
-def complexity(cfg: Config, shape: tuple[int, int] = (800, 1280)) -> Complexity:
-    """Count a detector's parameters and multiply-adds, those of its RoI heads on the proposals of random weights.
 
-    Convolutions and linear maps count; norms and pointwise operations, which cost memory traffic, do not.
+def get_flops(cfg: Config, shape: tuple[int, int] = (800, 1280)) -> Complexity:
+    """Counts a detector's parameters and multiply-adds; RoI heads work on the proposals of random weights.
+
+    MMEngine counts convolutions and linear maps, but no norms and pointwise operations.
 
     Args:
         cfg: config of a detector; no weights are read.
@@ -33,5 +36,5 @@ def complexity(cfg: Config, shape: tuple[int, int] = (800, 1280)) -> Complexity:
     sample = DetDataSample(metainfo=dict(img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0)))
     data = model.data_preprocessor(dict(inputs=[image], data_samples=[sample]))
     model.forward = lambda batch: model._forward(batch, data['data_samples'])
-    found = get_model_complexity_info(model, inputs=(data['inputs'],), show_table=False, show_arch=False)
-    return Complexity(found['params'], found['flops'])
+    counts = get_model_complexity_info(model, inputs=(data['inputs'],), show_table=False, show_arch=False)
+    return Complexity(counts['params'], counts['flops'])

@@ -1,4 +1,4 @@
-"""What came out of a run, for a person: a table and pictures."""
+"""Reports a run: a table of its metrics, images of its predictions, its training curves."""
 
 import json
 from pathlib import Path
@@ -20,39 +20,39 @@ from apa_mmdet.visualization.training_curves import COLUMNS, draw_training_curve
 
 
 def report(work_dir: str, images: int = 8, score_thr: float = 0.5) -> str:
-    """Draw ``predictions.png`` and ``training_curves.png`` into ``work_dir`` and return the closing words of a run.
+    """Writes ``predictions.png`` and ``training_curves.png`` to ``work_dir`` and returns a summary of the run.
 
     Args:
         work_dir: folder of a run of ``tools/train.py`` and ``tools/test.py``.
-        images: number of test images in the picture, evenly spread over the test set.
+        images: number of test images that are drawn, evenly spread over the test set.
         score_thr: lowest score of a prediction that is drawn.
 
     Raises:
-        FileNotFoundError: if the folder holds no test result.
+        FileNotFoundError: if the folder has no test result.
         ValueError: if that test had no checkpoint.
     """
     result = last_test(Path(work_dir))
     cfg = Config.fromfile(result.parent / 'vis_data' / 'config.py')
     if not cfg.get('load_from'):
-        raise ValueError(f'{result.parent}: this test was of no checkpoint; run tools/test.py again, with one')
-    picture = Path(work_dir) / 'predictions.png'
+        raise ValueError(f'{result.parent}: this test had no checkpoint; run tools/test.py again with one')
+    image = Path(work_dir) / 'predictions.png'
     curves = draw_training_curves(Path(work_dir), Path(work_dir) / 'training_curves.png')
-    draw_predictions(cfg, cfg.load_from, picture, images, score_thr)
+    draw_predictions(cfg, cfg.load_from, image, images, score_thr)
     return '\n'.join(
         [
             metric_table(json.loads(result.read_text())),
             f'checkpoint  {cfg.load_from}',
-            f'picture     {picture}',
-            f'curves      {curves or "none: this folder holds no log of a training run"}',
-            f'next        every test image: python tools/test.py CONFIG {cfg.load_from} --show-dir pictures',
-            f'            other pictures:   python tools/image_demo.py IMAGE_OR_FOLDER CONFIG {cfg.load_from}',
+            f'predictions {image}',
+            f'curves      {curves or "none: this folder has no log of a training run"}',
+            f'next        every test image: python tools/test.py CONFIG {cfg.load_from} --show-dir images',
+            f'            other images:     python tools/image_demo.py IMAGE_OR_FOLDER CONFIG {cfg.load_from}',
             '            your own data:    configs/custom_dataset; LVIS: configs/lvis; both in the README',
         ]
     )
 
 
 def last_test(folder: Path) -> Path:
-    """The metrics that the latest ``tools/test.py`` of a work dir wrote: ``<time>/<time>.json``."""
+    """Finds the metrics that the latest ``tools/test.py`` of a work dir wrote: ``<time>/<time>.json``."""
     results = sorted(p for p in folder.glob('*/*.json') if p.stem == p.parent.name)
     if not results:
         raise FileNotFoundError(f'{folder}: no test result; run tools/train.py, then tools/test.py, with this work dir')
@@ -60,7 +60,7 @@ def last_test(folder: Path) -> Path:
 
 
 def metric_table(metrics: dict[str, float]) -> str:
-    """Average precisions as a table, a row for boxes and one for masks.
+    """Formats average precisions as a table with a row for boxes and one for masks.
 
     Example:
         >>> print(metric_table({'lvis/bbox_AP': 0.3, 'lvis/bbox_APr': 0.2, 'lvis/segm_AP': 0.25, 'lvis/segm_APr': -1.}))
@@ -78,11 +78,11 @@ def metric_table(metrics: dict[str, float]) -> str:
 
 
 def _cell(value: float) -> str:
-    return f'{value:.3f}' if value >= 0 else '-'  # LVIS says −1 where there is nothing to average
+    return f'{value:.3f}' if value >= 0 else '-'  # LVIS gives −1 where there is nothing to average
 
 
 def draw_predictions(cfg: Config, checkpoint: str, out: Path, images: int, score_thr: float) -> None:
-    """Test images with ground truth (left) and predictions (right), two a row, written to ``out``."""
+    """Writes test images with ground truth (left) and predictions (right), two a row, to ``out``."""
     model = init_detector(cfg, checkpoint, device=get_device())
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
     visualizer = make_visualizer(dataset.metainfo['classes'], dataset.metainfo.get('palette'))

@@ -1,6 +1,5 @@
 """Reading configs, and what they say of their data sets, evaluators and models."""
 
-from argparse import ArgumentTypeError
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,16 +25,6 @@ def load_config(path: str, options: dict | None = None) -> Config:
     except Exception as error:  # a config is a program: anything may come out of it
         raise ValueError(f'config {path}: {one_line(error)}') from None
     return cfg
-
-
-def option(text: str) -> str:
-    """A setting of the command line, for mmengine's ``DictAction``, which does not say what is wrong with one."""
-    key, _, value = text.partition('=')
-    if not key or key == text:
-        raise ArgumentTypeError(f'{text!r} is no KEY=VALUE')
-    if value.count('(') != value.count(')') or value.count('[') != value.count(']'):
-        raise ArgumentTypeError(f'{text!r} has brackets that do not match')
-    return text
 
 
 def _dict(cfg: Config, key: str) -> dict:

@@ -1,7 +1,6 @@
-"""A contact sheet: images of a config's data set as its network gets them, with their annotations."""
+"""Draws a contact sheet: images of a config's data set as its network gets them, with their annotations."""
 
 import math
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,13 +18,13 @@ from tqdm import tqdm
 from apa_mmdet.utils.errors import one_line
 
 from .grid import caption, grid
-from .local_visualizer import SIDE, draw, make_visualizer
+from .local_visualizer import MIN_DISPLAY_SIDE, draw, make_visualizer
 
-CHECK = 'what is wrong with the data: python tools/check_dataset.py CONFIG'
+CHECK = 'to validate the data: python tools/check_dataset.py CONFIG'
 
 
-class Sheet(NamedTuple):
-    """What is on a sheet; ``str`` of it is what a person reads."""
+class ContactSheet(NamedTuple):
+    """The contents of a sheet; ``str`` gives a summary."""
 
     path: Path
     split: str
@@ -39,35 +38,35 @@ class Sheet(NamedTuple):
         most = ', '.join(f'{name} {count}' for name, count in self.objects.most_common(10))
         return '\n'.join(
             [
-                f'data set   {self.split}, {self.length} images an epoch, of which {self.drawn} are shown',
+                f'data set   {self.split}, {self.length} images an epoch, {self.drawn} shown',
                 f'objects    {number} of {len(self.objects)} of its {self.classes} classes'
                 + (f': {most}{", …" * (len(self.objects) > 10)}' if number else ''),
-                f'picture    {self.path}',
+                f'sheet      {self.path}',
             ]
         )
 
 
 def browse(
     cfg: Config, out: Path, split: str = 'train', images: int = 16, seed: int = 0, progress: bool = True
-) -> Sheet:
-    """Draw images of a data set, evenly spread over it, on one sheet, as its pipeline hands them to the network.
+) -> ContactSheet:
+    """Draws images of a data set, evenly spread over it, on one sheet as its pipeline returns them.
 
-    That is after augmentation, with each image as often as the data set repeats it, and before the network's own
-    ``data_preprocessor`` normalises and pads; boxes, masks and names are drawn.
+    They are augmented, repeated as often as the data set repeats them, and not yet normalized and padded by the
+    ``data_preprocessor``; boxes, masks and names are drawn.
 
     Args:
         cfg: config with the loader of ``split``.
-        out: file to write, its suffix says the format; its folder is made.
+        out: file to write, in the format of its suffix; its folder is created.
         split: ``train``, ``val`` or ``test``.
-        images: how many; all, if the data set has fewer.
+        images: number of images; all, if the data set has fewer.
         seed: of the augmentation.
-        progress: say on stderr what is being done.
+        progress: show a progress bar.
 
     Raises:
         FileNotFoundError: if annotations or an image are missing.
-        ValueError: if the config has no such data set, or something is wrong with it.
+        ValueError: if the config has no such data set, or it cannot be read.
     """
-    dataset = _open(cfg, split, progress)
+    dataset = _open(cfg, split)
     set_random_seed(seed)
     names = dataset.metainfo['classes']
     visualizer = make_visualizer(names)
@@ -77,41 +76,39 @@ def browse(
         inputs, sample = _load(dataset, index, split)
         instances = sample.gt_instances
         objects.update(names[label] for label in instances.get('labels', ()))
-        picture = draw(visualizer, inputs, sample, sides=(SIDE, SIDE), draw_pred=False)
-        drawn.append(caption(picture, Path(sample.get('img_path', '')).name))
+        image = draw(visualizer, inputs, sample, sides=(MIN_DISPLAY_SIDE, MIN_DISPLAY_SIDE), draw_pred=False)
+        drawn.append(caption(image, Path(sample.get('img_path', '')).name))
     mmcv.imwrite(grid(drawn, columns=math.ceil(math.sqrt(len(drawn)))), str(out))
-    return Sheet(out, split, len(drawn), len(dataset), objects, len(names))
+    return ContactSheet(out, split, len(drawn), len(dataset), objects, len(names))
 
 
-def _open(cfg: Config, split: str, progress: bool) -> Any:
-    """The data set of a split, with its wrappers."""
-    recipe = (cfg.get(f'{split}_dataloader') or {}).get('dataset')
-    if not recipe:
+def _open(cfg: Config, split: str) -> Any:
+    """Builds the data set of a split, with its wrappers."""
+    dataset_cfg = (cfg.get(f'{split}_dataloader') or {}).get('dataset')
+    if not dataset_cfg:
         raise ValueError(f'the config has no data set for {split}')
     init_default_scope(cfg.get('default_scope') or 'mmdet')
-    if progress:
-        print(f'reading the annotations of {split} ...', file=sys.stderr)
     try:
-        dataset = DATASETS.build(_annotated_first(recipe))
+        dataset = DATASETS.build(_annotations_first(dataset_cfg))
         if not len(dataset):
-            raise ValueError('it has no image, or its filter_cfg leaves none')
+            raise ValueError('it has no image, or its filter_cfg removes all')
     except FileNotFoundError:
         raise
-    except Exception as error:  # over broken or no annotations mmdet raises all kinds
+    except Exception as error:  # mmdet raises errors of any class
         raise ValueError(f'the data set for {split} is empty or cannot be read: {one_line(error)}; {CHECK}') from None
     return dataset
 
 
-def _annotated_first(node: Any) -> Any:
-    """A data set's recipe with annotations loaded before the image is changed, so that they change with it.
+def _annotations_first(node: Any) -> Any:
+    """Moves the loading of annotations right behind that of the image, so that transforms apply to both.
 
-    Test pipelines load them last: metrics want them as they are in the file.
+    Test pipelines load them last, as metrics need them unchanged.
     """
     if isinstance(node, (list, tuple)):
-        return type(node)(_annotated_first(part) for part in node)
+        return type(node)(_annotations_first(part) for part in node)
     if not isinstance(node, dict):
         return node
-    node = {key: _annotated_first(value) for key, value in node.items()}
+    node = {key: _annotations_first(value) for key, value in node.items()}
     steps = node.get('pipeline')
     if steps:
         loaders = [step for step in steps if _loads_annotations(step)]
@@ -122,17 +119,17 @@ def _annotated_first(node: Any) -> Any:
 
 
 def _loads_annotations(step: dict) -> bool:
-    kind = TRANSFORMS.get(step['type']) if isinstance(step['type'], str) else step['type']
-    return isinstance(kind, type) and issubclass(kind, LoadAnnotations)
+    transform = TRANSFORMS.get(step['type']) if isinstance(step['type'], str) else step['type']
+    return isinstance(transform, type) and issubclass(transform, LoadAnnotations)
 
 
 def _load(dataset: Any, index: int, split: str) -> tuple[np.ndarray, Any]:
-    """An image in RGB, 0 to 255, and its sample."""
+    """Loads an image in RGB, 0 to 255, and its sample."""
     try:
         data = dataset[index]
     except FileNotFoundError:
         raise
     except Exception as error:  # a pipeline is a program
         raise ValueError(f'image {index} of {split} cannot be loaded: {one_line(error)}; {CHECK}') from None
-    inputs = data['inputs'].clamp(0, 255).to(torch.uint8)  # some pipelines make float32 of them
+    inputs = data['inputs'].clamp(0, 255).to(torch.uint8)  # some pipelines return float32
     return np.ascontiguousarray(inputs.permute(1, 2, 0).numpy()[..., ::-1]), data['data_samples']

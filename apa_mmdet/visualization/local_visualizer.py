@@ -1,4 +1,4 @@
-"""Annotations and predictions drawn for a person: large enough for their names to be read, alone or on a sheet."""
+"""Draws annotations and predictions large enough for their names to be read."""
 
 import warnings
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from mmdet.structures import DetDataSample
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.structures import InstanceData
 
-SIDE = 480  # pixels; smaller pictures are enlarged to it, or names would not be legible
-LARGEST = 1600  # larger ones are reduced to it: lines and letters do not grow with the picture
+MIN_DISPLAY_SIDE = 480  # pixels; smaller images are enlarged to it, or names would not be legible
+MAX_DISPLAY_SIDE = 1600  # larger images are reduced to it: lines and letters do not grow with the image
 
 
 class LegibleVisualizer(DetLocalVisualizer):
-    """mmdet's, but that no name covers another or is cut by the edge, and that objects show through their masks."""
+    """mmdet's visualizer with names that neither overlap nor leave the image, and masks that objects show through."""
 
     def __init__(self, name: str = 'legible', alpha: float = 0.4, line_width: int = 2, **kwargs) -> None:
         super().__init__(name=name, alpha=alpha, line_width=line_width, **kwargs)
@@ -27,7 +27,7 @@ class LegibleVisualizer(DetLocalVisualizer):
         self._taken: list[Bbox] = []
 
     def draw_texts(self, texts: str, positions: torch.Tensor, **kwargs) -> 'LegibleVisualizer':
-        """As the stock one, for one text; moved to the left, and up or down to where there is room."""
+        """As mmdet's, for one text, which is moved to the left, and up or down, to free space."""
         kwargs['font_sizes'] = max(8, int(0.0075 * max(self.width, self.height)))
         super().draw_texts(texts, positions, **kwargs)
         text = self.ax_save.texts[-1]
@@ -52,19 +52,19 @@ def draw(
     visualizer: DetLocalVisualizer,
     image: np.ndarray,
     sample: DetDataSample,
-    sides: tuple[int, int] = (SIDE, LARGEST),
+    sides: tuple[int, int] = (MIN_DISPLAY_SIDE, MAX_DISPLAY_SIDE),
     **options,
 ) -> np.ndarray:
-    """An image with what ``sample`` says of it; where that is ground truth and predictions, twice, side by side.
+    """Draws a sample on its image: ground truth, predictions, or both side by side.
 
     Args:
         image: height x width x 3, RGB, 0 to 255.
-        sample: boxes and masks in pixels of ``image``. It is left as it is.
-        sides: smallest and largest longer side of the picture; it is enlarged or reduced to these.
+        sample: boxes and masks in pixels of ``image``; it is not changed.
+        sides: range of the longer side of the result, to which the image is enlarged or reduced.
         options: of ``DetLocalVisualizer.add_datasample``, e.g. ``pred_score_thr``.
 
     Returns:
-        BGR, as ``mmcv.imwrite`` wants it.
+        The drawn image in BGR, for ``mmcv.imwrite``.
     """
     longer = max(image.shape[:2])
     factor = min(max(longer, sides[0]), sides[1]) / longer
@@ -74,7 +74,7 @@ def draw(
         if field in sample:
             sample.set_field(_rescale(sample.get(field).clone(), factor, image.shape[:2]), field)
     with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', '.*is out of bounds')  # what touches the edge
+        warnings.filterwarnings('ignore', '.*is out of bounds')  # boxes at the edge
         visualizer.add_datasample('', image, sample, **options)
     return np.ascontiguousarray(visualizer.get_image()[..., ::-1])
 

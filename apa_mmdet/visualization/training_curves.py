@@ -1,4 +1,4 @@
-"""How a run went: losses, learning rate and average precision over its steps and epochs, from its own log."""
+"""Draws the training curves of a run: losses, learning rate and average precision, from its log."""
 
 import json
 from collections.abc import Sequence
@@ -9,33 +9,32 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
-from mmengine.config import Config
 
 from .activation_curves import colors, save
 
 COLUMNS = ('AP', 'APr', 'APc', 'APf', 'mAP', 'mAP_50', 'mAP_75')  # of LVIS and of COCO
-KINDS = dict(bbox='box', segm='mask')
+IOU_TYPES = dict(bbox='box', segm='mask')
 PARTS = ('RPN', 'mask', 'class and box')
 
 
 def precisions(metrics: dict[str, float]) -> dict[str, dict[str, float]]:
-    """The average precisions among what a metric says: box and mask → name → value.
+    """Picks the average precisions of box and mask among metrics: type → name → value.
 
     Example:
         >>> precisions({'lvis/bbox_AP': 0.3, 'lvis/bbox_APl': 0.4, 'coco/segm_mAP_50': 0.2, 'step': 5})
         {'box': {'AP': 0.3}, 'mask': {'mAP_50': 0.2}}
     """
-    found: dict[str, dict[str, float]] = {}
+    tables: dict[str, dict[str, float]] = {}
     values = {key.split('/')[-1]: value for key, value in metrics.items()}
-    for kind, name in KINDS.items():
+    for kind, name in IOU_TYPES.items():
         known = {column: values[f'{kind}_{column}'] for column in COLUMNS if f'{kind}_{column}' in values}
         if known:
-            found[name] = known
-    return found
+            tables[name] = known
+    return tables
 
 
 class Log(NamedTuple):
-    """What a training run logged: a row per logged step, and one per validation, each with its ``step``."""
+    """The log of a training run: a row per logged step and one per validation, each with its ``step``."""
 
     steps: list[dict]
     validations: list[dict]
@@ -45,34 +44,14 @@ class Log(NamedTuple):
         """Whether the step of a validation is an epoch."""
         return any('epoch' in row for row in self.steps)
 
-    def before(self, later: 'Log') -> 'Log':
-        """The rows up to where ``later`` takes over."""
-        step = later.steps[0]['step']
-        end = later.steps[0].get('epoch', step)
-        return Log(
-            [row for row in self.steps if row['step'] < step], [row for row in self.validations if row['step'] < end]
-        )
-
 
 def read_log(work_dir: Path) -> Log | None:
-    """The log of the latest training run in a work dir, with those that it resumed; None if there is none."""
-    log = None
-    for folder in sorted((path.parent for path in work_dir.glob('*/vis_data/scalars.json')), reverse=True):
-        part = _read(folder / 'scalars.json')
-        if not part.steps:
-            continue  # of a test, or stopped before the first line
-        log = part if log is None else _joined(part.before(log), log)
-        if not _resumed(folder / 'config.py'):
-            break
-    return log
-
-
-def _joined(first: Log, then: Log) -> Log:
-    return Log(first.steps + then.steps, first.validations + then.validations)
-
-
-def _resumed(config: Path) -> bool:
-    return config.is_file() and bool(Config.fromfile(config, import_custom_modules=False).get('resume'))
+    """Reads the log of the latest training run in a work dir, or returns None if there is none."""
+    for path in sorted(work_dir.glob('*/vis_data/scalars.json'), reverse=True):
+        log = _read(path)
+        if log.steps:  # not that of a test, or of a run that stopped before its first line
+            return log
+    return None
 
 
 def _read(path: Path) -> Log:
@@ -89,21 +68,21 @@ def _read(path: Path) -> Log:
         if 'loss' in row:
             steps.append(row)
         elif precisions(row):
-            # a run that counts steps may yet number its validations by epochs, as MMEngine's LoggerHook does by itself
+            # a run that counts steps may number its validations by epochs, the default of MMEngine's LoggerHook
             by_step = steps and 'epoch' not in steps[-1]
             validations.append(dict(row, step=max(row['step'], steps[-1]['step'])) if by_step else row)
     return Log(steps, validations)
 
 
 def draw_training_curves(work_dir: Path, out: Path) -> Path | None:
-    """Draw the losses, learning rate and average precisions of a work dir's latest training run.
+    """Draws losses, learning rate and average precisions of the latest training run in a work dir.
 
     Args:
-        work_dir: folder of a run of ``tools/train.py``, also of one that was resumed.
-        out: file to write, its suffix says the format.
+        work_dir: folder of a run of ``tools/train.py``. A resumed run shows the steps since it was resumed.
+        out: file to write, in the format of its suffix.
 
     Returns:
-        ``out``; None if the folder holds no log of a training run.
+        ``out``; None if the folder has no log of a training run.
     """
     log = read_log(work_dir)
     if log is None:
@@ -136,7 +115,7 @@ def _draw_steps(axes: Sequence[Axes], rows: list[dict]) -> None:
 
 
 def loss_curves(rows: list[dict]) -> dict[str, np.ndarray]:
-    """The total of the losses and the sums of those of each part of the detector, row by row.
+    """Sums the losses of each row: the total, and those of each part of the detector.
 
     Example:
         >>> loss_curves([dict(loss=6.0, loss_rpn_cls=1.0, loss_rpn_bbox=2.0, loss_cls=3.0, lr=0.1)])
@@ -145,7 +124,7 @@ def loss_curves(rows: list[dict]) -> dict[str, np.ndarray]:
     curves = {'total': np.array([row['loss'] for row in rows], float)}
     names = {key: _part(key) for row in rows for key in row if 'loss' in key and key != 'loss'}
     for part in PARTS:
-        keys = [key for key, its in names.items() if its == part]
+        keys = [key for key, its_part in names.items() if its_part == part]
         if keys and len(set(names.values())) > 1:
             curves[part] = np.array([sum(row.get(key, 0.0) for key in keys) for row in rows], float)
     return curves
@@ -156,7 +135,7 @@ def _part(key: str) -> str:
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """The mean over a twentieth of the values around each, of those that are finite.
+    """Averages the finite values around each one, over a twentieth of all.
 
     Example:
         >>> smooth(np.array([1.0, 3.0, np.nan, 5.0])).tolist()
@@ -175,13 +154,13 @@ def smooth(values: np.ndarray) -> np.ndarray:
 
 def _draw_precisions(figure, log: Log) -> None:
     tables = [precisions(row) for row in log.validations]
-    kinds = [name for name in KINDS.values() if any(name in table for table in tables)]
+    kinds = [name for name in IOU_TYPES.values() if any(name in table for table in tables)]
     x = [row['step'] for row in log.validations]
     for axis, kind in zip(figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0], kinds):
         columns = [column for column in COLUMNS if any(column in table.get(kind, ()) for table in tables)]
         for column, color in zip(columns, colors(len(columns))):
             values = np.array([table.get(kind, {}).get(column, np.nan) for table in tables], float)
-            values[values < 0] = np.nan  # LVIS says −1 where there is nothing to average
+            values[values < 0] = np.nan  # LVIS gives −1 where there is nothing to average
             last = f'{values[-1]:.3f}' if np.isfinite(values[-1]) else '-'
             axis.plot(x, values, color=color, marker='o', markersize=4, label=f'{column}  {last}')
         axis.set_ylim(bottom=0)
@@ -201,5 +180,5 @@ def _label(axis: Axes, title: str, x: str) -> None:
 
 
 def _dots(x: Sequence[int]) -> dict:
-    """A line that is seen even if it is one point."""
+    """Style of a line that is visible even if it has one point."""
     return dict(linewidth=1.8, marker='o' if len(x) < 3 else None, markersize=4)

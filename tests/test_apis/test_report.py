@@ -8,7 +8,7 @@ from helpers.paths import ROOT
 from apa_mmdet.apis import report
 
 
-def test_the_last_test_is_read(tmp_path):
+def test_the_metrics_of_the_last_test_are_read(tmp_path):
     for time, value in (('20260101_000000', 0.1), ('20260102_000000', 0.2)):
         (tmp_path / time / 'vis_data').mkdir(parents=True)
         (tmp_path / time / f'{time}.json').write_text(json.dumps({'lvis/bbox_AP': value}))
@@ -16,19 +16,19 @@ def test_the_last_test_is_read(tmp_path):
     assert json.loads(report.last_test(tmp_path).read_text()) == {'lvis/bbox_AP': 0.2}
 
 
-def test_coco_metrics_have_a_table_too():
+def test_coco_metrics_are_formatted_as_a_table():
     table = report.metric_table(
         {'coco/bbox_mAP': 0.5, 'coco/bbox_mAP_50': 0.75, 'coco/segm_mAP': 0.25, 'coco/segm_mAP_50': 0.5}
     )
     assert [cell.strip() for cell in table.splitlines()[-2].strip('|').split('|')] == ['mask', '0.250', '0.500']
 
 
-def test_a_folder_without_a_run_says_what_is_missing(tmp_path):
+def test_a_folder_without_a_test_result_is_rejected(tmp_path):
     with pytest.raises(FileNotFoundError, match='no test result; run tools/train.py, then tools/test.py'):
         report.report(tmp_path)
 
 
-def test_the_tool_says_so_in_one_line(tmp_path, monkeypatch):
+def test_the_tool_ends_with_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, 'argv', ['report.py', str(tmp_path)])
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(ROOT / 'tools/report.py'), run_name='__main__')
@@ -37,9 +37,9 @@ def test_the_tool_says_so_in_one_line(tmp_path, monkeypatch):
     )
 
 
-def test_a_test_without_a_checkpoint(tmp_path):
+def test_a_test_without_a_checkpoint_is_rejected(tmp_path):
     (tmp_path / '1/vis_data').mkdir(parents=True)
     (tmp_path / '1/1.json').write_text('{"lvis/bbox_AP": 0.1}')
     (tmp_path / '1/vis_data/config.py').write_text('load_from = None')
-    with pytest.raises(ValueError, match='1: this test was of no checkpoint; run tools/test.py again, with one'):
+    with pytest.raises(ValueError, match='1: this test had no checkpoint; run tools/test.py again with one'):
         report.report(tmp_path)

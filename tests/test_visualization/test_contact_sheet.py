@@ -1,4 +1,4 @@
-"""The sheet of a data set: which images are on it, and whether annotations are where the objects are."""
+"""The contact sheet of a data set: which images it shows, and whether annotations are where the objects are."""
 
 import json
 import re
@@ -37,7 +37,7 @@ def config(folder, form='tiny_lvis', file=TINY, root='data/tiny_lvis/'):
 
 
 def own(folder, tmp_path):
-    """The pictures under the three names of configs/custom_dataset."""
+    """The images with the three class names of configs/custom_dataset."""
     content = json.loads((folder / 'coco/annotations/instances_val2017.json').read_text())
     content['categories'] = [dict(id=i, name=name) for i, name in enumerate(('date', 'fig', 'hazelnut'))]
     content['annotations'] = [dict(a, category_id=a['category_id'] % 3) for a in content['annotations']]
@@ -49,7 +49,7 @@ def own(folder, tmp_path):
 
 
 def names_in(path, *files):
-    """How often each class is annotated in some images, or all."""
+    """Counts the annotations of each class in some images, or all."""
     content = json.loads(path.read_text())
     names = {category['id']: category['name'] for category in content['categories']}
     images = {image['id']: Path(image.get('file_name', image.get('coco_url', ''))).name for image in content['images']}
@@ -58,7 +58,7 @@ def names_in(path, *files):
     )
 
 
-def test_a_sheet_of_all_images(folder, tmp_path):
+def test_a_sheet_shows_all_images_of_a_small_data_set(folder, tmp_path):
     sheet = browse(config(folder), tmp_path / 'new/val.png', 'val', 16, progress=False)
     assert sheet.objects == names_in(folder / 'tiny_lvis/annotations/lvis_v1_val.json')
     assert (sheet.drawn, sheet.length, sheet.classes) == (3, 3, 48)
@@ -69,23 +69,23 @@ def test_images_are_spread_evenly_over_what_the_data_set_repeats(folder, tmp_pat
     cfg = config(folder)
     cfg.train_dataloader.dataset.oversample_thr = 0.9
     sheet = browse(cfg, tmp_path / 'train.png', images=3, progress=False)
-    dataset = _open(cfg, 'train', False)
+    dataset = _open(cfg, 'train')
     assert sheet.length == len(dataset) > 6 and sheet.drawn == 3  # six images, some repeated
     shown = [dataset.dataset.get_data_info(dataset.repeat_indices[i]) for i in (0, (len(dataset) - 1) // 2, -1)]
     assert len({info['img_path'] for info in shown}) == 3
     expected = Counter(dataset.metainfo['classes'][i['bbox_label']] for info in shown for i in info['instances'])
     assert sheet.objects == expected
-    assert re.match(rf'data set   train, {len(dataset)} images an epoch, of which 3 are shown\nobjects    ', str(sheet))
+    assert re.match(rf'data set   train, {len(dataset)} images an epoch, 3 shown\nobjects    ', str(sheet))
 
 
 @pytest.mark.parametrize('split', ['train', 'val'])
-def test_annotations_follow_the_image(folder, split):
-    """Through the test pipeline as well, which loads them after it has changed the image's size."""
+def test_annotations_are_transformed_with_the_image(folder, split):
+    """Also in the test pipeline, which loads them after resizing the image."""
     cfg = config(folder)
     steps = (cfg.train_dataloader.dataset.dataset if split == 'train' else cfg.val_dataloader.dataset).pipeline
     at = next(i for i, step in enumerate(steps) if step.type in ('RandomFlip', 'Resize'))
     steps[at : at + 1] = [dict(type='Resize', scale=(192, 144)), dict(type='RandomFlip', prob=1.0)]
-    dataset = _open(cfg, split, False)
+    dataset = _open(cfg, split)
     image, sample = _load(dataset, 0, split)
     plain = cv2.imread(sample.img_path)[..., ::-1]
     expected = cv2.resize(plain, (192, 144))[:, ::-1]
@@ -99,8 +99,8 @@ def test_annotations_follow_the_image(folder, split):
         assert torch.allclose(torch.tensor([x.min(), y.min(), x.max() + 1, y.max() + 1]).float(), box, atol=4)
 
 
-def test_what_is_drawn_is_where_the_object_is(folder):
-    dataset = _open(config(folder), 'val', False)
+def test_masks_and_boxes_are_drawn_where_the_objects_are(folder):
+    dataset = _open(config(folder), 'val')
     image, sample = _load(dataset, 0, 'val')
     picture = draw(make_visualizer(dataset.metainfo['classes']), image, sample, draw_pred=False)
     plain = cv2.cvtColor(cv2.resize(image, picture.shape[1::-1], interpolation=cv2.INTER_CUBIC), cv2.COLOR_RGB2BGR)
@@ -122,7 +122,7 @@ def test_what_is_drawn_is_where_the_object_is(folder):
         ('v3det/mask_rcnn_se_r50_apa_v3det.py', 'v3det_2023_v1_train_sam'),
     ],
 )
-def test_v3det_with_and_without_masks(folder, tmp_path, file, annotations):
+def test_v3det_is_drawn_with_and_without_masks(folder, tmp_path, file, annotations):
     cfg = config(folder, 'v3det', ROOT / 'configs' / file, 'data/V3Det/')
     sheet = browse(cfg, tmp_path / 'sheet.png', images=2, progress=False)
     counts = names_in(folder / f'v3det/annotations/{annotations}.json')
@@ -130,12 +130,12 @@ def test_v3det_with_and_without_masks(folder, tmp_path, file, annotations):
     assert cv2.imread(str(tmp_path / 'sheet.png')).std() > 20
 
 
-def test_custom_dataset(folder, tmp_path):
+def test_a_custom_dataset_is_drawn(folder, tmp_path):
     sheet = browse(own(folder, tmp_path), tmp_path / 'own.png', progress=False)
     assert sheet.objects == names_in(tmp_path / 'trainval.json') and sheet.classes == 3
 
 
-def test_a_sheet_of_pictures_of_different_sizes():
+def test_a_grid_holds_images_of_different_sizes():
     pictures = [np.full((10, 30, 3), i, np.uint8) for i in range(3)] + [np.full((20, 10, 3), 3, np.uint8)]
     sheet = grid(pictures, columns=3, gap=2)
     assert sheet.shape == (2 * 22 + 2, 3 * 32 + 2, 3)
@@ -151,13 +151,13 @@ def tool(monkeypatch, capsys, *arguments):
     return capsys.readouterr().out, ended.value.code
 
 
-def test_the_tool(folder, tmp_path, monkeypatch, capsys):
+def test_the_tool_writes_the_sheet(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'data').mkdir()
     (tmp_path / 'data/tiny_lvis').symlink_to(folder / 'tiny_lvis')
     said, code = tool(monkeypatch, capsys, TINY, '--split', 'test', '--images', 2)
     picture = Path('work_dirs/browse/mask_rcnn_se_r18_apa_test.png')
-    assert code is None and said.endswith(f'picture    {picture}\n') and picture.is_file()
+    assert code is None and said.endswith(f'sheet      {picture}\n') and picture.is_file()
 
 
 def break_json(root):
@@ -172,7 +172,7 @@ def break_image(root):
     (root / 'val2017/000000000001.jpg').write_bytes(b'no image')
 
 
-CHECK = '; what is wrong with the data: python tools/check_dataset.py CONFIG'
+CHECK = '; to validate the data: python tools/check_dataset.py CONFIG'
 
 
 @pytest.mark.parametrize(
@@ -190,10 +190,10 @@ CHECK = '; what is wrong with the data: python tools/check_dataset.py CONFIG'
     ],
     ids=['missing', 'broken JSON', 'no images', 'broken image', 'no loader'],
 )
-def test_the_tool_says_in_one_line_what_is_wrong(tmp_path, monkeypatch, capsys, options, breaks, line):
+def test_the_tool_ends_with_one_line_for_broken_data(tmp_path, monkeypatch, capsys, options, breaks, line):
     monkeypatch.chdir(tmp_path)
     if breaks:
         make_tiny_lvis('data/tiny_lvis', train=1, val=1, size=(96, 72), progress=False)
         breaks(Path('data/tiny_lvis'))
     said, code = tool(monkeypatch, capsys, TINY, *options)
-    assert re.fullmatch(f'browse_dataset: {line}', code) and 'picture' not in said
+    assert re.fullmatch(f'browse_dataset: {line}', code) and 'sheet' not in said

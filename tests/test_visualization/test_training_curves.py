@@ -1,4 +1,4 @@
-"""The curves of a run: from logs that MMEngine wrote, of runs that went through, were resumed, or began anew."""
+"""Training curves from logs that MMEngine wrote, of finished, stopped and resumed runs."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ LVIS = {'lvis/bbox_AP': 0.3, 'lvis/bbox_APr': -1.0, 'lvis/segm_AP': 0.2, 'lvis/s
 
 
 def run(work_dir, stop=None, resume=False, name='', interval=1, **options):
-    """A run of eight steps, four an epoch; its folder, made the last one."""
+    """Trains for eight steps, four an epoch; returns its folder, renamed to be the latest."""
     logger = dict(type='LoggerHook', interval=interval)
     runner = toy(work_dir, resume=resume, name=name, hooks=dict(logger=logger), **options)
     if stop:
@@ -24,8 +24,9 @@ def run(work_dir, stop=None, resume=False, name='', interval=1, **options):
     else:
         runner.train()
     folder = Path(runner.log_dir)
-    (folder / 'vis_data/config.py').write_text(f'resume = {resume}')
-    return folder.rename(folder.with_name(f'{len(list(work_dir.glob("*/vis_data"))):08d}'))  # all begin in one second
+    return folder.rename(
+        folder.with_name(f'{len(list(work_dir.glob("*/vis_data"))):08d}')
+    )  # all start in the same second
 
 
 def lines_of(folder):
@@ -37,23 +38,19 @@ def add(folder, *rows):
         file.writelines(json.dumps(row) + '\n' for row in rows)
 
 
-def test_a_resumed_run_is_read_as_one(tmp_path):
+def test_the_latest_training_run_is_read(tmp_path):
     first = run(tmp_path, stop=6)
     add(first, dict(LVIS, step=1), {'lvis/bbox_AP': 0.1, 'step': 2})
-    assert [row['step'] for row in read_log(tmp_path).steps] == [1, 2, 3, 4, 5]
-    second = run(tmp_path, resume=True, name='second')  # from the checkpoint of step 4
-    add(second, dict(LVIS, step=2))
     log = read_log(tmp_path)
-    assert [row['step'] for row in log.steps] == list(range(1, 9)) and log.by_epoch
-    assert [(row['step'], row['lvis/bbox_AP']) for row in log.validations] == [(1, 0.3), (2, 0.3)]
-    fifth = json.loads(lines_of(second)[0])
-    assert fifth['step'] == 5 and log.steps[4] == fifth  # what was done twice counts as it was done last
-
+    assert [row['step'] for row in log.steps] == [1, 2, 3, 4, 5] and log.by_epoch
+    assert [(row['step'], row['lvis/bbox_AP']) for row in log.validations] == [(1, 0.3), (2, 0.1)]
+    run(tmp_path, resume=True, name='second')  # from the checkpoint of step 4
+    assert [row['step'] for row in read_log(tmp_path).steps] == [5, 6, 7, 8]
     run(tmp_path, name='third', interval=2)
-    assert [row['step'] for row in read_log(tmp_path).steps] == [2, 4, 6, 8]  # a run of its own
+    assert [row['step'] for row in read_log(tmp_path).steps] == [2, 4, 6, 8]
 
 
-def test_tests_and_broken_lines_are_passed_over(tmp_path):
+def test_logs_of_tests_and_broken_lines_are_skipped(tmp_path):
     assert read_log(tmp_path) is None
     folder = run(tmp_path, epochs=1)
     tested = tmp_path / '9/vis_data'
@@ -65,8 +62,8 @@ def test_tests_and_broken_lines_are_passed_over(tmp_path):
     assert read_log(tested.parent) is None
 
 
-def test_validations_of_a_run_that_counts_steps(tmp_path):
-    """MMEngine numbers them by epochs all the same, unless it is told not to."""
+def test_validations_of_a_run_by_iterations_are_numbered_by_step(tmp_path):
+    """MMEngine numbers them by epochs by default."""
     options = dict(train_cfg=dict(by_epoch=False, max_iters=3, val_interval=50), log_processor=dict(by_epoch=False))
     folder = run(tmp_path, options=options)
     add(folder, dict(LVIS, step=0), dict(loss=1.0, step=6), dict(LVIS, step=1), dict(LVIS, step=7))
@@ -84,14 +81,14 @@ def test_losses_are_summed_by_the_part_of_the_detector():
     assert list(loss_curves([dict(loss=1.0, loss_cls=1.0)])) == ['total']
 
 
-def test_smoothing_keeps_the_ends_and_leaves_out_what_is_not_finite():
+def test_smoothing_keeps_the_ends_and_skips_non_finite_values():
     values = np.random.default_rng(0).normal(size=200)
     values[[50, 120]] = np.nan, np.inf
     expected = [np.mean([v for v in values[max(0, i - 5) : i + 6] if np.isfinite(v)]) for i in range(200)]
     assert smooth(values) == pytest.approx(expected, abs=1e-12)
 
 
-def test_precisions_of_every_metric():
+def test_precisions_are_found_for_lvis_and_coco_keys():
     coco = {'coco/bbox_mAP': 0.5, 'coco/bbox_mAP_50': 0.7, 'coco/bbox_mAP_s': 0.1, 'data_time': 1.0, 'step': 3}
     assert precisions(coco) == {'box': {'mAP': 0.5, 'mAP_50': 0.7}}
     assert precisions({'bbox_AP': 0.5}) == {'box': {'AP': 0.5}}
@@ -99,7 +96,7 @@ def test_precisions_of_every_metric():
 
 
 @pytest.mark.parametrize('validations, rows', [(0, 1), (1, 2), (3, 2)])
-def test_the_picture(tmp_path, validations, rows):
+def test_the_figure_has_a_row_for_losses_and_one_for_validations(tmp_path, validations, rows):
     folder = run(tmp_path, epochs=1)
     add(folder, dict(loss=float('nan'), loss_rpn=0.0, loss_mask=0.1, epoch=2, step=5))
     add(folder, *(dict(LVIS, step=i + 1) for i in range(validations)))
@@ -108,5 +105,5 @@ def test_the_picture(tmp_path, validations, rows):
     assert shape == (520 if rows == 1 else 975, 1430, 3)
 
 
-def test_without_a_log_there_is_no_picture(tmp_path):
+def test_without_a_log_no_figure_is_written(tmp_path):
     assert draw_training_curves(tmp_path, tmp_path / 'curves.png') is None and not list(tmp_path.iterdir())

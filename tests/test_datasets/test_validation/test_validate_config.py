@@ -944,7 +944,7 @@ def test_a_config_that_cannot_be_read(tmp_path, monkeypatch, capsys, name, text,
 @pytest.mark.parametrize(
     'option, line',
     [
-        ('foo', "argument --cfg-options: 'foo' is no KEY=VALUE"),
+        ('foo', "argument --cfg-options: 'foo' is not KEY=VALUE"),
         ('a=[1', "argument --cfg-options: 'a=[1' has brackets that do not match"),
     ],
 )

@@ -1,0 +1,56 @@
+from argparse import ArgumentParser, ArgumentTypeError
+
+import pytest
+
+from apa_mmdet.utils import cli
+
+
+@pytest.mark.parametrize('text', ['-1', '1', '2.0', 'two', '²', ''])
+def test_at_least_rejects_what_is_not_a_whole_number_of_that_size(text):
+    with pytest.raises(ArgumentTypeError, match='is not a whole number of 2 or more'):
+        cli.at_least(2)(text)
+    assert cli.at_least(2)('2') == 2
+
+
+@pytest.mark.parametrize('text', ['nan', 'inf', '0', '-1', 'long', ''])
+def test_positive_rejects_what_is_not_a_finite_number_above_0(text):
+    with pytest.raises(ArgumentTypeError, match='is not a number above 0'):
+        cli.positive(text)
+    assert cli.positive('1e-3') == 0.001
+
+
+def test_config_options_are_parsed_as_mmdetections(capsys):
+    parser = ArgumentParser()
+    cli.add_cfg_options(parser)
+    assert parser.parse_args(['--cfg-options', 'a.b=1', 'c=[1,x]']).cfg_options == {'a.b': 1, 'c': [1, 'x']}
+    for text, reason in (('a', "'a' is not KEY=VALUE"), ('a=(1', "'a=(1' has brackets that do not match")):
+        with pytest.raises(SystemExit):
+            parser.parse_args(['--cfg-options', text])
+        assert reason in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    'raised, code',
+    [
+        (None, None),
+        (FileNotFoundError(2, 'No such file', 'a.json'), 'tool: missing: a.json'),
+        (OSError('disk full'), 'tool: disk full'),
+        (ValueError('no data set'), 'tool: no data set'),
+        (KeyboardInterrupt(), 130),
+    ],
+    ids=['nothing', 'missing file', 'OSError', 'ValueError', 'interrupted'],
+)
+def test_run_ends_the_process_with_the_error_in_one_line(raised, code, monkeypatch):
+    def main():
+        if raised:
+            raise raised
+
+    monkeypatch.setattr('sys.argv', ['tools/tool.py'])
+    with pytest.raises(SystemExit) as ended:
+        cli.run(main)
+    assert ended.value.code == code
+
+
+def test_run_does_not_hide_errors_of_the_program(monkeypatch):
+    with pytest.raises(ZeroDivisionError):
+        cli.run(lambda: 1 / 0)
