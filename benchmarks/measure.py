@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # read as torch is loaded; else the profiler reports all it does
+os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # read when torch is imported; silences the profiler
 
 import torch  # noqa: E402
 
@@ -35,9 +35,9 @@ from apa_mmdet.version import __version__  # noqa: E402
 MIB = 2**20
 STEPS = ('forward', 'forward_backward')
 GPU_HOLD = 4_000_000  # clock cycles, 2 ms or more: the host queues a step of one operator in a fraction of it
-GPU_L2 = 64 * MIB  # where torch does not tell the size
-# What makes glibc keep freed memory. The last one: before version 2.38, the ends that it cuts off aligned blocks would
-# else stay in its cache of small blocks, between large ones that then never merge, and every tensor gets new pages.
+GPU_L2 = 64 * MIB  # where torch does not report the size
+# Settings that make glibc keep freed memory. Without the last, glibc before 2.38 keeps the cut-off ends of aligned
+# blocks in its cache of small blocks, so that large blocks never merge and every tensor gets new pages.
 KEEP_MEMORY = dict(
     MALLOC_MMAP_THRESHOLD_='4294967296',
     MALLOC_TRIM_THRESHOLD_='17179869184',
@@ -50,7 +50,7 @@ KEEP_MEMORY = dict(
 
 
 class Sample(NamedTuple):
-    """Seconds that a call took on its device, and that the host took to queue it; the same on a CPU."""
+    """Seconds of a call on its device, and of the host to queue it; equal on a CPU."""
 
     device: float
     host: float
@@ -88,7 +88,7 @@ def cpu_clock(call: Callable) -> Sample:
 
 
 class GPUClock:
-    """Times calls on a CUDA device, the caches cold; ``hold`` as the head of this file says."""
+    """Times calls on a CUDA device with cold caches; ``hold``: queue the whole call before it starts."""
 
     def __init__(self, device: torch.device, hold: bool) -> None:
         size = getattr(torch.cuda.get_device_properties(device), 'L2_cache_size', 0) or GPU_L2
@@ -117,7 +117,7 @@ def clock_of(device: torch.device, hold: bool) -> Clock:
 
 
 def round_robin(calls: dict[Hashable, Callable], rounds: int, clock: Clock) -> dict[Hashable, list[Sample]]:
-    """``rounds`` samples of each call, which are to be warm already."""
+    """Takes ``rounds`` samples of each call; the calls must be warm."""
     samples = {key: [] for key in calls}
     order, shuffle = list(calls), random.Random(0).shuffle
     collecting = gc.isenabled()
@@ -152,13 +152,13 @@ def add_common_options(parser: argparse.ArgumentParser, rounds: int) -> None:
         type=Path,
         default=Path('work_dirs/benchmarks'),
         metavar='DIR',
-        help='folder of the CSV and PNG; those of the same name are replaced (default: %(default)s)',
+        help='folder of the CSV and PNG; files of the same name are replaced (default: %(default)s)',
     )
     parser.add_argument(
         '--keep-memory',
         action='store_true',
-        help='Linux with glibc: start again with settings under which freed memory stays with the '
-        'process; new pages from the system can take longer than the computation',
+        help='Linux with glibc: restart with settings under which the process keeps freed memory; new pages from '
+        'the system can take longer than the computation',
     )
 
 
@@ -167,14 +167,14 @@ def _device(text: str) -> torch.device:
     if kind == 'cpu':
         return torch.device('cpu')
     if kind != 'cuda' or not torch.cuda.is_available():
-        raise argparse.ArgumentTypeError(f'{text!r} is no device here that this can measure')
+        raise argparse.ArgumentTypeError(f'{text!r} is not an available device')
     device = torch.device('cuda', int(index or 0))
     torch.cuda.set_device(device)  # events and random numbers are those of the current one
     return device
 
 
 def shape(text: str) -> tuple[int, ...]:
-    """'2x64x25x42' as numbers."""
+    """The type of an argument such as 2x64x25x42."""
     parts = text.lower().split('x')
     if not all(part.isdecimal() and int(part) for part in parts):
         raise argparse.ArgumentTypeError(f'{text!r} is not a shape such as 2x64x25x42')
@@ -186,19 +186,19 @@ def shape_text(sizes: Sequence[int]) -> str:
 
 
 def begin(args: argparse.Namespace) -> dict[str, str]:
-    """What the common options ask for before anything is measured; gives, and prints, the environment."""
+    """Applies the common options before anything is measured; prints and returns the environment."""
     if args.keep_memory and not _memory_is_kept():
         _start_again()
-    gc.freeze()  # what has been imported need not be searched for garbage before each count,
-    atexit.register(gc.unfreeze)  # but is freed in the end
+    gc.freeze()  # imported objects need not be searched for garbage before each count,
+    atexit.register(gc.unfreeze)  # but are freed in the end
     described = environment(args.device)
     print('\n'.join(f'{name}: {text}' for name, text in described.items()), flush=True)
     return described
 
 
 def _start_again() -> None:
-    """Start this script under :data:`KEEP_MEMORY`, which glibc reads when a process starts."""
-    print('starting again with the settings that keep memory', flush=True)
+    """Restarts this script under :data:`KEEP_MEMORY`, which glibc reads when a process starts."""
+    print('restarting with the settings that keep memory', flush=True)
     tunables = [text for text in (os.environ.get('GLIBC_TUNABLES'), KEEP_MEMORY['GLIBC_TUNABLES']) if text]
     settings = dict(KEEP_MEMORY, GLIBC_TUNABLES=':'.join(tunables))
     arguments = sys.orig_argv[1:] if hasattr(sys, 'orig_argv') else sys.argv  # python 3.9 forgets its own options
@@ -210,7 +210,7 @@ def _memory_is_kept() -> bool:
 
 
 def environment(device: torch.device) -> dict[str, str]:
-    """What a figure depends on."""
+    """Describes hardware and versions."""
     described = {
         'date': time.strftime('%Y-%m-%d %H:%M %Z'),
         'command': command(),
@@ -260,7 +260,7 @@ def _processor() -> str:
 
 
 class Table:
-    """A CSV file that is complete after every row; lines with # say where the figures come from."""
+    """A CSV file that is complete after every row; lines with # give hardware, versions and command."""
 
     def __init__(self, path: Path, columns: Sequence[str], described: dict[str, str]) -> None:
         self.path, self.columns, self.rows = path, columns, []
@@ -295,7 +295,7 @@ def cell(value) -> str:
 
 
 def time_columns(reference: str) -> list[str]:
-    """The names of the columns that :func:`times` gives."""
+    """Returns the names of the columns of :func:`times`."""
     return [f'{step}_{end}' for step in STEPS for end in ('ms', 'ms_low', 'ms_high')] + [
         f'{step}_to_{reference}' for step in STEPS
     ]
@@ -304,19 +304,21 @@ def time_columns(reference: str) -> list[str]:
 def times(
     samples: dict[tuple[str, str], list[Sample]], name: str, reference: str, reference_name: str
 ) -> dict[str, float]:
-    """The columns of time of contender ``name``, from ``samples`` by contender and step: medians, quartiles, and the
-    medians in those of the contender ``reference_name``, if that one could run.
+    """Returns the time columns of contender ``name``, from ``samples`` by contender and step: medians, quartiles, and
+    the ratio of the medians to those of ``reference_name``, if that could run.
     """
-    found = {}
+    columns = {}
     for step in STEPS:
-        found |= milliseconds(samples[name, step], f'{step}_')
+        columns |= milliseconds(samples[name, step], f'{step}_')
         if (reference_name, step) in samples:
-            found[f'{step}_to_{reference}'] = found[f'{step}_ms'] / milliseconds(samples[reference_name, step])['ms']
-    return found
+            columns[f'{step}_to_{reference}'] = (
+                columns[f'{step}_ms'] / milliseconds(samples[reference_name, step])['ms']
+            )
+    return columns
 
 
 def reason(error: Exception) -> str:
-    """For the note of a contender that cannot run."""
+    """Formats the note of a contender that cannot run."""
     lines = str(error).strip().splitlines()
     return f'failed: {type(error).__name__}: {lines[0] if lines else ""}'
 

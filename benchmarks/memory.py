@@ -13,9 +13,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 @contextmanager
 def _see_saved_tensors(see: Callable[[Tensor], None]) -> Iterator[None]:
-    """Call ``see`` with every tensor that autograd keeps.
+    """Calls ``see`` with every tensor that autograd keeps.
 
-    Of nested hooks autograd calls the innermost alone, so those of a module that has its own are wrapped as well.
+    Of nested hooks autograd only calls the innermost, so those that a module sets itself are wrapped as well.
     """
     enter = saved_tensors_hooks.__enter__
 
@@ -41,12 +41,12 @@ def _see_saved_tensors(see: Callable[[Tensor], None]) -> Iterator[None]:
 
 
 def saved_bytes(forward: Callable, parameters: Iterable[Tensor] = (), with_results: bool = False) -> int:
-    """Bytes kept for backward when ``forward()`` has returned.
+    """Counts the bytes kept for backward after ``forward()``.
 
-    These are the distinct storages of all the tensors that autograd keeps, each counted once and whole, ``parameters``
-    (and buffers) excluded. The input counts where it is kept: without this operator it would be freed.
-    ``with_results`` counts what ``forward`` returns (a tensor or several) too: what :func:`memory_of` finds held beyond
-    that is kept by something else than autograd.
+    These are the distinct storages of all tensors that autograd keeps, each counted once and whole, without
+    ``parameters`` (and buffers). The input counts if it is kept: without this operator it would be freed.
+    ``with_results`` adds what ``forward`` returns (a tensor or several): anything that :func:`memory_of` finds held
+    beyond that is not kept by autograd.
     """
     storages = {}
 
@@ -65,17 +65,17 @@ def saved_bytes(forward: Callable, parameters: Iterable[Tensor] = (), with_resul
 
 
 class Memory(NamedTuple):
-    """Bytes beyond those that were allocated before a call: the most at any time, and what its results still hold."""
+    """Bytes beyond those allocated before a call: the peak, and those that its results still hold."""
 
     peak: int
     held: int
 
 
 def memory_of(call: Callable, device: torch.device) -> Memory:
-    """The memory of one call; what it returns is kept until the count is done.
+    """Counts the memory of one call, whose results are kept until the count is done.
 
-    CPU: all that torch allocates and frees, in the order in which its profiler saw it. Memory that a library allocates
-    for itself is not seen (oneDNN's scratch, for one). CUDA: torch's allocator, which sees cuDNN's workspace as well.
+    CPU: all allocations of torch, in the order that its profiler recorded. Memory that a library allocates itself, such
+    as oneDNN's scratch, is not counted. CUDA: torch's allocator, which includes cuDNN's workspace.
     """
     gc.collect()
     if device.type == 'cuda':

@@ -1,4 +1,4 @@
-"""The tools as a user starts them: real processes, real data, real metrics."""
+"""The tools as a user starts them, on real data: training, testing, resuming, reporting."""
 
 import json
 import os
@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from apa_mmdet.apis.mmdet_tools import stock_tool
+from apa_mmdet.apis.report import report
 from apa_mmdet.checkpoint.io import load_as_data
 from apa_mmdet.datasets.tiny_lvis.generate import make_tiny_lvis
 from apa_mmdet.visualization.training_curves import read_log
@@ -25,16 +26,14 @@ FLAGSHIP = ROOT / 'configs/lvis/mask_rcnn_se_r50_apa.py'
 OWN = ROOT / 'configs/custom_dataset/mask_rcnn_se_r18_apa_custom.py'
 
 
-def start(*command, cwd, **env):
-    path = f'{Path(sys.executable).parent}:{os.environ["PATH"]}'  # as in the activated environment
+def python(*command, cwd, **env):
+    """Runs a Python program as in the activated environment; returns its output."""
+    path = f'{Path(sys.executable).parent}:{os.environ["PATH"]}'
     env = dict(os.environ, PATH=path, OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore', **env)
-    run = subprocess.run([str(c) for c in command], cwd=cwd, env=env, capture_output=True, text=True)
+    command = [sys.executable, *map(str, command)]
+    run = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
     return run.stdout + run.stderr
-
-
-def python(*command, cwd, **env):
-    return start(sys.executable, *command, cwd=cwd, **env)
 
 
 @pytest.fixture(scope='module')
@@ -53,6 +52,7 @@ ONE_EPOCH = [
     'model.test_cfg.rcnn.score_thr=1e-5',
     'default_hooks.logger.interval=1',
 ]
+AVERAGE_PRECISIONS = [f'lvis/{iou}_{ap}' for iou in ('bbox', 'segm') for ap in ('AP', 'APr', 'APc', 'APf')]
 
 
 @pytest.fixture(scope='module')
@@ -73,24 +73,43 @@ def test_training_logs_the_losses_and_writes_a_checkpoint(trained):
     assert checkpoint['meta']['epoch'] == 1 and 'backbone.layer1.0.act_conv1.lambda_' in checkpoint['state_dict']
 
 
-@pytest.mark.parametrize(
-    'tool',
-    [ROOT / 'tools/test.py', pytest.param(stock_tool('test.py'), marks=pytest.mark.slow)],
-    ids=['ours', "mmdet's"],
-)
-def test_testing_gives_the_training_runs_own_figures_and_a_report(tiny, trained, tool):
-    python(tool, TINY, trained / 'epoch_1.pth', '--work-dir', 'work', *ONE_EPOCH[:1], *ONE_EPOCH[4:5], cwd=tiny)
-    tested = json.loads(sorted(trained.glob('*/*.json'))[-1].read_text())
-    validated = json.loads(next(trained.glob('*/vis_data/scalars.json')).read_text().splitlines()[-1])
-    keys = [f'lvis/{kind}_{ap}' for kind in ('bbox', 'segm') for ap in ('AP', 'APr', 'APc', 'APf')]
-    assert [tested[k] for k in keys] == [validated[k] for k in keys]
-    said = python(ROOT / 'tools/report.py', 'work', '--images', '3', cwd=tiny)
-    assert re.search(r'\| *mask *\|', said) and 'work/predictions.png' in said and 'work/training_curves.png' in said
-    assert (trained / 'training_curves.png').is_file()
+def metrics_of_test_by(program, tiny):
+    """Tests the checkpoint of ``trained`` with a program; returns the metrics."""
+    python(program, TINY, 'work/epoch_1.pth', '--work-dir', 'work', *ONE_EPOCH[:1], *ONE_EPOCH[4:5], cwd=tiny)
+    metrics = json.loads(sorted((tiny / 'work').glob('*/*.json'))[-1].read_text())
+    return {key: metrics[key] for key in AVERAGE_PRECISIONS}
+
+
+@pytest.fixture(scope='module')
+def tested(tiny, trained):
+    return metrics_of_test_by(ROOT / 'tools/test.py', tiny)
+
+
+@pytest.fixture
+def validated(trained):
+    """The metrics that the training logged."""
+    metrics = json.loads(next(trained.glob('*/vis_data/scalars.json')).read_text().splitlines()[-1])
+    return {key: metrics[key] for key in AVERAGE_PRECISIONS}
+
+
+def test_testing_gives_the_metrics_of_the_training_run(tested, validated):
+    assert tested == validated
+
+
+@pytest.mark.slow
+def test_mmdets_own_test_py_gives_the_same_metrics(tiny, validated):
+    assert metrics_of_test_by(stock_tool('test.py'), tiny) == validated
+
+
+def test_the_report_shows_metrics_predictions_and_training_curves(tiny, trained, tested, monkeypatch):
     import cv2
 
-    picture = cv2.imread(str(trained / 'predictions.png'))
-    assert picture.shape[0] > 2 * 480 and picture.shape[1] > 4 * 480 and picture.std() > 20
+    monkeypatch.chdir(tiny)
+    text = report('work', images=3)
+    assert re.search(r'\| *mask *\|', text) and 'work/predictions.png' in text and 'work/training_curves.png' in text
+    assert (trained / 'training_curves.png').is_file()
+    image = cv2.imread(str(trained / 'predictions.png'))
+    assert image.shape[0] > 2 * 480 and image.shape[1] > 4 * 480 and image.std() > 20
 
 
 def test_training_resumes_where_it_stopped(tiny, trained):
@@ -107,16 +126,16 @@ def test_training_resumes_where_it_stopped(tiny, trained):
     assert second['meta']['iter'] == 4
     assert {s['step'].item() for s in second['optimizer']['state'].values()} == {4.0}
     name = 'backbone.layer2.0.act_out.lambda_'
-    assert not torch.equal(first['state_dict'][name], second['state_dict'][name]), 'λ is not learnt'
+    assert not torch.equal(first['state_dict'][name], second['state_dict'][name]), 'λ is not learned'
 
 
-def test_mmdets_own_train_works_from_elsewhere_with_our_baseline(tiny):
+def test_mmdets_own_train_py_runs_the_baseline_config(tiny):
     log = python(stock_tool('train.py'), BASELINE, '--work-dir', 'elsewhere', *ONE_EPOCH, cwd=tiny)
     assert 'lvis/bbox_APf' in log and 'acc: ' in log
 
 
-def test_features_and_proposal_losses_in_bfloat16(tiny, monkeypatch):
-    """As far as mixed precision goes on a CPU: MMEngine's AmpOptimWrapper and mmcv's RoIAlign want an accelerator."""
+def test_features_and_proposal_losses_run_in_bfloat16(tiny, monkeypatch):
+    """The part of mixed precision that a CPU can run: MMEngine's AmpOptimWrapper and mmcv's RoIAlign need a GPU."""
     monkeypatch.chdir(tiny)
     cfg = Config.fromfile(TINY)
     cfg.work_dir = str(tiny / 'bfloat16')
@@ -138,7 +157,7 @@ def test_features_and_proposal_losses_in_bfloat16(tiny, monkeypatch):
     assert losses[True] != losses[False] and losses[True] == pytest.approx(losses[False], rel=0.05)
 
 
-def test_saved_and_loaded_the_outputs_are_the_same(tiny, trained):
+def test_a_loaded_checkpoint_gives_the_same_outputs_each_time(tiny, trained):
     from mmdet.apis import inference_detector, init_detector
 
     image = str(next((tiny / 'data/tiny_lvis/val2017').iterdir()))
@@ -159,7 +178,7 @@ def test_saved_and_loaded_the_outputs_are_the_same(tiny, trained):
         assert torch.equal(torch.as_tensor(results[0][key]), torch.as_tensor(results[1][key]))
 
 
-def test_a_missing_image_ends_with_one_line(tmp_path):
+def test_a_missing_image_ends_training_with_one_line(tmp_path):
     make_tiny_lvis(tmp_path / 'data/tiny_lvis', train=2, val=1, size=(96, 96), progress=False)
     gone = tmp_path / 'data/tiny_lvis/train2017/000000000001.jpg'
     gone.unlink()
@@ -171,7 +190,7 @@ def test_a_missing_image_ends_with_one_line(tmp_path):
 
 
 def in_lvis_v1_form(tiny):
-    """The tiny pictures as LVIS v1: its folder and its 1,203 categories, the first 48 of which are drawn."""
+    """Writes the tiny images as LVIS v1, with its folder and its 1,203 categories, of which the first 48 occur."""
     names = json.loads((ROOT / 'configs/_base_/datasets/lvis_v1_class_frequency.json').read_text())['categories']
     for split in ('train', 'val'):
         content = json.loads((tiny / f'data/tiny_lvis/annotations/lvis_v1_{split}.json').read_text())
@@ -184,7 +203,7 @@ def in_lvis_v1_form(tiny):
 
 
 def flagship_cfg(tiny, work_dir):
-    """The flagship itself: only where the data lie, the size of the pictures and the length of the run are changed."""
+    """The flagship config with another data root, image size and length of the run."""
     in_lvis_v1_form(tiny)
     cfg = Config.fromfile(FLAGSHIP)
     cfg.work_dir = str(work_dir)
@@ -207,7 +226,7 @@ def flagship_cfg(tiny, work_dir):
 
 
 @pytest.mark.slow
-def test_the_flagship_trains_two_steps_evaluates_and_loads_again(tiny, tmp_path):
+def test_the_flagship_trains_two_steps_evaluates_and_is_loaded_again(tiny, tmp_path):
     cfg = flagship_cfg(tiny, tmp_path / 'work')
     cfg.param_scheduler.pop(0)  # two steps of the warm-up would move λ by less than a float32
     runner = Runner.from_cfg(cfg)
@@ -248,8 +267,8 @@ def test_the_flagship_trains_two_steps_evaluates_and_loads_again(tiny, tmp_path)
     assert len(a) == 300 and torch.equal(a.scores, b.scores) and torch.equal(a.masks, b.masks)
 
 
-def test_custom_dataset_in_coco_format(tiny):
-    """The pictures of the tiny set under the three names of the example."""
+def test_the_custom_dataset_config_trains_on_coco_format(tiny):
+    """With the images of the tiny set and the three class names of the example."""
     own = tiny / 'own'
     own.mkdir()
     content = json.loads((tiny / 'data/tiny_lvis/annotations/lvis_v1_train.json').read_text())
@@ -264,16 +283,6 @@ def test_custom_dataset_in_coco_format(tiny):
     )
     (own / 'trainval.json').write_text(json.dumps(coco))
     (own / 'images').symlink_to(tiny / 'data/tiny_lvis/train2017')
-    log = python(
-        ROOT / 'tools/train.py',
-        OWN,
-        '--work-dir',
-        'own_work',
-        '--cfg-options',
-        'train_cfg.max_epochs=1',
-        'train_cfg.val_interval=1',
-        'model.test_cfg.rcnn.score_thr=1e-5',
-        cwd=tiny,
-        DATA_ROOT=str(own),
-    )
-    assert 'coco/segm_mAP' in log
+    options = ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1', 'model.test_cfg.rcnn.score_thr=1e-5']
+    command = [ROOT / 'tools/train.py', OWN, '--work-dir', 'own_work', '--cfg-options', *options]
+    assert 'coco/segm_mAP' in python(*command, cwd=tiny, DATA_ROOT=str(own))
