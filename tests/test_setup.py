@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 
 import pytest
 from helpers.paths import ROOT
@@ -106,8 +107,8 @@ def test_pinned_versions_are_in_the_supported_ranges():
 def test_package_data_link_to_configs_tools_and_kernels():
     for name in ('configs', 'tools', 'model-index.yml'):
         assert (ROOT / 'apa_mmdet/.mim' / name).resolve() == ROOT / name
-    pyproject = (ROOT / 'pyproject.toml').read_text()
-    assert 'apa_mmdet = [".mim/**/*"' in pyproject and '"apa_mmdet.ops.backends" = ["*.c"]' in pyproject
+    packaged = tomllib.loads((ROOT / 'pyproject.toml').read_text())['tool']['setuptools']['package-data']
+    assert '.mim/**/*' in packaged['apa_mmdet'] and '*.c' in packaged['apa_mmdet.ops.backends']
 
 
 @pytest.fixture(scope='module')
