@@ -5,9 +5,9 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 
 import pytest
+import tomllib
 from helpers.paths import ROOT
 
 from apa_mmdet import compat
