@@ -29,10 +29,11 @@ from apa_mmdet.checkpoint.io import BadCheckpoint, load_as_data, read_checkpoint
 from apa_mmdet.checkpoint.published_names import convert_official_state_dict, translate_names
 from apa_mmdet.datasets import load_class_frequency
 from apa_mmdet.datasets.tiny_lvis.generate import CATEGORIES, make_tiny_lvis
-from apa_mmdet.datasets.validation import validate_config as check
-from apa_mmdet.datasets.validation.annotations import check_annotations, read_annotations
-from apa_mmdet.datasets.validation.findings import Notes
-from apa_mmdet.datasets.validation.sources import Use
+from apa_mmdet.datasets.validation.annotations import check_annotations
+from apa_mmdet.datasets.validation.config_datasets import AnnotationUsage
+from apa_mmdet.datasets.validation.findings import Findings, ValidationError
+from apa_mmdet.datasets.validation.reading import read_annotations
+from apa_mmdet.datasets.validation.validate_config import validate_config
 from apa_mmdet.evaluation.functional.lvis_eval import FastLVISEval, load_ground_truth
 from apa_mmdet.evaluation.functional.prediction_store import (
     HEADER,
@@ -157,24 +158,24 @@ def disturbed(data, content):
     return content
 
 
-def looked_through(small, text):
-    """The findings, and what loading the class frequencies says, for an annotation file with this text."""
+def validated(small, text):
+    """The report on an annotation file with this text, whose class frequencies load unless it has errors."""
     cfg, path, _ = small
     path.write_text(text, encoding='utf-8', errors='surrogatepass')
     path.with_name('lvis_v1_train.class_frequency.json').unlink(missing_ok=True)
-    report = check.check_config(cfg, ['train'], images=False, progress=False)
+    report = validate_config(cfg, ['train'], images=False, progress=False)
     str(report).encode('utf-8', 'backslashreplace')
     for finding in report.findings:
         assert '\n' not in finding.message and len(finding.message) < 3000
     try:
         assert all(0 <= frequency <= 1 for frequency in load_class_frequency(path))
-    except ValueError as error:
+    except ValidationError as error:
         one_line(error, path)
         assert report.errors, error
     return report
 
 
-def learnt(path):
+def learned(path):
     """How many instances mmdet's data set and loader make of the file, of each class."""
     with contextlib.redirect_stdout(io.StringIO()):
         dataset = LVISV1Dataset(
@@ -191,17 +192,18 @@ def learnt(path):
 
 
 @AMOUNTS
-def test_what_passes_the_check_is_learnt_as_the_check_counts_it(small, amount):
+def test_what_passes_the_check_is_learned_as_the_check_counts_it(small, amount):
     """Otherwise there is a finding: training never stumbles over, or learns something else from, a file without errors."""
     passed = []
 
     def attempt(data):
         content = disturbed(data, small[2])
-        report = looked_through(small, json.dumps(content))
+        report = validated(small, json.dumps(content))
         if not report.errors:
             passed.append(1)
-            expected = check_annotations(read_annotations(str(small[1])), Notes('train'), None, Use('required')).counts
-            assert learnt(small[1]) == expected
+            usage = AnnotationUsage('required')
+            content = check_annotations(read_annotations(small[1]), Findings('train', strict=True), None, usage)
+            assert learned(small[1]) == content.counts
 
     explore(attempt, amount, 60)
     assert passed, 'no example without errors'
@@ -215,12 +217,12 @@ def test_a_text_with_flipped_bytes_or_cut_off(small, amount):
         for _ in range(data.draw(st.integers(0, 4))):
             text[data.draw(st.integers(0, len(text) - 1))] = data.draw(st.integers(0, 255))
         del text[data.draw(st.one_of(st.just(len(text)), st.integers(0, len(text)))) :]
-        report = looked_through(
+        report = validated(
             small,
             text.decode('utf-8', 'surrogateescape').encode('utf-8', 'surrogatepass').decode('utf-8', 'surrogatepass'),
         )
         if not report.errors:
-            learnt(small[1])
+            learned(small[1])
 
     explore(attempt, amount, 30)
 
@@ -229,7 +231,7 @@ def test_a_text_with_flipped_bytes_or_cut_off(small, amount):
 def test_any_json_is_no_annotation_file_but_a_finding(small, amount):
 
     def attempt(data):
-        report = looked_through(
+        report = validated(
             small,
             json.dumps(
                 data.draw(
@@ -339,10 +341,11 @@ def test_what_the_metric_does_not_refuse_has_the_precision_of_lvis(judged, amoun
             files, theirs = _found(detected, truth, path.parent)
             ours = FastLVISEval(truth, files, kind)
             ours.run()
-        except ValueError as error:
+        except ValidationError as error:
             one_line(error, path)
             cfg.val_evaluator.metric = kind
-            assert check.check_config(cfg, ['val'], images=False, progress=False).errors, error
+            findings = validate_config(cfg, ['val'], images=False, progress=False).findings
+            assert error.code in [finding.code for finding in findings], error
             return
         if any(annotation['id'] == 0 for annotation in content['annotations']):
             return  # for lvis, a match with number 0 is none

@@ -1,16 +1,17 @@
 #!/usr/bin/env python
-"""Looks whether the data sets of a config can be trained on: annotations, images, categories, class names.
+"""Validates the data sets of a config before training: annotations, images, categories, class names.
 
     tools/check_dataset.py CONFIG [--split train val] [--no-images] [--cfg-options KEY=VALUE ...]
 
-Ends with 0 if training can start, with 1 if it cannot. docs/dataset_prepare.md says what the findings mean.
+Ends with 0 if training can start, with 1 if it cannot. Each finding ends with its code;
+docs/dataset_prepare.md lists the codes.
 """
 
 import argparse
 import os
 import sys
 
-from apa_mmdet.datasets.validation.validate_config import SPLITS, check_config
+from apa_mmdet.datasets.validation.validate_config import SPLITS, validate_config
 from apa_mmdet.utils.cli import add_cfg_options
 from apa_mmdet.utils.config import load_config
 
@@ -19,7 +20,7 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config')
     parser.add_argument('--split', nargs='+', choices=SPLITS, default=SPLITS, help='(default: all three)')
-    parser.add_argument('--no-images', action='store_true', help='look whether images are there, but do not open them')
+    parser.add_argument('--no-images', action='store_true', help='check that images exist, but do not open them')
     parser.add_argument(
         '--workers',
         type=int,
@@ -34,7 +35,8 @@ def main():
     args = parse_args()
     sys.stdout.reconfigure(errors='backslashreplace')  # names in the findings may be unprintable
     try:
-        report = check_config(load_config(args.config, args.cfg_options), args.split, not args.no_images, args.workers)
+        cfg = load_config(args.config, args.cfg_options)
+        report = validate_config(cfg, args.split, not args.no_images, args.workers)
     except ValueError as error:
         print(f'check_dataset: {error}', file=sys.stderr)
         return 1

@@ -12,7 +12,7 @@ from apa_mmdet.engine.runner.cpu_runner import CPURunner, LauncherError, join_on
 from apa_mmdet.utils.config import load_config
 from apa_mmdet.utils.missing_data_hints import explain
 
-from .validate_annotations import SPLITS, BadAnnotations, look_at_annotations
+from .validate_annotations import SPLITS, BadAnnotations, validate_annotations
 
 EXIT_DIVERGED = 3  # exit status of a training whose losses or gradients stay non-finite
 
@@ -46,7 +46,7 @@ def run(name: str) -> None:
         if join_on_cpu(args.launcher):
             tool.Runner = CPURunner  # which the tool takes where the config names no runner_type
         if Path(args.config).is_file():  # the tool says so otherwise
-            look_at_annotations(load_config(args.config, deepcopy(args.cfg_options)), SPLITS[name])
+            validate_annotations(load_config(args.config, deepcopy(args.cfg_options)), SPLITS[name])
         tool.main()
     except FileNotFoundError as error:
         sys.exit(explain(error))

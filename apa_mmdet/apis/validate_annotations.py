@@ -1,16 +1,18 @@
-"""Annotations are looked through before MMDetection reads them.
+"""Validates the annotations of a config before MMDetection reads them.
 
-It takes them as they come: a polygon that is no number ends the process without a word, a missing field ends training
-with a traceback after hours, and a box of negative width makes a wrong AP.
+MMDetection takes them as they are: a polygon with NaN ends the process silently, a missing field ends training with a
+traceback after hours, and a box of negative width makes a wrong AP.
 """
 
 import os
 from collections.abc import Sequence
 
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 
-from apa_mmdet.datasets.validation.findings import ERROR
-from apa_mmdet.datasets.validation.validate_config import check_config
+from apa_mmdet.datasets.validation.codes import ERROR
+from apa_mmdet.datasets.validation.findings import Finding
+from apa_mmdet.datasets.validation.validate_config import validate_config
 from apa_mmdet.utils.config import evaluators
 
 SPLITS = {'train.py': ('train', 'val'), 'test.py': ('test',)}  # what MMDetection's tools read
@@ -18,14 +20,20 @@ RANKS = 'RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'  # of torchrun, slurm and
 
 
 class BadAnnotations(ValueError):
-    """Annotations that cannot be trained on or evaluated with; one line for each kind of fault."""
+    """Annotations that cannot be trained on or evaluated with: ``findings`` are the errors, a line each."""
+
+    def __init__(self, findings: Sequence[Finding]) -> None:
+        self.findings = tuple(findings)
+        missing = [finding.message for finding in findings if finding.code == 'missing-file']
+        advice = 'fix the errors; to start anyway: --cfg-options check_annotations=False'
+        super().__init__(missing[0] if missing else '\n'.join([*map(str, findings), advice]))
 
 
-def look_at_annotations(cfg: Config, splits: Sequence[str]) -> None:
-    """Print what is odd in the annotations of a config, in the first of several processes alone.
+def validate_annotations(cfg: Config, splits: Sequence[str]) -> None:
+    """Validate the annotations of a config and log its warnings, only in the first of several processes.
 
-    Images are not looked at; ``tools/check_dataset.py`` does that. Nothing is with ``check_annotations=False`` in the
-    config, and nothing in a split whose predictions are only to be written, as of pictures without annotations.
+    Images are not checked; ``tools/check_dataset.py`` does that. With ``check_annotations=False`` in the config nothing
+    is, nor is a split whose predictions are only written (``format_only``), as of images without annotations.
 
     Args:
         cfg: the config.
@@ -38,18 +46,14 @@ def look_at_annotations(cfg: Config, splits: Sequence[str]) -> None:
     splits = [split for split in splits if cfg.get(f'{split}_dataloader') and not _only_written(cfg, split)]
     if rank != '0' or not splits or not cfg.get('check_annotations', True):
         return
-    report = check_config(cfg, splits, images=None)
-    wrong = [f for f in report.findings if f.severity == ERROR]
-    missing = [f.message for f in wrong if f.message.startswith('missing: ')]
-    if missing:
-        raise BadAnnotations(missing[0])
-    if wrong:
-        advice = 'mend them; to go on all the same: --cfg-options check_annotations=False'
-        raise BadAnnotations('\n'.join([*map(str, wrong), advice]))
-    for finding in report.findings:
-        print(finding, flush=True)  # there is no log file yet
+    findings = validate_config(cfg, splits, images=None).findings
+    errors = [finding for finding in findings if finding.severity == ERROR]
+    if errors:
+        raise BadAnnotations(errors)
+    for finding in findings:
+        MMLogger.get_current_instance().warning(str(finding))
 
 
 def _only_written(cfg: Config, split: str) -> bool:
-    found = [evaluator.get('format_only', False) for _, evaluator in evaluators(cfg, [split])]
-    return bool(found) and all(found)
+    format_only = [evaluator.get('format_only', False) for _, evaluator in evaluators(cfg, [split])]
+    return bool(format_only) and all(format_only)

@@ -1,4 +1,4 @@
-"""What to say of a file that is not there."""
+"""Hints for files that are missing: which command or page provides them."""
 
 import os
 import re
@@ -41,9 +41,14 @@ def explain(error: FileNotFoundError) -> str:
         >>> explain(FileNotFoundError(2, 'No such file or directory', 'data/tiny_lvis/annotations/a.json'))
         'missing: data/tiny_lvis/annotations/a.json; make the data set with: python tools/make_tiny_lvis.py'
     """
-    if error.filename is None:  # raised with a sentence of its own, or handed on by a worker process
+    if error.filename is None:  # raised with a sentence of its own, or passed on by a worker process
         message = (str(error).strip() or 'a file is missing').splitlines()[-1].removeprefix('FileNotFoundError: ')
     else:
         message = f'missing: {os.fspath(error.filename)}'
-    hint = next((hint for pattern, hint in HINTS.items() if re.search(rf'(?<![\w.-]){pattern}', message)), None)
+    hint = hint_for(message)
     return f'{message}; {hint}' if hint else message
+
+
+def hint_for(text: str) -> str | None:
+    """What to do about a missing path that ``text`` is or contains; None if that is not known."""
+    return next((hint for pattern, hint in HINTS.items() if re.search(rf'(?<![\w.-]){pattern}', text)), None)

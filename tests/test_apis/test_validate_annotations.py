@@ -1,4 +1,4 @@
-"""Before training and testing, annotations are looked through: by the tools themselves, on files with one fault each."""
+"""Training and testing start with the validation of the annotations, here of files with one fault each."""
 
 import copy
 import json
@@ -8,13 +8,14 @@ import sys
 import pytest
 from helpers.paths import ROOT
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 
-from apa_mmdet.apis.validate_annotations import BadAnnotations, look_at_annotations
+from apa_mmdet.apis.validate_annotations import BadAnnotations, validate_annotations
 from apa_mmdet.datasets.tiny_lvis.generate import make_tiny_lvis
 
 TINY = ROOT / 'configs/tiny_lvis/mask_rcnn_se_r18_apa.py'
 TRAIN, VAL = 'annotations/lvis_v1_train.json', 'annotations/lvis_v1_val.json'
-GO_ON = 'to go on all the same: --cfg-options check_annotations=False'
+ADVICE = 'fix the errors; to start anyway: --cfg-options check_annotations=False'
 
 
 @pytest.fixture
@@ -45,42 +46,55 @@ def negative_width(content):
 
 
 @pytest.mark.parametrize(
-    'tool, file, split, change',
-    [('train.py', TRAIN, 'train', nan_polygon), ('test.py', VAL, 'test', negative_width)],
+    'tool, file, split, change, code',
+    [
+        ('train.py', TRAIN, 'train', nan_polygon, 'mask-out-of-range'),
+        ('test.py', VAL, 'test', negative_width, 'negative-box'),
+    ],
     ids=['train', 'test'],
 )
-def test_the_tools_name_the_record_instead_of_starting(tool, file, split, change, data, tmp_path):
+def test_the_tools_name_the_record_instead_of_starting(tool, file, split, change, code, data, tmp_path):
     edit(data / file, change)
     number = json.loads((data / file).read_text())['annotations'][2]['id']
     command = [sys.executable, ROOT / 'tools' / tool, TINY, *['nowhere.pth'] * (tool == 'test.py')]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     *_, line, advice = run.stderr.strip().splitlines()
-    assert run.returncode == 1 and 'Traceback' not in run.stderr and advice.endswith(GO_ON)
-    assert line.startswith(f'error    {split}') and f'e.g. {number}' in line
+    assert run.returncode == 1 and 'Traceback' not in run.stderr and advice.endswith(ADVICE)
+    assert line.startswith(f'error    {split}: ') and line.endswith(f'  [{code}]') and f'e.g. {number}' in line
 
 
-def test_what_is_only_odd_is_printed(data, cfg, capsys):
+def test_warnings_are_logged(data, cfg, monkeypatch):
+    lines = []
+    monkeypatch.setattr(MMLogger.get_current_instance(), 'warning', lines.append)
     edit(data / TRAIN, lambda content: content['images'].append(dict(content['images'][0], id=10**6)))
-    look_at_annotations(cfg, ['train', 'val'])
-    lines = capsys.readouterr().out.splitlines()
-    assert any(line.startswith('warning  train: images without annotations: ') for line in lines)
+    validate_annotations(cfg, ['train', 'val'])
+    assert any(line.startswith('warning  train: ') and line.endswith('[image-without-annotations]') for line in lines)
 
 
-def test_a_missing_file_is_all_that_is_said(data, cfg):
+def test_errors_carry_their_findings(data, cfg):
+    edit(data / TRAIN, nan_polygon)
+    with pytest.raises(BadAnnotations) as error:
+        validate_annotations(cfg, ['train', 'val'])
+    (finding,) = error.value.findings
+    assert (finding.code, finding.dataset, len(finding.ids)) == ('mask-out-of-range', 'train', 1)
+    assert str(error.value) == f'{finding}\n{ADVICE}'
+
+
+def test_a_missing_file_is_reported_alone(data, cfg):
     (data / VAL).unlink()
     with pytest.raises(BadAnnotations, match='^missing: .*; make the data set with: python tools/make_tiny_lvis.py$'):
-        look_at_annotations(cfg, ['train', 'val'])
+        validate_annotations(cfg, ['train', 'val'])
 
 
-def test_images_are_not_looked_at(data, cfg):
+def test_images_are_not_checked(data, cfg):
     for image in data.glob('val2017/*'):
         image.unlink()
-    look_at_annotations(cfg, ['test'])
+    validate_annotations(cfg, ['test'])
 
 
 def test_a_test_needs_no_training_data(data, cfg):
     (data / TRAIN).unlink()
-    look_at_annotations(cfg, ['test'])
+    validate_annotations(cfg, ['test'])
 
 
 @pytest.mark.parametrize(
@@ -91,12 +105,12 @@ def test_a_test_needs_no_training_data(data, cfg):
         (dict(test_evaluator=dict(format_only=True)), '0'),
         (dict(test_dataloader=None), '0'),
     ],
-    ids=['another process', 'switched off', 'predictions alone', 'no such split'],
+    ids=['another process', 'switched off', 'only predictions', 'no such split'],
 )
-def test_when_nobody_looks(change, rank, data, cfg, monkeypatch):
+def test_when_validation_is_skipped(change, rank, data, cfg, monkeypatch):
     (data / VAL).write_text('{')
     with pytest.raises(BadAnnotations):
-        look_at_annotations(copy.deepcopy(cfg), ['test'])
+        validate_annotations(copy.deepcopy(cfg), ['test'])
     monkeypatch.setenv('RANK', rank)
     cfg.merge_from_dict(change)
-    look_at_annotations(cfg, ['test'])
+    validate_annotations(cfg, ['test'])

@@ -1,4 +1,4 @@
-"""Class frequencies from each kind of file, and the counts kept beside a large one."""
+"""Class frequencies from each type of file, and the counts cached beside a large one."""
 
 import json
 import os
@@ -10,6 +10,7 @@ from mmengine.logging import MMLogger
 
 from apa_mmdet.datasets import class_statistics as file_under_test
 from apa_mmdet.datasets import load_class_frequency
+from apa_mmdet.datasets.validation.findings import ValidationError
 
 SHIPPED = ROOT / 'configs/_base_/datasets/lvis_v1_class_frequency.json'
 WANT = [1 / 4, 3 / 4]  # categories 7 and 2, as mmdet numbers the labels; four of the five images are annotated
@@ -44,7 +45,7 @@ def test_counts_are_in_the_order_of_the_file(write):
     assert os.listdir(path.parent) == ['train.json']
 
 
-def test_the_file_in_configs_holds_the_published_frequencies():
+def test_the_file_in_configs_holds_the_official_frequencies():
     assert load_class_frequency(SHIPPED) == pytest.approx(load('drop_loss.npz')['image_count_frequency'], rel=1e-6)
     content = json.loads(SHIPPED.read_text())
     assert content['n_images_annotated'] == 99388 and len(content['categories']) == 1203
@@ -62,14 +63,14 @@ def test_the_images_of_a_coco_file_are_counted(write):
     assert load_class_frequency(write(lvis(categories=[dict(id=7), dict(id=2)]))) == WANT
 
 
-def test_counts_are_kept_until_the_source_changes(write, monkeypatch):
+def test_counts_are_cached_until_the_source_changes(write, monkeypatch):
     path = write(lvis())
     load_class_frequency(path)
     kept = path.with_name('train.class_frequency.json')
     assert load_class_frequency(kept) == WANT
     assert os.stat(kept).st_mode & 0o777 == 0o644
     with monkeypatch.context() as context:
-        context.setattr(file_under_test, '_read_json', lambda path: pytest.fail('the source was read again'))
+        context.setattr(file_under_test, 'read_json', lambda path: pytest.fail('the source was read again'))
         assert load_class_frequency(path) == WANT
 
     write(lvis(annotations=lvis()['annotations'] + [dict(image_id=5, category_id=2)]))
@@ -82,7 +83,7 @@ def test_counts_are_kept_until_the_source_changes(write, monkeypatch):
 
 
 @pytest.mark.parametrize('rubbish', ['', '{', '[1]', '{"source": 3}', '{}'])
-def test_a_damaged_cache_is_counted_anew(write, rubbish):
+def test_a_damaged_cache_is_counted_again(write, rubbish):
     path = write(lvis())
     write(rubbish, 'train.class_frequency.json')
     assert load_class_frequency(path) == WANT
@@ -90,7 +91,7 @@ def test_a_damaged_cache_is_counted_anew(write, rubbish):
 
 
 @pytest.mark.parametrize('failing', ['tempfile.NamedTemporaryFile', 'os.replace'])
-def test_a_folder_that_cannot_be_written_costs_a_line(write, monkeypatch, failing):
+def test_a_read_only_folder_costs_a_line_in_the_log(write, monkeypatch, failing):
     def refuse(*args, **kwargs):
         raise PermissionError('read-only')
 
@@ -110,28 +111,68 @@ def test_missing_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'content, missing',
+    'content, code, ids',
     [
-        ('not json', 'not a JSON file'),
-        ('3', 'got int'),
-        ([0.1, 'x'], "number 1 is 'x'"),
-        ([0.1, None], 'number 1 is None'),
-        ([64, 364], 'number 0 is 64'),
-        ({}, '"annotations"'),
-        (lvis(annotations=None), '"annotations"'),
-        (lvis(annotations=[]), '"annotations"'),
-        (lvis(categories=None), '"categories" is missing'),
-        (dict(n_images_annotated=4, categories=[dict(id=2)]), 'lacks "image_count"'),
-        (lvis(categories=[dict(image_count=2)]), 'lacks "id"'),
-        (lvis(categories=[dict(id=2, image_count=5)]), 'number 0 is 1.25'),
-        (dict(n_images_annotated=0, categories=lvis()['categories']), 'positive number'),
-        (dict(n_images_annotated=5), '"categories" is missing'),
+        ('not json', 'not-json', ()),
+        ('[' * 200_000, 'not-json', ()),
+        ('3', 'not-frequencies', ()),
+        ([0.1, 'x'], 'invalid-frequency', (1,)),
+        ([0.1, None], 'invalid-frequency', (1,)),
+        ([64, 364], 'invalid-frequency', (0,)),
+        ({}, 'missing-records', ('annotations',)),
+        (lvis(annotations=None), 'missing-records', ('annotations',)),
+        (lvis(annotations=[]), 'missing-records', ('annotations',)),
+        (lvis(annotations=[3]), 'not-an-object', ('number 0',)),
+        (lvis(annotations=[dict(category_id=1)]), 'invalid-field', ('number 0',)),
+        (lvis(annotations=[dict(category_id=[1], image_id=1)]), 'invalid-field', ('number 0',)),
+        (lvis(categories=None), 'missing-records', ('categories',)),
+        (lvis(categories=['a']), 'not-an-object', ('number 0',)),
+        (lvis(categories=[dict(id=[1])]), 'invalid-field', ([1],)),
+        (lvis(categories=[dict(image_count=2)]), 'invalid-field', ('number 0',)),
+        (lvis(categories=[dict(id=1, image_count='5')]), 'invalid-field', (1,)),
+        (lvis(categories=[dict(id=1, image_count=10**400)]), 'invalid-field', (1,)),
+        (lvis(categories=[dict(id=2, image_count=5)]), 'invalid-frequency', (0,)),
+        (dict(n_images_annotated=4, categories=[dict(id=2)]), 'invalid-field', (2,)),
+        (dict(n_images_annotated=0, categories=lvis()['categories']), 'invalid-images-annotated', ()),
+        (dict(n_images_annotated=5), 'missing-records', ('categories',)),
     ],
-    ids=str,
+    ids=range(22),
 )
-def test_wrong_content(write, content, missing):
+def test_invalid_content_is_named_in_one_line(write, content, code, ids):
     path = write(content)
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValidationError) as error:
         load_class_frequency(path)
-    assert str(path) in str(error.value) and missing in str(error.value)
-    assert '\n' not in str(error.value)
+    assert (error.value.code, error.value.ids) == (code, ids)
+    assert str(path) in str(error.value) and '\n' not in str(error.value) and len(str(error.value)) < 500
+
+
+def test_counts_of_a_file_that_is_replaced_meanwhile_are_not_reused(write, monkeypatch):
+    path, read = write(lvis()), file_under_test.read_json
+
+    def read_and_replace(path):
+        content = read(path)
+        write(lvis(annotations=lvis()['annotations'] + [dict(image_id=5, category_id=2)]))
+        return content
+
+    with monkeypatch.context() as context:
+        context.setattr(file_under_test, 'read_json', read_and_replace)
+        assert load_class_frequency(path) == WANT
+    assert load_class_frequency(path) == [1 / 5, 3 / 5]
+
+
+@pytest.mark.parametrize(
+    'harm',
+    [
+        dict(n_images_annotated=0),
+        dict(categories=[dict(id=1, image_count='a')]),
+        dict(categories=3),
+        dict(categories=[dict(id=1, image_count=5)]),
+    ],
+)
+def test_a_cache_with_wrong_counts_is_counted_again(write, harm):
+    path = write(lvis())
+    load_class_frequency(path)
+    cache = path.with_name('train.class_frequency.json')
+    valid = json.loads(cache.read_text())
+    cache.write_text(json.dumps({**valid, **harm}))
+    assert load_class_frequency(path) == WANT and json.loads(cache.read_text()) == valid

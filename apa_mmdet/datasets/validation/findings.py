@@ -1,57 +1,94 @@
-"""How the checks of a data set say what they found."""
+"""Findings: what a check reports, each with a code, or raises in strict mode."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-ERROR, WARNING = 'error', 'warning'
-LONG = 300  # characters of a name or path that are shown
+from .codes import CODES, ERROR
+
+MAX_SHOWN_CHARS = 300  # of a name or path
+EXAMPLES = 3  # in a message
 
 
 class Finding(NamedTuple):
-    """One thing that is wrong (``error``) or odd (``warning``) in a data set, or in the model (``dataset='model'``)."""
+    """A fault (``error``) or an oddity (``warning``) of a data set, or of the model (``dataset='model'``).
+
+    ``code`` is one of :data:`~.codes.CODES`; ``ids`` are the records, paths or names that the message is about.
+    """
 
     severity: str
+    code: str
     dataset: str
     message: str
+    ids: tuple = ()
 
     def __str__(self) -> str:
-        return f'{self.severity:7}  {self.dataset}: {self.message}'
+        return f'{self.severity:7}  {self.dataset}: {self.message}  [{self.code}]'
 
 
-class Notes:
-    """The findings of one data set."""
+class ValidationError(ValueError):
+    """A file, a record or a setting that cannot be used: a line, its ``code`` and the ``ids`` of the records.
 
-    def __init__(self, dataset: str) -> None:
-        self.dataset = dataset
-        self.findings: list[Finding] = []
+    Example:
+        >>> raise ValidationError('empty-file', path='a.json')
+        Traceback (most recent call last):
+        apa_mmdet.datasets.validation.findings.ValidationError: a.json is empty; download it again
+    """
 
-    def error(self, message: str) -> None:
-        self.findings.append(Finding(ERROR, self.dataset, message))
+    def __init__(self, code: str, ids: Sequence = (), message: str | None = None, **values: Any) -> None:
+        super().__init__(message or '; '.join(CODES[code][1:]).format(**values))
+        self.code, self.ids = code, tuple(ids)
 
-    def warning(self, message: str) -> None:
-        self.findings.append(Finding(WARNING, self.dataset, message))
 
-    def some(self, severity: str, what: str, which: Sequence, total: int, then: str) -> None:
-        """A finding about ``which`` (ids, names) of ``total``; none where ``which`` is empty.
+class Findings(list[Finding]):
+    """The findings about one data set.
+
+    Args:
+        dataset: its name, with which each finding begins.
+        strict: raise the first error as :class:`ValidationError` instead of listing it.
+    """
+
+    def __init__(self, dataset: str, strict: bool = False) -> None:
+        super().__init__()
+        self.dataset, self.strict = dataset, strict
+
+    def add(self, code: str, ids: Sequence = (), message: str | None = None, **values: Any) -> None:
+        """Append a finding: ``message``, or the text of the code with these values."""
+        message = message or '; '.join(CODES[code][1:]).format(**values)
+        if self.strict and CODES[code].severity == ERROR:
+            raise ValidationError(code, ids, f'{self.dataset}: {message}')
+        self.append(Finding(CODES[code].severity, code, self.dataset, message, tuple(ids)))
+
+    def report(self, code: str, ids: Sequence, total: int, details: Sequence[str] = (), **values: Any) -> None:
+        """Append a finding about ``ids`` of ``total`` records; nothing where ``ids`` is empty.
+
+        ``details`` say more about each of the first.
 
         Example:
-            >>> notes = Notes('train')
-            >>> notes.some('warning', 'images without annotations', [4, 7, 8, 9], 20, 'they are background')
-            >>> notes.findings[0].message
-            'images without annotations: 4 of 20, e.g. 4, 7, 8; they are background'
+            >>> findings = Findings('train')
+            >>> findings.report('duplicate-id', [4, 7, 8, 9], 20, records='images')
+            >>> print(findings[0])
+            error    train: ids of images used more than once: 4 of 20, e.g. 4, 7, 8; renumber them  [duplicate-id]
         """
-        if len(which):
-            message = f'{what}: {len(which)} of {total}, e.g. {", ".join(map(show, which[:3]))}; {then}'
-            self.findings.append(Finding(severity, self.dataset, message))
+        if len(ids):
+            examples = [show(i) for i in ids[:EXAMPLES]]
+            for i, detail in enumerate(details[:EXAMPLES]):
+                examples[i] += f' ({detail})' if detail else ''
+            fault, advice = (text.format(**values) for text in CODES[code][1:])
+            self.add(code, ids, f'{fault}: {len(ids)} of {total}, e.g. {", ".join(examples)}; {advice}')
 
 
 def show(value: Any) -> str:
-    """A name or id as it is, with quotes where it would be hard to see or to print, and cut where it is very long.
+    """A name or id as it is; quoted where it would be hard to see or to print, cut where it is very long.
 
     Example:
         >>> show('date'), show(7), show(' date'), show('')
         ('date', '7', "' date'", "''")
     """
     text = str(value)
-    text = f'{text[:LONG]}…' if len(text) > LONG else text
+    text = f'{text[:MAX_SHOWN_CHARS]}…' if len(text) > MAX_SHOWN_CHARS else text
     return text if text and text == text.strip() and text.isprintable() else repr(text)
+
+
+def brief(value: Any) -> str:
+    """The value as Python writes it, at most 50 characters."""
+    return f'{value!r:.50}'

@@ -1,4 +1,4 @@
-"""Whether the images of a data set are there, whole, and as large as their annotations say."""
+"""Checks that the images of a data set are there, complete, and as large as their annotations say."""
 
 import io
 from typing import NamedTuple
@@ -9,28 +9,20 @@ from PIL import Image, UnidentifiedImageError
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from apa_mmdet.utils.missing_data_hints import explain
+from apa_mmdet.utils.missing_data_hints import hint_for
 
-from .findings import ERROR, Notes, show
+from .findings import Findings
 
-BATCH = 32  # images between two messages of a worker process
-# kind: what is found, and what to do about it
-PROBLEMS = dict(
-    missing=('missing images', 'put them there, or correct data_root and data_prefix'),
-    unreadable=('images that cannot be read', 'get them again'),
-    resized=('images of another size than annotated', 'correct the annotations; mind the orientation tag of photos'),
-)
+BATCH_SIZE = 32  # images between two messages of a worker process
+CODES = ('missing-image', 'unreadable-image', 'image-size-mismatch')
 
 
 class Problem(NamedTuple):
-    """What is wrong with an image file; ``kind`` is one of ``PROBLEMS``."""
+    """The fault of an image file; ``code`` is one of ``CODES``."""
 
-    kind: str
+    code: str
     path: str
     detail: str = ''
-
-    def __str__(self) -> str:
-        return f'{show(self.path)} ({self.detail})' if self.detail else self.path
 
 
 class ImageFiles(Dataset):
@@ -39,7 +31,7 @@ class ImageFiles(Dataset):
     Args:
         images: path of each, and height and width as annotated.
         loader: the transform that loads images in training.
-        decode: read the whole image; otherwise only look whether the file is there.
+        decode: read the whole image; otherwise only check that the file exists.
     """
 
     def __init__(self, images: list[tuple[str, float, float]], loader: BaseTransform, decode: bool) -> None:
@@ -55,45 +47,47 @@ class ImageFiles(Dataset):
         path, *annotated = self.images[index]
         try:
             if not fileio.isfile(path, backend_args=self.backend_args):
-                return Problem('missing', path)
+                return Problem('missing-image', path)
             if not self.decode:
                 return None
             _read_to_the_end(fileio.get(path, backend_args=self.backend_args))
-            found = list(self.loader(dict(img_path=path))['ori_shape'])
+            size = list(self.loader(dict(img_path=path))['ori_shape'])
         except Exception as error:  # decoders raise what they like
-            said = getattr(error, 'strerror', None) or str(error).partition('\n')[0]
-            return Problem('unreadable', path, said if said and path not in said else 'not an image that OpenCV reads')
-        if found != annotated:
-            return Problem('resized', path, '{1}x{0}, annotated {3}x{2}'.format(*found, *annotated))
+            reason = getattr(error, 'strerror', None) or str(error).partition('\n')[0]
+            if not reason or path in reason:
+                reason = 'not an image that OpenCV reads'
+            return Problem('unreadable-image', path, reason)
+        if size != annotated:
+            return Problem('image-size-mismatch', path, '{1}x{0}, annotated {3}x{2}'.format(*size, *annotated))
         return None
 
 
 def _read_to_the_end(data: bytes) -> None:
-    """Raise if an image is cut off. OpenCV before 5.0 pads a JPEG with grey and says nothing."""
+    """Raise if an image is truncated. OpenCV before 5.0 pads a JPEG with gray without an error."""
     if not data:
         raise ValueError('the file is empty')
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
     except (UnidentifiedImageError, Image.DecompressionBombError):
-        pass  # for the loader to judge: OpenCV knows other formats and limits
+        pass  # for the loader to decide: OpenCV knows other formats and limits
 
 
 def check_images(
     images: list[tuple[str, float, float]],
     loader: BaseTransform,
-    notes: Notes,
+    findings: Findings,
     decode: bool = True,
     workers: int = 0,
     progress: bool = True,
 ) -> None:
-    """Look at every image, in ``workers`` processes. Arguments as :class:`ImageFiles`; ``notes`` gets the findings."""
-    batches = DataLoader(ImageFiles(images, loader, decode), BATCH, num_workers=workers, collate_fn=list)
+    """Check every image, in ``workers`` processes. Other arguments as :class:`ImageFiles`."""
+    batches = DataLoader(ImageFiles(images, loader, decode), BATCH_SIZE, num_workers=workers, collate_fn=list)
     problems = []
     with tqdm(
         total=len(images),
         unit='image',
-        desc=f'{notes.dataset}: images',
+        desc=f'{findings.dataset}: images',
         leave=False,
         disable=None if progress else True,
     ) as bar:
@@ -102,10 +96,10 @@ def check_images(
                 problems += [problem for problem in batch if problem]
                 bar.update(len(batch))
         except RuntimeError:  # the system ended it: a decoder crashed, or memory ran out
-            notes.error(f'a process that reads images died after {bar.n} of {len(images)}; --workers 0 shows where')
-    for kind, (what, then) in PROBLEMS.items():
-        found = [problem for problem in problems if problem.kind == kind]
-        if kind == 'missing' and found:
-            path = found[0].path
-            then += explain(FileNotFoundError(2, '', path)).removeprefix(f'missing: {path}')  # '; ' and a hint, or ''
-        notes.some(ERROR, what, found, len(images), then)
+            findings.add('image-reader-died', done=bar.n, total=len(images))
+    for code in CODES:
+        of_code = [problem for problem in problems if problem.code == code]
+        hint = hint_for(of_code[0].path) if of_code else None
+        details = [problem.detail for problem in of_code]
+        paths, hint = [problem.path for problem in of_code], f'; {hint}' if hint else ''
+        findings.report(code, paths, len(images), details, hint=hint)

@@ -11,7 +11,6 @@ Where faster-coco-eval differs from lvis 0.5.3, it is given what makes them agre
 - lvis takes annotation number 0 for none: here annotations are numbered anew, from 1 on.
 """
 
-import reprlib
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
@@ -22,9 +21,10 @@ from lvis.eval import Params
 from mmengine.logging import MMLogger
 from tqdm import tqdm
 
-from apa_mmdet.datasets.validation.annotations import PIXELS, is_box, is_number, is_side, is_whole_id
-from apa_mmdet.datasets.validation.masks import FAR, OUTLINE, fault
-from apa_mmdet.utils.errors import _words, brief
+from apa_mmdet.datasets.validation.annotations import check_ground_truth
+from apa_mmdet.datasets.validation.findings import Findings
+from apa_mmdet.datasets.validation.reading import read_annotations
+from apa_mmdet.utils.errors import brief
 
 from .prediction_store import Prediction, PredictionFiles
 
@@ -43,107 +43,40 @@ ROW = np.dtype(
 
 
 def load_ground_truth(path: str, masks: bool = True) -> 'GroundTruth':
-    """What lvis makes of an annotation file; annotations without area, which it leaves out, are counted in the log.
-
-    What is refused here is an error of ``tools/check_dataset.py`` as well, which looks before the test.
+    """Read and validate an LVIS annotation file; annotations without area, which lvis skips, are counted in the log.
 
     Args:
         path: the file.
-        masks: whether masks are to be compared: then each annotation needs one, else nobody looks at them.
+        masks: whether masks are to be compared; only then each annotation needs one.
 
     Raises:
-        ValueError: naming the file and the record, unless it is an annotation file as LVIS's are.
+        ValidationError: at the first fault; it names the file, the records and the key.
     """
-    try:
-        ground_truth = GroundTruth(path, masks)
-    except (AssertionError, AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f'{path} is no LVIS annotation file: {_words(error)}') from error
+    ground_truth = GroundTruth(path, masks)
     empty = sum(annotation['area'] <= 0 for annotation in ground_truth.dataset['annotations'])
     if empty:
         MMLogger.get_current_instance().warning(
-            f'{path}: {empty} of {len(ground_truth.anns)} annotations have no area and are left out of AP, as lvis does'
+            f'{path}: {empty} of {len(ground_truth.anns)} annotations have no area and are skipped in AP, as in lvis'
         )
     return ground_truth
 
 
 class GroundTruth(LVIS):
-    """lvis's reader, which looks at every record before it is used."""
+    """lvis's index of an annotation file that has been validated first, see :func:`load_ground_truth`."""
 
     def __init__(self, path: str, masks: bool) -> None:
         self.path, self._masks = path, masks
         super().__init__(path)
 
+    def _load_json(self, path: str) -> dict:
+        return read_annotations(path)
+
     def _create_index(self) -> None:
-        self._categories, self._sizes = set(), {}  # ids, and height and width by id
-        for kind, check in (
-            ('categories', self._check_category),
-            ('images', self._check_image),
-            ('annotations', self._check_annotation),
-        ):
-            seen = set()
-            _need(isinstance(self.dataset[kind], list), self.dataset, kind, 'a list')
-            for i, record in enumerate(self.dataset[kind]):
-                try:
-                    _need(is_whole_id(record['id']), record, 'id', 'a whole number of 64 bits')
-                    if record['id'] in seen:
-                        raise ValueError('an earlier one has the same id')
-                    seen.add(record['id'])
-                    check(record)
-                except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-                    number = f', id {reprlib.repr(record["id"])}' if isinstance(record, dict) and 'id' in record else ''
-                    raise ValueError(f'{kind}[{i}]{number}: {_words(error)}') from error
+        check_ground_truth(self.dataset, Findings(self.path, strict=True), self._masks)
+        for image in self.dataset['images']:
+            for key in ('height', 'width'):
+                image[key] = int(image[key])  # 64.0: pycocotools takes it, faster-coco-eval does not
         super()._create_index()
-
-    def _check_category(self, category: dict) -> None:
-        _need(category['frequency'] in ('r', 'c', 'f'), category, 'frequency', 'r, c or f')
-        _need(isinstance(category['name'], str), category, 'name', 'text')
-        self._categories.add(category['id'])
-
-    def _check_image(self, image: dict) -> None:
-        for key in ('height', 'width'):
-            _need(is_side(image[key]), image, key, 'a whole number above 0, of pixels')
-            image[key] = int(image[key])  # 64.0: pycocotools takes it, faster-coco-eval does not
-        if image['height'] * image['width'] > PIXELS:
-            raise ValueError(f'it has {image["height"]} x {image["width"]} pixels, more than {PIXELS}')
-        for key in ('neg_category_ids', 'not_exhaustive_category_ids'):
-            ids = image[key]
-            known = isinstance(ids, list) and all(type(i) is int for i in ids) and self._categories.issuperset(ids)
-            _need(known, image, key, 'a list of ids of categories in the file')
-        self._sizes[image['id']] = [image['height'], image['width']]
-
-    def _check_annotation(self, annotation: dict) -> None:
-        for key, kind, known in (
-            ('image_id', 'an image', self._sizes),
-            ('category_id', 'a category', self._categories),
-        ):
-            _need(
-                is_whole_id(annotation[key]) and annotation[key] in known,
-                annotation,
-                key,
-                f'that of {kind} in the file',
-            )
-        box = annotation['bbox']
-        _need(
-            is_box(box) and min(box[2:]) >= 0,
-            annotation,
-            'bbox',
-            'four finite numbers, x, y, width and height, the last two not negative',
-        )
-        _need(is_number(annotation['area']), annotation, 'area', 'a finite number')
-        if self._masks:
-            height, width = self._sizes[annotation['image_id']]
-            _need(
-                fault(annotation['segmentation'], width, height, evaluated=True) in (None, 'short'),
-                annotation,
-                'segmentation',
-                'a list of polygons, the first of three points or more, at most '
-                f'{FAR:,.0f} pixels away and {OUTLINE:,.0f} around, or the RLE of a mask as large as the image',
-            )
-
-
-def _need(right: bool, record: dict, key: str, wanted: str) -> None:
-    if not right:
-        raise ValueError(f'{key} is {reprlib.repr(record[key])}, not {wanted}')
 
 
 class Limits(NamedTuple):

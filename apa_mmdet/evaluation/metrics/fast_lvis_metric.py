@@ -62,6 +62,8 @@ class FastLVISMetric(LVISMetric):
         RuntimeError: if an evaluation fails; it names the folder of the predictions.
     """
 
+    renumbers_annotations = True  # ids of annotations do not matter; the validation of data sets asks
+
     def __init__(self, ann_file: str | None = None, *args, max_per_class: int | None = None, **kwargs) -> None:
         if ann_file is None:
             raise ValueError('FastLVISMetric needs ann_file: it says which categories were looked for in an image')

@@ -1,4 +1,4 @@
-"""Instances with a box but without a mask: they load, and train the box head alone."""
+"""Instances with a box but without a mask: they load, and train only the box head."""
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from mmengine.structures import InstanceData
 from pycocotools import mask as mask_utils
 
 from apa_mmdet.datasets.transforms import LoadPartialMaskAnnotations
+from apa_mmdet.datasets.validation.findings import ValidationError
 from apa_mmdet.models.roi_heads.mask_heads.partially_labeled_mask_head import Positives
 
 SQUARE = [[1, 1, 5, 1, 5, 5, 1, 5]]
@@ -52,7 +53,7 @@ def test_present_masks_are_those_of_mmdet():
     assert ours['gt_masks'].areas.tolist() == [16, 16, 16, 8]
 
 
-def test_crowds_stay_ignored_and_a_mask_of_another_size_is_one_clear_line():
+def test_crowds_stay_ignored():
     results = LoadPartialMaskAnnotations(with_bbox=True)(
         dict(ori_shape=(8, 10), img_path='a.jpg', instances=[dict(bbox=[1, 1, 5, 5], bbox_label=0, ignore_flag=1)])
     )
@@ -60,9 +61,25 @@ def test_crowds_stay_ignored_and_a_mask_of_another_size_is_one_clear_line():
         dict(RandomFlip(prob=1.0)(dict(results, img=np.zeros((8, 10, 3)), img_shape=(8, 10))))
     )
     assert len(packed['data_samples'].ignored_instances) == 1 and len(packed['data_samples'].gt_instances) == 0
-    with pytest.raises(ValueError, match=r'a\.jpg: a mask of \[8, 9\] pixels'):
-        loaded([dict(mask=dict(RLE, size=[8, 9]))])
-    with pytest.raises(ValueError, match=r'a\.jpg: poly2mask=False knows polygons alone'):
+
+
+@pytest.mark.parametrize(
+    'mask, code',
+    [
+        (dict(RLE, size=[8, 9]), 'mask-size'),
+        (dict(size=[8, 10], counts=[5]), 'mask-runs'),
+        ([[1, 1, 5, 1, 5, float('nan')]], 'mask-out-of-range'),
+        ([1, 1, 5, 1, 5, 5], 'invalid-mask'),
+    ],
+)
+def test_an_invalid_mask_is_refused_with_its_image_and_instance(mask, code):
+    with pytest.raises(ValidationError, match=r'^a\.jpg: .*: 1 of 2, e\.g\. instance 1; ') as error:
+        loaded([dict(mask=SQUARE), dict(mask=mask)])
+    assert error.value.code == code
+
+
+def test_polygons_and_run_lengths_do_not_mix():
+    with pytest.raises(ValueError, match=r'a\.jpg: poly2mask=False reads only polygons'):
         loaded([dict(mask=RLE)], poly2mask=False)
 
 

@@ -1,0 +1,111 @@
+"""Compares the classes of a config with the categories of its files and with the model's heads and losses."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+
+from mmengine.config import Config
+
+from apa_mmdet.utils.config import model_parts
+
+from .annotations import Content
+from .class_frequencies import read_class_frequencies
+from .findings import Findings, ValidationError, brief, show
+from .records import is_count
+from .report import CheckedDataset
+
+SPELLINGS = {'speaker_(stero_equipment)': 'speaker_(stereo_equipment)'}  # LVIS's files: mmdet's classes
+
+
+def compare_classes(
+    classes: Sequence[str], names: Sequence[str], by_name: bool, findings: Findings, label_file: str | None = None
+) -> None:
+    """Check that the config's classes and the file's categories are the same, in the same order.
+
+    Args:
+        classes: of the config.
+        names: of the file's categories.
+        by_name: whether the data set looks its categories up by name; otherwise it numbers all of the file.
+        findings: gets what is wrong.
+        label_file: the file that the classes come from, if they do.
+    """
+    classes, names = [SPELLINGS.get(c, c) for c in classes], [SPELLINGS.get(n, n) for n in names]
+    known, wanted = set(names), set(classes)
+    shared, common = [c for c in classes if c in known], [n for n in names if n in wanted]
+    give = 'give metainfo=dict(classes=…)'
+    if label_file:
+        give = f'{label_file} has {len(classes)} names, but the file {len(names)} categories: download the list of it'
+    doubles = [[name for name, count in Counter(them).items() if count > 1] for them in (classes, names)]
+    if shared == common:  # then labels are right all the same
+        findings.report('shared-category-name', doubles[1], len(names))
+    else:
+        findings.report('duplicate-class', doubles[0], len(classes))
+        findings.report('duplicate-category', doubles[1], len(names))
+    lacking, extra = [c for c in classes if c not in known], [n for n in names if n not in wanted]
+    first = ', '.join(map(show, names[:3])) + ', …' * (len(names) > 3)
+    findings.report('missing-category', lacking, len(classes), names=first, give=give)
+    findings.report('extra-category' if by_name else 'unnamed-category', extra, len(names), give=give)
+    if shared != common and not lacking and not any(doubles):
+        c, n = next((c, n) for c, n in zip(shared, common) if c != n)
+        findings.add('class-order', [c, n], ours=show(c), theirs=show(n))
+
+
+def check_training_classes(checked: list[CheckedDataset], findings: Findings) -> None:
+    """Report classes without an instance to learn from, in all training data sets together."""
+    training, total = [c for c in checked if 'train' in c.splits], Counter()
+    if not all(c.content for c in training):
+        return
+    for c in training:
+        total.update(c.content.counts)  # keeps the zeros
+    if total and not sum(total.values()):
+        return findings.add('no-training-instance')
+    findings.report('class-without-instance', [name for name, count in total.items() if not count], len(total))
+
+
+def check_model(cfg: Config, checked: list[CheckedDataset], findings: Findings) -> None:
+    """Compare the numbers of classes: of the data sets with each other, and with the model's heads and losses."""
+    trained = any('train' in c.splits for c in checked)
+    names: dict[int, str] = {}
+    for c in checked:
+        names.setdefault(len(c.classes), c.name)
+    if len(names) > 1:
+        counts = ', '.join(f'{name} has {number}' for number, name in names.items())
+        findings.add('class-count-mismatch', list(names.values()), counts=counts)
+    for path, part in model_parts(cfg.get('model') or {}) if checked else ():
+        number, name = next(iter(names.items()))
+        # of GroundingDINOHead they are the words of a text
+        count = part.get('num_classes') if part.get('type') != 'GroundingDINOHead' else None
+        if isinstance(count, int) and count != number and not part.get('class_agnostic'):
+            setting = f'{path}.num_classes'
+            findings.add('num-classes-mismatch', [setting], setting=setting, count=count, dataset=name, number=number)
+        if trained and isinstance(part.get('class_frequency'), str):  # only losses read it
+            setting = f'{path}.class_frequency'
+            _check_frequencies(setting, part['class_frequency'], part.get('num_classes', number), checked, findings)
+
+
+def _check_frequencies(setting: str, file: str, number: int, checked: list[CheckedDataset], findings: Findings) -> None:
+    """Check the class frequencies that a loss reads from ``file``."""
+    read = [c for c in checked if os.path.realpath(c.ann_file) == os.path.realpath(file)]
+    if read and not (read[0].content and read[0].content.categories):
+        return  # reported already
+    try:
+        if read:
+            _check_image_counts(setting, file, read[0].content, findings)
+            count = len(read[0].content.categories)
+        else:
+            count = len(read_class_frequencies(file))
+    except (OSError, ValidationError) as error:
+        return findings.add('invalid-class-frequency', [file], setting=setting, reason=error)
+    if count != number:
+        findings.add('frequency-count-mismatch', [file], setting=setting, path=file, count=count, number=number)
+
+
+def _check_image_counts(setting: str, file: str, content: Content, findings: Findings) -> None:
+    counts = [(c['name'], c.get('image_count', 0)) for c in content.categories]
+    for code, wrong in (
+        ('invalid-image-count', [(name, count) for name, count in counts if not is_count(count)]),
+        ('image-count-too-large', [(n, count) for n, count in counts if is_count(count) and count > content.annotated]),
+    ):
+        details = [brief(count) for _, count in wrong]
+        values = dict(setting=setting, path=file, annotated=content.annotated)
+        findings.report(code, [name for name, _ in wrong], len(counts), details, **values)

@@ -1,0 +1,145 @@
+"""The data sets of a config: which they are, and what their annotations are used for."""
+
+import codecs
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmcv.transforms import BaseTransform
+from mmdet.datasets import CocoDataset, CocoPanopticDataset, V3DetDataset
+from mmdet.datasets.transforms import LoadAnnotations
+from mmdet.registry import DATASETS, METRICS, TRANSFORMS
+from mmengine.config import Config
+from mmengine.registry import Registry
+
+from apa_mmdet.utils.config import _dict, evaluators, leaves, model_parts
+
+from .findings import ValidationError
+
+USAGE_KEYS = ('pipeline', 'test_mode', 'filter_cfg', 'indices', '_scope_')  # how a data set is used, not which it is
+
+
+class ConfigDataset(NamedTuple):
+    """A data set of a config without its wrappers, and the splits and full configs in which it is used."""
+
+    cfg: dict
+    uses: list[tuple[str, dict]]
+
+    @property
+    def splits(self) -> list[str]:
+        return list(dict.fromkeys(split for split, _ in self.uses))
+
+    def transforms(self, *splits: str) -> list[dict]:
+        """The transforms of its pipelines, of all splits or of these."""
+        return [step for split, use in self.uses if not splits or split in splits for step in use.get('pipeline') or []]
+
+
+class AnnotationUsage(NamedTuple):
+    """What an annotation file is used for."""
+
+    masks: str = 'unused'  # 'required': each instance needs one; 'optional': some may lack it
+    annotated: bool = True  # whether annotations are needed at all
+    evaluated: bool = False  # metrics read the file themselves, also the instances that the data set skips
+    evaluated_as_coco: bool = False
+    evaluated_as_lvis: bool = False
+    evaluates_masks: bool = False
+    keeps_annotation_ids: bool = False  # whether a metric identifies matches by the ids of the file
+
+
+def find_datasets(cfg: Config, splits: Sequence[str]) -> list[ConfigDataset]:
+    """The data sets of the config's dataloaders, each once."""
+    datasets: dict[str, ConfigDataset] = {}
+    for split in splits:
+        for leaf in leaves(_dict(cfg, f'{split}_dataloader').get('dataset')):
+            plain = {key: value for key, value in leaf.items() if key not in USAGE_KEYS}
+            datasets.setdefault(repr(sorted(plain.items())), ConfigDataset(plain, [])).uses.append((split, leaf))
+    return list(datasets.values())
+
+
+def open_dataset(dataset: ConfigDataset) -> CocoDataset:
+    """Build the data set, of the class that training takes, without reading its annotations.
+
+    Raises:
+        ValidationError: if its class is not known, or reads another format than COCO's ('not-checked').
+    """
+    name = dataset.cfg.get('type')
+    cls = _resolve(DATASETS, name)
+    if cls is None:
+        raise ValidationError('unknown-dataset-type', type=name)
+    if not issubclass(cls, CocoDataset) or issubclass(cls, CocoPanopticDataset):
+        raise ValidationError('not-checked', type=cls.__name__)
+    return DATASETS.build(dict(dataset.cfg, pipeline=[], test_mode=True, lazy_init=True))
+
+
+def name_list(dataset: ConfigDataset) -> str | None:
+    """Path of the file from which V3Det's data set reads its class names; None for other data sets.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValidationError: if it is not plain UTF-8.
+    """
+    cls = _resolve(DATASETS, dataset.cfg.get('type'))
+    if not (isinstance(cls, type) and issubclass(cls, V3DetDataset)):
+        return None
+    default = inspect.signature(V3DetDataset).parameters['label_file'].default
+    path = Path(dataset.cfg.get('data_root') or '', dataset.cfg.get('label_file', default))
+    data = path.read_bytes()
+    if data.startswith(codecs.BOM_UTF8):
+        raise ValidationError('byte-order-mark', path=path)  # it would belong to the first class name
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        raise ValidationError('not-utf8', path=path) from None
+    return str(path)
+
+
+def image_loader(dataset: ConfigDataset) -> BaseTransform:
+    """The transform with which training, or else testing, loads the images."""
+    loaders = [step for step in dataset.transforms() if 'LoadImage' in str(step.get('type'))]
+    return TRANSFORMS.build(loaders[0] if loaders else dict(type='LoadImageFromFile'))
+
+
+def find_usage(dataset: ConfigDataset, cfg: Config) -> AnnotationUsage:
+    """What the annotation file of a data set is used for, by its pipelines and evaluators."""
+    loaders = [loader for loader in _annotation_loaders(dataset.transforms()) if loader.with_mask]
+    stock = any(loader._process_masks.__func__ is LoadAnnotations._process_masks for loader in loaders)
+    evaluating = [evaluator for _, evaluator in evaluators(cfg, dataset.splits) if not evaluator.get('format_only')]
+    readers = [evaluator for evaluator in evaluating if evaluator.get('ann_file')]
+    required = stock or any(map(_is_segm, evaluating))
+    return AnnotationUsage(
+        'required' if required else 'optional' if loaders else 'unused',
+        annotated='train' in dataset.splits or bool(evaluating),
+        evaluated=bool(readers),
+        evaluated_as_coco=any('Coco' in str(evaluator.get('type')) for evaluator in readers),
+        evaluated_as_lvis=any('LVIS' in str(evaluator.get('type')) for evaluator in readers),
+        evaluates_masks=any(map(_is_segm, readers)),
+        keeps_annotation_ids=not all(map(_renumbers_annotations, readers)),
+    )
+
+
+def _is_segm(evaluator: dict) -> bool:
+    return 'segm' in (evaluator.get('metric') or ())
+
+
+def _renumbers_annotations(evaluator: dict) -> bool:
+    return getattr(_resolve(METRICS, evaluator.get('type')), 'renumbers_annotations', False)
+
+
+def lacks_masks(dataset: ConfigDataset, cfg: Config) -> bool:
+    """Whether the model has a mask head to train, but the training pipeline loads no masks."""
+    loaders = _annotation_loaders(dataset.transforms('train'))
+    heads = [part['mask_head'] for _, part in model_parts(cfg.get('model')) if part.get('mask_head')]
+    learning = any('BoxInst' not in str(head) for head in heads)  # which learns masks from boxes
+    return learning and bool(loaders) and not any(loader.with_mask for loader in loaders)
+
+
+def _annotation_loaders(transforms: list[dict]) -> list[LoadAnnotations]:
+    classes = [(_resolve(TRANSFORMS, step.get('type')), step) for step in transforms]
+    return [
+        TRANSFORMS.build(step) for cls, step in classes if isinstance(cls, type) and issubclass(cls, LoadAnnotations)
+    ]
+
+
+def _resolve(registry: Registry, name: Any) -> Any:
+    return registry.get(name) if isinstance(name, str) else name

@@ -1,0 +1,142 @@
+"""Records of an annotation file: which fields they need, that ids are unique, and that they refer to each other."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .findings import Findings, brief
+
+MAX_NUMBER = 1e12  # pixels, or square pixels
+MAX_SIDE, MAX_PIXELS = 1 << 20, 1 << 30  # OpenCV reads no larger image
+MAX_INT64 = 1 << 63  # ids of images and categories are kept as signed integers of 64 bits
+
+
+def is_id(value: Any) -> bool:
+    return isinstance(value, (int, str)) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    # true is 1 to Python; NaN is in no range
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -MAX_NUMBER < value < MAX_NUMBER
+
+
+def is_integer_id(value: Any) -> bool:
+    return type(value) is int and -MAX_INT64 <= value < MAX_INT64
+
+
+def is_count(value: Any) -> bool:
+    return is_number(value) and value >= 0
+
+
+def _is_side(value: Any) -> bool:
+    return is_number(value) and 0 < value <= MAX_SIDE and value == int(value)
+
+
+def _is_box(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 4 and all(map(is_number, value))
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+class Field(NamedTuple):
+    """What a field must be, in words and as a test; ``optional``: it may be absent."""
+
+    meaning: str
+    fits: Callable[[Any], bool]
+    optional: bool = False
+
+
+ID = Field('a number', is_id)
+PIXELS = Field('a whole number of pixels', _is_side)
+REFERENCES = dict(image_id=Field('the id of an image', is_id), category_id=Field('the id of a category', is_id))
+FIELDS: dict[str, dict[str, Field]] = dict(
+    images=dict(id=ID, width=PIXELS, height=PIXELS),
+    annotations=dict(
+        id=ID, **REFERENCES, bbox=Field('[x, y, width, height]', _is_box), area=Field('a number', is_number)
+    ),
+    categories=dict(id=ID, name=Field('a text', _is_name)),
+)
+
+
+def valid_records(content: dict, kind: str, findings: Findings, fields: dict[str, Field] | None = None) -> list[dict]:
+    """The records of ``content[kind]`` with valid ``fields`` (default: ``FIELDS[kind]``); the others are reported."""
+    records = content.get(kind)
+    if not isinstance(records, list) or not records:
+        findings.add('missing-records', [kind], records=kind)
+        return []
+    total = len(records)
+    others = [i for i, record in enumerate(records) if not isinstance(record, dict)]
+    details = [brief(records[i]) for i in others]
+    findings.report('not-an-object', [f'number {i}' for i in others], total, details, records=kind)
+    records = [record for record in records if isinstance(record, dict)]
+    fields = FIELDS[kind] if fields is None else fields
+    invalid = set()
+    for key, field in fields.items():
+        wrong = [i for i, r in enumerate(records) if not (field.fits(r.get(key)) or (field.optional and key not in r))]
+        ids = [records[i].get('id', f'number {i}') for i in wrong]
+        details = [brief(records[i][key]) if key in records[i] else '' for i in wrong]
+        findings.report('invalid-field', ids, total, details, records=kind, key=key, meaning=field.meaning)
+        invalid.update(wrong)
+    records = [record for i, record in enumerate(records) if i not in invalid] if invalid else records
+    if 'id' in fields:
+        repeated = [key for key, count in Counter(record['id'] for record in records).items() if count > 1]
+        findings.report('duplicate-id', repeated, total, records=kind)
+    return records
+
+
+class Records(NamedTuple):
+    """The valid records of an annotation file, and for each annotation the positions of its image and category.
+
+    A position is -1 where the file has no such record.
+    """
+
+    images: list[dict]
+    categories: list[dict]
+    annotations: list[dict]
+    image: np.ndarray
+    category: np.ndarray
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Width and height of each annotation's image; 0 and 0 where it has none."""
+        return np.array([(image['width'], image['height']) for image in self.images] + [(0, 0)], float)[self.image]
+
+
+def collect_records(content: dict, findings: Findings, needs_annotations: bool = True) -> Records:
+    """Read and validate the three lists of an annotation file.
+
+    Args:
+        content: the annotation file.
+        findings: gets what is wrong.
+        needs_annotations: whether an empty list of annotations is an error.
+    """
+    images, categories = (valid_records(content, kind, findings) for kind in ('images', 'categories'))
+    large = [image['id'] for image in images if image['width'] * image['height'] > MAX_PIXELS]
+    findings.report('image-too-large', large, len(images), pixels=MAX_PIXELS)
+    annotations = []
+    if needs_annotations or content.get('annotations') != []:
+        annotations = valid_records(content, 'annotations', findings)
+    image = _positions(annotations, 'image', images, findings)
+    category = _positions(annotations, 'category', categories, findings)
+    return Records(images, categories, annotations, image, category)
+
+
+def _positions(annotations: list[dict], kind: str, records: list[dict], findings: Findings) -> np.ndarray:
+    """Position of each annotation's image or category among the ``records``, -1 where it has none."""
+    key, position = f'{kind}_id', {record['id']: i for i, record in enumerate(records)}
+    positions = np.array([position.get(annotation[key], -1) for annotation in annotations], int)
+    if records:  # otherwise reported already
+        lost, texts = select(annotations, positions < 0), set(map(str, position))
+        code = 'id-type-mismatch' if all(str(a[key]) in texts for a in lost) else f'unknown-{kind}'
+        details = [f'{kind} {brief(a[key])}' for a in lost]
+        findings.report(code, [a['id'] for a in lost], len(annotations), details, key=key)
+    return positions
+
+
+def select(annotations: Sequence[dict], mask: np.ndarray) -> list[dict]:
+    """The annotations where ``mask`` is True."""
+    return [annotations[i] for i in np.flatnonzero(mask)]

@@ -1,0 +1,61 @@
+"""The result of a validation: findings, and a table of the data sets."""
+
+from typing import NamedTuple
+
+from terminaltables import AsciiTable
+
+from .annotations import Content
+from .codes import ERROR, WARNING
+from .findings import Finding
+
+COLUMNS = ('data set', 'images', 'instances', 'classes', 'without instance', 'rare (1 to 10 images)')
+
+
+class CheckedDataset(NamedTuple):
+    """A validated data set. ``classes`` are the config's; ``content`` is None if it could not be read."""
+
+    name: str
+    splits: list[str]
+    ann_file: str
+    classes: tuple[str, ...]
+    content: Content | None = None
+
+    def row(self) -> tuple:
+        counts = self.content.counts
+        return (
+            self.name,
+            len(self.content.images),
+            self.content.instances,
+            len(counts),
+            sum(not n for n in counts.values()),
+            self.content.rare,
+        )
+
+
+class Report(NamedTuple):
+    """Findings, and a row of ``COLUMNS`` per data set; ``str`` renders both for a person."""
+
+    findings: list[Finding]
+    rows: list[tuple]
+
+    @property
+    def errors(self) -> int:
+        return sum(finding.severity == ERROR for finding in self.findings)
+
+    def __str__(self) -> str:
+        lines = [AsciiTable([COLUMNS, *self.rows]).table] if self.rows else []
+        for severity in (ERROR, WARNING):
+            lines += [str(finding) for finding in self.findings if finding.severity == severity]
+        warnings = len(self.findings) - self.errors
+        verdict = 'training can start'
+        if self.errors:
+            verdict = 'fix the errors before training'
+        elif not self.rows:
+            verdict = 'nothing was checked'
+        elif any(finding.code == 'not-checked' for finding in self.findings):
+            verdict = 'training can start, as far as checked'
+        return '\n'.join([*lines, f'{_number(self.errors, "error")}, {_number(warnings, "warning")}: {verdict}'])
+
+
+def _number(count: int, noun: str) -> str:
+    return f'{count or "no"} {noun}{"s" * (count != 1)}'

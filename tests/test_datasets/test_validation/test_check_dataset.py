@@ -1,0 +1,70 @@
+"""The command line: tools/check_dataset.py."""
+
+import runpy
+import subprocess
+import sys
+
+import pytest
+from helpers.annotations import TINY
+from helpers.paths import ROOT
+
+from apa_mmdet.datasets.validation import validate_config
+
+
+def run_tool(monkeypatch, *arguments):
+    """The tool's exit status, in this process."""
+    monkeypatch.setattr(sys, 'argv', ['check_dataset.py', *map(str, arguments)])
+    return runpy.run_path(str(ROOT / 'tools/check_dataset.py'))['main']()
+
+
+def test_the_tool_as_a_process(valid):
+    command = [sys.executable, ROOT / 'tools/check_dataset.py', TINY, '--workers', '1']
+    run = subprocess.run(command, cwd=valid[0].parents[1], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert '| val, test |' in run.stdout and run.stdout.endswith('no errors, no warnings: training can start\n')
+
+
+def test_the_tool_prints_findings_with_their_codes_and_exits_with_1(broken, monkeypatch, capsys):
+    folder, _ = broken
+    monkeypatch.chdir(folder.parents[1])
+    (folder / 'val2017/000000000002.jpg').unlink()
+    options = '--split', 'val', '--no-images', '--cfg-options', 'model.roi_head.mask_head.num_classes=3'
+    assert run_tool(monkeypatch, TINY, *options) == 1
+    *_, first, second, verdict = capsys.readouterr().out.splitlines()
+    assert first.startswith('error    val: missing images: 1 of 4, e.g. ') and first.endswith('  [missing-image]')
+    assert second.startswith('error    model: model.roi_head.mask_head.num_classes is 3, but val has 48 classes')
+    assert verdict == '2 errors, no warnings: fix the errors before training'
+
+
+@pytest.mark.parametrize(
+    'name, text, line',
+    [
+        ('none.py', None, 'no such file'),
+        ('c.py', 'model = dict(', 'SyntaxError: '),
+        ('c.py', 'x = 1 / 0', 'ZeroDivisionError: '),
+        ('c.py', '_base_ = "./gone.py"', 'FileNotFoundError: '),
+        ('c.txt', 'a', 'OSError: Only py/yml/yaml/json'),
+    ],
+)
+def test_a_config_that_cannot_be_read(tmp_path, monkeypatch, capsys, name, text, line):
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    assert run_tool(monkeypatch, tmp_path / name) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(f'check_dataset: config {tmp_path / name}: {line}') and printed.count('\n') == 1
+
+
+@pytest.mark.parametrize('option', ['foo', 'a=[1'])
+def test_a_malformed_option_is_refused(monkeypatch, capsys, option):
+    with pytest.raises(SystemExit):
+        run_tool(monkeypatch, TINY, '--cfg-options', option)
+    assert f'argument --cfg-options: {option!r} ' in capsys.readouterr().err
+
+
+def test_an_interrupt_is_quiet(monkeypatch, capsys):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(validate_config, 'validate_config', interrupted)
+    assert run_tool(monkeypatch, TINY) == 130
+    assert capsys.readouterr().err == ''
