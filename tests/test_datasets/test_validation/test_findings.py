@@ -73,7 +73,7 @@ def test_the_strict_mode_raises_errors_and_lists_warnings():
     findings.report('empty-box', [1], 2)
     with pytest.raises(ValidationError) as error:
         findings.report('negative-box', [1], 2)
-    assert str(error.value).startswith('a.json: boxes with a negative width or height: 1 of 2, e.g. 1; ')
+    assert str(error.value).startswith('a.json: boxes of negative width or height: 1 of 2, e.g. 1; ')
     assert (error.value.code, error.value.ids) == ('negative-box', (1,)) and len(findings) == 1
 
 
