@@ -30,7 +30,7 @@ from .config_datasets import (
     name_list,
     open_dataset,
 )
-from .findings import Finding, Findings, ValidationError
+from .findings import Findings, ValidationError
 from .images import check_images
 from .reading import read_annotations
 from .report import CheckedDataset, Report
@@ -52,7 +52,7 @@ def validate_config(
     """
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     datasets = find_datasets(cfg, splits)
-    findings: list[Finding] = Findings('config')
+    findings = Findings('config')
     if not datasets:
         findings.add('no-dataset', loaders=' or '.join(f'{split}_dataloader' for split in splits))
     checked = []
