@@ -8,7 +8,7 @@ import numpy as np
 
 from .config_datasets import AnnotationUsage
 from .findings import Findings, brief
-from .masks import check_masks
+from .masks import check_masks, has_outline
 from .records import Records, collect_records, is_id, is_integer_id, select
 
 RARE_IMAGES = 10  # LVIS's own threshold
@@ -61,6 +61,8 @@ def check_annotations(
         chosen = compared if usage.evaluates_masks else seen
         required = usage.masks == 'required'
         check_masks(select(annotations, chosen), records.sizes[chosen], required, usage.evaluates_masks, findings)
+        if required:  # mmdet ignores an instance of which no polygon is left
+            seen &= np.array([has_outline(a.get('segmentation')) for a in annotations], bool)
     seen &= np.array([not a.get('iscrowd') for a in annotations], bool)
     counts, image_counts = _count(category[seen], image[seen], len(categories))
     times = Counter(c['name'] for c in categories)

@@ -83,6 +83,11 @@ def is_polygon(polygon: list) -> bool:
     return len(polygon) >= 6 and len(polygon) % 2 == 0
 
 
+def has_outline(mask: Any) -> bool:
+    """Whether it is anything but a list without a polygon."""
+    return not isinstance(mask, list) or any(isinstance(polygon, list) and is_polygon(polygon) for polygon in mask)
+
+
 def _outline(polygon: list) -> float:
     """Its length as pycocotools draws it: a step goes to the next pixel, also diagonally."""
     points = np.array(polygon[: len(polygon) // 2 * 2], float).reshape(-1, 2)

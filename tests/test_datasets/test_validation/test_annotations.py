@@ -5,6 +5,7 @@ import json
 import pytest
 from helpers.annotations import VAL, codes, edit, first, repeat_last
 from mmdet.datasets import LVISV1Dataset
+from mmdet.datasets.transforms import LoadAnnotations
 
 from apa_mmdet.datasets.tiny_lvis.generate import CATEGORIES
 from apa_mmdet.datasets.validation.annotations import check_annotations, check_ground_truth
@@ -172,6 +173,19 @@ def test_mmdet_skips_the_instances_that_the_check_reports(train, tmp_path, box, 
     kept = sum(len(dataset.get_data_info(i)['instances']) for i in range(len(dataset)))
     reported = sum(len(f.ids) for f in findings_about(train) if f.code == 'skipped-instance')
     assert len(train['annotations']) - kept == reported
+
+
+@pytest.mark.parametrize('segmentation', [[[]], [[1, 1, 9, 9]], [[1, 1, 9, 9, 1, 9, 5], [2, 3]]])
+def test_mmdet_ignores_an_instance_without_a_polygon_and_so_do_the_counts(train, segmentation):
+    name = next(c['name'] for c in train['categories'] if c['id'] == train['annotations'][0]['category_id'])
+    before = check_annotations(train, Findings('train'), None, TRAINING).counts
+    mask(segmentation)(train)
+    load = LoadAnnotations(with_bbox=True, with_mask=True)
+    instance = dict(bbox=[1, 1, 9, 9], bbox_label=0, ignore_flag=0, mask=segmentation)
+    assert load(dict(ori_shape=(64, 80), instances=[instance]))['gt_ignore_flags'].tolist() == [True]
+    for usage, ignored in ((TRAINING, 1), (AnnotationUsage('optional'), 0)):  # LoadPartialMaskAnnotations keeps the box
+        after = check_annotations(train, Findings('train'), None, usage).counts
+        assert after == {**before, name: before[name] - ignored}
 
 
 # ---------------------------------------------------------------- what metrics need
