@@ -2,10 +2,11 @@
 
 import json
 import os
-import tempfile
 from pathlib import Path
 
 from mmengine.logging import MMLogger
+
+from apa_mmdet.utils.fileio import atomic_write
 
 from .validation.class_frequencies import check_frequencies, class_frequencies, count_images, is_annotation_file
 from .validation.reading import read_json
@@ -75,18 +76,10 @@ def _read_cache(path: Path) -> list[float] | None:
 
 
 def _write_cache(content: dict, path: Path) -> None:
-    """Cache the counts beside the source, atomically: several processes may do so together."""
     cache = _cache_of(path)
-    temporary = None
     try:
-        with tempfile.NamedTemporaryFile('w', dir=cache.parent, prefix=cache.name, delete=False) as file:
-            temporary = file.name
-            json.dump(content, file)
-        os.chmod(temporary, 0o644)  # the data may be shared, and only its owner reads a temporary file
-        os.replace(temporary, cache)
+        atomic_write(cache, json.dumps(content).encode())  # several processes may do so together
     except OSError as error:
-        if temporary is not None and os.path.exists(temporary):
-            os.remove(temporary)
         MMLogger.get_current_instance().warning(
             f'class frequencies of {path} are counted again in each run: {cache} cannot be written ({error})'
         )
