@@ -12,7 +12,7 @@ import os
 import sys
 
 from apa_mmdet.datasets.validation.validate_config import SPLITS, validate_config
-from apa_mmdet.utils.cli import add_cfg_options
+from apa_mmdet.utils.cli import add_cfg_options, at_least, run
 from apa_mmdet.utils.config import load_config
 
 
@@ -23,7 +23,7 @@ def parse_args():
     parser.add_argument('--no-images', action='store_true', help='check that images exist, but do not open them')
     parser.add_argument(
         '--workers',
-        type=int,
+        type=at_least(0),
         default=min(8, os.cpu_count() or 1),
         help='processes that read images (default: %(default)s)',
     )
@@ -34,17 +34,10 @@ def parse_args():
 def main():
     args = parse_args()
     sys.stdout.reconfigure(errors='backslashreplace')  # names in the findings may be unprintable
-    try:
-        cfg = load_config(args.config, args.cfg_options)
-        report = validate_config(cfg, args.split, not args.no_images, args.workers)
-    except ValueError as error:
-        print(f'check_dataset: {error}', file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    report = validate_config(load_config(args.config, args.cfg_options), args.split, not args.no_images, args.workers)
     print(report)
-    return 1 if report.errors else 0
+    sys.exit(int(report.errors > 0))
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run(main)
