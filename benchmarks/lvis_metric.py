@@ -26,7 +26,7 @@ import numpy as np
 import pycocotools.mask as mask_utils
 import torch
 
-from apa_mmdet.evaluation.functional.prediction_store import Masks, Prediction, PredictionWriter, files_in
+from apa_mmdet.evaluation.functional.prediction_store import Masks, Prediction, PredictionWriter, find_predictions
 
 OURS, LVIS_API, FASTER = 'FastLVISMetric', 'lvis', 'faster-coco-eval'
 COLUMNS = 'name', 'images', 'metric', 'seconds', 'peak_mib', 'AP', 'APr', 'APc', 'APf', 'note'
@@ -131,7 +131,7 @@ def _predict(
 
 
 def ours(folder: Path, metric: str) -> dict[str, float]:
-    found = _metric(folder, metric=metric).evaluate_files(files_in(folder))
+    found = _metric(folder, metric=metric).evaluate_files(find_predictions(folder))
     return {key.split('_')[-1]: value for key, value in found.items()}
 
 
@@ -166,7 +166,7 @@ def _metric(folder: Path, **options):
 
 def write_json(folder: Path) -> None:
     """For the contenders that read MMDetection's files."""
-    _metric(folder, format_only=True, outfile_prefix=str(folder / 'mmdet')).evaluate_files(files_in(folder))
+    _metric(folder, format_only=True, outfile_prefix=str(folder / 'mmdet')).evaluate_files(find_predictions(folder))
 
 
 def run_contender(name: str, folder: Path) -> None:

@@ -9,7 +9,6 @@ import io
 import json
 import random
 import zlib
-from unittest.mock import patch
 
 import numpy as np
 import pycocotools.mask as mask_utils
@@ -24,7 +23,6 @@ from mmdet.datasets.transforms import LoadAnnotations
 from mmengine.config import Config
 
 from apa_mmdet.apis.convert_weights import convert_file
-from apa_mmdet.apis.offline_eval import read_json
 from apa_mmdet.checkpoint.io import BadCheckpoint, load_as_data, read_checkpoint
 from apa_mmdet.checkpoint.published_names import convert_official_state_dict, translate_names
 from apa_mmdet.datasets import load_class_frequency
@@ -34,17 +32,18 @@ from apa_mmdet.datasets.validation.config_datasets import AnnotationUsage
 from apa_mmdet.datasets.validation.findings import Findings, ValidationError
 from apa_mmdet.datasets.validation.reading import read_annotations
 from apa_mmdet.datasets.validation.validate_config import validate_config
+from apa_mmdet.evaluation.functional.detections import Detections
+from apa_mmdet.evaluation.functional.json_results import read_json_results
 from apa_mmdet.evaluation.functional.lvis_eval import FastLVISEval, load_ground_truth
 from apa_mmdet.evaluation.functional.prediction_store import (
-    HEADER,
-    MARKER,
-    RECORD,
     Masks,
     Prediction,
+    PredictionError,
     PredictionWriter,
-    files_in,
+    find_predictions,
     read_predictions,
 )
+from apa_mmdet.evaluation.functional.prediction_store.format import HEADER, MARKER, RECORD
 from apa_mmdet.models.backbones import SEResNet
 
 TINY = ROOT / 'configs/tiny_lvis/mask_rcnn_se_r18_apa.py'
@@ -296,7 +295,7 @@ def _found(detected, truth, folder):
             for corner, side, score, label, m in zip(corners, sides, scores.tolist(), labels, masks)
         ]
     writer.close()
-    return files_in(folder / 'found.predictions'), copy.deepcopy(theirs)
+    return find_predictions(folder / 'found.predictions'), copy.deepcopy(theirs)
 
 
 def _broken(data, content):
@@ -339,7 +338,10 @@ def test_what_the_metric_does_not_refuse_has_the_precision_of_lvis(judged, amoun
         try:
             truth = load_ground_truth(str(path), masks=kind == 'segm')
             files, theirs = _found(detected, truth, path.parent)
-            ours = FastLVISEval(truth, files, kind)
+            detections = Detections(truth, files, masks=kind == 'segm')
+            for prediction in files:
+                detections.add(prediction)
+            ours = FastLVISEval(detections, kind)
             ours.run()
         except ValidationError as error:
             one_line(error, path)
@@ -369,7 +371,7 @@ def _prefix_or_flipped(data, content):
 
 
 @AMOUNTS
-def test_predictions_with_flipped_bytes_or_cut_off(judged, tmp_path, amount):
+def test_predictions_with_flipped_bytes_or_truncated_are_read_or_refused(judged, tmp_path, amount):
     _, path, sound, detected = judged
     path.write_text(json.dumps(sound))
     files, _ = _found(detected, load_ground_truth(str(path)), tmp_path)
@@ -386,14 +388,14 @@ def test_predictions_with_flipped_bytes_or_cut_off(judged, tmp_path, amount):
             harmed.write_bytes(content[: HEADER.size] + head + record)
         try:
             list(read_predictions(harmed))
-        except ValueError as error:
+        except PredictionError as error:
             one_line(error, harmed)
 
     explore(attempt, amount, 100)
 
 
 @AMOUNTS
-def test_results_in_json_with_flipped_bytes_cut_off_or_wrong_fields(judged, tmp_path, amount):
+def test_json_results_with_flipped_bytes_truncated_or_wrong_fields_are_read_or_refused(judged, tmp_path, amount):
     _, path, sound, detected = judged
     path.write_text(json.dumps(sound))
     truth, results = load_ground_truth(str(path)), tmp_path / 'found.segm.json'
@@ -415,10 +417,9 @@ def test_results_in_json_with_flipped_bytes_cut_off_or_wrong_fields(judged, tmp_
                 wrong[at][field] = data.draw(st.one_of(dict(bbox=BOXES, segmentation=MASKS).get(field, VALUES), VALUES))
             results.write_text(json.dumps(wrong))
         try:
-            with patch('apa_mmdet.apis.offline_eval.PIECE', 1000):  # a file of several pieces
-                for prediction in read_json(results, truth.get_cat_ids()):
-                    assert np.isfinite(prediction.boxes).all() and np.isfinite(prediction.scores).all()
-        except ValueError as error:
+            for prediction in read_json_results(results, truth.get_cat_ids()):
+                assert np.isfinite(prediction.boxes).all() and np.isfinite(prediction.scores).all()
+        except PredictionError as error:
             one_line(error, results)
 
     explore(attempt, amount, 100)

@@ -112,7 +112,7 @@ def no_decay(cfg, model, wrapper):
 
 
 def lvis(cfg, model, wrapper):
-    assert cfg.test_evaluator.max_per_class == 10000 and 'max_per_class' not in cfg.val_evaluator
+    assert cfg.test_evaluator.topk == 10000 and 'topk' not in cfg.val_evaluator
     assert model.roi_head.test_cfg.max_per_img == 1000
 
 

@@ -1,7 +1,7 @@
 """The LVIS metrics of predictions on disk, as the test would have given them.
 
-python tools/eval_results.py CONFIG FOLDER               what a test or its evaluation left; its log names FOLDER
-python tools/eval_results.py CONFIG results.segm.json    a file that LVISMetric with format_only wrote
+python tools/eval_results.py CONFIG FOLDER               predictions that a test kept; its log names the folder
+python tools/eval_results.py CONFIG results.segm.json    a file written by LVISMetric with format_only
 """
 
 import argparse
@@ -16,7 +16,7 @@ from apa_mmdet.utils.missing_data_hints import explain
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config')
-    parser.add_argument('predictions', help='folder, or JSON file')
+    parser.add_argument('predictions', help='folder or JSON file')
     add_cfg_options(parser)
     return parser.parse_args()
 

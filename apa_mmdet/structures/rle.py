@@ -13,7 +13,7 @@ def run_lengths(counts: str | bytes) -> np.ndarray | None:
         >>> run_lengths('52203')
         array([5, 2, 2, 2, 5])
     """
-    data = counts.encode('utf-8', 'replace') if isinstance(counts, str) else counts
+    data = counts.encode('utf-8', 'surrogatepass') if isinstance(counts, str) else counts
     codes = np.frombuffer(data, np.uint8).astype(np.int64) - 48
     if not len(codes) or codes.min() < 0 or codes.max() > 63 or codes[-1] >= 32:
         return None

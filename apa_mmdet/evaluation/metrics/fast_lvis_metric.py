@@ -1,19 +1,16 @@
 import itertools
-import json
 import os
 import shutil
 import tempfile
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
 from lvis import LVIS
-from mmdet.evaluation import LVISMetric, bbox_overlaps
-from mmdet.evaluation.functional.recall import _recalls, print_recall_summary, set_recall_param
+from mmdet.evaluation import LVISMetric
 from mmdet.registry import METRICS
 from mmdet.structures.mask import encode_mask_results
 from mmengine import dist, fileio
@@ -21,63 +18,81 @@ from mmengine.logging import MMLogger
 from terminaltables import AsciiTable
 from torch import Tensor
 
-from apa_mmdet.evaluation.functional.lvis_eval import FastLVISEval, Limits, load_ground_truth
+from apa_mmdet.evaluation.functional.detections import Detections, Limits
+from apa_mmdet.evaluation.functional.json_results import JSONResultsWriter
+from apa_mmdet.evaluation.functional.lvis_eval import FastLVISEval, load_ground_truth
 from apa_mmdet.evaluation.functional.prediction_store import (
     Masks,
     Prediction,
+    PredictionError,
     PredictionFiles,
     PredictionWriter,
     gather_files,
 )
-from apa_mmdet.utils.errors import brief
+from apa_mmdet.evaluation.functional.proposal_recall import ProposalRecall
+from apa_mmdet.utils.errors import one_line
 
 AVERAGE_PRECISIONS = 'AP', 'AP50', 'AP75', 'APs', 'APm', 'APl', 'APr', 'APc', 'APf'
 AVERAGE_RECALLS = 'AR@300', 'ARs@300', 'ARm@300', 'ARl@300'
 
 
+class EvaluationError(RuntimeError):
+    """An evaluation failed after a test; its predictions are kept.
+
+    Attributes:
+        folder: of the predictions.
+        code: that of the cause, None if it has no code.
+    """
+
+    def __init__(self, message: str, folder: Path, code: str | None) -> None:
+        super().__init__(message)
+        self.folder, self.code = folder, code
+
+
 @METRICS.register_module()
 class FastLVISMetric(LVISMetric):
-    """mmdet's ``LVISMetric``, with the same arguments and results, for the whole of LVIS in little memory.
+    """mmdet's ``LVISMetric``, with the same arguments and results, for all of LVIS in little memory.
 
-    Predictions are written to files as they come, beside the log of the run, and evaluated from there by
-    faster-coco-eval; the annotations are read for the evaluation alone, by rank 0. When it has succeeded the files are
-    removed, unless there is an ``outfile_prefix``: then they stay in ``<outfile_prefix>.predictions``, beside the JSON
-    files of that prefix. If it fails they stay as well, and ``tools/eval_results.py`` finishes from them. All ranks
-    make their metrics in the same order: they agree on a name there.
+    Predictions are written to files during the test, in the folder of the run's log, and evaluated from there by
+    faster-coco-eval; only rank 0 reads the annotations, for the evaluation. The files are removed after a successful
+    evaluation unless there is an ``outfile_prefix``: then they stay in ``<outfile_prefix>.predictions``, beside the
+    JSON files of that prefix. They also stay if the evaluation fails: ``tools/eval_results.py`` evaluates them again.
+    All ranks create their metrics in the same order: they agree on a name there.
 
-    As in mmdet, 'proposal' is recall by category, and ``iou_thrs`` is for 'proposal_fast' alone. Unlike there, a test
+    As in mmdet, 'proposal' is recall by category, and ``iou_thrs`` is only for 'proposal_fast'. Unlike there, a test
     without any detection has AP 0 instead of no result.
 
     Args:
-        ann_file: annotations as LVIS has them, v1 or v0.5; required.
-        args, kwargs: mmdet's; ``collect_device`` changes nothing.
-        max_per_class: fixed AP (Dave et al., *Evaluating Large-Vocabulary Object Detectors: The Devil is in the
-            Details*, arXiv:2102.01066): the best so many (10,000 there) of each category in all images count, however
-            many there are in an image, instead of the best 300 of each image.
+        ann_file: annotations in LVIS's format, v1 or v0.5; required.
+        args, kwargs: mmdet's; ``collect_device`` has no effect.
+        topk: fixed AP (Dave et al., *Evaluating Large-Vocabulary Object Detectors: The Devil is in the Details*,
+            arXiv:2102.01066): the best ``topk`` detections of each category in all images count (10,000 there), as in
+            mmdet's ``LVISFixedAPMetric``, instead of the best 300 of each image.
 
     Raises:
-        ValueError: for arguments that do not go together, or from ``process`` for a prediction that is not finite, for
-            an image that comes a second time, and if another metric writes under the same ``outfile_prefix``.
-        FileNotFoundError: if there is no such ``ann_file``.
-        RuntimeError: if an evaluation fails; it names the folder of the predictions.
+        ValueError: for arguments that do not go together.
+        FileNotFoundError: if ``ann_file`` does not exist.
+        PredictionError: from ``process``, ``not-finite``, ``duplicate-image``, or ``file-in-use`` if another metric
+            writes under the same ``outfile_prefix``.
+        EvaluationError: if an evaluation fails.
     """
 
     renumbers_annotations = True  # ids of annotations do not matter; the validation of data sets asks
 
-    def __init__(self, ann_file: str | None = None, *args, max_per_class: int | None = None, **kwargs) -> None:
+    def __init__(self, ann_file: str | None = None, *args, topk: int | None = None, **kwargs) -> None:
         if ann_file is None:
-            raise ValueError('FastLVISMetric needs ann_file: it says which categories were looked for in an image')
+            raise ValueError('FastLVISMetric needs ann_file: it lists the categories that an image is annotated for')
         if kwargs.get('format_only') and kwargs.get('outfile_prefix') is None:
-            raise ValueError('FastLVISMetric with format_only needs outfile_prefix: where to write the files')
-        if max_per_class is not None and max_per_class < 1:
-            raise ValueError(f'max_per_class is {max_per_class}; at least one detection of a class has to count')
+            raise ValueError('FastLVISMetric with format_only needs outfile_prefix, which names the files')
+        if topk is not None and topk < 1:
+            raise ValueError(f'topk is {topk}; it must be 1 or more detections of a category')
         super().__init__(None, *args, **kwargs)
-        if max_per_class is not None and 'proposal' in self.metrics:
-            raise ValueError("metric 'proposal' counts 300 detections of an image; max_per_class counts others")
+        if topk is not None and 'proposal' in self.metrics:
+            raise ValueError("metric 'proposal' counts 300 detections of an image; it cannot be combined with topk")
         backend = fileio.get_file_backend(ann_file, backend_args=self.backend_args)
-        if hasattr(backend, 'exists') and not backend.exists(ann_file):  # a web server cannot be asked
+        if hasattr(backend, 'exists') and not backend.exists(ann_file):  # an HTTP backend has no exists()
             raise FileNotFoundError(2, 'No such file or directory', ann_file)
-        self.ann_file, self.limits = ann_file, Limits(per_class=max_per_class)
+        self.ann_file, self.limits = ann_file, Limits(topk=topk)
         token = torch.frombuffer(bytearray(os.urandom(8)), dtype=torch.uint8)
         dist.broadcast(token)
         self._token, self._tests = bytes(token.tolist()), itertools.count()
@@ -94,7 +109,7 @@ class FastLVISMetric(LVISMetric):
         return self._open
 
     def _folder(self) -> Path:
-        """Beside the log of the run, where another run may have begun in the same second; or a temporary folder."""
+        """In the folder of the log, under a name of its own: runs that start in the same second share that folder."""
         if self.outfile_prefix is not None:
             return Path(f'{self.outfile_prefix}.predictions')
         log = MMLogger.get_current_instance().log_file
@@ -104,8 +119,8 @@ class FastLVISMetric(LVISMetric):
         """Write the predictions of a batch."""
         try:
             for sample in data_samples:
-                self._writer.write(_prediction(sample))
-        except Exception:  # ends this test; the next one begins anew
+                self._writer.write(prediction_of_sample(sample))
+        except Exception:  # ends this test; the next one starts with an empty file
             if self._open:
                 with suppress(OSError):
                     self._open.close()
@@ -120,81 +135,94 @@ class FastLVISMetric(LVISMetric):
             paths = gather_files(writer)
             if dist.is_main_process():
                 metrics = self.evaluate_files(PredictionFiles(paths, size))
-        except Exception as error:  # every rank hears of it, whatever it is
+        except Exception as error:  # reported on every rank, whatever it is
             cause = error
-        outcomes = dist.all_gather_object((metrics, cause and f'{type(cause).__name__}: {brief(cause, None)}'))
-        with suppress(OSError):  # has been flushed, or is in the failure
+        failure = cause and (one_line(cause, limit=1000), getattr(cause, 'code', None))
+        outcomes = dist.all_gather_object((metrics, failure))
+        with suppress(OSError):  # has been flushed, or its error is in the failure
             writer.close()
         for _, failure in outcomes:
             if failure:
-                raise RuntimeError(
-                    f'the evaluation failed: {failure}; the predictions are kept, and python tools/eval_results.py '
-                    f'CONFIG {writer.folder} evaluates them'
+                raise EvaluationError(
+                    f'the evaluation failed: {failure[0]}; the predictions are kept: evaluate them with '
+                    f'python tools/eval_results.py CONFIG {writer.folder}',
+                    writer.folder,
+                    failure[1],
                 ) from cause
         if self.outfile_prefix is None:
             dist.barrier()  # all have closed their files
             shutil.rmtree(writer.folder, ignore_errors=True)  # ranks may share it
-            dist.barrier()  # before any begins the next one there
+            dist.barrier()  # before any rank starts the next test there
         return outcomes[0][0]
 
     # Evaluation, on rank 0
 
-    def evaluate_files(self, predictions: PredictionFiles) -> dict[str, float]:
-        """The metrics of what was written, with their prefix; nothing is removed.
+    def evaluate_files(self, predictions: PredictionFiles, ground_truth: LVIS | None = None) -> dict[str, float]:
+        """The metrics of written predictions, with their prefix; no file is removed.
+
+        Args:
+            predictions: the files.
+            ground_truth: what :meth:`load_ground_truth` returned, if it has been called.
 
         Raises:
             ValueError: if the annotations or the predictions are damaged, or do not belong together.
         """
-        self._lvis_api = self._ground_truth()
+        self._lvis_api = ground_truth or self.load_ground_truth()
         self.cat_ids, self.img_ids = self._lvis_api.get_cat_ids(), self._lvis_api.get_img_ids()
         try:
             metrics = self.compute_metrics(predictions)
         finally:
-            self._lvis_api = None  # a GiB, which training has better use for
+            self._lvis_api = None  # a GiB for LVIS
         return {f'{self.prefix}/{key}' if self.prefix else key: value for key, value in metrics.items()}
 
-    def _ground_truth(self) -> LVIS:
+    def load_ground_truth(self) -> LVIS:
+        """Read and validate the annotations."""
         with fileio.get_local_path(self.ann_file, backend_args=self.backend_args) as path:
             return load_ground_truth(path, masks='segm' in self.metrics)
 
-    def category_ids(self) -> list[int]:
-        """Of label 0, 1, …; from the annotations."""
-        return self._ground_truth().get_cat_ids()
-
     def compute_metrics(self, results: PredictionFiles) -> dict[str, float]:
-        """Metrics without prefix."""
+        """Metrics without prefix; the predictions are read once."""
         logger = MMLogger.get_current_instance()
-        if self.outfile_prefix is not None:
-            self.results2json(results, self.outfile_prefix)
+        detections = Detections(self._lvis_api, results, 'segm' in self.metrics, self.limits)
+        recall = ProposalRecall(self._lvis_api, self.proposal_nums, self.iou_thrs)
+        tested: dict[int, int] = {}  # detections by image
+        with ExitStack() as stack:
+            add = []
+            if self.outfile_prefix is not None:
+                add.append(stack.enter_context(JSONResultsWriter(self.outfile_prefix, self.cat_ids, results)).add)
+            if not self.format_only:
+                add += [recall.add] if 'proposal_fast' in self.metrics else []
+                add += [detections.add] if {'bbox', 'segm', 'proposal'}.intersection(self.metrics) else []
+            for prediction in results:
+                tested[prediction.image_id] = len(prediction.scores)
+                for consume in add:
+                    consume(prediction)
         if self.format_only:
             logger.info(f'results are saved in {Path(self.outfile_prefix).parent}')
             return OrderedDict()
-        self._report_gaps(results)
+        self._report_gaps(tested)
         metrics = OrderedDict()
         for metric in self.metrics:
             logger.info(f'Evaluating {metric}...')
-            if metric == 'proposal_fast':
-                metrics.update(self._proposal_recall(results))
-            else:
-                metrics.update(self._average_precision(metric, results))
+            metrics.update(recall.summarize() if metric == 'proposal_fast' else self._evaluate(metric, detections))
         return metrics
 
-    def _report_gaps(self, predictions: PredictionFiles) -> None:
+    def _report_gaps(self, tested: dict[int, int]) -> None:
         logger = MMLogger.get_current_instance()
-        counts = {prediction.image_id: len(prediction.scores) for prediction in predictions}
-        missing = len(set(self.img_ids) - set(counts))
+        missing = len(set(self.img_ids) - set(tested))
         if missing:
             logger.warning(
-                f'{missing} of the {len(self.img_ids)} images of {self.ann_file} were not tested, and count '
-                'as images where nothing was found'
+                f'{missing} of the {len(self.img_ids)} images of {self.ann_file} were not tested, and count as images '
+                'without detections'
             )
-        if not sum(counts.values()):
-            logger.warning(f'nothing was found in any of {len(counts)} images: AP is 0')
+        if not sum(tested.values()):
+            logger.warning(f'there are no detections in any of {len(tested)} images: AP is 0')
 
-    def _average_precision(self, metric: str, predictions: PredictionFiles) -> dict[str, float]:
-        evaluation = FastLVISEval(self._lvis_api, predictions, 'segm' if metric == 'segm' else 'bbox', self.limits)
+    def _evaluate(self, metric: str, detections: Detections) -> dict[str, float]:
+        """``metric``: 'bbox', 'segm' or 'proposal'."""
+        evaluation = FastLVISEval(detections, 'segm' if metric == 'segm' else 'bbox')
         evaluation.run()
-        found = evaluation.get_results()
+        results = evaluation.get_results()
         metrics = OrderedDict()
         if self.classwise and metric != 'proposal':
             metrics.update(self._by_class(evaluation))
@@ -202,92 +230,46 @@ class FastLVISMetric(LVISMetric):
         if items is None:
             items = AVERAGE_RECALLS if metric == 'proposal' else AVERAGE_PRECISIONS
         head = '' if metric == 'proposal' else f'{metric}_'
-        metrics.update({f'{head}{key}': float(f'{value:.3f}') for key, value in found.items() if key in items})
-        said = ', '.join(f'{key} {value:.3f}' for key, value in found.items())
-        MMLogger.get_current_instance().info(f'{metric}: {said}')
+        metrics.update({f'{head}{key}': float(f'{value:.3f}') for key, value in results.items() if key in items})
+        values = ', '.join(f'{key} {value:.3f}' for key, value in results.items())
+        MMLogger.get_current_instance().info(f'{metric}: {values}')
         return metrics
 
     def _by_class(self, evaluation: FastLVISEval) -> dict[str, float]:
         metrics, cells = OrderedDict(), []
         for number in self.cat_ids:
             precision = evaluation.eval['precision'][:, :, evaluation.params.cat_ids.index(number), 0]
-            found = precision[precision > -1]
+            precision = precision[precision > -1]
             name = self._lvis_api.cats[number]['name']
-            metrics[f'{name}_precision'] = round(found.mean() if found.size else np.nan, 3)
+            metrics[f'{name}_precision'] = round(precision.mean() if precision.size else np.nan, 3)
             cells += [name, f'{metrics[f"{name}_precision"]:.3f}']
         width = min(6, len(cells))
         rows = itertools.zip_longest(*[iter(cells)] * width)
         MMLogger.get_current_instance().info('\n' + AsciiTable([['category', 'AP'] * (width // 2), *rows]).table)
         return metrics
 
-    def _proposal_recall(self, predictions: PredictionFiles) -> dict[str, float]:
-        """As mmdet's ``eval_recalls``, which fails (NumPy ≥ 1.24) where images differ in their number of boxes."""
-        counts, thresholds = set_recall_param(self.proposal_nums, self.iou_thrs)
-        hits, total = np.zeros((len(counts), len(thresholds))), len(self._lvis_api.anns)
-        for prediction in predictions:
-            objects = np.array([a['bbox'] for a in self._lvis_api.img_ann_map.get(prediction.image_id, ())], np.float64)
-            if len(objects):
-                objects[:, 2:] += objects[:, :2]
-                overlaps = bbox_overlaps(objects.astype(np.float32), prediction.boxes[: counts[-1]])
-                hits += np.rint(_recalls(overlaps[None], counts, thresholds) * len(objects))
-        recalls = hits / (total or np.nan)
-        print_recall_summary(recalls, counts, thresholds, logger=MMLogger.get_current_instance())
-        return {f'AR@{count}': recall for count, recall in zip(self.proposal_nums, recalls.mean(axis=1))}
 
-    def results2json(self, results: PredictionFiles, outfile_prefix: str) -> dict[str, str]:
-        """Write mmdet's files, an image at a time: ``<prefix>.bbox.json`` and, of masks, ``<prefix>.segm.json``."""
-        Path(outfile_prefix).parent.mkdir(parents=True, exist_ok=True)
-        masks = any(prediction.masks for prediction in results)
-        written = {}
-        for kind in ('bbox', 'segm')[: 1 + masks]:
-            written[kind] = f'{outfile_prefix}.{kind}.json'
-            with results.open() as files, open(written[kind], 'w', encoding='utf-8') as out:
-                separator = '['
-                for prediction in results:
-                    if kind == 'segm' and prediction.masks is None:
-                        continue  # as mmdet does
-                    for found in self._as_json(prediction, files[prediction.file] if kind == 'segm' else None):
-                        out.write(separator + json.dumps(found))
-                        separator = ', '
-                out.write(']' if separator == ', ' else '[]')
-        return dict(written, proposal=written['bbox'])
+def prediction_of_sample(sample: dict) -> Prediction:
+    """A data sample with predictions, as mmdet gives it to a metric.
 
-    def _as_json(self, prediction: Prediction, file: BinaryIO | None) -> Iterator[dict]:
-        """As mmdet writes it; with masks if there is a ``file`` to read them from."""
-        scores = prediction.scores
-        if file and prediction.mask_scores is not None:
-            scores = prediction.mask_scores
-        corners = prediction.boxes.astype(np.float64)
-        boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()
-        for i, (box, score, label) in enumerate(zip(boxes, scores.tolist(), prediction.labels.tolist())):
-            found = dict(image_id=prediction.image_id, bbox=box, score=score, category_id=self.cat_ids[label])
-            if file:
-                file.seek(prediction.masks.offsets[i])
-                counts = file.read(prediction.masks.lengths[i]).decode()
-                found['segmentation'] = dict(size=list(prediction.masks.size), counts=counts)
-            yield found
-
-
-def _prediction(sample: dict) -> Prediction:
-    found = sample['pred_instances']
+    Raises:
+        PredictionError: ``not-finite``, naming the image.
+    """
+    instances = sample['pred_instances']
     values = {
-        key: found[key].detach().float().cpu().numpy() for key in ('bboxes', 'scores', 'mask_scores') if key in found
+        key: instances[key].detach().float().cpu().numpy()
+        for key in ('bboxes', 'scores', 'mask_scores')
+        if key in instances
     }
     for key, numbers in values.items():
         if not np.isfinite(numbers).all():
-            raise ValueError(f'image {sample["img_id"]}: {key} of its prediction are not finite')
+            raise PredictionError('not-finite', f'image {sample["img_id"]}: {key} of its prediction are not finite')
     masks = None
-    if 'masks' in found:
-        rles = found['masks']
+    if 'masks' in instances:
+        rles = instances['masks']
         if isinstance(rles, Tensor):
             rles = encode_mask_results(rles.detach().cpu().numpy())
         counts = [rle['counts'] if isinstance(rle['counts'], bytes) else rle['counts'].encode() for rle in rles]
         masks = Masks(tuple(rles[0]['size']) if rles else (0, 0), counts)
-    return Prediction(
-        sample['img_id'],
-        values['bboxes'],
-        values['scores'],
-        found['labels'].cpu().numpy(),
-        values.get('mask_scores'),
-        masks,
-    )
+    labels = instances['labels'].cpu().numpy()
+    return Prediction(sample['img_id'], values['bboxes'], values['scores'], labels, values.get('mask_scores'), masks)

@@ -1,0 +1,152 @@
+"""The detections that count in LVIS's average precision, in a few arrays; masks stay on disk.
+
+LVIS annotates an image for some categories only. Detections of the others count neither as right nor as wrong there,
+and are dropped while reading; for fixed AP they are dropped after the best of each category have been taken.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from lvis import LVIS
+from mmengine.logging import MMLogger
+
+from .prediction_store import Prediction, PredictionError, PredictionFiles
+
+IOU_TYPES = ('bbox', 'segm')  # columns of scores and counts: masks may have scores of their own
+# image and category are positions among the sorted ids; file, offset and length say where the mask is
+ROW = np.dtype(
+    [
+        ('image', 'i4'),
+        ('category', 'i4'),
+        ('box', 'f4', 4),
+        ('scores', 'f4', 2),
+        ('counts', '?', 2),
+        ('file', 'i4'),
+        ('offset', 'i8'),
+        ('length', 'i8'),
+    ]
+)
+
+
+class Limits(NamedTuple):
+    """How many detections count: the best of each image or, with ``topk``, of each category in all images."""
+
+    per_image: int = 300
+    topk: int | None = None
+
+
+class Detections:
+    """Collects predictions, image by image, in rows of 54 bytes a detection.
+
+    Args:
+        ground_truth: the annotations.
+        predictions: the files whose predictions are added.
+        masks: whether masks are evaluated: then each prediction needs some.
+        limits: on the number of detections.
+
+    Attributes:
+        mask_sizes: height and width of the masks of an image, by its position among the sorted ids.
+    """
+
+    def __init__(
+        self,
+        ground_truth: LVIS,
+        predictions: PredictionFiles,
+        masks: bool,
+        limits: Limits = Limits(),  # noqa: B008  a tuple
+    ) -> None:
+        self.ground_truth, self.predictions, self.masks, self.limits = ground_truth, predictions, masks, limits
+        self.image_ids, self.category_ids = sorted(ground_truth.imgs), sorted(ground_truth.cats)
+        self.mask_sizes: dict[int, tuple[int, int]] = {}
+        self._image_of = {number: i for i, number in enumerate(self.image_ids)}
+        self._category_of = np.searchsorted(self.category_ids, list(ground_truth.cats))  # of label 0, 1, …
+        self._verified, self._parts = self._verified_categories(), []
+
+    def _verified_categories(self) -> list[np.ndarray]:
+        """For each image the categories, as positions, of which it is known whether they are in it."""
+        position = {number: i for i, number in enumerate(self.category_ids)}
+        known = {
+            number: {position[c] for c in image['neg_category_ids']} for number, image in self.ground_truth.imgs.items()
+        }
+        for annotation in self.ground_truth.dataset['annotations']:
+            if annotation['area'] > 0:
+                known[annotation['image_id']].add(position[annotation['category_id']])
+        return [np.array(sorted(known[number]), np.int64) for number in self.image_ids]
+
+    def add(self, prediction: Prediction) -> None:
+        """Add the prediction of an image.
+
+        Raises:
+            PredictionError: ``unknown-image``, ``unknown-label`` or ``missing-masks``.
+        """
+        if not len(prediction.labels):
+            return
+        self._check(prediction)
+        image, masks = self._image_of[prediction.image_id], prediction.masks
+        rows = np.zeros(len(prediction.labels), ROW)
+        rows['image'], rows['category'] = image, self._category_of[prediction.labels]
+        rows['box'], rows['file'] = prediction.boxes, prediction.file
+        rows['scores'][:, 0] = prediction.scores
+        rows['scores'][:, 1] = prediction.scores if prediction.mask_scores is None else prediction.mask_scores
+        rows['counts'] = np.isin(rows['category'], self._verified[image])[:, None]
+        if self.masks:
+            rows['offset'], rows['length'] = masks.offsets, masks.lengths
+            self.mask_sizes[image] = masks.size
+        if not self.limits.topk:
+            for column in range(len(IOU_TYPES)):
+                ranked = np.argsort(-rows['scores'][:, column], kind='stable')
+                rows['counts'][ranked[self.limits.per_image :], column] = False
+            rows = rows[rows['counts'].any(1)]
+        self._parts.append(rows)
+
+    def _check(self, prediction: Prediction) -> None:
+        image, path = f'image {prediction.image_id}', self.ground_truth.path
+        if prediction.image_id not in self._image_of:
+            raise PredictionError(
+                'unknown-image',
+                f'{image} was tested, but is not in the annotations ({path}): does ann_file belong to the tested data?',
+            )
+        low, high = prediction.labels.min(), prediction.labels.max()
+        if low < 0 or high >= len(self._category_of):
+            raise PredictionError(
+                'unknown-label',
+                f'{image}: label {low if low < 0 else high} was predicted, but the annotations have '
+                f'{len(self._category_of)} categories ({path})',
+            )
+        if self.masks and prediction.masks is None:
+            raise PredictionError(
+                'missing-masks', f"{image}: its prediction has no masks, which metric 'segm' compares"
+            )
+
+    @property
+    def rows(self) -> np.ndarray:
+        """All detections that may count, as :data:`ROW`, in the order in which they were added."""
+        if len(self._parts) != 1:
+            self._parts = [np.concatenate([np.zeros(0, ROW), *self._parts])]
+        return self._parts[0]
+
+    def by_category(self, iou_type: str) -> list[np.ndarray]:
+        """For each category, in the order of the ids, the positions of its ``rows`` that count."""
+        rows, column = self.rows, IOU_TYPES.index(iou_type)
+        order = np.arange(len(rows))
+        if self.limits.topk:
+            ranked = np.lexsort((-rows['scores'][:, column], rows['category']))
+            category = rows['category'][ranked]
+            rank = np.arange(len(rows)) - np.searchsorted(category, category)
+            order = np.sort(ranked[rank < self.limits.topk])
+        order = order[rows['counts'][order, column]]
+        order = order[np.argsort(rows['category'][order], kind='stable')]
+        return np.split(order, np.searchsorted(rows['category'][order], np.arange(1, len(self.category_ids))))
+
+    def report_mask_sizes(self) -> None:
+        """Log images whose masks have another size than annotated: they overlap with nothing, which lowers AP."""
+        wrong = []
+        for position, size in self.mask_sizes.items():
+            image = self.ground_truth.imgs[self.image_ids[position]]
+            if size != (image['height'], image['width']):
+                wrong.append(image['id'])
+        if wrong:
+            MMLogger.get_current_instance().warning(
+                f'{self.ground_truth.path}: the predicted masks of {len(wrong)} images, e.g. {wrong[0]}, have another '
+                'size than the image in the annotations, and match nothing'
+            )

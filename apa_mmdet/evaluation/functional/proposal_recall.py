@@ -1,0 +1,41 @@
+"""Recall of class-agnostic proposals."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from lvis import LVIS
+from mmdet.evaluation import bbox_overlaps
+from mmdet.evaluation.functional.recall import _recalls, print_recall_summary, set_recall_param
+from mmengine.logging import MMLogger
+
+from .prediction_store import Prediction
+
+
+class ProposalRecall:
+    """As mmdet's ``eval_recalls``, which fails (NumPy ≥ 1.24) where images differ in their number of boxes.
+
+    Args:
+        ground_truth: the annotations.
+        proposal_nums: how many of an image's boxes, in their order, count; one recall for each.
+        iou_thrs: thresholds of the overlap, over which recall is averaged.
+    """
+
+    def __init__(self, ground_truth: LVIS, proposal_nums: Sequence[int], iou_thrs: float | Sequence[float]) -> None:
+        self.ground_truth = ground_truth
+        self.counts, self.thresholds = set_recall_param(proposal_nums, iou_thrs)
+        self.hits = np.zeros((len(self.counts), len(self.thresholds)))
+
+    def add(self, prediction: Prediction) -> None:
+        """Count the objects of an image that are found."""
+        annotations = self.ground_truth.img_ann_map.get(prediction.image_id, ())
+        objects = np.array([annotation['bbox'] for annotation in annotations], np.float64)
+        if len(objects):
+            objects[:, 2:] += objects[:, :2]
+            overlaps = bbox_overlaps(objects.astype(np.float32), prediction.boxes[: self.counts[-1]])
+            self.hits += np.rint(_recalls(overlaps[None], self.counts, self.thresholds) * len(objects))
+
+    def summarize(self) -> dict[str, float]:
+        """``AR@n`` for each n of ``proposal_nums``; NaN without any object."""
+        recalls = self.hits / (len(self.ground_truth.anns) or np.nan)
+        print_recall_summary(recalls, self.counts, self.thresholds, logger=MMLogger.get_current_instance())
+        return {f'AR@{count}': recall for count, recall in zip(self.counts.tolist(), recalls.mean(axis=1))}

@@ -1,0 +1,123 @@
+"""LVIS metrics of predictions on disk equal those of the test itself."""
+
+import json
+import os
+import re
+import runpy
+import shutil
+import signal
+import sys
+from collections import Counter
+
+import pytest
+import torch
+from helpers.lvis_samples import draw, result, same, saved
+from helpers.paths import ROOT
+from helpers.processes import in_two_processes
+from mmdet.evaluation import LVISMetric
+
+from apa_mmdet.apis.offline_eval import eval_results
+from apa_mmdet.evaluation import FastLVISMetric
+from apa_mmdet.evaluation.functional.prediction_store import PredictionError
+from apa_mmdet.evaluation.metrics.fast_lvis_metric import EvaluationError
+
+BOTH = dict(metric=['bbox', 'segm'])
+
+
+def config(tmp_path, ann_file, **options):
+    path = tmp_path / 'config.py'
+    path.write_text(f'test_evaluator = {dict(options, ann_file=ann_file)!r}\n')
+    return str(path)
+
+
+@pytest.fixture
+def tool(monkeypatch, capsys):
+    """Runs tools/eval_results.py; gives its exit status and its output."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, 'argv', ['eval_results.py', *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(ROOT / 'tools/eval_results.py'), run_name='__main__')
+        return ended.value.code, capsys.readouterr().out
+
+    return run
+
+
+def test_predictions_of_a_failed_evaluation_are_evaluated(tmp_path, tool):
+    content, samples = draw(10)
+    wanted = result(FastLVISMetric, saved(content, tmp_path), samples, **BOTH)
+    ann_file = saved(dict(content, categories=[]), tmp_path)
+    sentence = (
+        r'the evaluation failed: \w+: .*gt.json.*; the predictions are kept: evaluate them with '
+        r'python tools/eval_results.py CONFIG .*/out.predictions$'
+    )
+    with pytest.raises(EvaluationError, match=sentence) as error:
+        result(FastLVISMetric, ann_file, samples, outfile_prefix=str(tmp_path / 'out'), **BOTH)
+    saved(content, tmp_path)
+    cfg = config(tmp_path, ann_file, type='FastLVISMetric', **BOTH)
+    assert eval_results(cfg, str(error.value.folder)) == wanted
+    code, out = tool(cfg, error.value.folder)
+    assert not code and json.loads(out[out.index('{') :]) == wanted  # behind the log
+
+
+def test_result_files_of_mmdet_are_evaluated(tmp_path):
+    content, samples = draw(11)
+    ann_file = saved(content, tmp_path)
+    wanted = result(FastLVISMetric, ann_file, samples, **BOTH)
+    result(LVISMetric, ann_file, samples, format_only=True, outfile_prefix=str(tmp_path / 'stock'), **BOTH)
+    cfg = config(tmp_path, ann_file, type='mmdet.LVISMetric', **BOTH)
+    bbox, segm = tmp_path / 'stock.bbox.json', tmp_path / 'stock.segm.json'
+    assert {**eval_results(cfg, str(bbox)), **eval_results(cfg, str(segm))} == wanted
+    detections, counts = json.loads(bbox.read_text()), Counter()
+    for detection in detections:
+        counts[detection['image_id']] += 1
+        detection['rank'] = counts[detection['image_id']]
+    bbox.write_text(json.dumps(sorted(detections, key=lambda detection: detection['rank'])))  # images alternate
+    assert eval_results(cfg, str(bbox)).items() < wanted.items()
+    bbox.write_text(json.dumps([dict(detections[0], image_id=99)]))
+    with pytest.raises(PredictionError, check=lambda error: error.code == 'unknown-image'):
+        eval_results(cfg, str(bbox))
+
+
+def test_what_cannot_be_evaluated_ends_in_one_line(tmp_path, tool):
+    ann_file = saved(draw(0)[0], tmp_path)
+    cfg = config(tmp_path, ann_file, type='LVISMetric', metric='bbox')
+    (tmp_path / 'other.py').write_text("test_evaluator = [dict(type='CocoMetric')]\n")
+    for arguments, line in (
+        ((tmp_path / 'none.py', tmp_path), 'config .*none.py: no such file'),
+        ((tmp_path / 'other.py', tmp_path), '.*other.py has no FastLVISMetric in its test_evaluator'),
+        ((cfg, tmp_path), '.* has no predictions: rank0.predictions is missing'),
+        ((cfg, 'a.txt'), 'a.txt is neither a folder nor named <prefix>.bbox.json or <prefix>.segm.json'),
+        ((cfg, 'a.segm.json'), "a.segm.json is for metric 'segm', which test_evaluator of .* does not have"),
+        ((cfg, 'a.bbox.json'), 'missing: a.bbox.json'),
+    ):
+        code, out = tool(*arguments)
+        assert re.fullmatch(f'eval_results: {line}', code) and not out
+
+
+def killed_in_a_second_test(rank, folder, ann_file, samples):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
+    metric = FastLVISMetric(ann_file, outfile_prefix=str(folder / f'machine{rank}/results'))
+    metric.process({}, samples[rank::2])
+    metric.evaluate(len(samples))
+    metric.process({}, samples[rank:4:2])
+    metric._open.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_predictions_of_a_killed_test_are_evaluated(tmp_path):
+    """Two processes on separate machines; that of rank 0 still has a file of the earlier test."""
+    content, samples = draw(12)
+    ann_file = saved(content, tmp_path)
+    in_two_processes(killed_in_a_second_test, tmp_path, ann_file, samples, exitcode=-signal.SIGKILL)
+    cfg = config(tmp_path, ann_file, type='FastLVISMetric')
+    folders = [tmp_path / f'machine{rank}/results.predictions' for rank in range(2)]
+    with pytest.raises(PredictionError, check=lambda error: error.code == 'other-test'):
+        eval_results(cfg, str(folders[0]))
+    (folders[0] / 'rank1.predictions').unlink()
+    with pytest.raises(FileNotFoundError, match='rank1.predictions is missing; .* machine of process 1'):
+        eval_results(cfg, str(folders[0]))
+    shutil.copy(folders[1] / 'rank1.predictions', folders[0])
+    assert same(eval_results(cfg, str(folders[0])), result(LVISMetric, ann_file, samples[:4]))
