@@ -1,17 +1,16 @@
 #!/usr/bin/env python
-"""Draws a small long-tailed data set in the format of LVIS, COCO or V3Det: 48 classes of coloured shapes, in seconds.
+"""Draws a small long-tailed data set in the format of LVIS, COCO or V3Det: 48 classes of colored shapes, in seconds.
 
     tools/make_tiny_lvis.py [OUT] [--form tiny_lvis] [--train 800] [--val 200] [--size 160] [--seed 0] [--force]
 
---form writes the same pictures in the files of lvis_v1, lvis_v0.5, coco or v3det instead, with all classes of these,
-of which the first 48 are drawn. A config made for one of them then trains on it through a link:
-ln -s tiny_coco data/coco
+--form writes the same images in the files of lvis_v1, lvis_v0.5, coco or v3det instead, with all classes of these, of
+which the first 48 are drawn. A config of one of them then trains on it through a link: ln -s tiny_coco data/coco
 """
 
 import argparse
 import sys
 
-from apa_mmdet.datasets.tiny_lvis.formats import FORMS
+from apa_mmdet.datasets.tiny_lvis.formats import FORMATS
 from apa_mmdet.datasets.tiny_lvis.generate import make_tiny_lvis
 from apa_mmdet.utils.cli import at_least
 
@@ -25,10 +24,10 @@ def _size(text):
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    folders = ', '.join(form.folder for form in FORMS.values())
-    parser.add_argument('out', nargs='?', help=f'folder (default, by form: {folders})')
+    folders = ', '.join(form.folder for form in FORMATS.values())
+    parser.add_argument('out', nargs='?', help=f'folder (default, by format: {folders})')
     parser.add_argument(
-        '--form', choices=FORMS, default='tiny_lvis', help='whose files and classes to write (default: %(default)s)'
+        '--form', choices=FORMATS, default='tiny_lvis', help='format of the files and classes (default: %(default)s)'
     )
     parser.add_argument('--train', type=at_least(1), default=800, help='training images (default: %(default)s)')
     parser.add_argument('--val', type=at_least(1), default=200, help='validation images (default: %(default)s)')
@@ -37,21 +36,21 @@ def parse_args():
     parser.add_argument(
         '--force',
         action='store_true',
-        help='write even if OUT holds something else; only files of an earlier set are removed',
+        help='write even if OUT holds something else; only files of an earlier tiny LVIS are removed',
     )
     return parser.parse_args()
 
 
 def main():
     args = parse_args()
-    out = args.out or FORMS[args.form].folder
+    out = args.out or FORMATS[args.form].folder
     try:
         done = make_tiny_lvis(out, args.train, args.val, args.size, args.seed, force=args.force, form=args.form)
     except OSError as error:
         print(f'make_tiny_lvis: {error}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print('\ninterrupted: the same command starts again', file=sys.stderr)
+        print('\ninterrupted: run the same command again', file=sys.stderr)
         return 130
     if not done['made']:
         print(f'{out} already holds this data set; nothing to do')

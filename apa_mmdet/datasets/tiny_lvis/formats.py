@@ -1,22 +1,21 @@
-"""Forms of the tiny LVIS: the same scenes under the file names, categories and records of several data sets.
+"""Formats of the tiny LVIS: the same scenes with the file names, categories and records of several data sets.
 
-A form is a class here and a row of ``FORMS``. ``tiny_lvis.py`` draws the pictures and asks the form what to call
-them and what to write about them. Where a data set has more classes than the 48 that are drawn, its first 48 are
-drawn and the others are there by name alone, so that a config made for the data set runs as it is.
+A format is a class here and a row of ``FORMATS``. ``generate.py`` draws the images and asks the format for their file
+names and records. Where a data set has more classes than the 48 that are drawn, these take the place of its first 48
+and the others exist by name only, so that a config of the data set runs unchanged.
 
-In this file ``k`` is the 0-based index of a class, ``split`` is ``'train'`` or ``'val'``, and ``content`` is what
-COCO's and LVIS's annotation files hold: a dict of ``info``, ``licenses``, ``images``, ``annotations``, ``categories``.
+In this file ``k`` is the 0-based index of a class, ``split`` is ``'train'`` or ``'val'``, and ``content`` is that of an
+annotation file: a dict of ``info``, ``licenses``, ``images``, ``annotations``, ``categories``.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 from pycocotools import mask as mask_utils
 
-from .scenes import APPEARANCES, SHAPES
-
-CATEGORIES = tuple(sorted(f'{appearance}_{shape}' for appearance in APPEARANCES for shape in SHAPES))  # the drawn ones
+from .plan import CATEGORIES, ImagePlan
 
 
 def frequency(image_count: int) -> str:
@@ -24,62 +23,66 @@ def frequency(image_count: int) -> str:
     return 'r' if image_count <= 10 else 'c' if image_count <= 100 else 'f'
 
 
-def count(annotations: list):
-    """How many images and how many instances each category id has: two ``Counter``."""
+def count(annotations: Sequence[dict]) -> tuple[Counter, Counter]:
+    """Number of images and number of instances by category id."""
     images = Counter(c for c, _ in {(a['category_id'], a['image_id']) for a in annotations})
     return images, Counter(a['category_id'] for a in annotations)
 
 
-def _mmdet_classes(dataset):
-    from mmdet import datasets  # not above: it takes seconds and torch, which the drawing does without
+def _mmdet_classes(dataset: str) -> tuple[str, ...]:
+    from mmdet import datasets  # here, because it takes seconds and imports torch, which drawing does without
 
     return getattr(datasets, dataset).METAINFO['classes']
 
 
-def _definition(k):
+def _definition(k: int) -> str:
     if k >= len(CATEGORIES):
         return 'never drawn'
-    surface, colour, shape = CATEGORIES[k].split('_')
-    return f'a {colour} {surface} {shape}'
+    surface, color, shape = CATEGORIES[k].split('_')
+    return f'a {color} {surface} {shape}'
 
 
-class Form:
-    """What all forms share; a subclass fills in the attributes and overrides what differs.
+class DatasetFormat:
+    """What all formats share; a subclass sets the attributes and overrides what differs.
 
-    ``pictures`` and ``annotations`` are the paths of a picture and of a split's annotations within the folder of
-    the data set. ``exhaustive`` says whether every object is annotated, or some are left out as in LVIS.
+    Attributes:
+        title: of the data set, for ``info``.
+        folder: default output folder of the tool.
+        annotations: path of the annotation file of a split in the folder.
+        images: path of an image in the folder.
+        exhaustive: whether every object is annotated, or some are not, as in LVIS.
     """
 
     title: str
-    folder: str  # where the tool puts it unless told otherwise
+    folder: str
     annotations: str
-    pictures = '{split}2017/{image_id:012d}.jpg'
+    images = '{split}2017/{image_id:012d}.jpg'
     exhaustive = False
 
-    def names(self) -> tuple:
+    def names(self) -> tuple[str, ...]:
         """The names of all classes, the drawn ones first."""
         return CATEGORIES
 
     def category_id(self, k: int) -> int:
         return k + 1
 
-    def picture(self, split: str, image_id: int) -> str:
-        return self.pictures.format(split=split, image_id=image_id)
+    def image_path(self, split: str, image_id: int) -> str:
+        return self.images.format(split=split, image_id=image_id)
 
-    def files(self, split: str) -> list:
-        """The files written beside the pictures."""
+    def files(self, split: str) -> list[str]:
+        """The files that are written beside the images."""
         return [self.annotations.format(split=split)]
 
-    def texts(self, split: str, content: dict, seed: int) -> list:
-        """What ``files(split)`` hold: dicts to be written as JSON, or strings."""
+    def contents(self, split: str, content: dict, seed: int) -> list[dict | str]:
+        """Contents of ``files(split)``: dicts are written as JSON, strings as they are."""
         return [content]
 
     def location(self, split: str, image_id: int) -> dict:
-        """The part of an image's record that the reader finds the picture by."""
+        """The part of an image's record from which a reader derives its path."""
         return dict(file_name=f'{image_id:012d}.jpg')
 
-    def image(self, split: str, image_id: int, plan, size: tuple) -> dict:
-        """The record of the picture of the ``ImagePlan`` ``plan``, (width, height) large."""
+    def image(self, split: str, image_id: int, plan: ImagePlan, size: tuple[int, int]) -> dict:
+        """The record of an image of ``size`` (width, height)."""
         return dict(
             id=image_id,
             width=size[0],
@@ -89,8 +92,8 @@ class Form:
             **self.location(split, image_id),
         )
 
-    def annotation(self, annotation_id: int, image_id: int, k: int, polygons: list) -> dict:
-        """The record of an object of class ``k`` seen within ``polygons``, [(N, 2) arrays, in pixels]."""
+    def annotation(self, annotation_id: int, image_id: int, k: int, polygons: Sequence[np.ndarray]) -> dict:
+        """The record of an object of class ``k``, visible within ``polygons``: (N, 2) arrays, in pixels."""
         polygons = [p.round(2) for p in polygons]
         points = np.concatenate(polygons)
         low, high = points.min(0), points.max(0)
@@ -103,10 +106,10 @@ class Form:
             segmentation=[[round(float(v), 2) for v in p.reshape(-1)] for p in polygons],
         )
 
-    def categories(self, annotations: list) -> list:
-        """The records of all classes; ``annotations`` are those of the training split, for forms that count.
+    def categories(self, annotations: Sequence[dict]) -> list[dict]:
+        """The records of all classes; ``annotations`` are those of the training split, for formats that count.
 
-        ``drawn`` says what is seen of a class, where its name does not.
+        ``drawn`` names what is drawn for a class of another name.
         """
         records = [dict(id=self.category_id(k), name=name) for k, name in enumerate(self.names())]
         for record, drawn in zip(records, CATEGORIES):
@@ -115,20 +118,17 @@ class Form:
         return records
 
 
-# ---------------------------------------------------------------- LVIS
-
-
-class TinyLVIS(Form):
-    """LVIS v1 with no classes but the drawn ones, under names of their own."""
+class TinyLVIS(DatasetFormat):
+    """LVIS v1 with the drawn classes only, under their own names."""
 
     title, folder = 'tiny LVIS', 'data/tiny_lvis'
     annotations = 'annotations/lvis_v1_{split}.json'
 
-    def location(self, split, image_id):
-        # mmdet's LVISV1Dataset finds the file by what follows the host
-        return dict(coco_url=f'http://images.cocodataset.org/{self.picture(split, image_id)}', flickr_url='')
+    def location(self, split: str, image_id: int) -> dict:
+        # mmdet's LVISV1Dataset takes the path that follows the host
+        return dict(coco_url=f'http://images.cocodataset.org/{self.image_path(split, image_id)}', flickr_url='')
 
-    def image(self, split, image_id, plan, size):
+    def image(self, split: str, image_id: int, plan: ImagePlan, size: tuple[int, int]) -> dict:
         dropped = [] if plan.dropped is None else [plan.objects[plan.dropped]]
         return dict(
             super().image(split, image_id, plan, size),
@@ -136,7 +136,7 @@ class TinyLVIS(Form):
             not_exhaustive_category_ids=[self.category_id(k) for k in dropped],
         )
 
-    def categories(self, annotations):
+    def categories(self, annotations: Sequence[dict]) -> list[dict]:
         images, instances = count(annotations)
         records = []
         for k, record in enumerate(super().categories(annotations)):
@@ -160,7 +160,7 @@ class LVISV1(TinyLVIS):
 
     title, folder = 'tiny LVIS as LVIS v1', 'data/tiny_lvis_v1'
 
-    def names(self):
+    def names(self) -> tuple[str, ...]:
         return _mmdet_classes('LVISV1Dataset')
 
 
@@ -170,71 +170,69 @@ class LVISV05(TinyLVIS):
     title, folder = 'tiny LVIS as LVIS v0.5', 'data/tiny_lvis_v0.5'
     annotations = 'annotations/lvis_v0.5_{split}.json'
 
-    def names(self):
+    def names(self) -> tuple[str, ...]:
         return _mmdet_classes('LVISV05Dataset')
 
-    def location(self, split, image_id):
+    def location(self, split: str, image_id: int) -> dict:
         # v0.5 kept the names of COCO 2014, of which mmdet's LVISV05Dataset takes the last 16 characters
         return dict(file_name=f'COCO_{split}2014_{image_id:012d}.jpg')
 
 
-# ---------------------------------------------------------------- exhaustively annotated
-
-
-class COCO(Form):
+class COCO(DatasetFormat):
     """COCO 2017 with its 80 classes and their ids."""
 
     title, folder = 'tiny LVIS as COCO', 'data/tiny_coco'
     annotations = 'annotations/instances_{split}2017.json'
     exhaustive = True
-    ids = sorted({*range(1, 91)} - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})  # given up before COCO was published
+    ids: Sequence[int] = sorted({*range(1, 91)} - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})  # COCO does not use these
 
-    def names(self):
+    def names(self) -> tuple[str, ...]:
         return _mmdet_classes('CocoDataset')
 
-    def category_id(self, k):
+    def category_id(self, k: int) -> int:
         return self.ids[k]
 
-    def annotation(self, annotation_id, image_id, k, polygons):
+    def annotation(self, annotation_id: int, image_id: int, k: int, polygons: Sequence[np.ndarray]) -> dict:
         return dict(super().annotation(annotation_id, image_id, k, polygons), iscrowd=0)
 
 
 class V3Det(COCO):
-    """V3Det with 13,204 classes, as boxes; and the training split with masks as if found by SAM, some missing.
+    """V3Det with 13,204 classes, as boxes; and its training split with masks as if found by SAM, some missing.
 
     A quarter of the instances have no mask there: half of these lack the key, half have an empty list.
     """
 
     title, folder = 'tiny LVIS as V3Det', 'data/tiny_v3det'
     annotations = 'annotations/v3det_2023_v1_{split}.json'
-    pictures = 'images/{split}/{image_id:012d}.jpg'
+    images = 'images/{split}/{image_id:012d}.jpg'
     ids = range(1, 13205)
 
-    def names(self):
+    def names(self) -> tuple[str, ...]:
         return CATEGORIES + tuple(f'slot_{i:05d}' for i in self.ids[len(CATEGORIES) :])
 
-    def location(self, split, image_id):
-        return dict(file_name=self.picture(split, image_id))
+    def location(self, split: str, image_id: int) -> dict:
+        return dict(file_name=self.image_path(split, image_id))
 
-    def annotation(self, annotation_id, image_id, k, polygons):
+    def annotation(self, annotation_id: int, image_id: int, k: int, polygons: Sequence[np.ndarray]) -> dict:
         record = super().annotation(annotation_id, image_id, k, polygons)
         _, _, width, height = record['bbox']
-        return dict(record, area=round(width * height, 2))  # all that boxes tell
+        return dict(record, area=round(width * height, 2))  # of the box: there are no masks to measure
 
-    def files(self, split):
+    def files(self, split: str) -> list[str]:
         more = ['annotations/v3det_2023_v1_train_sam.json', 'annotations/category_name_13204_v3det_2023_v1.txt']
         return super().files(split) + (more if split == 'train' else [])
 
-    def texts(self, split, content, seed):
+    def contents(self, split: str, content: dict, seed: int) -> list[dict | str]:
         boxes = [{k: v for k, v in a.items() if k != 'segmentation'} for a in content['annotations']]
-        texts = [dict(content, annotations=boxes)]
+        contents = [dict(content, annotations=boxes)]
         if split == 'train':
-            texts += [dict(content, annotations=self._masked(content, boxes, seed)), '\n'.join(self.names()) + '\n']
-        return texts
+            masked = dict(content, annotations=self._with_masks(content, boxes, seed))
+            contents += [masked, '\n'.join(self.names()) + '\n']
+        return contents
 
-    def _masked(self, content, boxes, seed):
-        height, width = content['images'][0]['height'], content['images'][0]['width']  # all are of one size
-        lots = np.random.default_rng([seed, 2]).permutation(len(boxes))  # 0 and 1 are the plans of the splits
+    def _with_masks(self, content: dict, boxes: Sequence[dict], seed: int) -> list[dict]:
+        height, width = content['images'][0]['height'], content['images'][0]['width']  # the same of all images
+        lots = np.random.default_rng([seed, 2]).permutation(len(boxes))  # 0 and 1 seed the plans of the splits
         masked = []
         for lot, a, box in zip(lots, content['annotations'], boxes):
             mask = mask_utils.merge(mask_utils.frPyObjects(a['segmentation'], height, width))
@@ -243,4 +241,10 @@ class V3Det(COCO):
         return masked
 
 
-FORMS = {'tiny_lvis': TinyLVIS(), 'lvis_v1': LVISV1(), 'lvis_v0.5': LVISV05(), 'coco': COCO(), 'v3det': V3Det()}
+FORMATS: dict[str, DatasetFormat] = {
+    'tiny_lvis': TinyLVIS(),
+    'lvis_v1': LVISV1(),
+    'lvis_v0.5': LVISV05(),
+    'coco': COCO(),
+    'v3det': V3Det(),
+}

@@ -1,4 +1,4 @@
-"""The forms of the tiny LVIS: each read by MMDetection's own class for the data set, and compared with the plan."""
+"""The formats of the tiny LVIS, read by MMDetection's class for the data set, and compared with the plan."""
 
 import json
 from collections import Counter
@@ -9,12 +9,13 @@ import pytest
 from mmdet import datasets
 from pycocotools import mask as mask_utils
 
-from apa_mmdet.datasets.tiny_lvis.formats import FORMS
-from apa_mmdet.datasets.tiny_lvis.generate import CATEGORIES, make_tiny_lvis, plan_split
+from apa_mmdet.datasets.tiny_lvis.formats import FORMATS
+from apa_mmdet.datasets.tiny_lvis.generate import make_tiny_lvis
+from apa_mmdet.datasets.tiny_lvis.plan import CATEGORIES, plan_split
 
 SMALL = dict(train=16, val=3, size=(96, 72), seed=2, progress=False)
 SAM = 'v3det_2023_v1_train_sam'
-# form, MMDetection's class, its number of classes, split, annotation file, folder of pictures
+# format, MMDetection's class, its number of classes, split, annotation file, folder of images
 READERS = [
     ('lvis_v1', 'LVISV1Dataset', 1203, 'train', 'lvis_v1_train', ''),
     ('lvis_v1', 'LVISV1Dataset', 1203, 'val', 'lvis_v1_val', ''),
@@ -29,9 +30,9 @@ READERS = [
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    """A folder with a set of each form, called as the form."""
+    """A folder with a set of each format, named after it."""
     folder = tmp_path_factory.mktemp('forms')
-    for form in FORMS:
+    for form in FORMATS:
         make_tiny_lvis(folder / form, **SMALL, form=form)
     return folder
 
@@ -40,7 +41,7 @@ def read(out, name):
     return json.loads((out / 'annotations' / f'{name}.json').read_text())
 
 
-def pictures(out, split):
+def images(out, split):
     return [p.read_bytes() for p in sorted(out.rglob('*.jpg')) if split in p.parent.name]
 
 
@@ -58,7 +59,7 @@ def fill(polygons, finer=16):
 
 @pytest.fixture(scope='module')
 def boxes(folder):
-    """Per split and image, the box of each planned object, from the form that annotates all."""
+    """Per split and image, the box of each planned object, from the format that annotates all."""
     found = {split: [[] for _ in range(SMALL[split])] for split in ('train', 'val')}
     for split, images in found.items():
         for a in read(folder / 'coco', f'instances_{split}2017')['annotations']:
@@ -68,15 +69,15 @@ def boxes(folder):
 
 
 @pytest.mark.parametrize('split', ['train', 'val'])
-def test_the_pictures_are_the_same_in_every_form(folder, split):
-    expected = pictures(folder / 'tiny_lvis', split)
+def test_images_are_the_same_in_every_format(folder, split):
+    expected = images(folder / 'tiny_lvis', split)
     assert len(set(expected)) == SMALL[split]
-    for form in FORMS:
-        assert pictures(folder / form, split) == expected, form
+    for form in FORMATS:
+        assert images(folder / form, split) == expected, form
 
 
 @pytest.mark.parametrize('form, reader, num_classes, split, annotations, prefix', READERS)
-def test_mmdet_reads_it_with_the_classes_of_the_data_set(
+def test_mmdet_reads_every_format_with_the_classes_of_the_data_set(
     folder, boxes, form, reader, num_classes, split, annotations, prefix
 ):
     reader = getattr(datasets, reader)
@@ -104,8 +105,8 @@ def test_mmdet_reads_it_with_the_classes_of_the_data_set(
             assert all(('mask' in o) == (form != 'v3det') for o in item['instances'])
 
 
-@pytest.mark.parametrize('form', list(FORMS))
-def test_same_options_same_bytes_in_every_form(tmp_path, form):
+@pytest.mark.parametrize('form', list(FORMATS))
+def test_same_options_give_the_same_bytes_in_every_format(tmp_path, form):
     for name in 'ab':
         made = make_tiny_lvis(tmp_path / name, train=2, val=1, size=64, progress=False, form=form)
     assert contents(tmp_path / 'a') == contents(tmp_path / 'b')
@@ -117,7 +118,7 @@ def test_same_options_same_bytes_in_every_form(tmp_path, form):
 
 
 @pytest.mark.parametrize('form', ['lvis_v1', 'lvis_v0.5'])
-def test_lvis_counts_the_drawn_classes_and_calls_the_others_rare(folder, form):
+def test_lvis_counts_the_drawn_classes_and_marks_the_others_rare(folder, form):
     own = read(folder / 'tiny_lvis', 'lvis_v1_train')['categories']
     records = read(folder / form, f'{form}_train')['categories']
     assert records == read(folder / form, f'{form}_val')['categories']
@@ -130,11 +131,11 @@ def test_lvis_counts_the_drawn_classes_and_calls_the_others_rare(folder, form):
     assert all({'synset', 'synonyms'} <= record.keys() for record in records)
 
 
-def test_coco_has_its_own_ids(folder):
+def test_coco_keeps_its_category_ids(folder):
     records = read(folder / 'coco', 'instances_train2017')['categories']
     ids = {record['name']: record['id'] for record in records}
     assert len(ids) == 80 and min(ids.values()) == 1
-    published = {  # those beside the gaps
+    official = {  # those beside the gaps
         'fire hydrant': 11,
         'stop sign': 13,
         'giraffe': 25,
@@ -151,11 +152,11 @@ def test_coco_has_its_own_ids(folder):
         'book': 84,
         'toothbrush': 90,
     }
-    assert {name: ids[name] for name in published} == published
+    assert {name: ids[name] for name in official} == official
     assert [record.get('drawn') for record in records] == [*CATEGORIES, *[None] * 32]
 
 
-def test_v3det_names_its_classes_in_a_file(folder):
+def test_v3det_lists_its_classes_in_a_file(folder):
     text = (folder / 'v3det/annotations/category_name_13204_v3det_2023_v1.txt').read_text()
     names = text.splitlines()
     assert len(set(names)) == 13204 and names[:48] == list(CATEGORIES)
@@ -166,7 +167,7 @@ def test_v3det_names_its_classes_in_a_file(folder):
 # --------------------------------------------------------------- annotations
 
 
-def test_exhaustive_forms_annotate_what_lvis_leaves_out(folder):
+def test_exhaustive_formats_annotate_what_lvis_does_not(folder):
     plans = plan_split('train', SMALL['train'], SMALL['seed'])
     dropped = Counter(i for i, plan in enumerate(plans, 1) if plan.dropped is not None)
     lvis = Counter(a['image_id'] for a in read(folder / 'lvis_v1', 'lvis_v1_train')['annotations'])
@@ -177,7 +178,7 @@ def test_exhaustive_forms_annotate_what_lvis_leaves_out(folder):
         assert [a['id'] for a in annotations] == list(range(1, len(annotations) + 1))
 
 
-def test_masks_of_sam_are_the_polygons_but_for_the_missing_quarter(folder):
+def test_masks_of_sam_equal_the_polygons_except_for_the_missing_quarter(folder):
     polygons = read(folder / 'coco', 'instances_train2017')['annotations']
     boxes = read(folder / 'v3det', 'v3det_2023_v1_train')['annotations']
     masked = read(folder / 'v3det', SAM)['annotations']
@@ -205,7 +206,7 @@ def test_the_seed_decides_which_masks_are_missing(folder, tmp_path):
     content = dict(read(folder / 'coco', 'instances_train2017'))
     missing = []
     for seed in (2, 3, 2):
-        annotations = FORMS['v3det'].texts('train', content, seed)[1]['annotations']
+        annotations = FORMATS['v3det'].contents('train', content, seed)[1]['annotations']
         missing.append([a['id'] for a in annotations if not a.get('segmentation')])
     assert missing[0] == missing[2] != missing[1]
     sam = read(folder / 'v3det', SAM)['annotations']
@@ -218,16 +219,16 @@ def test_the_seed_decides_which_masks_are_missing(folder, tmp_path):
 FEW = dict(train=2, val=1, size=64, progress=False)
 
 
-def test_another_form_in_the_same_folder_is_refused(tmp_path):
+def test_another_format_in_the_same_folder_is_refused(tmp_path):
     make_tiny_lvis(tmp_path, **FEW, form='v3det')
     before = contents(tmp_path)
     for form in ('coco', 'tiny_lvis'):
-        with pytest.raises(FileExistsError, match='made with another form: name another folder, or overwrite'):
+        with pytest.raises(FileExistsError, match='made with another form: choose another folder, or overwrite'):
             make_tiny_lvis(tmp_path, **FEW, form=form)
     assert contents(tmp_path) == before
 
 
-def test_a_forced_form_removes_the_files_of_the_earlier_one_and_no_others(tmp_path):
+def test_a_forced_format_removes_only_the_files_of_the_earlier_one(tmp_path):
     make_tiny_lvis(tmp_path / 'a', **FEW, form='v3det')
     (tmp_path / 'a/images/train/mine.jpg').write_bytes(b'keep')
     make_tiny_lvis(tmp_path / 'a', **FEW, form='coco', force=True)
@@ -235,16 +236,16 @@ def test_a_forced_form_removes_the_files_of_the_earlier_one_and_no_others(tmp_pa
     assert contents(tmp_path / 'a') == {**contents(tmp_path / 'b'), 'images/train/mine.jpg': b'keep'}
 
 
-def test_a_mark_that_names_no_form_is_one_of_tiny_lvis(tmp_path):
+def test_a_mark_without_a_format_is_one_of_tiny_lvis(tmp_path):
     make_tiny_lvis(tmp_path, **FEW)
-    mark = dict(version=1, train=2, val=1, size=[64, 64], seed=0)  # as written before there were forms
+    mark = dict(version=1, train=2, val=1, size=[64, 64], seed=0)  # as written for tiny_lvis
     (tmp_path / 'tiny_lvis.json').write_text(json.dumps(mark))
     assert not make_tiny_lvis(tmp_path, **FEW, form='tiny_lvis')['made']
     with pytest.raises(FileExistsError, match='another form:'):
         make_tiny_lvis(tmp_path, **FEW, form='lvis_v1')
 
 
-def test_a_mark_of_an_unknown_form_is_refused_until_forced(tmp_path):
+def test_a_mark_of_an_unknown_format_is_refused_until_forced(tmp_path):
     make_tiny_lvis(tmp_path, **FEW, form='coco')
     (tmp_path / 'tiny_lvis.json').write_text(json.dumps(dict(version=2, form='later')))
     with pytest.raises(FileExistsError, match='another form, seed, size, train, val, version:'):
@@ -253,7 +254,7 @@ def test_a_mark_of_an_unknown_form_is_refused_until_forced(tmp_path):
     assert json.loads((tmp_path / 'tiny_lvis.json').read_text())['form'] == 'coco'
 
 
-def test_a_lost_file_is_made_again(tmp_path):
+def test_a_lost_file_is_written_again(tmp_path):
     make_tiny_lvis(tmp_path, **FEW, form='v3det')
     before = contents(tmp_path)
     (tmp_path / 'annotations' / f'{SAM}.json').unlink()
@@ -261,7 +262,7 @@ def test_a_lost_file_is_made_again(tmp_path):
     assert contents(tmp_path) == before
 
 
-def test_an_unknown_form_is_one_clear_line(tmp_path):
+def test_an_unknown_format_is_refused_in_one_line(tmp_path):
     with pytest.raises(ValueError, match="^form must be one of tiny_lvis, .*, v3det; got 'voc'$"):
         make_tiny_lvis(tmp_path / 'a', **FEW, form='voc')
     assert not (tmp_path / 'a').exists()

@@ -1,4 +1,4 @@
-"""The tiny LVIS: its plan at full size, and a small set drawn once and read by LVIS's and MMDetection's own readers."""
+"""The tiny LVIS: a small set, read by the readers of LVIS and MMDetection, and the tool that makes it."""
 
 import importlib.util
 import json
@@ -13,10 +13,11 @@ import pytest
 from helpers.paths import ROOT
 from pycocotools import mask as mask_utils
 
-from apa_mmdet.datasets.tiny_lvis import formats as tiny_forms
-from apa_mmdet.datasets.tiny_lvis import generate as tiny_lvis
-from apa_mmdet.datasets.tiny_lvis import scenes as tiny_scenes
-from apa_mmdet.datasets.tiny_lvis.generate import CATEGORIES, make_tiny_lvis, plan_split
+from apa_mmdet.datasets.tiny_lvis import generate
+from apa_mmdet.datasets.tiny_lvis.formats import FORMATS
+from apa_mmdet.datasets.tiny_lvis.generate import make_tiny_lvis
+from apa_mmdet.datasets.tiny_lvis.plan import CATEGORIES, plan_split
+from apa_mmdet.datasets.tiny_lvis.scenes import draw_scene
 
 TOOL = ROOT / 'tools' / 'make_tiny_lvis.py'
 SMALL = dict(train=60, val=24, size=96, seed=3, progress=False)
@@ -48,74 +49,6 @@ def decode(polygons, w, h):
     return mask_utils.decode(mask_utils.merge(mask_utils.frPyObjects(polygons, h, w)))
 
 
-def images_per_class(plans):
-    return Counter(c for plan in plans for c in set(plan.objects))
-
-
-# --------------------------------------------------------------- plan
-
-
-def test_names_are_unique_sorted_and_made_of_every_shape_and_appearance():
-    assert len(CATEGORIES) == len(set(CATEGORIES)) == 48
-    assert list(CATEGORIES) == sorted(CATEGORIES)
-    assert Counter(name.rsplit('_', 1)[1] for name in CATEGORIES) == dict.fromkeys(tiny_scenes.SHAPES, 6)
-    assert Counter(name.rsplit('_', 1)[0] for name in CATEGORIES) == dict.fromkeys(tiny_scenes.APPEARANCES, 8)
-
-
-@pytest.mark.parametrize('num_images', [800, 1000])
-def test_train_plan_has_a_long_tail_over_all_classes(num_images):
-    counts = images_per_class(plan_split('train', num_images, 0))
-    rare = [c for c, n in counts.items() if n <= 10]
-    frequent = [c for c, n in counts.items() if n > 100]
-    assert len(counts) == 48
-    assert len(rare) >= 12 and len(frequent) >= 12 and 48 - len(rare) - len(frequent) >= 12
-    assert max(counts.values()) >= 50 * min(counts.values())
-
-
-def test_no_shape_and_no_appearance_is_rare_as_a_whole():
-    counts = images_per_class(plan_split('train', 800, 0))
-    for part in (*tiny_scenes.SHAPES, *tiny_scenes.APPEARANCES):
-        members = [counts[k] for k, name in enumerate(CATEGORIES) if part in name]
-        assert min(members) <= 10 and max(members) > 100, part
-
-
-def test_a_large_set_still_has_rare_classes():
-    assert (tiny_lvis.planned_counts('train', 20000) <= 10).sum() == 12
-
-
-def test_planned_counts_come_out():
-    planned = tiny_lvis.planned_counts('train', 800)
-    assert images_per_class(plan_split('train', 800, 0)) == dict(enumerate(planned))
-
-
-def test_val_plan_is_balanced_whatever_the_training_frequency():
-    counts = images_per_class(plan_split('val', 200, 0))
-    assert len(counts) == 48
-    assert min(counts.values()) >= 8
-    assert max(counts.values()) == min(counts.values())
-
-
-@pytest.mark.parametrize('split, negatives', [('train', 8), ('val', 20)])
-def test_plan_of_an_image(split, negatives):
-    plans = plan_split(split, 400, 1)
-    for plan in plans:
-        assert 2 <= len(plan.objects) <= 6
-        assert len(set(plan.negatives)) == negatives
-        assert not set(plan.negatives) & set(plan.objects)
-        if plan.dropped is not None:
-            assert plan.objects.count(plan.objects[plan.dropped]) >= 2
-    dropped = sum(plan.dropped is not None for plan in plans)
-    assert 0.02 <= dropped / len(plans) <= 0.08
-
-
-@pytest.mark.parametrize('num_images', [1, 2, 7, 40])
-def test_tiny_plans_are_possible(num_images):
-    plans = plan_split('train', num_images, 0)
-    assert len(plans) == num_images
-    assert all(2 <= len(plan.objects) <= 6 for plan in plans)
-    assert num_images < 40 or len(images_per_class(plans)) == 48
-
-
 # --------------------------------------------------------------- files
 
 
@@ -127,16 +60,16 @@ def test_same_options_same_bytes_and_another_seed_differs(small, tmp_path):
     assert contents(tmp_path / 'other')[name] != contents(small)[name]
 
 
-def test_an_image_depends_on_seed_split_and_number_alone(small):
+def test_an_image_depends_only_on_seed_split_and_number(small):
     plan = plan_split('val', SMALL['val'], SMALL['seed'])[7]
     objects = [CATEGORIES[c].rsplit('_', 1)[::-1] for c in plan.objects]
-    alone, _ = tiny_scenes.draw_scene(objects, (96, 96), np.random.default_rng([SMALL['seed'], 1, 7]))
+    alone, _ = draw_scene(objects, (96, 96), np.random.default_rng([SMALL['seed'], 1, 7]))
     stored = cv2.imread(str(small / 'val2017' / '000000000008.jpg'))
     assert np.abs(alone.astype(int) - stored).mean() < 6  # what JPEG loses
 
 
 @pytest.mark.parametrize('split', ['train', 'val'])
-def test_lvis_reads_it(small, split):
+def test_lvis_reads_the_annotations(small, split):
     from lvis import LVIS
 
     lvis = LVIS(str(small / 'annotations' / f'lvis_v1_{split}.json'))
@@ -147,7 +80,7 @@ def test_lvis_reads_it(small, split):
 
 
 @pytest.mark.parametrize('split', ['train', 'val'])
-def test_mmdet_reads_it(small, split):
+def test_mmdet_reads_the_data_set(small, split):
     from mmdet.datasets import LVISV1Dataset
 
     dataset = LVISV1Dataset(
@@ -168,7 +101,7 @@ def test_mmdet_reads_it(small, split):
         assert all(instance['ignore_flag'] == 0 for instance in item['instances'])
 
 
-def test_categories_tell_the_truth_about_the_training_split(small):
+def test_categories_count_the_training_split(small):
     train, val = read(small, 'train'), read(small, 'val')
     assert train['categories'] == val['categories']
     assert [c['name'] for c in train['categories']] == list(CATEGORIES)
@@ -187,7 +120,7 @@ def test_categories_tell_the_truth_about_the_training_split(small):
 @pytest.mark.parametrize('count, letter', [(1, 'r'), (10, 'r'), (11, 'c'), (100, 'c'), (101, 'f')])
 def test_frequency_counts_images_not_instances(count, letter):
     annotations = [dict(category_id=1, image_id=i) for i in range(count)] * 2
-    record = tiny_forms.FORMS['tiny_lvis'].categories(annotations)[0]
+    record = FORMATS['tiny_lvis'].categories(annotations)[0]
     assert (record['frequency'], record['image_count'], record['instance_count']) == (letter, count, 2 * count)
 
 
@@ -247,7 +180,7 @@ def tool(monkeypatch, capsys):
 FEW = ('--train', 3, '--val', 2, '--size', '64x80')
 
 
-def test_tool_makes_it_once_and_says_so(tool, tmp_path):
+def test_tool_makes_the_data_set_once(tool, tmp_path):
     code, out, _ = tool(tmp_path / 'a', *FEW)
     assert code == 0
     assert '3 train, 2 val' in out and str(tmp_path / 'a') in out
@@ -269,7 +202,7 @@ def test_tool_makes_it_once_and_says_so(tool, tmp_path):
         ('v3det', 'tiny_v3det'),
     ],
 )
-def test_tool_puts_each_form_into_a_folder_of_its_own(tool, tmp_path, monkeypatch, form, folder):
+def test_tool_has_a_default_folder_for_each_format(tool, tmp_path, monkeypatch, form, folder):
     monkeypatch.chdir(tmp_path)
     code, out, _ = tool(*(() if form == 'tiny_lvis' else ('--form', form)), '--train', 1, '--val', 1, '--size', 64)
     assert code == 0 and out.endswith(f'folder     data/{folder}\n')
@@ -277,13 +210,13 @@ def test_tool_puts_each_form_into_a_folder_of_its_own(tool, tmp_path, monkeypatc
     assert json.loads(Path('data', folder, 'tiny_lvis.json').read_text()).get('form', 'tiny_lvis') == form
 
 
-def test_tool_refuses_an_unknown_form(tool, tmp_path):
+def test_tool_refuses_an_unknown_format(tool, tmp_path):
     code, _, err = tool(tmp_path / 'a', '--form', 'voc')
     assert code == 2 and "argument --form: invalid choice: 'voc'" in err.splitlines()[-1]
     assert not (tmp_path / 'a').exists()
 
 
-def test_tool_refuses_other_options_until_forced_and_removes_only_its_own(tool, tmp_path):
+def test_tool_refuses_other_options_until_forced_and_removes_only_its_files(tool, tmp_path):
     tool(tmp_path, *FEW)
     (tmp_path / 'train2017' / 'mine.jpg').write_text('keep')
     before = contents(tmp_path)
@@ -297,7 +230,7 @@ def test_tool_refuses_other_options_until_forced_and_removes_only_its_own(tool, 
     assert len(read(tmp_path, 'train')['images']) == 1
 
 
-def test_tool_refuses_a_folder_of_something_else(tool, tmp_path):
+def test_tool_refuses_a_folder_with_other_files(tool, tmp_path):
     (tmp_path / 'thesis.txt').write_text('keep')
     code, _, err = tool(tmp_path, *FEW)
     assert code == 2
@@ -314,8 +247,8 @@ def test_tool_refuses_a_file_as_folder(tool, tmp_path):
     assert code == 2 and 'not a folder' in err
 
 
-def test_after_an_interruption_the_same_command_goes_on(tool, tmp_path, monkeypatch):
-    draw, calls = tiny_lvis.draw_scene, []
+def test_the_same_command_continues_after_an_interruption(tool, tmp_path, monkeypatch):
+    draw, calls = generate.draw_scene, []
 
     def interrupted(*args):
         calls.append(1)
@@ -323,17 +256,17 @@ def test_after_an_interruption_the_same_command_goes_on(tool, tmp_path, monkeypa
             raise KeyboardInterrupt
         return draw(*args)
 
-    monkeypatch.setattr(tiny_lvis, 'draw_scene', interrupted)
+    monkeypatch.setattr(generate, 'draw_scene', interrupted)
     code, _, err = tool(tmp_path / 'a', *FEW)
     assert code == 130 and 'again' in err
     assert not (tmp_path / 'a' / 'tiny_lvis.json').exists()
-    monkeypatch.setattr(tiny_lvis, 'draw_scene', draw)
+    monkeypatch.setattr(generate, 'draw_scene', draw)
     assert tool(tmp_path / 'a', *FEW)[0] == 0
     assert tool(tmp_path / 'b', *FEW)[0] == 0
     assert contents(tmp_path / 'a') == contents(tmp_path / 'b')
 
 
-def test_a_lost_image_is_made_again(tool, tmp_path):
+def test_a_lost_image_is_drawn_again(tool, tmp_path):
     tool(tmp_path, *FEW)
     before = contents(tmp_path)
     (tmp_path / 'val2017' / '000000000002.jpg').unlink()
@@ -354,7 +287,7 @@ def test_a_lost_image_is_made_again(tool, tmp_path):
         ('--seed', -1),
     ],
 )
-def test_bad_options_are_one_clear_line(tool, tmp_path, arguments):
+def test_tool_refuses_bad_options_in_one_line(tool, tmp_path, arguments):
     code, _, err = tool(tmp_path / 'a', *arguments)
     assert code == 2
     assert f'argument {arguments[0]}: {str(arguments[1])!r} is not' in err.splitlines()[-1]
@@ -362,15 +295,15 @@ def test_bad_options_are_one_clear_line(tool, tmp_path, arguments):
 
 
 @pytest.mark.parametrize('bad', [dict(train=0), dict(size=32), dict(size=(64, 63)), dict(seed=-1)])
-def test_bad_arguments(tmp_path, bad):
+def test_bad_arguments_are_refused(tmp_path, bad):
     with pytest.raises(ValueError, match='or more'):
         make_tiny_lvis(tmp_path / 'a', **{**SMALL, **bad})
 
 
-def test_the_drawing_needs_neither_torch_nor_mmdet():
-    folder = Path(tiny_lvis.__file__).parent
+def test_drawing_imports_neither_torch_nor_mmdet():
+    folder = Path(generate.__file__).parent
     script = (
         f'import sys, types; p = types.ModuleType("p"); p.__path__ = [{str(folder)!r}]; sys.modules["p"] = p; '
-        'import p.tiny_lvis; sys.exit(bool({"torch", "mmcv", "mmengine", "mmdet"} & set(sys.modules)))'
+        'import p.generate; sys.exit(bool({"torch", "mmcv", "mmengine", "mmdet"} & set(sys.modules)))'
     )
     assert subprocess.run([sys.executable, '-c', script]).returncode == 0

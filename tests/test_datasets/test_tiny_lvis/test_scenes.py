@@ -1,4 +1,4 @@
-"""The drawing: polygons agree with what is seen, occlusion stays within its limit, any size has room."""
+"""Drawn scenes: polygons cover what is visible, occlusion is limited, any size has room."""
 
 import cv2
 import numpy as np
@@ -8,7 +8,7 @@ from pycocotools import mask as mask_utils
 from apa_mmdet.datasets.tiny_lvis import scenes as tiny_scenes
 
 
-def picture_of(objects, size=(160, 160), seed=0):
+def draw(objects, size=(160, 160), seed=0):
     return tiny_scenes.draw_scene(objects, size, np.random.default_rng(seed))
 
 
@@ -19,14 +19,14 @@ def decode(polygons, w, h):
 @pytest.mark.parametrize('shape', tiny_scenes.SHAPES)
 def test_polygons_cover_what_was_drawn(shape):
     # the plain surface has one hue far from any dull ground: what is saturated is the object
-    picture, (seen,) = picture_of([(shape, 'plain_green')], seed=5)
-    drawn = cv2.cvtColor(picture, cv2.COLOR_BGR2HSV)[..., 1] > 140
+    image, (seen,) = draw([(shape, 'plain_green')], seed=5)
+    drawn = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)[..., 1] > 140
     mask = decode([p.reshape(-1) for p in seen.polygons], 160, 160).astype(bool)
     assert (drawn & mask).sum() / (drawn | mask).sum() > 0.85
 
 
-def test_a_ring_keeps_its_hole():
-    _, (seen,) = picture_of([('ring', 'plain_green')], seed=1)
+def test_a_ring_has_a_hole():
+    _, (seen,) = draw([('ring', 'plain_green')], seed=1)
     mask = decode([p.reshape(-1) for p in seen.polygons], 160, 160)
     _, tree = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     assert any(t[3] >= 0 for t in tree[0])
@@ -36,10 +36,10 @@ def test_a_ring_keeps_its_hole():
     assert mask.sum() / filled.sum() == pytest.approx(1 - 0.55**2, rel=0.08)
 
 
-def test_what_is_in_front_hides_what_is_behind_but_never_too_much():
+def test_occlusion_leaves_enough_of_every_object():
     shares = []
     for seed in range(30):
-        _, seen = picture_of(
+        _, seen = draw(
             [('disk', 'dotted_blue'), ('square', 'plain_green'), ('cross', 'striped_red')] * 2, (128, 128), seed
         )
         total = sum(decode([p.reshape(-1) for p in part.polygons], 128, 128).astype(int) for part in seen)
@@ -50,10 +50,10 @@ def test_what_is_in_front_hides_what_is_behind_but_never_too_much():
 
 
 @pytest.mark.parametrize('size', [(64, 64), (64, 200), (300, 150)])
-def test_crowded_scenes_find_room_at_any_size(size):
+def test_crowded_scenes_fit_into_any_size(size):
     for seed in range(5):
-        picture, seen = picture_of(
+        image, seen = draw(
             [('crescent', 'dotted_blue'), ('ring', 'plain_green'), ('star', 'striped_red')] * 2, size, seed
         )
-        assert picture.shape == (size[1], size[0], 3) and picture.dtype == np.uint8
+        assert image.shape == (size[1], size[0], 3) and image.dtype == np.uint8
         assert len(seen) == 6
