@@ -1,15 +1,14 @@
-"""Time and memory of LVIS's evaluation, boxes and masks: ours, lvis's and faster-coco-eval's own.
+"""Time and memory of LVIS's evaluation of boxes and masks: FastLVISMetric, lvis and faster-coco-eval.
 
     python benchmarks/lvis_metric.py --images 1000            # minutes; all three
-    python benchmarks/lvis_metric.py --images 5000 19809      # ours alone, or add --contenders
+    python benchmarks/lvis_metric.py --images 5000 19809      # FastLVISMetric only; --contenders adds the others
 
-Annotations and predictions are drawn: 1,203 categories as frequent as in LVIS v1, 12 annotations in an image on the
-average with polygons of 40 corners, 3 or 4 categories in an image, 7 that are known not to be in it, and 300 detections
-with box and mask, of which two fifths are of categories that somebody looked for. They are written image by image and
-kept in the folder of the results, so that a further run starts with what there is. Each contender evaluates in a
-process of its own: ``seconds`` are those from the files of annotations and predictions to AP, reading and checking
-included, for each metric anew; ``peak_mib`` is the most memory that the process held, with all that it imports. AP is
-rounded to three digits where FastLVISMetric gives it.
+Annotations and predictions are synthetic: 1,203 categories as frequent as in LVIS v1, 12 annotations per image on
+average with polygons of 40 corners, 3 or 4 categories per image, 7 verified to be absent, and 300 detections with box
+and mask, two fifths of them of verified categories. They are written image by image and kept in the folder of the
+results, where a further run finds them. Each contender evaluates in its own process: ``seconds`` are those from the
+files of annotations and predictions to AP, reading and validation included, for each metric separately; ``peak_mib`` is
+the peak memory of the process, imports included. FastLVISMetric rounds AP to three digits.
 """
 
 import argparse
@@ -38,12 +37,12 @@ HEIGHT, WIDTH, DETECTIONS, SCENES = 480, 640, 300, 500
 
 
 class Scene(NamedTuple):
-    """Outlines of an image's objects and of what is found there; images share them, under other categories."""
+    """Outlines of the objects and the detections of an image; images share them, with other categories."""
 
     polygons: list[np.ndarray]
     boxes: np.ndarray
     masks: list[bytes]
-    of: np.ndarray  # object to which a detection belongs, −1 for none
+    of: np.ndarray  # object that a detection belongs to, −1 for none
 
 
 def outline(rng: np.random.Generator, center: np.ndarray, size: np.ndarray, corners: int) -> np.ndarray:
@@ -60,31 +59,31 @@ def draw_scene(rng: np.random.Generator) -> Scene:
     centers = rng.uniform(0, (WIDTH, HEIGHT), (count, 2))
     polygons = [outline(rng, c, s, int(rng.integers(16, 65))) for c, s in zip(centers, sizes)]
     of = np.where(np.arange(DETECTIONS) < 5 * count, np.arange(DETECTIONS) % count, -1)
-    found = []
+    outlines = []
     for i in of:
         size = sizes[i] * np.exp(rng.normal(0, 0.1, 2)) if i >= 0 else np.exp(rng.normal(3.9, 1.0, 2)).clip(6, 400)
         center = centers[i] + rng.normal(0, 0.08, 2) * size if i >= 0 else rng.uniform(0, (WIDTH, HEIGHT), 2)
-        found.append(outline(rng, center, size, 24))
-    boxes = np.array([[*points.min(0), *points.max(0)] for points in found], np.float32)
-    masks = mask_utils.frPyObjects([points.ravel().tolist() for points in found], HEIGHT, WIDTH)
+        outlines.append(outline(rng, center, size, 24))
+    boxes = np.array([[*points.min(0), *points.max(0)] for points in outlines], np.float32)
+    masks = mask_utils.frPyObjects([points.ravel().tolist() for points in outlines], HEIGHT, WIDTH)
     return Scene(polygons, boxes, [mask['counts'] for mask in masks], of)
 
 
 def make(images: int, folder: Path) -> None:
-    """``gt.json`` and the predictions, as FastLVISMetric writes them, and for the others as mmdet does."""
+    """Write ``gt.json`` and the predictions, in the files of FastLVISMetric."""
     rng = np.random.default_rng(0)
     categories = json.loads(CATEGORIES.read_text())['categories']
     chance = np.array([category['image_count'] for category in categories], float)
     chance /= chance.sum()
     scenes = [draw_scene(rng) for _ in range(min(images, SCENES))]
     writer = PredictionWriter(folder)
-    pictures, annotations = [], []
+    image_records, annotations = [], []
     for image in range(1, images + 1):
         scene = scenes[image % len(scenes)]
         drawn = rng.choice(len(chance), 11, replace=False, p=chance)
         present, absent = drawn[:4], drawn[4:]
         labels = rng.choice(present, len(scene.polygons))
-        pictures.append(
+        image_records.append(
             dict(
                 id=image,
                 height=HEIGHT,
@@ -108,31 +107,38 @@ def make(images: int, folder: Path) -> None:
             )
         writer.write(_predict(rng, image, scene, labels, drawn, chance))
     writer.close()
-    (folder / 'gt.json').write_text(json.dumps(dict(images=pictures, annotations=annotations, categories=categories)))
+    (folder / 'gt.json').write_text(
+        json.dumps(dict(images=image_records, annotations=annotations, categories=categories))
+    )
 
 
 def _predict(
     rng: np.random.Generator, image: int, scene: Scene, labels: np.ndarray, verified: np.ndarray, chance: np.ndarray
 ) -> Prediction:
-    """Objects are found with high scores and their category in three of four cases; the rest is noise."""
+    """Objects are detected with high scores, in three of four cases with their category; the rest is noise."""
     noise = np.where(
         rng.random(DETECTIONS) < 0.3, rng.choice(verified, DETECTIONS), rng.choice(len(chance), DETECTIONS)
     )
     right = (scene.of >= 0) & (rng.random(DETECTIONS) < 0.75)
     scores = np.where(right, rng.beta(2, 3, DETECTIONS), rng.beta(1, 12, DETECTIONS))
     order = np.argsort(-scores)
-    found = np.where(right, labels[scene.of], noise)[order]
+    predicted = np.where(right, labels[scene.of], noise)[order]
     return Prediction(
-        image, scene.boxes[order], scores[order], found, None, Masks((HEIGHT, WIDTH), [scene.masks[i] for i in order])
+        image,
+        scene.boxes[order],
+        scores[order],
+        predicted,
+        None,
+        Masks((HEIGHT, WIDTH), [scene.masks[i] for i in order]),
     )
 
 
-# Contenders: each gives what get_results() of lvis does
+# Contenders: each returns what get_results() of lvis does
 
 
 def ours(folder: Path, metric: str) -> dict[str, float]:
-    found = _metric(folder, metric=metric).evaluate_files(find_predictions(folder))
-    return {key.split('_')[-1]: value for key, value in found.items()}
+    metrics = _metric(folder, metric=metric).evaluate_files(find_predictions(folder))
+    return {key.split('_')[-1]: value for key, value in metrics.items()}
 
 
 def lvis_api(folder: Path, metric: str) -> dict[str, float]:
@@ -148,8 +154,8 @@ def faster(folder: Path, metric: str) -> dict[str, float]:
     from faster_coco_eval import COCO, COCOeval_faster
 
     ground_truth = COCO(str(folder / 'gt.json'))
-    found = ground_truth.loadRes(str(folder / f'mmdet.{metric}.json'))
-    evaluation = COCOeval_faster(ground_truth, found, metric, lvis_style=True)
+    detections = ground_truth.loadRes(str(folder / f'mmdet.{metric}.json'))
+    evaluation = COCOeval_faster(ground_truth, detections, metric, lvis_style=True)
     evaluation.params.maxDets = [DETECTIONS]
     evaluation.run()
     return dict(zip(('AP', 'APr', 'APc', 'APf'), evaluation.all_stats[[0, -3, -2, -1]]))
@@ -165,21 +171,21 @@ def _metric(folder: Path, **options):
 
 
 def write_json(folder: Path) -> None:
-    """For the contenders that read MMDetection's files."""
+    """Write MMDetection's result files, which the other contenders read."""
     _metric(folder, format_only=True, outfile_prefix=str(folder / 'mmdet')).evaluate_files(find_predictions(folder))
 
 
 def run_contender(name: str, folder: Path) -> None:
-    """In a process of its own: a line of JSON for each metric."""
+    """Print a line of JSON for each metric; called in a separate process."""
     for metric in ('bbox', 'segm'):
         start = time.perf_counter()
-        found = CONTENDERS[name](folder, metric)
+        metrics = CONTENDERS[name](folder, metric)
         row = dict(metric=metric, seconds=time.perf_counter() - start, peak_mib=_peak())
-        print(json.dumps(dict(row, **{key: float(found[key]) for key in ('AP', 'APr', 'APc', 'APf')})), flush=True)
+        print(json.dumps(dict(row, **{key: float(metrics[key]) for key in ('AP', 'APr', 'APc', 'APf')})), flush=True)
 
 
 def _peak() -> float:
-    """MiB; not of the process that started this one, which getrusage counts too."""
+    """Peak memory in MiB; getrusage would count the parent process too."""
     status = Path('/proc/self/status').read_text()
     return int(status.split('VmHWM:')[1].split()[0]) / 1024
 
@@ -201,8 +207,10 @@ def measure_at(table: measure.Table, images: int, args: argparse.Namespace) -> N
         note = '' if run.returncode == 0 else f'failed: {(run.stderr.strip().splitlines() or ["killed"])[-1]}'
         for row in rows or [{}]:
             table.add(name=name, images=images, note=note, **row)
-            said = ', '.join(f'{key} {value:.6g}' if isinstance(value, float) else value for key, value in row.items())
-            print(f'  {name:<18}{said}{note}', flush=True)
+            values = ', '.join(
+                f'{key} {value:.6g}' if isinstance(value, float) else value for key, value in row.items()
+            )
+            print(f'  {name:<18}{values}{note}', flush=True)
 
 
 def _start(*arguments: str) -> subprocess.CompletedProcess:
@@ -236,7 +244,7 @@ def main() -> int:
         '--json': lambda f: write_json(Path(f)),
         '--run': lambda name, folder: run_contender(name, Path(folder)),
     }
-    if len(sys.argv) > 1 and sys.argv[1] in parts:  # this script in a process of its own
+    if len(sys.argv) > 1 and sys.argv[1] in parts:  # this script in a separate process
         parts[sys.argv[1]](*sys.argv[2:])
         return 0
     args = parse_args()

@@ -6,10 +6,10 @@ from mmdet.registry import METRICS
 
 @METRICS.register_module()
 class CocoBoxMetric(CocoMetric):
-    """CocoMetric for the boxes of a model that also predicts masks, where the data have none to compare with.
+    """CocoMetric for a model that also predicts masks, on data that have only boxes.
 
-    mmdet's own encodes and keeps every mask whatever ``metric`` asks for: 300 an image come to 11 GB on V3Det's
-    validation set. Arguments as mmdet's ``CocoMetric``.
+    mmdet's ``CocoMetric`` encodes and keeps every mask, whatever its ``metric``: at 300 per image they take 11 GB on
+    V3Det's validation set. Arguments as there.
     """
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:

@@ -1,11 +1,13 @@
 """Predictions are read back as written, by one process or several, and damaged files are refused."""
 
+import re
 import tracemalloc
 
 import numpy as np
 import pycocotools.mask as mask_utils
 import pytest
 import torch
+from helpers.paths import ROOT
 from helpers.processes import in_two_processes
 from mmengine.logging import MMLogger
 
@@ -22,6 +24,13 @@ from apa_mmdet.evaluation.functional.prediction_store import (
 )
 from apa_mmdet.evaluation.functional.prediction_store.format import HEADER, path_of
 from apa_mmdet.structures.rle import is_rle
+
+
+def test_the_docs_list_every_code():
+    sources = [path.read_text() for path in (ROOT / 'apa_mmdet').rglob('*.py')]
+    used = {code for source in sources for code in re.findall(r"PredictionError\(\s*'([a-z-]+)'", source)}
+    table = (ROOT / 'docs/fault_tolerance.md').read_text().split('`PredictionError`')[1].split('`EvaluationError`')[0]
+    assert used == set(re.findall(r'^\| `([a-z-]+)` \|', table, re.M)) and len(used) > 10
 
 
 def draw(image_id, count=3, masks=True, mask_scores=False):

@@ -1,4 +1,4 @@
-"""The boxes' AP is CocoMetric's, and no mask is kept."""
+"""Box AP equals that of CocoMetric, and no mask is kept."""
 
 import torch
 from mmdet.datasets import CocoDataset
@@ -8,7 +8,7 @@ from apa_mmdet.datasets.tiny_lvis.generate import make_tiny_lvis
 from apa_mmdet.evaluation import CocoBoxMetric
 
 
-def test_the_same_figures_without_masks(tmp_path):
+def test_box_ap_equals_that_of_coco_metric_without_masks(tmp_path):
     make_tiny_lvis(tmp_path, train=1, val=2, size=64, progress=False, form='coco')
     samples, results, kept = [], [], []
     for image in (1, 2):
@@ -26,8 +26,8 @@ def test_the_same_figures_without_masks(tmp_path):
                 ),
             )
         )
-    for kind in (CocoBoxMetric, CocoMetric):
-        metric = kind(ann_file=str(tmp_path / 'annotations/instances_val2017.json'), metric='bbox')
+    for metric_type in (CocoBoxMetric, CocoMetric):
+        metric = metric_type(ann_file=str(tmp_path / 'annotations/instances_val2017.json'), metric='bbox')
         metric.dataset_meta = CocoDataset.METAINFO
         metric.process({}, samples)
         kept.append(['masks' in prediction for _, prediction in metric.results])

@@ -22,12 +22,7 @@ WITH_MASK_SCORES, WITH_MASKS = 1, 2
 
 
 class PredictionError(CodedError):
-    """Predictions that cannot be written, read or evaluated.
-
-    Codes: ``file-in-use``, ``duplicate-image``, ``bad-image-id`` (writing); ``not-predictions``, ``damaged-file``,
-    ``other-test``, ``missing-images`` (reading); ``bad-record``, ``not-json`` (results of MMDetection);
-    ``unknown-image``, ``unknown-label``, ``missing-masks``, ``not-finite`` (evaluating).
-    """
+    """Predictions that cannot be written, read or evaluated; docs/fault_tolerance.md lists the codes."""
 
 
 class Masks(NamedTuple):
