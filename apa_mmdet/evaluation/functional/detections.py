@@ -4,14 +4,13 @@ LVIS annotates an image for some categories only. Detections of the others count
 and are dropped while reading; for fixed AP they are dropped after the best of each category have been taken.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 from lvis import LVIS
 from mmengine.logging import MMLogger
 
 from .prediction_store import Prediction, PredictionError, PredictionFiles
 
+MAX_PER_IMAGE = 300  # detections, as in lvis
 IOU_TYPES = ('bbox', 'segm')  # columns of scores and counts: masks may have scores of their own
 # image and category are positions among the sorted ids; file, offset and length say where the mask is
 ROW = np.dtype(
@@ -28,13 +27,6 @@ ROW = np.dtype(
 )
 
 
-class Limits(NamedTuple):
-    """How many detections count: the best of each image or, with ``topk``, of each category in all images."""
-
-    per_image: int = 300
-    topk: int | None = None
-
-
 class Detections:
     """Collects predictions, image by image, in rows of 54 bytes a detection.
 
@@ -42,20 +34,14 @@ class Detections:
         ground_truth: the annotations.
         predictions: the files whose predictions are added.
         masks: whether masks are evaluated: then each prediction needs some.
-        limits: on the number of detections.
+        topk: count the best detections of each category in all images instead of the best 300 of each image.
 
     Attributes:
         mask_sizes: height and width of the masks of an image, by its position among the sorted ids.
     """
 
-    def __init__(
-        self,
-        ground_truth: LVIS,
-        predictions: PredictionFiles,
-        masks: bool,
-        limits: Limits = Limits(),  # noqa: B008  a tuple
-    ) -> None:
-        self.ground_truth, self.predictions, self.masks, self.limits = ground_truth, predictions, masks, limits
+    def __init__(self, ground_truth: LVIS, predictions: PredictionFiles, masks: bool, topk: int | None = None) -> None:
+        self.ground_truth, self.predictions, self.masks, self.topk = ground_truth, predictions, masks, topk
         self.image_ids, self.category_ids = sorted(ground_truth.imgs), sorted(ground_truth.cats)
         self.mask_sizes: dict[int, tuple[int, int]] = {}
         self._image_of = {number: i for i, number in enumerate(self.image_ids)}
@@ -92,10 +78,10 @@ class Detections:
         if self.masks:
             rows['offset'], rows['length'] = masks.offsets, masks.lengths
             self.mask_sizes[image] = masks.size
-        if not self.limits.topk:
+        if not self.topk:
             for column in range(len(IOU_TYPES)):
                 ranked = np.argsort(-rows['scores'][:, column], kind='stable')
-                rows['counts'][ranked[self.limits.per_image :], column] = False
+                rows['counts'][ranked[MAX_PER_IMAGE:], column] = False
             rows = rows[rows['counts'].any(1)]
         self._parts.append(rows)
 
@@ -129,11 +115,11 @@ class Detections:
         """For each category, in the order of the ids, the positions of its ``rows`` that count."""
         rows, column = self.rows, IOU_TYPES.index(iou_type)
         order = np.arange(len(rows))
-        if self.limits.topk:
+        if self.topk:
             ranked = np.lexsort((-rows['scores'][:, column], rows['category']))
             category = rows['category'][ranked]
             rank = np.arange(len(rows)) - np.searchsorted(category, category)
-            order = np.sort(ranked[rank < self.limits.topk])
+            order = np.sort(ranked[rank < self.topk])
         order = order[rows['counts'][order, column]]
         order = order[np.argsort(rows['category'][order], kind='stable')]
         return np.split(order, np.searchsorted(rows['category'][order], np.arange(1, len(self.category_ids))))

@@ -16,46 +16,38 @@ from apa_mmdet.utils.errors import one_line
 from .prediction_store import Masks, Prediction, PredictionError, PredictionFiles
 
 
-class JSONResultsWriter:
-    """Writes predictions as MMDetection does, image by image; a context manager.
+@contextmanager
+def json_results_writer(
+    prefix: str, category_ids: Sequence[int], predictions: PredictionFiles
+) -> Iterator[Callable[[Prediction], None]]:
+    """Write the predictions that are given to it as MMDetection does; that of masks only if there are some.
 
     Args:
-        prefix: of the files; that of masks is written only if there are some.
+        prefix: of the files.
         category_ids: of label 0, 1, ….
         predictions: the files that the masks are read from.
     """
+    Path(prefix).parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        files = stack.enter_context(predictions.open())
+        write = dict(bbox=stack.enter_context(_json_list(f'{prefix}.bbox.json')))
 
-    def __init__(self, prefix: str, category_ids: Sequence[int], predictions: PredictionFiles) -> None:
-        self.prefix, self.category_ids, self.predictions = prefix, category_ids, predictions
+        def add(prediction: Prediction) -> None:
+            masks, mask_scores = prediction.masks, prediction.mask_scores
+            if masks and 'segm' not in write:
+                write['segm'] = stack.enter_context(_json_list(f'{prefix}.segm.json'))
+            corners = prediction.boxes.astype(np.float64)
+            boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()
+            for i, (box, score, label) in enumerate(zip(boxes, prediction.scores.tolist(), prediction.labels.tolist())):
+                record = dict(image_id=prediction.image_id, bbox=box, score=score, category_id=category_ids[label])
+                write['bbox'](record)
+                if masks:
+                    files[prediction.file].seek(masks.offsets[i])
+                    counts = files[prediction.file].read(masks.lengths[i]).decode()
+                    score = score if mask_scores is None else float(mask_scores[i])
+                    write['segm'](dict(record, score=score, segmentation=dict(size=list(masks.size), counts=counts)))
 
-    def __enter__(self) -> 'JSONResultsWriter':
-        Path(self.prefix).parent.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as stack:
-            self._files = stack.enter_context(self.predictions.open())
-            self._add_box, self._add_mask = stack.enter_context(_json_list(f'{self.prefix}.bbox.json')), None
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._stack.__exit__(*error)
-
-    def add(self, prediction: Prediction) -> None:
-        masks = prediction.masks
-        if masks and self._add_mask is None:
-            self._add_mask = self._stack.enter_context(_json_list(f'{self.prefix}.segm.json'))
-        corners = prediction.boxes.astype(np.float64)
-        boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()
-        scores, labels = prediction.scores.tolist(), prediction.labels.tolist()
-        mask_scores = scores if prediction.mask_scores is None else prediction.mask_scores.tolist()
-        for i, (box, label) in enumerate(zip(boxes, labels)):
-            category = self.category_ids[label]
-            record = dict(image_id=prediction.image_id, bbox=box, score=scores[i], category_id=category)
-            self._add_box(record)
-            if masks:
-                file = self._files[prediction.file]
-                file.seek(masks.offsets[i])
-                segmentation = dict(size=list(masks.size), counts=file.read(masks.lengths[i]).decode())
-                self._add_mask(dict(record, score=mask_scores[i], segmentation=segmentation))
+        yield add
 
 
 @contextmanager

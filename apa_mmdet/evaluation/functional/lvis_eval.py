@@ -23,7 +23,7 @@ from apa_mmdet.datasets.validation.findings import Findings
 from apa_mmdet.datasets.validation.reading import read_annotations
 from apa_mmdet.utils.errors import one_line
 
-from .detections import IOU_TYPES, Detections
+from .detections import IOU_TYPES, MAX_PER_IMAGE, Detections
 
 
 def load_ground_truth(path: str, masks: bool = True) -> 'GroundTruth':
@@ -78,8 +78,7 @@ class FastLVISEval(LVISEval):
         self.lvis_gt, self.detections = detections.ground_truth, detections
         self.params = Params(iou_type)
         self.params.img_ids, self.params.cat_ids = detections.image_ids, detections.category_ids
-        limits = detections.limits
-        self.params.max_dets = -1 if limits.topk else limits.per_image  # get_results() names recall after it
+        self.params.max_dets = -1 if detections.topk else MAX_PER_IMAGE  # get_results() names recall after it
         self.results, self.eval = {}, {}
         self._position = {number: i for i, number in enumerate(self.params.img_ids)}
 

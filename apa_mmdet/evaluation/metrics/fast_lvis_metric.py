@@ -18,8 +18,8 @@ from mmengine.logging import MMLogger
 from terminaltables import AsciiTable
 from torch import Tensor
 
-from apa_mmdet.evaluation.functional.detections import Detections, Limits
-from apa_mmdet.evaluation.functional.json_results import JSONResultsWriter
+from apa_mmdet.evaluation.functional.detections import Detections
+from apa_mmdet.evaluation.functional.json_results import json_results_writer
 from apa_mmdet.evaluation.functional.lvis_eval import FastLVISEval, load_ground_truth
 from apa_mmdet.evaluation.functional.prediction_store import (
     Masks,
@@ -92,7 +92,7 @@ class FastLVISMetric(LVISMetric):
         backend = fileio.get_file_backend(ann_file, backend_args=self.backend_args)
         if hasattr(backend, 'exists') and not backend.exists(ann_file):  # an HTTP backend has no exists()
             raise FileNotFoundError(2, 'No such file or directory', ann_file)
-        self.ann_file, self.limits = ann_file, Limits(topk=topk)
+        self.ann_file, self.topk = ann_file, topk
         token = torch.frombuffer(bytearray(os.urandom(8)), dtype=torch.uint8)
         dist.broadcast(token)
         self._token, self._tests = bytes(token.tolist()), itertools.count()
@@ -183,13 +183,13 @@ class FastLVISMetric(LVISMetric):
     def compute_metrics(self, results: PredictionFiles) -> dict[str, float]:
         """Metrics without prefix; the predictions are read once."""
         logger = MMLogger.get_current_instance()
-        detections = Detections(self._lvis_api, results, 'segm' in self.metrics, self.limits)
+        detections = Detections(self._lvis_api, results, 'segm' in self.metrics, self.topk)
         recall = ProposalRecall(self._lvis_api, self.proposal_nums, self.iou_thrs)
         tested: dict[int, int] = {}  # detections by image
         with ExitStack() as stack:
             add = []
             if self.outfile_prefix is not None:
-                add.append(stack.enter_context(JSONResultsWriter(self.outfile_prefix, self.cat_ids, results)).add)
+                add.append(stack.enter_context(json_results_writer(self.outfile_prefix, self.cat_ids, results)))
             if not self.format_only:
                 add += [recall.add] if 'proposal_fast' in self.metrics else []
                 add += [detections.add] if {'bbox', 'segm', 'proposal'}.intersection(self.metrics) else []
