@@ -29,12 +29,6 @@ def count(annotations: Sequence[dict]) -> tuple[Counter, Counter]:
     return images, Counter(a['category_id'] for a in annotations)
 
 
-def _mmdet_classes(dataset: str) -> tuple[str, ...]:
-    from mmdet import datasets  # here, because it takes seconds and imports torch, which drawing does without
-
-    return getattr(datasets, dataset).METAINFO['classes']
-
-
 def _definition(k: int) -> str:
     if k >= len(CATEGORIES):
         return 'never drawn'
@@ -51,6 +45,7 @@ class DatasetFormat:
         annotations: path of the annotation file of a split in the folder.
         images: path of an image in the folder.
         exhaustive: whether every object is annotated, or some are not, as in LVIS.
+        dataset: mmdet's class of the data set whose class names it has; None for those that are drawn only.
     """
 
     title: str
@@ -58,10 +53,15 @@ class DatasetFormat:
     annotations: str
     images = '{split}2017/{image_id:012d}.jpg'
     exhaustive = False
+    dataset: str | None = None
 
     def names(self) -> tuple[str, ...]:
-        """The names of all classes, the drawn ones first."""
-        return CATEGORIES
+        """The names of all classes; the first 48 are drawn."""
+        if self.dataset is None:
+            return CATEGORIES
+        from mmdet import datasets  # here, because it takes seconds and imports torch, which drawing does without
+
+        return getattr(datasets, self.dataset).METAINFO['classes']
 
     def category_id(self, k: int) -> int:
         return k + 1
@@ -158,20 +158,14 @@ class TinyLVIS(DatasetFormat):
 class LVISV1(TinyLVIS):
     """LVIS v1 with its 1,203 classes."""
 
-    title, folder = 'tiny LVIS as LVIS v1', 'data/tiny_lvis_v1'
-
-    def names(self) -> tuple[str, ...]:
-        return _mmdet_classes('LVISV1Dataset')
+    title, folder, dataset = 'tiny LVIS as LVIS v1', 'data/tiny_lvis_v1', 'LVISV1Dataset'
 
 
 class LVISV05(TinyLVIS):
     """LVIS v0.5 with its 1,230 classes."""
 
-    title, folder = 'tiny LVIS as LVIS v0.5', 'data/tiny_lvis_v0.5'
+    title, folder, dataset = 'tiny LVIS as LVIS v0.5', 'data/tiny_lvis_v0.5', 'LVISV05Dataset'
     annotations = 'annotations/lvis_v0.5_{split}.json'
-
-    def names(self) -> tuple[str, ...]:
-        return _mmdet_classes('LVISV05Dataset')
 
     def location(self, split: str, image_id: int) -> dict:
         # v0.5 kept the names of COCO 2014, of which mmdet's LVISV05Dataset takes the last 16 characters
@@ -181,13 +175,10 @@ class LVISV05(TinyLVIS):
 class COCO(DatasetFormat):
     """COCO 2017 with its 80 classes and their ids."""
 
-    title, folder = 'tiny LVIS as COCO', 'data/tiny_coco'
+    title, folder, dataset = 'tiny LVIS as COCO', 'data/tiny_coco', 'CocoDataset'
     annotations = 'annotations/instances_{split}2017.json'
     exhaustive = True
     ids: Sequence[int] = sorted({*range(1, 91)} - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})  # COCO does not use these
-
-    def names(self) -> tuple[str, ...]:
-        return _mmdet_classes('CocoDataset')
 
     def category_id(self, k: int) -> int:
         return self.ids[k]
