@@ -4,7 +4,6 @@ import re
 import tracemalloc
 
 import numpy as np
-import pycocotools.mask as mask_utils
 import pytest
 import torch
 from helpers.paths import ROOT
@@ -23,7 +22,6 @@ from apa_mmdet.evaluation.functional.prediction_store import (
     read_predictions,
 )
 from apa_mmdet.evaluation.functional.prediction_store.format import HEADER, path_of
-from apa_mmdet.structures.rle import is_rle
 
 
 def test_the_docs_list_every_code():
@@ -240,13 +238,3 @@ def test_a_full_disk_while_receiving_does_not_block_the_senders(tmp_path):
     assert 'No space left on device, while the predictions of process 1 were received' in error
     assert 'rank1.predictions' in error
     assert [path.name for path in (tmp_path / '0').iterdir()] == ['rank0.predictions']
-
-
-def test_rle_of_pycocotools_is_accepted_and_other_text_is_not(tmp_path):
-    rng = np.random.default_rng(0)
-    for height, width, share in rng.random((200, 3)) * [300, 300, 1.2]:
-        mask = np.asfortranarray(rng.random((int(height) + 1, int(width) + 1)) < share)
-        counts = mask_utils.encode(mask.astype(np.uint8))['counts']
-        assert is_rle(counts, mask.size) and not is_rle(counts, mask.size + 1)
-    for counts in ('\ud800', b'', b'o', b'\x00', b'oooooooo1', b'O2', '\u2028'.encode()):
-        assert not is_rle(counts, 30) and not is_rle(counts, 15)
