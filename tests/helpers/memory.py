@@ -5,6 +5,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / 'benchmarks'))
 
-from measure import memory_of, saved_bytes
+from memory import memory_of, saved_bytes
 
 __all__ = ['memory_of', 'saved_bytes']
