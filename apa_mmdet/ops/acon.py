@@ -1,12 +1,12 @@
-"""ACON on tensors.
+"""ACON: the function and its gradients.
 
 With d = p1 − p2, k = β·d, s = σ(kx) and t = σ(−kx) = 1 − s, S = x·(d·s + p2) and
 
     ∂S/∂x = p1·s + p2·t + d·k·x·s·t        ∂S/∂p1 = x·s + k·x²·s·t
     ∂S/∂β = d²·x²·s·t                      ∂S/∂p2 = x·t − k·x²·s·t
 
-so three sums a channel give all gradients of parameters. t is computed as such: 1 − s keeps no digit of it from kx = 17
-on, where x² may be large.
+so three sums per channel give all gradients of parameters. t is computed by itself: 1 − s has no digit of it left from
+kx = 17 on, where x² may be large.
 """
 
 from torch import Tensor
@@ -17,7 +17,7 @@ from .elementwise import gradients, parameters_of, value
 
 
 def acon(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor) -> Tensor:
-    """A smooth maximum of two lines, ``(p1 − p2)·x·σ(β·(p1 − p2)·x) + p2·x``.
+    """Computes ACON, a smooth maximum of two lines: ``(p1 − p2)·x·σ(β·(p1 − p2)·x) + p2·x``.
 
     β → ∞ gives max(p1·x, p2·x), β = 0 their mean; p1 = 1, p2 = 0 is Swish, with β = 1 SiLU. The slope tends to p1 and
     p2 at the ends, and stays between 1.0998·p1 − 0.0998·p2 and 1.0998·p2 − 0.0998·p1.
@@ -32,12 +32,12 @@ def acon(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor) -> Tensor:
     Returns:
         A tensor of the shape and dtype of ``x``. Finite wherever ``p1·x``, ``p2·x`` and ``(p1 − p2)·β`` are in that
         dtype, exact to some units of rounding of the larger of ``|p1·x|`` and ``|p2·x|``. The gradients to parameters
-        grow as x²: float32 holds them up to |x| = 1e15; bfloat16 beyond that is taken as that. Only the arguments are
-        kept for backward.
+        grow as x²: float32 holds them up to |x| = 1e15, to which larger values of bfloat16 are limited. Only the
+        arguments are kept for backward.
 
     Raises:
-        ValueError: if a parameter has none of its shapes, or lies on another device.
-        TypeError: if ``x`` is not of a floating point dtype.
+        ValueError: if a parameter has another shape or is on another device.
+        TypeError: if the dtype of ``x`` is not a floating point one.
 
     Example:
         >>> import torch
@@ -49,7 +49,7 @@ def acon(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor) -> Tensor:
 
 
 class Acon(Function):
-    """Keeps its arguments, and nothing else, for backward."""
+    """Keeps only its arguments for backward."""
 
     @staticmethod
     def forward(ctx, x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ def _acon(x: Tensor, k: Tensor, d: Tensor, p2: Tensor) -> Tensor:
 
 
 def _acon_gradients(grad: Tensor, x: Tensor, k: Tensor, p1: Tensor, p2: Tensor, kd: Tensor) -> tuple[Tensor, ...]:
-    """The gradient to x; grad times x·s, x·t and x²·s·t."""
+    """Returns the gradient to x, and grad times x·s, x·t and x²·s·t."""
     v = x * k
     t = v.neg().sigmoid_()
     s = v.sigmoid_()

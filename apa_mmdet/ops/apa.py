@@ -1,10 +1,10 @@
 """Adaptive Parametric Activation and AGLU.
 
-Letters, here and in the backends: z input, λ (``lambda_``) and κ (``kappa``) the two parameters of
+Letters, here and in the backends: z is the input, λ (``lambda_``) and κ (``kappa``) are the two parameters of
 Adaptive Parametric Activation (Alexandridis et al., ECCV 2024, arXiv:2407.08567).
 
-Those of λ and κ also take what stands before an activation in a residual network, and do it in the same pass
-over memory: z = ``z·scale + shift + residual·residual_scale``. Only the arguments are kept for backward.
+:func:`apa` and :func:`aglu` also compute what precedes an activation in a residual network in the same pass over
+memory: z = ``z·scale + shift + residual·residual_scale``. Only the arguments are kept for backward.
 """
 
 import torch
@@ -13,9 +13,9 @@ from torch import Tensor
 from .backends import onnx
 from .dispatch import Parametric
 from .memory_layout import Arguments, compute_dtype, is_compiling
-from .recompute import attach_recipe
+from .recompute import attach_recomputation
 
-LAMBDA_FLOOR = 1e-4  # below it APA is the Gumbel link to four digits, and 1/λ costs the rest
+LAMBDA_FLOOR = 1e-4  # APA is the Gumbel link to four digits there; below, 1/λ costs the other digits
 
 
 def apa(
@@ -28,29 +28,28 @@ def apa(
     residual_scale: Tensor | None = None,
     recompute: bool = False,
 ) -> Tensor:
-    """Adaptive Parametric Activation, ``(λ·exp(−κz) + 1)^(−1/λ)``, a gate with values in [0, 1].
+    """Computes Adaptive Parametric Activation, ``(λ·exp(−κz) + 1)^(−1/λ)``, a gate with values in [0, 1].
 
     λ = 1 is the sigmoid of κz; λ → 0 the Gumbel link ``exp(−exp(−κz))``; κ → ∞ the step at 0.
 
     Args:
         z: any shape, float16, bfloat16, float32 or float64. Half precisions are computed in float32.
-        lambda_: one value, or one per channel (dimension 1 of ``z``). Raised to 1e-4 where it is
-            below; its gradient is zero there.
+        lambda_: one value, or one per channel (dimension 1 of ``z``). Values below 1e-4 are raised to it and have
+            no gradient.
         kappa: as ``lambda_``; any sign.
         scale, shift: both or neither, of shape (C,) or (N, C) for ``z`` of shape (N, C, …). The activation
             is then that of ``z·scale + shift``, as after a batch norm in eval mode.
         residual: of the shape of ``z``; added before the activation.
         residual_scale: of shape (C,) or (N, C); multiplies ``residual``.
-        recompute: attach to the result what it takes to compute it again, for
-            :func:`~apa_mmdet.ops.keep_recipe`.
+        recompute: attach a recomputation to the result, for :func:`~apa_mmdet.ops.call_with_recomputation`.
 
     Returns:
         A tensor of the shape and dtype of ``z``.
 
     Raises:
-        ValueError: if a parameter has neither of its shapes or lies on another device, or only one of scale and
-            shift is given.
-        TypeError: if ``z`` is not of a floating point dtype.
+        ValueError: if the shape of a parameter does not fit, it is on another device, or only one of scale and shift
+            is given.
+        TypeError: if the dtype of ``z`` is not a floating point one.
 
     Example:
         >>> one = torch.ones(1)
@@ -70,7 +69,7 @@ def aglu(
     residual_scale: Tensor | None = None,
     recompute: bool = False,
 ) -> Tensor:
-    """Adaptive generalised linear unit, ``z·APA(z; λ, κ)``. Arguments, result and errors as :func:`apa`.
+    """Computes the Adaptive Generalized Linear Unit, ``z·APA(z; λ, κ)``. Arguments, result and errors as :func:`apa`.
 
     λ = κ = 1 is SiLU; κ → ∞ is ReLU.
 
@@ -83,7 +82,7 @@ def aglu(
 
 
 def neg_log_apa(z: Tensor, lambda_: Tensor, kappa: Tensor) -> Tensor:
-    """``−log APA(z; λ, κ) = log1p(λ·exp(−κz))/λ``, without forming APA. Arguments and errors as :func:`apa`.
+    """Computes ``−log APA(z; λ, κ) = log1p(λ·exp(−κz))/λ`` without APA itself. Arguments and errors as :func:`apa`.
 
     Example:
         >>> neg_log_apa(torch.zeros(1), torch.ones(1), torch.ones(1))      # log 2
@@ -104,19 +103,19 @@ def _call(
     residual_scale: Tensor | None = None,
 ) -> Tensor:
     if not z.is_floating_point():
-        raise TypeError(f'the input must be of a floating point dtype, got {z.dtype}')
-    given = dict(
+        raise TypeError(f'the input must have a floating point dtype, got {z.dtype}')
+    tensors = dict(
         lambda_=lambda_, kappa=kappa, scale=scale, shift=shift, residual=residual, residual_scale=residual_scale
     )
-    for name, tensor in given.items():
+    for name, tensor in tensors.items():
         if tensor is not None and tensor.device != z.device:
-            raise ValueError(f'{name} is on {tensor.device}, but the input on {z.device}')
+            raise ValueError(f'{name} is on {tensor.device}, but the input is on {z.device}')
     if (scale is None) != (shift is None):
         raise ValueError('scale and shift go together: give both or neither')
     if residual_scale is not None and residual is None:
         raise ValueError('residual_scale is given without a residual')
     if residual is not None and residual.shape != z.shape:
-        raise ValueError(f'residual has shape {tuple(residual.shape)}, but the input {tuple(z.shape)}')
+        raise ValueError(f'residual has shape {tuple(residual.shape)}, but the input has {tuple(z.shape)}')
     args = Arguments(
         z,
         _activation_parameter('lambda_', lambda_.clamp(min=LAMBDA_FLOOR), z),
@@ -129,7 +128,7 @@ def _call(
     if torch.onnx.is_in_onnx_export():
         return onnx.forward(formula, args)
     if recompute and not is_compiling():
-        return attach_recipe(Parametric.apply(formula, *args), formula, *args)
+        return attach_recomputation(Parametric.apply(formula, *args), formula, *args)
     return torch.ops.apa_mmdet.parametric(formula, *args)
 
 

@@ -1,4 +1,6 @@
-"""APALU on tensors: APALU = a·x₊·(1 + s) + b·expm1(x₋) with x₊ = max(x, 0), x₋ = min(x, 0) and s = σ(1.702·x₊).
+"""APALU: the function and its gradients.
+
+APALU = a·x₊·(1 + s) + b·expm1(x₋) with x₊ = max(x, 0), x₋ = min(x, 0) and s = σ(1.702·x₊).
 
 ∂/∂x = a·(1 + s + 1.702·x·s·(1 − s)) for x > 0, b·exp(x) else        ∂/∂a = x₊·(1 + s)        ∂/∂b = expm1(x₋)
 """
@@ -10,11 +12,9 @@ from torch.autograd.function import once_differentiable
 
 from .elementwise import gradients, parameters_of, value
 
-SCALE = 1.702  # x·σ(1.702x) is close to GELU
-
 
 def apalu(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Adaptive piecewise approximated linear unit: ``a·(x + x·σ(1.702·x))`` for x ≥ 0, ``b·(exp(x) − 1)`` below.
+    """Computes APALU: ``a·(x + x·σ(1.702·x))`` for x ≥ 0, ``b·(exp(x) − 1)`` below.
 
     Continuous; the slope at 0 is 1.5·a from above and b from below, so it has no kink where b = 1.5·a. It tends to −b
     and to the line 2a·x.
@@ -24,15 +24,15 @@ def apalu(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
     Args:
         x: any shape, float16, bfloat16, float32 or float64. Half precisions are computed in float32.
         a, b: each one value, one per channel (dimension 1 of ``x``) of shape (C,), or one per image and channel,
-            (N, C); positive in the paper, which is not required here.
+            (N, C); positive in the paper, any sign here.
 
     Returns:
         A tensor of the shape and dtype of ``x``. Finite wherever 2a·x and b are in that dtype. Only the arguments are
         kept for backward.
 
     Raises:
-        ValueError: if a parameter has none of its shapes, or lies on another device.
-        TypeError: if ``x`` is not of a floating point dtype.
+        ValueError: if a parameter has another shape or is on another device.
+        TypeError: if the dtype of ``x`` is not a floating point one.
 
     Example:
         >>> a, b = torch.tensor(.5), torch.tensor(.75)
@@ -43,7 +43,10 @@ def apalu(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 class Apalu(Function):
-    """Keeps its arguments, and nothing else, for backward."""
+    """Keeps only its arguments for backward.
+
+    1.702, with which x·σ(1.702·x) is close to GELU, is a literal for the reason given in elementwise.py.
+    """
 
     @staticmethod
     def forward(ctx, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -60,20 +63,20 @@ class Apalu(Function):
 
 def _apalu(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
     h = x.clamp(max=0).mul_(0.5).tanh_()
-    below = h.div_(1 - h).mul_(2 * b)  # b·expm1, exact near 0, in half of that one's time; and ONNX lacks that one
+    below = h.div_(1 - h).mul_(2 * b)  # b·expm1(x), exact near 0, in half the time; ONNX lacks expm1
     positive = x.clamp(min=0)
-    return (positive * SCALE).sigmoid_().mul_(a).add_(a).mul_(positive).add_(below)
+    return (positive * 1.702).sigmoid_().mul_(a).add_(a).mul_(positive).add_(below)
 
 
 def _apalu_gradients(grad: Tensor, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
-    """The gradient to x; grad times x₊·(1 + s) and expm1(x₋).
+    """Returns the gradient to x, and grad times x₊·(1 + s) and expm1(x₋).
 
-    grad is split in two, each 0 on one side of x = 0. torch.where would take twenty times as long on a CPU.
+    grad is split in two, each 0 on one side of x = 0: torch.where takes twenty times as long on a CPU.
     """
     above = torch.ops.aten.threshold_backward(grad, x, 0)
     below = grad - above
     e = x.clamp(max=0).exp_().mul_(below)
-    s = (x * SCALE).sigmoid_()
-    slope = torch.ops.aten.sigmoid_backward(x, s).mul_(SCALE * a).addcmul_(s.add_(1), a)
+    s = (x * 1.702).sigmoid_()
+    slope = torch.ops.aten.sigmoid_backward(x, s).mul_(1.702 * a).addcmul_(s.add_(1), a)
     to_x = slope.mul_(above).addcmul_(e, b)
     return to_x, s.mul_(x).mul_(above), e.sub_(below)

@@ -1,7 +1,6 @@
-"""The operator ``apa_mmdet::parametric`` and its derivative, as PyTorch's dispatcher knows them.
+"""Registers the operator ``apa_mmdet::parametric`` and its derivative with PyTorch's dispatcher, and picks a backend.
 
-Registered, they are one node each to torch.compile and torch.export; the shape functions stand for them where there is
-no data. This is the one place that picks a backend.
+Registered, they are one node each to torch.compile and torch.export; the shape functions serve tensors without data.
 """
 
 from collections.abc import Iterator
@@ -15,11 +14,11 @@ from torch.autograd.function import once_differentiable
 
 from .backends import analytic, cpu
 from .memory_layout import Arguments, empty_result
-from .recompute import Recipe, recipe_of
+from .recompute import Recomputation, recomputation_of
 
 try:
     from .backends import triton
-except ImportError:  # Triton is there where torch has CUDA; a CPU can do without
+except ImportError:  # torch's CUDA builds bring Triton; a CPU does not need it
     triton = None
 
 _backends = dict(triton=triton, cpu=cpu, analytic=analytic)  # the first that serves computes
@@ -27,20 +26,20 @@ _chosen: list[str] = []
 
 
 def backends() -> dict[str, ModuleType]:
-    """The modules that can compute here, by name."""
-    there = dict(triton=triton is not None, cpu=cpu.load() is not None, analytic=True)
-    return {name: module for name, module in _backends.items() if there[name]}
+    """Returns the modules that can compute on this machine, by name."""
+    available = dict(triton=triton is not None, cpu=cpu.load() is not None, analytic=True)
+    return {name: module for name, module in _backends.items() if available[name]}
 
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Within it ``'analytic'``, ``'cpu'`` or ``'triton'`` computes, whatever the tensors (for tests and benchmarks).
+    """Computes with ``'analytic'``, ``'cpu'`` or ``'triton'`` inside the block (for tests and benchmarks).
 
     Raises:
-        ValueError: if there is no such backend here.
+        ValueError: if the backend is not available.
     """
     if name not in backends():
-        raise ValueError(f'no backend {name!r} here, there are {list(backends())}')
+        raise ValueError(f'backend {name!r} is not available, choose from {list(backends())}')
     _chosen.append(name)
     try:
         yield
@@ -79,35 +78,36 @@ def _shape_of_forward(formula: str, *args: Tensor | None) -> Tensor:
 
 def _shape_of_backward(formula: str, grad: Tensor, *args: Tensor | None) -> list[Tensor]:
     args = Arguments(*args)
+    gradients = Arguments(*(None if t is None else t.new_empty(t.shape) for t in args))
     like = empty_result(args.x, args.per_channel)
     residual = None if args.residual is None else torch.empty_like(like, dtype=args.residual.dtype)
-    gradients = Arguments(like, *(None if t is None else t.new_empty(t.shape) for t in args[1:]))
-    return [t for t in gradients._replace(residual=residual) if t is not None]
+    return [t for t in gradients._replace(x=like, residual=residual) if t is not None]
 
 
-# before torch 2.2 there is no telling: the recipe is let go with the graph
+# torch < 2.2 does not tell whether the graph is retained: the recomputation is then released with the graph
 _graph_is_retained = getattr(torch._C._autograd, '_get_current_graph_task_keep_graph', lambda: True)
 
 
 class Parametric(Function):
-    """Keeps its arguments, and nothing else, for backward; the residual as a recipe where it comes with one."""
+    """Keeps only its arguments for backward, and of the residual the recomputation where it comes with one."""
 
     @staticmethod
     def forward(ctx, formula: str, *args: Tensor | None) -> Tensor:
+        args = Arguments(*args)
         ctx.formula = formula
-        ctx.recipe: Recipe | None = recipe_of(args[5])
-        ctx.save_for_backward(*args[:5], None if ctx.recipe else args[5], args[6])
+        ctx.recomputation: Recomputation | None = recomputation_of(args.residual)
+        ctx.save_for_backward(*(args._replace(residual=None) if ctx.recomputation else args))
         with torch._C._AutoDispatchBelowAutograd():
             return torch.ops.apa_mmdet.parametric(formula, *args)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        args = list(ctx.saved_tensors)
-        if ctx.recipe:
-            args[5] = ctx.recipe()
+        args = Arguments(*ctx.saved_tensors)
+        if ctx.recomputation:
+            args = args._replace(residual=ctx.recomputation())
             if not _graph_is_retained():
-                ctx.recipe = None  # autograd lets go of what it keeps itself
+                ctx.recomputation = None  # as autograd releases the saved tensors
         gradients = iter(torch.ops.apa_mmdet.parametric_backward(ctx.formula, grad, *args))
         return None, *(None if arg is None else next(gradients) for arg in args)
 

@@ -1,7 +1,7 @@
-"""Elementwise functions with parameters per channel: values, and gradients derived by hand, in plain PyTorch.
+"""Applies elementwise functions with per-channel parameters, and their hand-derived gradients, in plain PyTorch.
 
-A function is given as one on tensors that broadcast. It goes over large tensors block by block, so that its
-intermediate results stay small, on a CPU in the cache; what autograd keeps is up to the caller.
+A function takes tensors that broadcast. Large tensors are processed in blocks, so that intermediate results stay small,
+on a CPU in the cache. The caller decides what autograd keeps.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,24 +11,23 @@ from torch import Tensor
 
 from .memory_layout import against, compute_dtype, empty_result, in_order_of, is_compiling
 
-LARGEST = 1e15  # |x| in gradients to parameters, which may grow as x²: their sums stay in float32
-BLOCK = 1 << 16  # elements handled at a time on a CPU: the temporaries of one block stay in the L2 cache
-DEVICE_BLOCK = 1 << 22  # on others, which want large steps: the temporaries take 16 MiB each at most
+BLOCK = 1 << 16  # elements of a block on a CPU: its temporaries stay in the L2 cache
+DEVICE_BLOCK = 1 << 22  # on other devices, which need large steps: a temporary takes 16 MiB at most
 
 
 def parameters_of(x: Tensor, **parameters: Tensor) -> list[Tensor]:
-    """The parameters in the dtype that ``x`` is computed in, of shape (), (C,) or (N, C).
+    """Returns the parameters in the dtype that ``x`` is computed in, of shape (), (C,) or (N, C).
 
     Raises:
-        ValueError: if a parameter has none of these shapes, or lies on another device.
-        TypeError: if ``x`` is not of a floating point dtype.
+        ValueError: if a parameter has another shape or is on another device.
+        TypeError: if the dtype of ``x`` is not a floating point one.
     """
     if not x.is_floating_point():
-        raise TypeError(f'the input must be of a floating point dtype, got {x.dtype}')
+        raise TypeError(f'the input must have a floating point dtype, got {x.dtype}')
     shaped = []
     for name, parameter in parameters.items():
         if parameter.device != x.device:
-            raise ValueError(f'{name} is on {parameter.device}, but the input on {x.device}')
+            raise ValueError(f'{name} is on {parameter.device}, but the input is on {x.device}')
         if parameter.numel() == 1 and parameter.dim() < 2:
             parameter = parameter.reshape(())
         elif parameter.shape != (x.shape[1:2] if parameter.dim() == 1 else x.shape[:2]):
@@ -43,7 +42,7 @@ def parameters_of(x: Tensor, **parameters: Tensor) -> list[Tensor]:
 
 
 def value(function: Callable[..., Tensor], x: Tensor, *parameters: Tensor) -> Tensor:
-    """``function(x, *parameters)`` in float32 (float64 for float64), returned in the dtype of ``x``.
+    """Computes ``function(x, *parameters)`` in float32 (float64 for float64); returns it in the dtype of ``x``.
 
     Args:
         function: elementwise; its arguments broadcast.
@@ -54,7 +53,7 @@ def value(function: Callable[..., Tensor], x: Tensor, *parameters: Tensor) -> Te
     if _in_one_piece(x):
         return function(x.to(dtype), *(against(x, p) for p in parameters)).to(x.dtype)
     out = empty_result(x, any(p.dim() for p in parameters))
-    for _, x_, out_, *block in _blocks((in_order_of(out, x), out), parameters):
+    for _, x_, out_, *block in blocks(*_as_rows((in_order_of(out, x), out), parameters)):
         out_.copy_(function(x_.to(dtype), *block))
     return out
 
@@ -62,17 +61,18 @@ def value(function: Callable[..., Tensor], x: Tensor, *parameters: Tensor) -> Te
 def gradients(
     function: Callable[..., tuple[Tensor, ...]], grad: Tensor, x: Tensor, *parameters: Tensor
 ) -> list[Tensor]:
-    """``function(grad, x, *parameters)``: its first result as it is, the others summed over positions.
+    """Computes ``function(grad, x, *parameters)``: its first result elementwise, the others summed over positions.
 
-    A sum is of shape (N, C), or (1, C) where no parameter differs between images, or without C where none does between
-    channels: it broadcasts against the parameters, and its ``sum_to_size`` is the gradient of any.
+    A sum has the shape (N, C), or (1, C) where no parameter differs between images, or no C where none differs between
+    channels: it broadcasts against the parameters, and its ``sum_to_size`` is the gradient to any of them.
     """
     dtype = compute_dtype(x.dtype)
     if _in_one_piece(x):
         to_x, *rest = function(grad.to(dtype), _bounded(x), *(against(x, p) for p in parameters))
         return [to_x.to(x.dtype), *(t.sum(tuple(range(2, t.dim()))) if t.dim() > 2 else t for t in rest)]
     to_x, sums = empty_result(x, any(p.dim() for p in parameters)), {}
-    for part, grad_, x_, to_x_, *block in _blocks((in_order_of(to_x, grad), in_order_of(to_x, x), to_x), parameters):
+    views = _as_rows((in_order_of(to_x, grad), in_order_of(to_x, x), to_x), parameters)
+    for part, grad_, x_, to_x_, *block in blocks(*views):
         to_block, *rest = function(grad_.to(dtype), _bounded(x_), *block)
         to_x_.copy_(to_block)
         sums.setdefault(part, []).append([t.sum(1) for t in rest])
@@ -82,13 +82,17 @@ def gradients(
 
 
 def _bounded(x: Tensor) -> Tensor:
-    """``x`` in the dtype it is computed in; no pass over memory where that is its own."""
+    """Returns ``x`` in its compute dtype, at most 1e15: gradients to parameters grow as x², float32 holds their sums.
+
+    The limit is a literal: with ``dynamic=True`` Dynamo makes a graph input of a global float, and fails where two
+    functions of one graph read it.
+    """
     dtype = compute_dtype(x.dtype)
-    return x if x.dtype == dtype else x.to(dtype).clamp_(-LARGEST, LARGEST)
+    return x if x.dtype == dtype else x.to(dtype).clamp_(-1e15, 1e15)
 
 
 def _in_one_piece(x: Tensor) -> bool:
-    """A compiler finds blocks of its own, and a trace is to know of none."""
+    """Whether to compute without blocks: a compiler finds its own, and a trace must not depend on the size."""
     return is_compiling() or torch.jit.is_tracing() or x.numel() <= _block_of(x)
 
 
@@ -96,24 +100,29 @@ def _block_of(x: Tensor) -> int:
     return BLOCK if x.device.type == 'cpu' else DEVICE_BLOCK
 
 
-def _blocks(tensors: Sequence[Tensor], parameters: Sequence[Tensor]) -> Iterator[tuple]:
-    """Cut dense tensors of one shape and memory order into views of about a block of elements.
+def blocks(views: Sequence[Tensor], per_row: Sequence[Tensor] = (), split_rows: bool = True) -> Iterator[tuple]:
+    """Cuts tensors of one shape and memory order into views of about a block of elements, in step.
+
+    Args:
+        views: of shape (rows, positions, channels), or (rows, …) without ``split_rows``.
+        per_row: of shape (rows, 1, channels) or (1, 1, channels).
+        split_rows: whether a row that is longer than a block is cut along its positions.
 
     Yields:
-        The number of the part that a block belongs to, whose sums are to be added up; its view of each tensor, (rows,
-        positions, channels); its view of each parameter, (rows, 1, channels).
+        The index of the rows that a block belongs to, whose sums are added up; the block of each view, then of each of
+        ``per_row``.
     """
-    views, spread = _as_rows(tensors, parameters)
     block = _block_of(views[0])
-    rows = max(1, block // views[0][0].numel())  # whole ones, or pieces of one
-    positions = max(1, block // views[0].shape[2])
-    for part, cut in enumerate(zip(*(t.split(rows) for t in (*views, *spread)))):
-        for pieces in zip(*(view.split(positions, 1) for view in cut[: len(views)])):
-            yield part, *pieces, *cut[len(views) :]
+    rows = max(1, block // views[0][0].numel())
+    for part, cut in enumerate(zip(*(t.split(rows) for t in (*views, *per_row)))):
+        row, constant = cut[: len(views)], cut[len(views) :]
+        positions = max(1, block // row[0].shape[2]) if split_rows else row[0].shape[1]
+        for pieces in zip(*(view.split(positions, 1) for view in row)):
+            yield part, *pieces, *constant
 
 
 def _as_rows(tensors: Sequence[Tensor], parameters: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Views (rows, positions, channels), in the order of memory, and parameters that are constant over positions."""
+    """Returns views (rows, positions, channels) in memory order, and parameters that are constant over positions."""
     shape, numel = tensors[0].shape, tensors[0].numel()
     if not any(p.dim() for p in parameters):
         return ([t.as_strided((1, numel, 1), (numel, 1, 1)) for t in tensors], [p.expand(1, 1, 1) for p in parameters])

@@ -1,4 +1,4 @@
-"""What the backends are given, and how the elements of a tensor lie in memory."""
+"""The arguments of the backends, and how the elements of a tensor lie in memory."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,10 +13,10 @@ SUMS = ('scale', 'shift', 'residual_scale', 'lambda_', 'kappa')  # the order in 
 class Arguments(NamedTuple):
     """Arguments of one call, or the gradients to them: a formula of ``x·scale + shift + residual·residual_scale``.
 
-    x: any shape and floating dtype; the parameters are in its compute dtype (:func:`compute_dtype`).
-    lambda_, kappa: shape (), or (C,) with C = ``x.shape[1]``; λ is not below its floor.
-    scale, shift, residual_scale: None, or shape (N, C) or (1, C). Neither or both of scale and shift are given.
-    residual: None, or of the shape of ``x``.
+    x: any shape and floating point dtype; the parameters have its compute dtype (:func:`compute_dtype`).
+    lambda_, kappa: shape (), or (C,) with C = ``x.shape[1]``; λ is at least its floor.
+    scale, shift, residual_scale: None, or shape (N, C) or (1, C); scale and shift both or neither.
+    residual: None, or the shape of ``x``.
     """
 
     x: Tensor
@@ -42,7 +42,7 @@ class Arguments(NamedTuple):
 class Layout(NamedTuple):
     """A tensor as ``images`` x ``channels`` x ``positions``; with ``channels_last`` the channels are innermost.
 
-    Where no parameter differs between channels, all elements are positions of a single one.
+    Where no parameter differs between channels, all elements are positions of a single channel.
     """
 
     images: int
@@ -52,20 +52,21 @@ class Layout(NamedTuple):
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Returns float64 for float64, float32 for all others."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def is_compiling() -> bool:
-    """Whether torch.compile is tracing; it decides by itself what to fuse, and what to compute again."""
+    """Whether torch.compile is tracing: it decides by itself what to fuse and what to recompute."""
     if hasattr(torch.compiler, 'is_compiling'):
         return torch.compiler.is_compiling()
     return torch._dynamo.is_compiling()  # before torch 2.3
 
 
 def empty_result(x: Tensor, per_channel: bool) -> Tensor:
-    """A dense tensor in the memory order that ``x`` has or, if kernels cannot walk that one, is copied to."""
+    """Returns a dense tensor in the memory order of ``x`` or, if kernels cannot walk that, in the one to copy it to."""
     if not per_channel:
-        return torch.empty_like(x)  # of x's strides where those leave no gaps
+        return torch.empty_like(x)  # with x's strides where those leave no gaps
     for dims, memory_format in ((4, torch.channels_last), (5, torch.channels_last_3d)):
         if x.dim() == dims and not x.is_contiguous() and x.is_contiguous(memory_format=memory_format):
             return torch.empty_like(x, memory_format=memory_format)
@@ -73,13 +74,13 @@ def empty_result(x: Tensor, per_channel: bool) -> Tensor:
 
 
 def in_order_of(result: Tensor, tensor: Tensor) -> Tensor:
-    """``tensor`` itself where it lies in memory as ``result`` does, else a copy that does."""
+    """Returns ``tensor`` itself if it has the memory order of ``result``, else a copy that has."""
     same = all(size == 1 or a == b for size, a, b in zip(result.shape, result.stride(), tensor.stride()))
     return tensor if same else torch.empty_like(result, dtype=tensor.dtype).copy_(tensor)
 
 
 def layout_of(result: Tensor, args: Arguments) -> Layout:
-    """The layout of a tensor from :func:`empty_result`."""
+    """Returns the layout of a tensor from :func:`empty_result`."""
     if not args.per_channel:
         return Layout(1, 1, result.numel(), False)
     images, channels = result.shape[:2]
@@ -91,12 +92,12 @@ def layout_of(result: Tensor, args: Arguments) -> Layout:
 
 
 def against(x: Tensor, parameter: Tensor) -> Tensor:
-    """A parameter of shape (), (C,), (1, C) or (N, C), shaped to broadcast against ``x``."""
+    """Reshapes a parameter of shape (), (C,), (1, C) or (N, C) so that it broadcasts against ``x``."""
     return parameter.reshape(*parameter.shape, *[1] * (x.dim() - 2)) if parameter.dim() else parameter
 
 
 def per_plane(parameter: Tensor | None, layout: Layout, default: float, like: Tensor) -> Tensor:
-    """A parameter (or its ``default``) as contiguous (1, C) or (N, C), C being the layout's channel count."""
+    """Returns a parameter (or its ``default``) as contiguous (1, C) or (N, C), C the channels of the layout."""
     if parameter is None:
         return like.new_full((1, layout.channels), default, dtype=compute_dtype(like.dtype))
     if parameter.dim() == 2:
@@ -105,7 +106,7 @@ def per_plane(parameter: Tensor | None, layout: Layout, default: float, like: Te
 
 
 def reduce_sums(sums: Sequence[Tensor | None], args: Arguments) -> tuple[Tensor | None, ...]:
-    """Gradients, from sums over positions, (images, channels) for each of SUMS; None where there is no parameter."""
+    """Returns gradients from sums over positions, (images, channels) for each of SUMS; None for a missing parameter."""
     gradients = []
     for name, total in zip(SUMS, sums):
         parameter = getattr(args, name)

@@ -1,7 +1,7 @@
-"""The formulas through autograd, as a reader would write them: the oracle of the tests.
+"""The formulas as published, differentiated by autograd: the reference of the tests.
 
-Exact in float64 for moderate arguments; in float32 ∂/∂λ cancels for small λ·exp(−κz) and the exponential
-overflows below κz = −88, which is what :mod:`~apa_mmdet.ops.backends.analytic` mends.
+Exact in float64 for moderate arguments. In float32 ∂/∂λ cancels for small λ·exp(−κz) and the exponential overflows
+below κz = −88; :mod:`~apa_mmdet.ops.backends.analytic` has neither defect.
 """
 
 import torch

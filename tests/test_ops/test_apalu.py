@@ -1,17 +1,17 @@
-"""APALU against its formula under autograd, in float64. Its blocks are those of test_acon.py."""
+"""APALU against its formula under autograd, in float64. test_acon.py tests the blocks that both share."""
 
 import mpmath
 import pytest
 import torch
+from helpers.gradients import assert_agrees
 
 from apa_mmdet.ops import apalu
 
 SEVERAL_BLOCKS = (5, 6, 61, 103)
 
 
-def textbook(x, a, b):
-    """In the words of the paper; parameters broadcast from the left, as (N, C) or (C,)."""
-    a, b = (p.reshape(*p.shape, *[1] * (x.dim() - 2)) if p.dim() else p for p in (a, b))
+def formula(x, a, b):
+    """As in the paper; the parameters broadcast."""
     return torch.where(x >= 0, a * (x + x * torch.sigmoid(1.702 * x)), b * (torch.exp(x) - 1))
 
 
@@ -22,38 +22,39 @@ def value_and_gradients(function, x, *params, grad=None):
     return out.detach(), *torch.autograd.grad(out, (x, *params), grad)
 
 
-def assert_same_as_the_textbook(x, *params):
-    for got, want in zip(value_and_gradients(apalu, x, *params), value_and_gradients(textbook, x, *params)):
-        assert got.shape == want.shape and got.dtype == want.dtype
-        torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-9)
-
-
 def parameters(*shapes, dtype=torch.float64):
-    return tuple(torch.rand(shape, dtype=dtype).requires_grad_() for shape in shapes)
+    return dict(zip('ab', (torch.rand(shape, dtype=dtype) for shape in shapes)))
 
 
 @pytest.mark.parametrize('shape', [(), (0,), (7,), (3, 5), (2, 3, 5, 7), (0, 3, 4, 4), (70001,)])
-def test_agrees_with_the_textbook_on_any_shape(shape):
-    assert_same_as_the_textbook(torch.randn(shape, dtype=torch.float64) * 3, *parameters((), ()))
+def test_agrees_with_the_formula_on_any_shape(shape):
+    assert_agrees(apalu, formula, torch.randn(shape, dtype=torch.float64) * 3, parameters((), ()), 1e-10)
 
 
 @pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize('shapes', [((), ()), ((6,), (6,)), ((6,), ()), ((), (5, 6))])
-@pytest.mark.parametrize('size', [(5, 6, 4, 3), SEVERAL_BLOCKS])
-def test_agrees_with_the_textbook_in_any_memory_order(memory_format, shapes, size):
+@pytest.mark.parametrize(
+    'size, shapes',
+    [
+        ((5, 6, 4, 3), ((6,), (6,))),
+        (SEVERAL_BLOCKS, ((), ())),
+        (SEVERAL_BLOCKS, ((6,), (6,))),
+        (SEVERAL_BLOCKS, ((), (5, 6))),
+    ],
+)
+def test_agrees_with_the_formula_in_any_memory_order(memory_format, size, shapes):
     x = torch.randn(size, dtype=torch.float64).to(memory_format=memory_format)
-    assert_same_as_the_textbook(x, *parameters(*shapes))
+    assert_agrees(apalu, formula, x, parameters(*shapes), 1e-10)
 
 
 @pytest.mark.parametrize('shapes', [((1,), (1,)), ((4,), (4,))])
 def test_gradcheck(shapes):
     x = torch.randn(3, 4, 2, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(apalu, (x, *parameters(*shapes)))
+    assert torch.autograd.gradcheck(apalu, (x, *(p.requires_grad_() for p in parameters(*shapes).values())))
 
 
 @pytest.mark.parametrize('a, b', [(0.5, 0.75), (1e-3, 30.0), (30.0, 1e-3)])
 @pytest.mark.parametrize('dtype, tolerance', [(torch.float32, 5e-7), (torch.float64, 3e-15)])
-def test_keeps_its_digits(dtype, tolerance, a, b):
+def test_value_and_slope_keep_their_digits(dtype, tolerance, a, b):
     size = torch.logspace(-8, 4, 200, dtype=torch.float64)
     x = torch.cat([size, -size]).to(dtype)
     a, b = torch.tensor(a, dtype=dtype, requires_grad=True), torch.tensor(b, dtype=dtype, requires_grad=True)
@@ -99,9 +100,10 @@ def test_the_two_halves_meet_at_0():
     torch.testing.assert_close(far, torch.tensor([-1.2, 2 * 0.8 * 50]))
 
 
-def test_keeps_its_arguments_alone_for_backward():
+def test_keeps_only_its_arguments_for_backward():
     kept = []
-    x, params = torch.randn(SEVERAL_BLOCKS, requires_grad=True), parameters((6,), (6,), dtype=torch.float32)
+    x = torch.randn(SEVERAL_BLOCKS, requires_grad=True)
+    params = list(parameters((6,), (6,), dtype=torch.float32).values())
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         apalu(x, *params)
     assert [t.data_ptr() for t in kept] == [t.data_ptr() for t in (x, *params)]
@@ -111,9 +113,9 @@ def test_keeps_its_arguments_alone_for_backward():
     'arguments, error, line',
     [
         (dict(a=torch.ones(3)), ValueError, r'a has shape \(3,\), but an input of shape \(2, 4, 3, 3\) has 4 channels'),
-        (dict(x=torch.ones(4, dtype=torch.int64)), TypeError, 'must be of a floating point dtype, got torch.int64'),
+        (dict(x=torch.ones(4, dtype=torch.int64)), TypeError, 'must have a floating point dtype, got torch.int64'),
     ],
 )
-def test_what_does_not_fit_gets_one_clear_line(arguments, error, line):
+def test_arguments_that_do_not_fit_are_named(arguments, error, line):
     with pytest.raises(error, match=line):
         apalu(**{**dict(x=torch.zeros(2, 4, 3, 3), a=torch.ones(1), b=torch.ones(1)), **arguments})

@@ -1,4 +1,4 @@
-"""Recipes in place of activations."""
+"""Recomputations in place of activations."""
 
 import gc
 import weakref
@@ -25,7 +25,11 @@ class Chain(nn.Module):
         for conv in self.convs[1:]:
             residual = x if self.residual else None
             x = ops.aglu(
-                ops.keep_recipe(conv, x), self.lambda_, self.kappa, residual=residual, recompute=self.recompute
+                ops.call_with_recomputation(conv, x),
+                self.lambda_,
+                self.kappa,
+                residual=residual,
+                recompute=self.recompute,
             )
         return x
 
@@ -65,16 +69,16 @@ def test_memory_held_is_what_autograd_keeps(recompute):
 def test_every_activation_is_computed_again_once_and_let_go(residual, monkeypatch):
     net, results = Chain(6, True, residual), []
     out = net(torch.randn(1, 4, 5, 5))
-    again = ops.recompute.Recipe.__call__
+    again = ops.recompute.Recomputation.__call__
 
-    def counted(recipe):
-        fresh = recipe.result is None
-        result = again(recipe)
+    def counted(recomputation):
+        fresh = recomputation.result is None
+        result = again(recomputation)
         if fresh:
             results.append(weakref.ref(result))
         return result
 
-    monkeypatch.setattr(ops.recompute.Recipe, '__call__', counted)
+    monkeypatch.setattr(ops.recompute.Recomputation, '__call__', counted)
     out.sum().backward()
     assert len(results) == 5  # nobody needs the last
     del out  # it could be asked for, with all that it is made of
@@ -97,7 +101,7 @@ def test_what_a_module_makes_of_its_input_is_what_counts(change):
     x = torch.randn(1, 4, 6, 6, requires_grad=True)
     for recompute in (False, True):
         y = ops.aglu(x * 1, torch.tensor([0.4]), torch.tensor([1.2]), recompute=recompute)
-        out = ops.keep_recipe(change(conv), y)
+        out = ops.call_with_recomputation(change(conv), y)
         results.append(torch.autograd.grad(out.square().sum(), (x, *conv.parameters())))
     for a, b in zip(*results):
         torch.testing.assert_close(a, b)
@@ -105,7 +109,7 @@ def test_what_a_module_makes_of_its_input_is_what_counts(change):
 
 def test_a_weight_changed_before_the_backward_is_noticed():
     conv, x = nn.Conv2d(4, 4, 3), torch.randn(1, 4, 6, 6, requires_grad=True)
-    out = ops.keep_recipe(conv, ops.aglu(x, torch.tensor([0.4]), torch.tensor([1.2]), recompute=True))
+    out = ops.call_with_recomputation(conv, ops.aglu(x, torch.tensor([0.4]), torch.tensor([1.2]), recompute=True))
     with torch.no_grad():
         conv.weight.mul_(2)
     with pytest.raises(
@@ -116,7 +120,7 @@ def test_a_weight_changed_before_the_backward_is_noticed():
 
 def test_a_module_that_keeps_its_own_result_does_not_leak():
     conv = nn.Sequential(nn.Conv2d(4, 4, 3), nn.Sigmoid())
-    out = ops.keep_recipe(
+    out = ops.call_with_recomputation(
         conv,
         ops.aglu(torch.randn(1, 4, 6, 6, requires_grad=True), torch.tensor([0.4]), torch.tensor([1.2]), recompute=True),
     )
@@ -145,13 +149,13 @@ def test_a_second_backward_through_the_same_graph():
 def test_without_a_backward_nothing_is_attached():
     net = Chain(2, True)
     with torch.no_grad():
-        assert not hasattr(net(torch.randn(1, 4, 5, 5)), '_apa_recipe')
-    assert not hasattr(ops.aglu(torch.randn(3), torch.ones(1), torch.ones(1), recompute=True), '_apa_recipe')
+        assert not hasattr(net(torch.randn(1, 4, 5, 5)), '_apa_recomputation')
+    assert not hasattr(ops.aglu(torch.randn(3), torch.ones(1), torch.ones(1), recompute=True), '_apa_recomputation')
 
 
 def test_a_tensor_without_a_recipe_is_kept_itself():
     conv, x = nn.Conv2d(4, 4, 3), torch.randn(1, 4, 5, 5)
-    assert torch.equal(ops.keep_recipe(conv, x), conv(x))
+    assert torch.equal(ops.call_with_recomputation(conv, x), conv(x))
 
 
 def test_autocast_makes_a_copy_for_the_convolution_which_is_kept_itself():
@@ -160,7 +164,7 @@ def test_autocast_makes_a_copy_for_the_convolution_which_is_kept_itself():
         x = torch.linspace(-2, 2, 144).view(1, 4, 6, 6).requires_grad_()
         y = ops.aglu(x, torch.tensor([0.4]), torch.tensor([1.2]), recompute=recompute)  # float32
         with torch.autocast('cpu', dtype=torch.bfloat16):
-            out = ops.keep_recipe(conv, y)
+            out = ops.call_with_recomputation(conv, y)
         assert out.dtype == torch.bfloat16
         results.append(torch.autograd.grad(out.float().square().sum(), (x, *conv.parameters())))
     assert all(torch.equal(a, b) for a, b in zip(*results))

@@ -17,7 +17,7 @@ from apa_mmdet.checkpoint.pretrained import check_weights
 from apa_mmdet.models.activations import build_activation
 from apa_mmdet.models.layers import build_attention, norm_act, residual_act
 from apa_mmdet.models.layers.norm_act import is_plain_sequential
-from apa_mmdet.ops import keep_recipe
+from apa_mmdet.ops import call_with_recomputation
 
 
 class SEBlock:
@@ -57,7 +57,7 @@ class SEBlock:
             return self.downsample(x), None
         *layers, norm = self.downsample
         for layer in layers:
-            x = keep_recipe(layer, x)
+            x = call_with_recomputation(layer, x)
         return x, norm
 
 
@@ -69,8 +69,8 @@ class SEBasicBlock(SEBlock, BasicBlock):
 
     def _branch(self, x: Tensor) -> tuple[Tensor, nn.Module]:
         """The residual branch before its last norm, and that norm."""
-        out = self._norm_act(keep_recipe(self.conv1, x), 1)
-        return keep_recipe(self.conv2, out), self.norm2
+        out = self._norm_act(call_with_recomputation(self.conv1, x), 1)
+        return call_with_recomputation(self.conv2, out), self.norm2
 
 
 class SEBottleneck(SEBlock, Bottleneck):
@@ -81,9 +81,9 @@ class SEBottleneck(SEBlock, Bottleneck):
 
     def _branch(self, x: Tensor) -> tuple[Tensor, nn.Module]:
         """The residual branch before its last norm, and that norm; after it if plugins follow."""
-        out = self._plugins(self._norm_act(keep_recipe(self.conv1, x), 1), 'after_conv1')
-        out = self._plugins(self._norm_act(keep_recipe(self.conv2, out), 2), 'after_conv2')
-        out = keep_recipe(self.conv3, out)
+        out = self._plugins(self._norm_act(call_with_recomputation(self.conv1, x), 1), 'after_conv1')
+        out = self._plugins(self._norm_act(call_with_recomputation(self.conv2, out), 2), 'after_conv2')
+        out = call_with_recomputation(self.conv3, out)
         if self.with_plugins and self.after_conv3_plugin_names:
             return self._plugins(self.norm3(out), 'after_conv3'), nn.Identity()
         return out, self.norm3
@@ -176,8 +176,8 @@ class SEResNet(ResNet):
             return self.maxpool(self.stem(x))
         layers = self.stem if self.deep_stem else (self.conv1, self.norm1, self.act_stem)
         for conv, norm, act in zip(layers[::3], layers[1::3], layers[2::3]):
-            x = norm_act(keep_recipe(conv, x), norm, act, self.recompute_act)
-        return keep_recipe(self.maxpool, x)
+            x = norm_act(call_with_recomputation(conv, x), norm, act, self.recompute_act)
+        return call_with_recomputation(self.maxpool, x)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         x = self._stem(x)

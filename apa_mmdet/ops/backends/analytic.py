@@ -1,4 +1,4 @@
-"""Hand-derived forward and backward in plain PyTorch: any device, and only z, λ, κ are kept for backward.
+"""Computes forward and hand-derived backward in plain PyTorch, on any device; backward needs only z, λ and κ.
 
 With a = −κz, w = λ·e^a, L = log1p(w), q = e^a/(1 + w) and p = APA = exp(−L/λ):
 
@@ -11,40 +11,41 @@ L = 2·artanh(s) and w/(1 + w) = 2s/(1 + s), hence
 
     L − w/(1+w) = 2s²·[1/(1+s) + s/3 + s³/5 + s⁵/7 + …]
 
-in which every term is positive. The series serves w < 1/2 (s < 1/5), the difference itself the rest.
+in which every term is positive. The series is used for w < 1/2 (s < 1/5), the difference itself elsewhere.
 
 *Overflow.* e^a leaves float32 at a = 88. Above A = 60 the 1 in log1p(w) is below the rounding even of float64
 (λ ≥ 1e-4), so L continues as the straight line L(A) + (a − A), and q = 1/λ.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from apa_mmdet.ops.elementwise import BLOCK, LARGEST
+from apa_mmdet.ops.elementwise import BLOCK, blocks
 from apa_mmdet.ops.memory_layout import Arguments, against, compute_dtype, empty_result, in_order_of
 
-STRAIGHT = 60.0  # A above
-FARTHEST = 1e8  # beyond A; farther changes no APA, but would become inf · 0
+LINEAR_FROM = 60.0  # A above
+MAX_BEYOND = 1e8  # of a − A: more changes no APA, but would become inf·0
+MAX_INPUT = 1e15  # |z| in gradients, which grow as z²: float32 holds their sums
 SERIES_BELOW = 0.5  # in w
 SERIES = [1 / (2 * k + 3) for k in range(9)]  # the next term is below 1.3e-14 at s = 1/5
 
-# MKL chooses its vector functions at their first call. Where two threads made that call at once, one of them was seen
-# to compute exp in float64 to 9 digits, once in some twenty starts. A call with one element is made by one thread.
+# MKL chooses its vector functions at their first call. When two threads made that call at once, about one start in
+# twenty computed exp in float64 to 9 digits only. A call with one element is made by one thread.
 for _dtype in (torch.float32, torch.float64):
     torch.ones(1, dtype=_dtype).exp_().log1p_()
 
 
 def log_terms(z: Tensor, lambda_: Tensor, kappa: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """e^min(a, A), w = λ·e^min(a, A) and max(0, a − A), finite for every finite ``z``; L = log1p(w) + the last."""
+    """Returns e^min(a, A), w = λ·e^min(a, A) and max(0, a − A), finite for every finite z; L = log1p(w) + the last."""
     a = z * -kappa
-    e = a.clamp(max=STRAIGHT).exp_()
-    return e, e * lambda_, a.sub_(STRAIGHT).clamp_(0, FARTHEST)
+    e = a.clamp(max=LINEAR_FROM).exp_()
+    return e, e * lambda_, a.sub_(LINEAR_FROM).clamp_(0, MAX_BEYOND)
 
 
 def difference_by_series(w: Tensor, log1p_w: Tensor) -> Tensor:
-    """log1p(w) − w/(1 + w), to a relative 1e-6 in float32 and 1e-14 in float64."""
+    """Returns log1p(w) − w/(1 + w) to a relative error of 1e-6 in float32 and 1e-14 in float64."""
     s = w / (w + 2)
     square = s.square()
     series = square * SERIES[-1]
@@ -55,7 +56,7 @@ def difference_by_series(w: Tensor, log1p_w: Tensor) -> Tensor:
 
 
 def log_and_difference(w: Tensor, beyond: Tensor) -> tuple[Tensor, Tensor]:
-    """L and L − w/(1 + w), of :func:`log_terms`."""
+    """Returns L and L − w/(1 + w), from the terms of :func:`log_terms`."""
     if w.dtype == torch.float32 and w.device.type == 'cpu':
         # in float64 the plain difference keeps all the digits of float32, at 40% of the time of the series
         wide = w.double()
@@ -77,12 +78,12 @@ def _value(formula: str, z: Tensor, lambda_: Tensor, kappa: Tensor) -> Tensor:
 
 
 def _gradients(formula: str, grad: Tensor, z: Tensor, lambda_: Tensor, kappa: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients to z, λ and κ, the latter two not reduced yet.
+    """Returns the gradients to z, λ and κ, each of the shape of z.
 
     With u = grad·p (APA), grad·z·p (AGLU) or −grad (−log APA) they are κ·u·q (AGLU: + grad·p),
     u·(L/λ − q)/λ and z·u·q.
     """
-    z = z.clamp(-LARGEST, LARGEST)  # z²·p·q grows as z² where κ = 0
+    z = z.clamp(-MAX_INPUT, MAX_INPUT)  # z²·p·q grows as z² where κ = 0
     e, w, beyond = log_terms(z, lambda_, kappa)
     log, difference = log_and_difference(w, beyond)
     direct = None
@@ -100,18 +101,17 @@ def _gradients(formula: str, grad: Tensor, z: Tensor, lambda_: Tensor, kappa: Te
     return to_z, difference.mul_(u).div_(lambda_.square()), to_kappa
 
 
-def _blocks(per_channel: bool, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Views that cover dense tensors of one shape and memory order, in step."""
-    size, numel = len(tensors[0]) if tensors[0].dim() else 1, tensors[0].numel()
+def _blocks(per_channel: bool, *tensors: Tensor) -> Iterator[Sequence[Tensor]]:
+    """Cuts dense tensors of one shape and memory order in step: along images if ``per_channel``, else anywhere."""
+    numel = tensors[0].numel()
     if tensors[0].device.type != 'cpu' or numel <= BLOCK:
         return iter([tensors])
-    if per_channel:
-        return zip(*(t.split(max(1, BLOCK * size // numel)) for t in tensors))
-    return zip(*(t.as_strided((numel,), (1,)).split(BLOCK) for t in tensors))
+    views = tensors if per_channel else [t.as_strided((1, numel, 1), (numel, 1, 1)) for t in tensors]
+    return (block for _, *block in blocks(views, split_rows=not per_channel))
 
 
 def input_of(args: Arguments) -> Tensor:
-    """``x·scale + shift + residual·residual_scale``."""
+    """Returns ``x·scale + shift + residual·residual_scale``."""
     z, dtype = args.x, compute_dtype(args.x.dtype)
     if args.scale is not None:
         z = z * against(z, args.scale) + against(z, args.shift)
@@ -128,7 +128,7 @@ def serves(x: Tensor) -> bool:
 
 
 def forward(formula: str, args: Arguments) -> Tensor:
-    """``formula``, one of :data:`~apa_mmdet.ops.memory_layout.FORMULAS`. Computes in float32, float64 for float64."""
+    """Computes one of :data:`~apa_mmdet.ops.memory_layout.FORMULAS` in float32, in float64 for float64."""
     dtype = compute_dtype(args.x.dtype)
     out = empty_result(args.x, args.per_channel)
     lambda_, kappa = against(out, args.lambda_), against(out, args.kappa)
@@ -138,7 +138,7 @@ def forward(formula: str, args: Arguments) -> Tensor:
 
 
 def backward(formula: str, grad: Tensor, args: Arguments) -> Arguments:
-    """The gradients to ``args`` from ``grad``, the gradient to the value of :func:`forward`."""
+    """Returns the gradients to ``args``, from the gradient to the value of :func:`forward`."""
     x, dtype = args.x, compute_dtype(args.x.dtype)
     z = input_of(args)
     to_z = empty_result(z, args.per_channel)
@@ -152,7 +152,7 @@ def backward(formula: str, grad: Tensor, args: Arguments) -> Arguments:
         to_kappa += to_block[2].sum_to_size(to_kappa.shape)
     gradients = Arguments(to_z, to_lambda.view_as(args.lambda_), to_kappa.view_as(args.kappa))
     if args.residual is not None:
-        gradients = gradients._replace(residual=to_z.clone())  # an operator's results may not share memory
+        gradients = gradients._replace(residual=to_z.clone())  # the results of an operator must not share memory
     if args.residual_scale is not None:
         gradients = gradients._replace(
             residual=to_z * against(x, args.residual_scale),

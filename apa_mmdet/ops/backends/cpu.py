@@ -1,8 +1,8 @@
 """Compiles ``cpu_kernels.c`` on first use (a second or two, once a machine), loads it, and calls it.
 
-The library lies in ``${XDG_CACHE_HOME:-~/.cache}/apa_mmdet``, under a name made of the source and the processor, or
-in a temporary folder where there is no such place. ``CC`` names the compiler (cc). Nothing depends on it: without a
-compiler the same results come from :mod:`~apa_mmdet.ops.backends.analytic`, several times slower, with a warning.
+The library is in ``${XDG_CACHE_HOME:-~/.cache}/apa_mmdet``, under a name made of the source and the processor, or in a
+temporary folder where that cannot be written. ``CC`` names the compiler (default: cc). Without a compiler,
+:mod:`~apa_mmdet.ops.backends.analytic` gives the same results several times slower, after a warning.
 """
 
 import atexit
@@ -48,8 +48,8 @@ FLAGS = [
 ]
 if platform.machine() in ('x86_64', 'AMD64'):
     FLAGS.append('-mprefer-vector-width=512')
-PIECE = 16384  # elements that a thread handles at a time, and whose sums are made in float32
-ROWS = 64  # in channels_last at least so many pixels, as every piece writes sums for all the channels
+PIECE = 16384  # elements of a piece, which a thread handles at a time and sums in float32
+MIN_PIECE_POSITIONS = 64  # in channels_last, where every piece writes sums for all channels
 
 
 class Shape(ctypes.Structure):
@@ -64,18 +64,19 @@ class Parameters(ctypes.Structure):
 
 
 def build() -> Path:
-    """Compile the source, unless that is done; return the library.
+    """Compiles the source if needed; returns the path of the library.
 
     Raises:
         OSError: if there is no compiler.
-        ValueError: if ``CC`` is no command.
-        subprocess.CalledProcessError: if it fails.
+        ValueError: if ``CC`` is not a command.
+        subprocess.CalledProcessError: if the compiler fails.
     """
     key = hashlib.sha256(b'\0'.join([SOURCE.read_bytes(), ' '.join(FLAGS).encode(), _processor()])).hexdigest()
     library = _folder() / f'cpu_kernels-{key[:16]}.so'
     if not library.exists():
         compiler = shlex.split(os.environ.get('CC') or 'cc')
-        with tempfile.TemporaryDirectory(dir=library.parent) as scratch:  # processes may build at once: the last stands
+        # Processes may build at once, and the last one wins. Not utils/fileio.py: ops import torch alone.
+        with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
             made = Path(scratch, library.name)
             subprocess.run([*compiler, *FLAGS, str(SOURCE), '-o', str(made)], check=True, capture_output=True)
             os.replace(made, library)
@@ -89,14 +90,14 @@ def _folder() -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return folder
-    except (OSError, RuntimeError):  # no home, or none to write in
+    except (OSError, RuntimeError):  # no home folder, or it cannot be written
         folder = tempfile.mkdtemp(prefix='apa_mmdet-')
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         return Path(folder)
 
 
 def _processor() -> bytes:
-    """What -march=native depends on: a home folder may be shared by unlike machines."""
+    """Returns what -march=native depends on, as machines with different processors may share a home folder."""
     try:
         lines = Path('/proc/cpuinfo').read_text().splitlines()
         return '\n'.join(
@@ -108,7 +109,7 @@ def _processor() -> bytes:
 
 @functools.cache
 def load() -> ctypes.CDLL | None:
-    """The library, built if need be; None, after a warning, where that cannot be done."""
+    """Returns the library, built if needed; None, after a warning, if it cannot be built."""
     try:
         try:
             library = ctypes.CDLL(str(build()))
@@ -180,9 +181,9 @@ def backward(formula: str, grad: Tensor, args: Arguments) -> Arguments:
 
 
 def _describe(result: Tensor, args: Arguments) -> tuple[Shape, Parameters, list]:
-    """The two structures, and the tensors that they point into."""
+    """Returns the two structures, and the tensors that they point into."""
     layout = layout_of(result, args)
-    piece = max(ROWS, PIECE // layout.channels) if layout.channels_last and layout.channels else PIECE
+    piece = max(MIN_PIECE_POSITIONS, PIECE // layout.channels) if layout.channels_last and layout.channels else PIECE
     shape = Shape(*layout[:3], piece, layout.channels_last, torch.get_num_threads())
     planes = [
         per_plane(parameter, layout, default, result)
@@ -194,7 +195,7 @@ def _describe(result: Tensor, args: Arguments) -> tuple[Shape, Parameters, list]
         per_plane(parameter, layout, 1.0, result)
         for parameter in (args.lambda_, args.lambda_.reciprocal(), args.lambda_.log(), args.kappa)
     ]
-    if (args.lambda_ + args.kappa).isnan().any():  # the kernels know NaN by z alone
+    if (args.lambda_ + args.kappa).isnan().any():  # the kernels detect NaN in z only
         planes[1] = torch.where((curve[0] + curve[3]).isnan(), torch.nan, planes[1]).contiguous()
     image_step = layout.channels if args.per_image else 0
     parameters = Parameters(*map(_at, planes), image_step, *map(_at, curve))

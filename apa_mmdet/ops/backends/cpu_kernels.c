@@ -1,8 +1,8 @@
-/* APA, AGLU and -log APA on a CPU, float32: one pass forward, one backward, which keeps nothing but the input.
+/* APA, AGLU and -log APA on a CPU, float32: one pass forward, one backward, which keeps only the input.
  *
  * Of every element z = x*scale + shift (+ residual*residual_scale); analytic.py derives the formulas, which are
  * written here, as in triton_kernels.py, without a logarithm and with one division at most. Compiled by
- * cpu_kernels.py with the flags of this machine; every loop below is one that compilers turn into vector instructions.
+ * cpu.py with the flags of this machine; every loop below is one that compilers turn into vector instructions.
  *
  * A tensor is `images` x `channels` x `positions` elements, either plane by plane (NCHW) or pixel by pixel
  * (channels_last). scale, shift, residual_scale: one float per image and channel, image_step (0: shared by the
@@ -18,7 +18,7 @@ enum { APA, AGLU, NEG_LOG_APA };
 enum { SCALE, SHIFT, RESIDUAL_SCALE, LAMBDA, KAPPA, SUMS };
 
 #define LOG2_E 1.44269504f
-#define LARGEST 1e15f /* as in analytic.py */
+#define MAX_INPUT 1e15f /* as in analytic.py */
 
 typedef struct {
     const float *scale, *shift, *residual_scale;
@@ -89,7 +89,7 @@ typedef struct { float to_z, to_lambda, to_kappa; } Gradients;
  * x^2*(1 + (1 + x)*R(x))/(1 + x), whose middle factor falls from 0.5 to 0.39: no digits cancel. */
 INLINE Gradients gradients_(int formula, float grad, float z, Curve c) {
     grad = nan_or(z, grad);
-    z = at_least(at_most(z, LARGEST), -LARGEST);
+    z = at_least(at_most(z, MAX_INPUT), -MAX_INPUT);
     Terms t = terms_(z, c);
     float v = 1.f + t.x, part = 1.f / v, share = t.x * part;
     float difference = t.above ? t.log - part : share * t.x * (1.f + v * t.r);

@@ -1,6 +1,6 @@
-"""The formulas in PyTorch's own operators, stable and differentiable: what an ONNX export records.
+"""Expresses the formulas in operators that ONNX has, for an export; stable and differentiable.
 
-With L = softplus(log λ − κz): −log APA = L/λ, which overflows nowhere. ONNX has every operator used here.
+With L = softplus(log λ − κz), −log APA = L/λ, which overflows nowhere.
 """
 
 from torch import Tensor

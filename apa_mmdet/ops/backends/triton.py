@@ -1,22 +1,4 @@
-"""APA, AGLU and −log APA on a GPU: one pass forward, one backward, and nothing kept between them but the input.
-
-analytic.py derives the formulas. They are written here in the form of a softplus, which cannot overflow and takes no
-logarithm of an element. With y = log λ − κz, so that w = e^y, and t = e^−|y|, between 0 and 1:
-
-    L = log1p(w) = max(y, 0) + log1p(t)        w/(1 + w) = 1/(1 + t) where w > 1, t/(1 + t) elsewhere
-
-and log1p(t) = t·(1 + t·R(t)) with a polynomial R. Where w > 1, L − w/(1 + w) is at least 0.19 and is computed as it
-stands; elsewhere it is t²·(1 + (1 + t)·R(t))/(1 + t), whose middle factor falls from 0.5 to 0.39: no digits cancel.
-
-A program handles tiles of BLOCK_C channels x BLOCK_S positions of one image, so NCHW, channels_last and a tensor
-without channels are the same kernel; the compiler gives neighbouring threads the elements that are neighbours in
-memory. Each program stores its sums over positions; they are added up afterwards: no atomics, and the same result
-every time.
-
-Memory is to be the limit. In half precision an H200 moves an element of the forward pass in the time of some 30
-instructions, one of the backward pass in that of 45 to 50; the kernels take 25 and 48. Hence the polynomial and the
-powers of 2, which are one instruction each, in place of logarithms, divisions (7) and powers of e (5).
-"""
+"""Launches the Triton kernels: chooses tiles, starts the programs, adds up their sums."""
 
 import functools
 import warnings
@@ -26,319 +8,30 @@ from typing import NamedTuple
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from apa_mmdet.ops.memory_layout import SUMS, Arguments, Layout, empty_result, in_order_of, layout_of, reduce_sums
 
-from . import analytic
-
-FARTHEST = tl.constexpr(analytic.FARTHEST)
-LARGEST = tl.constexpr(analytic.LARGEST)
+from .triton_kernels import STORED, backward_kernel, forward_kernel
 
 WARPS = 4
 # Elements of a tile: in half precision two loads of 16 bytes a thread, or one from each of two tensors. That is enough
-# under way to hide the latency of the memory, and leaves registers for many programs side by side.
+# in flight to hide the latency of the memory, and leaves registers for many programs side by side.
 FORWARD_TILE = 2048
 BACKWARD_TILE = 1024
-NARROWEST = 16  # elements side by side in memory: 32 bytes are the least that a GPU moves
-WIDEST_CHANNELS = 128
-WIDEST_LOAD = 8  # elements: 16 bytes in half precision
+MIN_CONTIGUOUS = 16  # elements of a tile side by side in memory: a GPU moves at least 32 bytes
+MAX_BLOCK_CHANNELS = 128
+MAX_LOAD = 8  # elements: 16 bytes in half precision
 PROGRAMS = 2048  # a round or two on a large GPU; where there are more tiles than that, a program handles several
-MOST_TILES = 16
-LEAST_TILES_CHANNELS_LAST = 4  # a program there prepares parameters, and stores sums, for up to 128 channels
+MAX_TILES = 16
+MIN_TILES_CHANNELS_LAST = 4  # a program there prepares parameters, and stores sums, for up to 128 channels
 
-STORED = 'lambda_', 'kappa', 'scale', 'shift', 'residual_scale'  # the order in which a program stores those it has
-NUMBERS = ['scale_step', 'shift_step', 'residual_scale_step', 'inner', 'outer', 'blocks', 'spans', 'tiles']
-# Triton 2 always fuses multiplications with additions and knows no such option; later ones cease to do so unasked
+# Triton 2 always fuses multiplications with additions and has no such option; later versions need it
 OPTIONS = {} if triton.__version__.startswith('2.') else dict(enable_fp_fusion=True)
 
 
-@triton.jit
-def remainder(t):
-    """R of log1p(t) = t·(1 + t·R(t)), for 0 <= t <= 1."""
-    if t.dtype == tl.float64:
-        # With s = t/(2 + t), log1p(t) = 2s + 2s³·(1/3 + s²/5 + s⁴/7 + ...); the terms left out are below 1e-14.
-        # `one` makes each quotient a float64 constant: Triton 2 rounds Python's numbers to float32.
-        one = tl.full([1, 1], 1.0, tl.float64)
-        s = t / (t + 2.0)
-        square = s * s
-        series = square * (one / 27) + one / 25
-        for k in tl.static_range(11):
-            series = series * square + one / (23 - 2 * k)
-        r = (s * (1.0 - s) * series - 1.0) * (0.5 - 0.5 * s)
-    else:
-        # the minimax polynomial: 7e-8 relative in 1 + (1 + t)·R(t), less in log1p
-        r = t * -0.004357355378 + 0.02478014083
-        r = r * t - 0.06601994684
-        r = r * t + 0.1149773593
-        r = r * t - 0.1581653946
-        r = r * t + 0.1984589361
-        r = r * t - 0.2498544785
-        r = r * t + 0.3333278715
-        r = r * t - 0.4999999652
-    return r
-
-
-@triton.jit
-def terms(z, lambda_, inverse, log_lambda, kappa, kappa_2, BOUNDED: tl.constexpr):
-    """Whether w > 1, t, R(t), log1p(t) and L, ``BOUNDED`` or possibly infinite. All but the first of NaN are NaN."""
-    y = log_lambda - kappa * z
-    above = y > 0
-    # e^−|y| itself would have the rounding error of log λ
-    a = kappa_2 * z
-    t = tl.where(above, inverse, lambda_) * tl.math.exp2(tl.where(above, a, -a))
-    r = remainder(t)
-    small = t * (1.0 + t * r)
-    large = tl.maximum(y, 0.0)
-    if BOUNDED:
-        large = tl.minimum(large, FARTHEST)
-    return above, t, r, small, large + small
-
-
-@triton.jit
-def times_log2_e(x):
-    """In two parts, because Triton 2 rounds Python's numbers to float32."""
-    return x * 1.44269502162933349609375 + x * 1.92596299112661746887e-8
-
-
-@triton.jit
-def plane_terms(
-    lambda_ptr, kappa_ptr, channel, there, LAMBDA_PER_CHANNEL: tl.constexpr, KAPPA_PER_CHANNEL: tl.constexpr
-):
-    """λ, 1/λ, log2(e)/λ, log λ, κ and κ·log2(e)."""
-    if LAMBDA_PER_CHANNEL:
-        lambda_ = tl.load(lambda_ptr + channel, mask=there, other=1.0)
-    else:
-        lambda_ = tl.load(lambda_ptr)
-    if KAPPA_PER_CHANNEL:
-        kappa = tl.load(kappa_ptr + channel, mask=there, other=1.0)
-    else:
-        kappa = tl.load(kappa_ptr)
-    inverse = 1.0 / lambda_
-    inverse += inverse * (1.0 - lambda_ * inverse)  # a GPU's quotient is off by up to 2 ulp, and this one is squared
-    return lambda_, inverse, times_log2_e(inverse), tl.log(lambda_), kappa, times_log2_e(kappa)
-
-
-@triton.jit
-def place(
-    program,
-    inner,
-    outer,
-    blocks,
-    spans,
-    tiles,
-    CHANNELS_LAST: tl.constexpr,
-    UNIT: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    BLOCK_S: tl.constexpr,
-):
-    """What a program handles: image, span, channels (BLOCK_C, 1), how many channels and positions there are in all,
-    the first position of its own, and its number of tiles. All that goes into offsets has 64 bits.
-
-    The number of channels or positions, whichever lie side by side, comes as ``inner`` times ``UNIT``: the compiler
-    loads as wide as what it knows to divide all offsets.
-    """
-    inner = inner.to(tl.int64) * UNIT
-    outer = outer.to(tl.int64)
-    if CHANNELS_LAST:  # in both orders, programs that run side by side are close in memory
-        block = program % blocks
-        span = program // blocks % spans
-        image = program // blocks // spans
-        channels = inner
-        positions = outer
-    else:
-        span = program % spans
-        block = program // spans % blocks
-        image = program // spans // blocks
-        channels = outer
-        positions = inner
-    channel = block.to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)[:, None]
-    first = span.to(tl.int64) * tiles * BLOCK_S
-    count = tl.minimum((positions - first + (BLOCK_S - 1)) // BLOCK_S, tiles)
-    return image.to(tl.int64), span, channel, channels, positions, first, count
-
-
-@triton.jit
-def offset_of(image, channel, position, channels, positions, CHANNELS_LAST: tl.constexpr):
-    """Where an element lies, in elements."""
-    if CHANNELS_LAST:
-        offset = (image * positions + position) * channels + channel
-    else:
-        offset = (image * channels + channel) * positions + position
-    return offset
-
-
-@triton.jit(do_not_specialize=NUMBERS)
-def forward_kernel(
-    x_ptr,
-    residual_ptr,
-    out_ptr,
-    lambda_ptr,
-    kappa_ptr,
-    scale_ptr,
-    shift_ptr,
-    residual_scale_ptr,
-    scale_step,
-    shift_step,
-    residual_scale_step,
-    inner,
-    outer,
-    blocks,
-    spans,
-    tiles,
-    FORMULA: tl.constexpr,
-    LAMBDA_PER_CHANNEL: tl.constexpr,
-    KAPPA_PER_CHANNEL: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr,
-    UNIT: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    BLOCK_S: tl.constexpr,
-):
-    """The ``_step`` are from image to image. A pointer is None where the tensor is."""
-    COMPUTE: tl.constexpr = lambda_ptr.dtype.element_ty
-    image, span, channel, channels, positions, first, count = place(
-        tl.program_id(0), inner, outer, blocks, spans, tiles, CHANNELS_LAST, UNIT, BLOCK_C, BLOCK_S
-    )
-    there = channel < channels
-    lambda_, inverse, inverse_2, log_lambda, kappa, kappa_2 = plane_terms(
-        lambda_ptr, kappa_ptr, channel, there, LAMBDA_PER_CHANNEL, KAPPA_PER_CHANNEL
-    )
-    if scale_ptr is not None:
-        scale = tl.load(scale_ptr + image * scale_step + channel, mask=there, other=0.0)
-        shift = tl.load(shift_ptr + image * shift_step + channel, mask=there, other=0.0)
-    if residual_scale_ptr is not None:
-        residual_scale = tl.load(residual_scale_ptr + image * residual_scale_step + channel, mask=there, other=0.0)
-    for i in range(count):
-        position = first + i * BLOCK_S + tl.arange(0, BLOCK_S)[None, :]
-        mask = there & (position < positions)
-        offset = offset_of(image, channel, position, channels, positions, CHANNELS_LAST)
-        z = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-        if scale_ptr is not None:
-            z = z * scale + shift
-        if residual_ptr is not None:
-            residual = tl.load(residual_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-            if residual_scale_ptr is not None:
-                z += residual * residual_scale
-            else:
-                z += residual
-        above, t, r, small, log = terms(z, lambda_, inverse, log_lambda, kappa, kappa_2, FORMULA == 'neg_log_apa')
-        if FORMULA == 'neg_log_apa':
-            value = log * inverse
-        else:
-            value = tl.math.exp2(log * -inverse_2)
-        if FORMULA == 'aglu':
-            value *= z
-        tl.store(out_ptr + offset, value, mask=mask)
-
-
-@triton.jit(do_not_specialize=NUMBERS)
-def backward_kernel(
-    grad_ptr,
-    x_ptr,
-    residual_ptr,
-    grad_x_ptr,
-    grad_residual_ptr,
-    partials_ptr,
-    lambda_ptr,
-    kappa_ptr,
-    scale_ptr,
-    shift_ptr,
-    residual_scale_ptr,
-    scale_step,
-    shift_step,
-    residual_scale_step,
-    inner,
-    outer,
-    blocks,
-    spans,
-    tiles,
-    FORMULA: tl.constexpr,
-    LAMBDA_PER_CHANNEL: tl.constexpr,
-    KAPPA_PER_CHANNEL: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr,
-    UNIT: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    BLOCK_S: tl.constexpr,
-    ROWS: tl.constexpr,
-):
-    """``partials``: (images, spans, ROWS, channels), the sums of :data:`STORED`. What is masked adds 0: its grad is."""
-    COMPUTE: tl.constexpr = lambda_ptr.dtype.element_ty
-    image, span, channel, channels, positions, first, count = place(
-        tl.program_id(0), inner, outer, blocks, spans, tiles, CHANNELS_LAST, UNIT, BLOCK_C, BLOCK_S
-    )
-    there = channel < channels
-    lambda_, inverse, inverse_2, log_lambda, kappa, kappa_2 = plane_terms(
-        lambda_ptr, kappa_ptr, channel, there, LAMBDA_PER_CHANNEL, KAPPA_PER_CHANNEL
-    )
-    to_lambda = tl.zeros([BLOCK_C, BLOCK_S], COMPUTE)
-    to_kappa = tl.zeros([BLOCK_C, BLOCK_S], COMPUTE)
-    if scale_ptr is not None:
-        scale = tl.load(scale_ptr + image * scale_step + channel, mask=there, other=0.0)
-        shift = tl.load(shift_ptr + image * shift_step + channel, mask=there, other=0.0)
-        to_scale = tl.zeros([BLOCK_C, BLOCK_S], COMPUTE)
-        to_shift = tl.zeros([BLOCK_C, BLOCK_S], COMPUTE)
-    if residual_scale_ptr is not None:
-        residual_scale = tl.load(residual_scale_ptr + image * residual_scale_step + channel, mask=there, other=0.0)
-        to_residual_scale = tl.zeros([BLOCK_C, BLOCK_S], COMPUTE)
-    for i in range(count):
-        position = first + i * BLOCK_S + tl.arange(0, BLOCK_S)[None, :]
-        mask = there & (position < positions)
-        offset = offset_of(image, channel, position, channels, positions, CHANNELS_LAST)
-        grad = tl.load(grad_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-        x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-        z = x
-        if scale_ptr is not None:
-            z = z * scale + shift
-        if residual_ptr is not None:
-            residual = tl.load(residual_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-            if residual_scale_ptr is not None:
-                z += residual * residual_scale
-            else:
-                z += residual
-        above, t, r, small, log = terms(z, lambda_, inverse, log_lambda, kappa, kappa_2, True)
-        z = tl.minimum(tl.maximum(z, -LARGEST), LARGEST)
-        v = 1.0 + t
-        part = tl.math.exp2(small * -1.4426950408889634)  # 1/v, less a few instructions and digits
-        part += part * (1.0 - v * part)  # with all digits, as log − part loses some
-        share = t * part
-        difference = tl.where(above, log - part, share * (t * (1.0 + v * r)))
-        if FORMULA == 'neg_log_apa':
-            direct = -grad
-        else:
-            direct = grad * tl.math.exp2(log * -inverse_2)
-        u = direct
-        if FORMULA == 'aglu':
-            u *= z
-        uq = u * tl.where(above, part, share)  # λ·u·q
-        to_z = uq * (kappa * inverse)
-        if FORMULA == 'aglu':
-            to_z += direct
-        to_lambda += u * difference
-        to_kappa += z * uq
-        if scale_ptr is not None:
-            to_scale += to_z * x
-            to_shift += to_z
-            tl.store(grad_x_ptr + offset, to_z * scale, mask=mask)
-        else:
-            tl.store(grad_x_ptr + offset, to_z, mask=mask)
-        if residual_scale_ptr is not None:
-            to_residual_scale += to_z * residual
-            tl.store(grad_residual_ptr + offset, to_z * residual_scale, mask=mask)
-        elif residual_ptr is not None:
-            tl.store(grad_residual_ptr + offset, to_z, mask=mask)
-    partials_ptr += (image * spans + span) * ROWS * channels + channel
-    tl.store(partials_ptr, tl.sum(to_lambda, 1)[:, None] * inverse * inverse, mask=there)
-    tl.store(partials_ptr + channels, tl.sum(to_kappa, 1)[:, None] * inverse, mask=there)
-    if scale_ptr is not None:
-        tl.store(partials_ptr + 2 * channels, tl.sum(to_scale, 1)[:, None], mask=there)
-        tl.store(partials_ptr + 3 * channels, tl.sum(to_shift, 1)[:, None], mask=there)
-    if residual_scale_ptr is not None:
-        tl.store(partials_ptr + (ROWS - 1) * channels, tl.sum(to_residual_scale, 1)[:, None], mask=there)
-
-
 class Tiling(NamedTuple):
-    """For each image ``blocks`` x ``spans`` programs: one handles ``tiles`` tiles, which follow each other."""
+    """``blocks`` x ``spans`` programs for each image; a program handles ``tiles`` consecutive tiles."""
 
     block_c: int
     block_s: int
@@ -348,25 +41,25 @@ class Tiling(NamedTuple):
 
 
 def tiling_of(layout: Layout, size: int) -> Tiling:
-    """The tiling by tiles of ``size`` elements, or fewer where an image has fewer."""
+    """Returns the tiling by tiles of ``size`` elements, or fewer where an image has fewer."""
     if layout.channels_last:
-        block_c = _block(layout.channels, WIDEST_CHANNELS)
+        block_c = _block(layout.channels, MAX_BLOCK_CHANNELS)
         block_s = min(size // block_c, _power_of_2(layout.positions))
     else:
         block_s = _block(layout.positions, size)
         block_c = min(size // block_s, _power_of_2(layout.channels))
     blocks, along = triton.cdiv(layout.channels, block_c), triton.cdiv(layout.positions, block_s)
-    tiles = max(LEAST_TILES_CHANNELS_LAST if layout.channels_last else 1, layout.images * blocks * along // PROGRAMS)
-    tiles = max(1, min(tiles, MOST_TILES, along))
+    tiles = max(MIN_TILES_CHANNELS_LAST if layout.channels_last else 1, layout.images * blocks * along // PROGRAMS)
+    tiles = max(1, min(tiles, MAX_TILES, along))
     return Tiling(block_c, block_s, blocks, triton.cdiv(along, tiles), tiles)
 
 
 def _block(extent: int, most: int) -> int:
-    """The largest power of 2 up to ``most`` that pads ``extent`` by an eighth or less; if none does, by the least."""
-    if extent < NARROWEST:
+    """Returns the largest power of 2 up to ``most`` that pads ``extent`` by at most an eighth, else the least."""
+    if extent < MIN_CONTIGUOUS:
         return _power_of_2(extent)
     padded = {}
-    while most >= NARROWEST:
+    while most >= MIN_CONTIGUOUS:
         padded[most] = triton.cdiv(extent, most) * most
         if 8 * padded[most] <= 9 * extent:
             return most
@@ -384,14 +77,14 @@ def serves(x: Tensor) -> bool:
 
 @functools.cache
 def works(device: torch.device) -> bool:
-    """Whether Triton can build and run on this device: it needs a C compiler and a GPU it knows. If not, a warning."""
+    """Whether Triton works on this device, with a warning if not: it needs a C compiler and a GPU it supports."""
     one = torch.ones((), device=device)
     try:
         forward('aglu', Arguments(one, one, one))
-    except Exception as error:  # of Triton's own kinds, of the compiler's, of the driver's
+    except Exception as error:  # of Triton, of the compiler or of the driver
         warnings.warn(
             'apa_mmdet: the GPU kernels could not be built, so APA and AGLU run in plain PyTorch on the GPU, '
-            f'slower and with more memory in passing. Reason: {type(error).__name__}: {str(error)[:500]}',
+            f'slower and with more temporary memory. Reason: {type(error).__name__}: {str(error)[:500]}',
             stacklevel=2,
         )
         return False
@@ -423,7 +116,7 @@ def backward(formula: str, grad: Tensor, args: Arguments) -> Arguments:
         tiling,
         ROWS=len(rows),
     )
-    sums = {name: partials[:, :, i].sum(1) for i, name in enumerate(rows)}  # no views: results may not share memory
+    sums = {name: partials[:, :, i].sum(1) for i, name in enumerate(rows)}  # no views: results must not share memory
     scale, shift, residual_scale, lambda_, kappa = reduce_sums([sums.get(name) for name in SUMS], args)
     return Arguments(grad_x, lambda_, kappa, scale, shift, grad_residual, residual_scale)
 
@@ -441,7 +134,7 @@ def _launch(
     tiling: Tiling,
     **constants: int,
 ) -> None:
-    """Start the programs of ``tiling``, with ``tensors`` and what the kernels have in common."""
+    """Starts the programs of ``tiling`` with ``tensors`` and the arguments that both kernels take."""
     programs = layout.images * tiling.blocks * tiling.spans
     if programs == 0:
         return
@@ -451,7 +144,7 @@ def _launch(
     inner, outer = layout.positions, layout.channels
     if layout.channels_last:
         inner, outer = outer, inner
-    unit = gcd(inner, WIDEST_LOAD)
+    unit = gcd(inner, MAX_LOAD)
     with torch.cuda.device_of(args.x):
         kernel[(programs,)](
             *tensors,

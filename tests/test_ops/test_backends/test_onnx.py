@@ -6,6 +6,7 @@ import torch
 
 from apa_mmdet import ops
 from apa_mmdet.ops.backends import onnx as onnx_backend
+from apa_mmdet.ops.memory_layout import Arguments
 
 onnxruntime = pytest.importorskip('onnxruntime')
 
@@ -45,7 +46,7 @@ def test_onnxruntime_agrees(formula, before, channels, dynamo, tmp_path):
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 def test_is_the_operator(formula, dtype):
     x = (torch.randn(2, 3, 8, 8) * 10).to(dtype)
-    args = ops.Arguments(x, torch.rand(3) + 0.1, torch.randn(3), torch.randn(2, 3), torch.randn(2, 3), x.flip(0))
+    args = Arguments(x, torch.rand(3) + 0.1, torch.randn(3), torch.randn(2, 3), torch.randn(2, 3), x.flip(0))
     got, want = onnx_backend.forward(formula, args), torch.ops.apa_mmdet.parametric(formula, *args)
     assert got.dtype == dtype
     tolerance = 1e-5 if dtype == torch.float32 else 1e-2
