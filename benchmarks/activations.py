@@ -1,17 +1,19 @@
-"""Time, memory and bandwidth of the activations, beside PyTorch's own; needs torch alone (a picture: matplotlib).
+"""Measures time, memory and bandwidth of the activations beside PyTorch's own.
 
     python benchmarks/activations.py                  # the sites of an SE-R50 on two images of 800x1333
     python benchmarks/activations.py --check          # first verify the values against 60-digit arithmetic
     python benchmarks/activations.py --shapes 4x256x80x96 --rounds 100 --keep-memory
-    python benchmarks/activations.py --types APALU GELU       # registered ones beside SiLU and ReLU, nothing else
+    python benchmarks/activations.py --types APALU GELU       # only these registered ones beside SiLU and ReLU
+    python benchmarks/activations.py --types                  # every learnable activation
 
-Each row is a contender at one shape and dtype; how time and memory are counted is said in measure.py. The forward is
-that of training: it keeps what the backward needs. SiLU of the same shape and dtype is 1 in the ratios.
+Needs torch alone, but matplotlib for a figure and MMDetection for --types. Each row is a contender at one shape and
+dtype; measure.py explains how time and memory are counted. The forward is that of training: it keeps what the backward
+needs. SiLU of the same shape and dtype is 1 in the ratios.
 
 Predicted bytes are those that the kernels must read and write: one pass over the tensor each for input, result and
-gradients. They count for every kernel of a contender, and are left out where the number of kernels is not ours to say.
-The forward's, by its time, give the bandwidth reached; the share is that of ``y.copy_(x)``, timed in the same rounds.
-On a GPU ``host_ms`` is what the host takes to queue forward and backward; up to 2 ms, no time contains any of it.
+gradients. They include every kernel of a contender, and are missing where the number of kernels is not known. Divided
+by the time, those of the forward give the bandwidth; the share is relative to ``y.copy_(x)``, timed in the same rounds.
+On a GPU ``host_ms`` is the time of the host to queue forward and backward; up to 2 ms, no other time contains it.
 """
 
 import argparse
@@ -76,7 +78,7 @@ EPS = 1e-5  # of batch norm
 class Contender(NamedTuple):
     """``function(*inputs)``, differentiated in all of its inputs.
 
-    passes: how often it reads or writes the whole tensor, forward and backward, where that can be said.
+    passes: how often it reads or writes the whole tensor, forward and backward, where that is known.
     """
 
     name: str
@@ -88,10 +90,10 @@ class Contender(NamedTuple):
 
 
 class Data(NamedTuple):
-    """What the contenders of one shape share.
+    """The inputs of the contenders of one shape.
 
-    ``affine`` and ``statistics`` are the batch norm's, ``scalars`` and ``per_channel`` λ and κ, the last three what
-    those activations take, one per channel (Meta-ACON's β: one per image and channel).
+    ``affine`` and ``statistics`` belong to the batch norm, ``scalars`` and ``per_channel`` are λ and κ, the others the
+    parameters of those activations, one per channel (Meta-ACON's β: one per image and channel).
     """
 
     z: Tensor
@@ -111,7 +113,7 @@ class Data(NamedTuple):
 
 
 def draw(shape: Sequence[int], dtype: torch.dtype, device: torch.device, memory_format: torch.memory_format) -> Data:
-    """Normal random numbers, and parameters in the ranges in which they are trained."""
+    """Draws normal random numbers, and parameters in the ranges that training gives them."""
 
     def normal() -> Tensor:
         drawn = torch.randn(shape, device=device).to(dtype=dtype, memory_format=memory_format)
@@ -138,7 +140,7 @@ def draw(shape: Sequence[int], dtype: torch.dtype, device: torch.device, memory_
 
 
 def folded(weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale and shift of a batch norm in eval mode."""
+    """Returns scale and shift of a batch norm in eval mode."""
     scale = (var + EPS).rsqrt() * weight
     return scale, bias - mean * scale
 
@@ -193,7 +195,7 @@ def contenders(data: Data) -> list[Contender]:
 
 
 def registered(types: Sequence[str], data: Data) -> list[Contender]:
-    """PyTorch's own SiLU and ReLU, and ``types``."""
+    """Returns PyTorch's own SiLU and ReLU, and ``types``."""
     sites = {name: at_site(name, data.z) for name in dict.fromkeys(('SiLU', 'ReLU', *types))}
     return [
         Contender(name, 'torch', lambda z, *_, act=act: act(z), (data.z, *act.parameters()), (None, None))
@@ -202,7 +204,7 @@ def registered(types: Sequence[str], data: Data) -> list[Contender]:
 
 
 def at_site(name: str, z: Tensor) -> nn.Module:
-    """A registered activation, as a site with the input ``z`` builds it from its name."""
+    """Builds a registered activation from its name, for the input ``z``."""
     from apa_mmdet.models.activations import build_activation  # needs MMDetection, the rest does not
 
     act = build_activation(dict(type=name), z.shape[1]).to(z.device)
@@ -336,10 +338,10 @@ def report(row: dict) -> None:
     )
 
 
-# Picture
+# Figure
 
 
-def draw_picture(table: measure.Table, device: torch.device, date: str) -> None:
+def draw_figure(table: measure.Table, device: torch.device, date: str) -> None:
     rows = [row for row in table.rows if 'forward_to_silu' in row]
     if not rows:
         return
@@ -397,10 +399,13 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--dtypes', nargs='+', choices=DTYPES, help='default: float32; on a GPU all three')
     parser.add_argument(
-        '--types', nargs='+', default=[], metavar='TYPE', help='registered activations to measure instead of the list'
+        '--types',
+        nargs='*',
+        metavar='TYPE',
+        help='registered activations to measure instead of the list; without a name, every learnable one',
     )
-    parser.add_argument('--channels-last', action='store_true', help='tensors in that order of memory')
-    parser.add_argument('--no-compile', dest='compile', action='store_false', help='leave torch.compile out')
+    parser.add_argument('--channels-last', action='store_true', help='tensors in that memory format')
+    parser.add_argument('--no-compile', dest='compile', action='store_false', help='skip torch.compile')
     parser.add_argument(
         '--check',
         action='store_true',
@@ -412,10 +417,14 @@ def parse_args() -> argparse.Namespace:
     args.shapes = [(args.batch, *sizes) if len(sizes) == 3 else sizes for sizes in args.shapes]
     if any(len(sizes) != 4 for sizes in args.shapes):
         parser.error('a shape has three sizes, CxHxW, or four, NxCxHxW')
-    for name in args.types:
+    if args.types == []:
+        from apa_mmdet.models.activations import learnable_activations  # needs MMDetection, the rest does not
+
+        args.types = list(learnable_activations())
+    for name in args.types or ():
         try:
             at_site(name, torch.zeros(1, 1))(torch.zeros(1, 1))
-        except Exception as error:  # not registered, no activation, or MMDetection is not there
+        except Exception as error:  # not registered, not an activation, or MMDetection is missing
             parser.error(f'--types {name}: {measure.reason(error)}')
     return args
 
@@ -427,7 +436,7 @@ def main() -> int:
     if args.check:
         print('worst error of each column:', flush=True)
         if not check(args.device):
-            print('the values are wrong here, so nothing is timed', file=sys.stderr)
+            print('the values are wrong on this device, so nothing is timed', file=sys.stderr)
             return 1
     torch.manual_seed(0)
     name = f'activations_{args.device.type}{"_channels_last" * args.channels_last}.csv'
@@ -435,18 +444,18 @@ def main() -> int:
     clock = measure.clock_of(args.device, hold=True)
     choose = partial(registered, args.types) if args.types else contenders
     with tempfile.TemporaryDirectory() as folder:
-        os.environ['TORCHINDUCTOR_CACHE_DIR'] = folder  # what an earlier run compiled would shorten compile_s
+        os.environ['TORCHINDUCTOR_CACHE_DIR'] = folder  # the cache of an earlier run would shorten compile_s
         jobs = [(name, sizes) for sizes in args.shapes for name in args.dtypes]
         for i, (dtype, sizes) in enumerate(jobs, 1):
             print(f'[{i}/{len(jobs)}] {dtype} {measure.shape_text(sizes)}, {args.rounds} rounds', flush=True)
             measure_shape(table, sizes, DTYPES[dtype], args, clock, choose)
-            draw_picture(table, args.device, described['date'])
+            draw_figure(table, args.device, described['date'])
     print(f'written: {table.path}', flush=True)
     return 0
 
 
 def build(device: torch.device) -> None:
-    """Have every backend build its kernels."""
+    """Makes every backend build its kernels."""
     z, one = torch.randn(2, 3, 4, 4, device=device, requires_grad=True), torch.ones(1, device=device)
     for name in serving(z):
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Whether the backends give on this device what 60-digit arithmetic gives."""
+"""Compares the backends on this device with 60-digit arithmetic."""
 
 import math
 
@@ -14,12 +14,12 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6, torch.bfloat16: 1, torch
 
 
 def serving(z: Tensor) -> list[str]:
-    """The backends that can compute on such a tensor, the one that is taken by itself first."""
+    """Returns the backends that serve such a tensor, the default one first."""
     return [name for name, backend in ops.backends().items() if backend.serves(z)]
 
 
 def check(device: torch.device) -> bool:
-    """Whether every backend here gives what 60-digit arithmetic gives; prints the worst error of every column."""
+    """Whether every backend agrees with 60-digit arithmetic; prints the worst error of every column."""
     import numpy as np
 
     with np.load(TRUTH) as stored:
@@ -36,7 +36,7 @@ def check_columns(name: str, truth: dict[str, Tensor], dtype: torch.dtype, devic
     columns = (name, f'd{name}_dz', f'd{name}_dlam', f'd{name}_dkappa')
     z, lambda_, kappa = (truth[column] for column in ('z', 'lam', 'kappa'))
     wanted = [truth[column] for column in columns]
-    if dtype.itemsize == 2:  # what is exact for the rounded z, in the float64 that has been checked by then
+    if dtype.itemsize == 2:  # exact for the rounded z, computed in float64, which was checked before
         z, kappa = z.to(dtype).double(), kappa.float().double()
         lambda_ = lambda_.float().double().clamp(min=ops.LAMBDA_FLOOR)  # the floor in float32 is just below it
         with ops.use_backend('analytic'):
@@ -59,16 +59,16 @@ def check_columns(name: str, truth: dict[str, Tensor], dtype: torch.dtype, devic
 
 
 def value_and_derivatives(name: str, z: Tensor, lambda_: Tensor, kappa: Tensor) -> tuple[Tensor, ...]:
-    """Of every row, whose λ and κ are those of a channel."""
+    """Computes every row as a channel with its own λ and κ."""
     inputs = [tensor.clone().requires_grad_() for tensor in (z, lambda_, kappa)]
     out = getattr(ops, name)(inputs[0][None], *inputs[1:])[0]
     return (out.detach(), *torch.autograd.grad(out, inputs, torch.ones_like(out)))
 
 
 def worst_error(got: Tensor, want: Tensor) -> float:
-    """The error / max(1, |exact value|); in half precision the steps from the rounded exact value.
+    """Returns the largest error / max(1, |exact value|); in half precision, the steps from the rounded exact value.
 
-    There, errors that float32 may have do not count: next to zero, half numbers lie closer to each other than that.
+    There, errors that float32 may have do not count: near zero, half-precision numbers are closer together than that.
     """
     if not got.isfinite().all():
         return math.inf
@@ -80,6 +80,6 @@ def worst_error(got: Tensor, want: Tensor) -> float:
 
 
 def steps_from_zero(half: Tensor) -> Tensor:
-    """How many numbers of its dtype lie between zero and each number, negative below zero."""
+    """Returns how many numbers of the dtype are between zero and each number, negative below zero."""
     bits = half.view(torch.int16).int()
     return torch.where(bits < 0, -(bits & 0x7FFF), bits)

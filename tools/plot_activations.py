@@ -1,4 +1,4 @@
-"""Pictures of activations with their first derivatives: over their parameters, or as a network has learnt them.
+"""Draws activations with their first derivatives: over their parameters, or as a network has learned them.
 
 python tools/plot_activations.py                                        every learnable activation
 python tools/plot_activations.py --types AGLU AconC SiLU
@@ -9,8 +9,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from apa_mmdet.models.activations import learnable_activations
 from apa_mmdet.utils.cli import positive
-from apa_mmdet.visualization.activation_curves import FAMILIES
 from apa_mmdet.visualization.activation_plots import draw_types
 from apa_mmdet.visualization.learned_activation_plots import draw_checkpoint
 
@@ -18,27 +18,26 @@ from apa_mmdet.visualization.learned_activation_plots import draw_checkpoint
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        'checkpoint', nargs='?', type=Path, help='draw the learnt curve of every site of this one, instead of types'
+        'checkpoint', nargs='?', type=Path, help='draw the learned activations of this checkpoint, instead of types'
     )
+    names = ' '.join(learnable_activations())
+    parser.add_argument('--types', nargs='+', metavar='TYPE', help=f'registered activations (default: {names})')
+    parser.add_argument('--config', type=Path, help='config of its detector (default: the one beside it)')
     parser.add_argument(
-        '--types', nargs='+', metavar='TYPE', help=f'registered activations (default: {" ".join(FAMILIES)})'
-    )
-    parser.add_argument('--config', type=Path, help='config of its detector (default: the one that lies beside it)')
-    parser.add_argument(
-        '--limit', type=positive, default=5.0, help='inputs go from -LIMIT to LIMIT (default: %(default)s)'
+        '--limit', type=positive, default=5.0, help='inputs range from -LIMIT to LIMIT (default: %(default)s)'
     )
     parser.add_argument(
         '--out',
         type=Path,
         default=Path('work_dirs/activations'),
         metavar='DIR',
-        help='folder of the pictures (default: %(default)s)',
+        help='folder of the figures (default: %(default)s)',
     )
     args = parser.parse_args()
     if args.config and not args.checkpoint:
-        parser.error('--config goes with a checkpoint: it says how to build the detector of the weights')
+        parser.error('--config needs a checkpoint: it describes the detector of the weights')
     if args.types and args.checkpoint:
-        parser.error('--types and a checkpoint exclude each other: a checkpoint shows the activations that it has')
+        parser.error('--types and a checkpoint exclude each other')
     return args
 
 
@@ -48,7 +47,7 @@ def main():
         if args.checkpoint:
             paths = draw_checkpoint(args.checkpoint, args.config, args.out, args.limit)
         else:
-            paths = draw_types(args.types or list(FAMILIES), args.out, args.limit)
+            paths = draw_types(args.types or list(learnable_activations()), args.out, args.limit)
     except (OSError, ValueError) as error:
         return f'plot_activations: {error}'
     print('\n'.join(f'written: {path}' for path in paths))

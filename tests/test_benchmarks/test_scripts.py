@@ -179,7 +179,7 @@ def test_a_contender_that_cannot_run_leaves_a_note_and_the_others_run(tmp_path, 
         Namespace(device=CPU, compile=True, rounds=2, channels_last=False),
         measure.cpu_clock,
     )
-    activations.draw_picture(results, CPU, 'today')
+    activations.draw_figure(results, CPU, 'today')
     failed = [row for row in results.rows if 'forward_ms' not in row]
     notes = [(row['name'], row['note']) for row in failed]
     assert notes == [(activations.COMPILED, 'failed: RuntimeError: no compiler')]

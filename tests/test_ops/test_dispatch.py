@@ -104,6 +104,6 @@ def test_a_second_derivative_is_refused(block, x):
         grad.sum().backward()
 
 
-def test_a_backend_that_is_not_there():
-    with pytest.raises(ValueError, match=r"no backend 'cuda' here, there are \["), ops.use_backend('cuda'):
+def test_an_unavailable_backend_is_refused():
+    with pytest.raises(ValueError, match=r"backend 'cuda' is not available, choose from \["), ops.use_backend('cuda'):
         pass

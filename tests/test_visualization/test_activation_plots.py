@@ -1,4 +1,4 @@
-"""The pictures hold the curves that the formulas give, for the values that they name."""
+"""The figures of types show the curves of the formulas for the values in their legends."""
 
 import importlib.util
 import sys
@@ -6,10 +6,15 @@ import sys
 import cv2
 import numpy as np
 import pytest
+import torch
 from helpers.paths import ROOT
+from mmengine.registry import MODELS
 
+from apa_mmdet.models.activations import AGLU, LearnableActivation, learnable_activations
+from apa_mmdet.models.activations.base import Symbol
 from apa_mmdet.visualization import activation_plots as plots
 from apa_mmdet.visualization.activation_curves import POINTS
+from apa_mmdet.visualization.learned_activation_plots import find_learnable_activations, learned_curves
 
 
 def aglu(x, lambda_, kappa):
@@ -48,7 +53,7 @@ def labels(axis):
         ('APALU', 1, 'b varies, a = 0.5', lambda x, v: apalu(x, 0.5, v)),
     ],
 )
-def test_a_column_shows_the_formula_and_its_derivative(kind, column, title, formula):
+def test_each_column_shows_the_formula_and_its_derivative(kind, column, title, formula):
     figure = plots.type_figure(kind, 4)
     columns = len(figure.axes) // 2
     upper, lower = figure.axes[column], figure.axes[columns + column]
@@ -68,7 +73,7 @@ def test_the_beta_of_meta_acon_lies_between_0_and_1():
     assert 0 < min(found) < 0.1 and 0.9 < max(found) < 1
 
 
-def test_a_derivative_is_broken_where_it_jumps_and_nowhere_else():
+def test_a_derivative_has_gaps_only_where_it_jumps():
     def gaps(kind):
         axes = plots.type_figure(kind, 4).axes
         return [int(np.isnan(line.get_ydata()).sum()) for axis in axes for line in lines(axis)]
@@ -77,7 +82,43 @@ def test_a_derivative_is_broken_where_it_jumps_and_nowhere_else():
     assert gaps('APALU') == [0] * 8 + [1, 0, 1, 1] + [1, 1, 0, 1]  # none at b = 1.5a
 
 
-def test_pictures_of_types_are_written(tmp_path):
+class Shifted(AGLU):
+    """A subclass of an activation, with symbols of its own."""
+
+    symbols = dict(kappa=Symbol('κ', (1, 2), 1))
+    fixed = dict(lambda_=0.5)
+
+
+class Slope(LearnableActivation):
+    """A new activation that sets no symbols."""
+
+    def __init__(self, num_features=None):
+        super().__init__(num_features)
+        self.slope = torch.nn.Parameter(torch.full((num_features,), 0.5))
+
+    def forward(self, x):
+        return torch.where(x > 0, x, x * self.slope.view(-1, *[1] * (x.dim() - 2)))
+
+
+@pytest.fixture
+def registered():
+    for cls in (Shifted, Slope):
+        MODELS.register_module(module=cls)
+    yield
+    for cls in (Shifted, Slope):
+        del MODELS.module_dict[cls.__name__]
+
+
+def test_a_subclass_and_a_new_activation_are_drawn_without_being_listed_anywhere(registered):
+    assert list(learnable_activations())[-2:] == ['Shifted', 'Slope']
+    assert len(lines(plots.type_figure('Shifted', 4).axes[0])) == 2
+    assert len(lines(plots.type_figure('Slope', 4).axes[0])) == 1
+    sites = find_learnable_activations(torch.nn.Sequential(Slope(3), torch.nn.ReLU(), Shifted(2)))
+    assert [site.name for site in sites] == ['0', '2']
+    assert [learned_curves(site.activation, 4).value.shape[1] for site in sites] == [3, 2]
+
+
+def test_figures_of_types_are_written(tmp_path):
     paths = plots.draw_types(['AGLU', 'GELU'], tmp_path / 'new')
     assert [path.name for path in paths] == ['AGLU.png', 'GELU.png']
     for path in paths:
@@ -88,18 +129,18 @@ def test_pictures_of_types_are_written(tmp_path):
 @pytest.mark.parametrize(
     'kind, says',
     [
-        ('AGLUU', "'AGLUU' is not registered; this package has APA, AGLU"),
-        ('SELayer', "'SELayer' is registered, but is no activation that can be built from its name"),
-        ('Dropout', "'Dropout' is registered, but is no activation"),
+        ('AGLUU', "'AGLUU' is not registered; the learnable activations are AGLU, APA"),
+        ('SELayer', "'SELayer' is registered, but is not an elementwise activation that can be built from its name"),
+        ('Dropout', "'Dropout' is registered, but is not an elementwise activation"),
     ],
 )
-def test_what_cannot_be_drawn_is_named(kind, says, tmp_path):
+def test_a_type_that_cannot_be_drawn_is_named(kind, says, tmp_path):
     with pytest.raises(ValueError, match=says):
         plots.draw_types(['APA', kind], tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_the_tool_says_in_one_line_what_it_wrote_or_what_is_wrong(tmp_path, monkeypatch, capsys):
+def test_the_tool_prints_one_line_per_figure_or_error(tmp_path, monkeypatch, capsys):
     spec = importlib.util.spec_from_file_location('plot_tool', ROOT / 'tools/plot_activations.py')
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
@@ -110,7 +151,7 @@ def test_the_tool_says_in_one_line_what_it_wrote_or_what_is_wrong(tmp_path, monk
     assert said.startswith('plot_activations: ') and 'none.pth' in said and '\n' not in said
     for arguments, says in (
         (['--limit', '-1'], "'-1' is not a number above 0"),
-        (['--config', 'a.py'], '--config goes with a checkpoint'),
+        (['--config', 'a.py'], '--config needs a checkpoint'),
         (['a.pth', '--types', 'APA'], '--types and a checkpoint exclude each other'),
     ):
         monkeypatch.setattr(sys, 'argv', ['plot_activations.py', *arguments])

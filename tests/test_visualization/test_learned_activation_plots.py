@@ -1,4 +1,4 @@
-"""The pictures of a network hold the curve of every site, with the parameters of the checkpoint, where it belongs."""
+"""The figures of a network show every activation with the parameters of the checkpoint, in the panel of its slot."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from torch import nn
 
 from apa_mmdet.visualization import learned_activation_plots as plots
 from apa_mmdet.visualization.activation_curves import POINTS
-from apa_mmdet.visualization.activation_curves import save as save_picture
+from apa_mmdet.visualization.activation_curves import save as save_figure
 
 MODEL = dict(type='SEResNet', depth=18)
 
@@ -46,14 +46,14 @@ def lines(axis):
     return [line for line in axis.get_lines() if len(line.get_xdata()) == POINTS]
 
 
-def test_every_site_is_drawn_where_it_belongs(tmp_path):
+def test_every_activation_is_drawn_in_the_panel_of_its_slot(tmp_path):
     checkpoint, model = run_folder(tmp_path)
     for i, block in enumerate(model.layer3):
         nn.init.constant_(block.act_out.lambda_, 1 + i)
         nn.init.constant_(block.act_out.kappa, 2)
-    sites = plots.sites_of(model)
+    sites = plots.find_learnable_activations(model)
     assert len(sites) == 1 + 8 * 3
-    figure = plots.sites_figure(sites, 'title', slope=False, limit=3)
+    figure = plots.learned_figure(sites, 'title', slope=False, limit=3)
     axes = {axis.get_title(): axis for axis in figure.axes if axis.get_title()}
     assert set(axes) == {'stem', *(f'layer{n} {kind}' for n in (1, 2, 3, 4) for kind in ('conv1', 'out', 'se gate'))}
     assert sum(len(lines(axis)) for axis in axes.values()) == len(sites)
@@ -73,31 +73,31 @@ def test_a_checkpoint_is_drawn_with_the_config_beside_it(tmp_path):
     assert all(cv2.imread(str(path)).std() > 10 for path in paths)
 
 
-def test_values_and_derivatives_have_a_picture_each(tmp_path):
-    sites = plots.sites_of(nn.Sequential(build(dict(type='AGLU'))))
-    for path, slope in zip(plots.draw_sites(sites, 'title', tmp_path, 'one'), (False, True)):
+def test_values_and_derivatives_have_a_figure_each(tmp_path):
+    sites = plots.find_learnable_activations(nn.Sequential(build(dict(type='AGLU'))))
+    for path, slope in zip(plots.draw_learned_activations(sites, 'title', tmp_path, 'one'), (False, True)):
         assert path.name == f'one_{"derivatives" if slope else "values"}.png'
-        expected = save_picture(plots.sites_figure(sites, 'title', slope, limit=5), tmp_path / 'expected.png')
+        expected = save_figure(plots.learned_figure(sites, 'title', slope, limit=5), tmp_path / 'expected.png')
         assert path.read_bytes() == expected.read_bytes()
 
 
-def test_a_long_title_is_broken_where_the_picture_is_narrow():
-    sites = plots.sites_of(nn.Sequential(build(dict(type='AGLU'))))
-    figure = plots.sites_figure(sites, 'mask_rcnn_se_r50_relu_sigmoid_2x, iteration 137520', slope=False, limit=5)
+def test_a_long_title_is_wrapped_in_a_narrow_figure():
+    sites = plots.find_learnable_activations(nn.Sequential(build(dict(type='AGLU'))))
+    figure = plots.learned_figure(sites, 'mask_rcnn_se_r50_relu_sigmoid_2x, iteration 137520', slope=False, limit=5)
     title = next(text for text in figure.texts if text.get_text() == figure.get_suptitle())
     assert title.get_window_extent().width <= figure.bbox.width
 
 
 @pytest.mark.parametrize('of_detector', [False, True])
-def test_sites_take_the_weights_of_a_detector_or_its_backbone(of_detector, tmp_path):
+def test_activations_load_the_weights_of_a_detector_or_its_backbone(of_detector, tmp_path):
     ours, trained = (nn.ModuleDict(dict(backbone=build(dict(type='SEResNet', depth=18)))) for _ in range(2))
-    sites = plots.sites_of(ours)
+    sites = plots.find_learnable_activations(ours)
     plots.load_sites(sites, (trained if of_detector else trained.backbone).state_dict(), Path('weights.pth'))
-    for site, other in zip(sites, plots.sites_of(trained)):
+    for site, other in zip(sites, plots.find_learnable_activations(trained)):
         assert site.name == other.name and torch.equal(site.activation.kappa, other.activation.kappa)
 
 
-def test_sites_of_other_models_have_their_own_names():
+def test_find_learnable_activations_other_models_have_their_own_names():
     model = nn.ModuleDict(
         dict(
             neck=nn.Sequential(MODELS.build(dict(type='AGLU'))),
@@ -106,10 +106,10 @@ def test_sites_of_other_models_have_their_own_names():
             ),
         )
     )
-    places = [(site.stage, site.kind) for site in plots.sites_of(model)]
+    places = [(site.stage, site.slot) for site in plots.find_learnable_activations(model)]
     assert places[0] == ('neck', 'neck.0') and ('backbone', 'relu') in places
     assert places.count(('layer2', 'relu.0')) == places.count(('layer2', 'relu.1')) == 2
-    figure = plots.sites_figure(plots.sites_of(model), '', slope=True, limit=3)
+    figure = plots.learned_figure(plots.find_learnable_activations(model), '', slope=True, limit=3)
     assert sum(len(lines(axis)) for axis in figure.axes) == len(places)
 
 
@@ -136,15 +136,15 @@ def test_sites_of_other_models_have_their_own_names():
 )
 def test_parts_of_a_detector_do_not_share_a_panel(name, stages):
     with torch.device('meta'):
-        sites = plots.sites_of(build(Config.fromfile(ROOT / f'configs/any_detector/{name}.py').model))
+        sites = plots.find_learnable_activations(build(Config.fromfile(ROOT / f'configs/any_detector/{name}.py').model))
     assert list(dict.fromkeys(site.stage for site in sites)) == stages
 
 
-def test_a_single_row_of_panels_goes_on_below():
+def test_a_single_row_of_panels_is_continued_below():
     layers = nn.ModuleDict({part: nn.Module() for part in ('encoder', 'decoder')})
     for part in layers.values():
         part.layers = nn.ModuleList(nn.ModuleDict(dict(act=build(dict(type='AGLU')))) for _ in range(4))
-    figure = plots.sites_figure(plots.sites_of(layers), '', slope=False, limit=3)
+    figure = plots.learned_figure(plots.find_learnable_activations(layers), '', slope=False, limit=3)
     drawn = [axis for axis in figure.axes if axis.get_title()]
     assert [axis.get_title() for axis in drawn] == [f'{part}.layers.{i} act' for part in layers for i in range(4)]
     assert all(len(lines(axis)) == 1 for axis in drawn)
@@ -152,13 +152,13 @@ def test_a_single_row_of_panels_goes_on_below():
 
 
 @pytest.mark.parametrize('kind', ['AconC', 'MetaAconC', 'APALU'])
-def test_a_site_with_parameters_per_channel_has_a_curve_for_each(kind):
+def test_an_activation_with_parameters_per_channel_has_a_curve_for_each_channel(kind):
     activation = build(dict(type=kind, num_features=3))
     with torch.no_grad():
         for p in activation.parameters():
             p.add_(torch.rand_like(p))
     x = np.linspace(-3, 3, POINTS)
-    found = plots.site_curves(activation, 3)
+    found = plots.learned_curves(activation, 3)
     if kind == 'MetaAconC':
         assert found.value.shape == (POINTS, 9)
         p1, p2, weight, bias = (
@@ -173,42 +173,42 @@ def test_a_site_with_parameters_per_channel_has_a_curve_for_each(kind):
     np.testing.assert_allclose(found.value, activation(z[:, :, None, None]).detach().numpy()[:, :, 0, 0], atol=1e-6)
 
 
-def test_the_betas_of_meta_acon_are_those_of_its_inputs():
+def test_the_typical_betas_of_meta_acon_have_the_statistics_of_its_inputs():
     torch.manual_seed(0)
     activation = build(dict(type='MetaAconC', num_features=3))
     nn.init.normal_(activation.bn2.weight), nn.init.normal_(activation.bn2.bias)
     with torch.no_grad():
         found = torch.logit(activation.train().beta_of(torch.randn(20000, 3)))
-    low, middle, high = torch.logit(plots._usual_betas(activation))
+    low, middle, high = torch.logit(activation.typical_betas())
     torch.testing.assert_close(found.mean(0), middle, atol=0.01, rtol=0)
     torch.testing.assert_close(found.std(0), (high - low) / 2, atol=0.01, rtol=0.01)
 
 
-def test_without_a_norm_beta_is_drawn_all_over_its_range():
+def test_beta_of_meta_acon_without_norm_is_drawn_over_its_range():
     activation = build(dict(type='MetaAconC', num_features=3, norm_cfg=None))
-    found, x = plots.site_curves(activation, 3), np.linspace(-3, 3, POINTS)
+    found, x = plots.learned_curves(activation, 3), np.linspace(-3, 3, POINTS)
     assert found.value.shape == (POINTS, 15)
     np.testing.assert_allclose(
         found.value[:, 7], acon(x, activation.p1[1].item(), activation.p2[1].item(), 0.5), atol=1e-5
     )
     model = build(dict(type='SEResNet', depth=18, act_cfg=dict(type='MetaAconC', norm_cfg=None)))
-    title = plots.sites_figure(plots.sites_of(model), 'title', slope=False, limit=3).get_suptitle()
+    title = plots.learned_figure(plots.find_learnable_activations(model), 'title', slope=False, limit=3).get_suptitle()
     assert title.endswith('β depends on the input and has no norm: from 0.05 to 0.95') and 'usual' not in title
 
 
 @pytest.mark.parametrize('slope', [False, True])
-def test_every_line_is_that_of_a_channel(slope):
+def test_every_line_is_the_curve_of_a_channel(slope):
     model = build(dict(type='SEResNet', depth=18, act_cfg=dict(type='MetaAconC')))
-    sites = plots.sites_of(model)
-    figure = plots.sites_figure(sites, 'title', slope, limit=3)
+    sites = plots.find_learnable_activations(model)
+    figure = plots.learned_figure(sites, 'title', slope, limit=3)
     panels = {title: lines(axis) for axis in figure.axes if (title := axis.get_title()) and 'gate' not in title}
-    assert {len(panel) for panel in panels.values()} == {plots.CHANNELS + 1, plots.CHANNELS + 2}
-    found = plots.site_curves(sites[0].activation, 3)
+    assert {len(panel) for panel in panels.values()} == {plots.MAX_CURVES + 1, plots.MAX_CURVES + 2}
+    found = plots.learned_curves(sites[0].activation, 3)
     of_channels = found.slope if slope else found.value
     drawn = [np.flatnonzero((of_channels == line.get_ydata()[:, None]).all(0)) for line in panels['stem']]
-    assert all(len(channel) == 1 for channel in drawn) and len(np.unique(drawn)) >= plots.CHANNELS
+    assert all(len(channel) == 1 for channel in drawn) and len(np.unique(drawn)) >= plots.MAX_CURVES
     thick = [line.get_linewidth() > 1 for line in panels['stem']]
-    assert thick == [False] * plots.CHANNELS + [True]
+    assert thick == [False] * plots.MAX_CURVES + [True]
     distance = np.abs(found.value - np.median(found.value, 1, keepdims=True)).sum(0)
     assert distance.argmin() == drawn[-1]
     assert (
@@ -216,7 +216,7 @@ def test_every_line_is_that_of_a_channel(slope):
     )
 
 
-def test_published_shapes_are_read_and_a_folder_named_as_its_config_is_named_once(tmp_path):
+def test_official_shapes_load_and_a_folder_named_as_its_config_is_named_once(tmp_path):
     run = tmp_path / 'small'
     run.mkdir()
     cfg = dict(type='SEResNet', depth=18, act_cfg=dict(type='AconC'))
@@ -241,7 +241,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r'has act_stem.lambda_ of shape \(64,\), .* asks for with \(1,\)'):
         plots.draw_checkpoint(checkpoint, None, tmp_path)
     (tmp_path / 'other.py').write_text("model = dict(type='ResNet', depth=18)")
-    with pytest.raises(ValueError, match='other.py: its model has none of the learnable activations APA, AGLU'):
+    with pytest.raises(ValueError, match='other.py: its model has none of the learnable activations AGLU, APA'):
         plots.draw_checkpoint(checkpoint, tmp_path / 'other.py', tmp_path)
     (tmp_path / 'other.py').write_text('a = 1')
     with pytest.raises(ValueError, match='other.py is no config of a detector: it has no `model`'):

@@ -10,10 +10,10 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
-from apa_mmdet.models.activations.base import APAActivation
+from apa_mmdet.models.activations import APAActivation
 from apa_mmdet.ops.apa import LAMBDA_FLOOR
 from apa_mmdet.utils.model import unwrap_model
-from apa_mmdet.visualization.learned_activation_plots import draw_sites, sites_of
+from apa_mmdet.visualization.learned_activation_plots import draw_learned_activations, find_learnable_activations
 
 
 @HOOKS.register_module()
@@ -59,12 +59,13 @@ class ActivationStatsHook(Hook):
 
     @master_only
     def after_train(self, runner: Runner) -> None:
-        sites = sites_of(unwrap_model(runner.model))
+        sites = find_learnable_activations(unwrap_model(runner.model))
         if not sites:
             return
         work_dir = Path(runner.work_dir)
+        title = f'{work_dir.name}, iteration {runner.iter}'
         try:
-            paths = draw_sites(sites, f'{work_dir.name}, iteration {runner.iter}', work_dir, 'activations')
+            paths = draw_learned_activations(sites, title, work_dir, 'activations')
         except Exception as error:  # the training is worth more than an image
             runner.logger.warning(f'the learned activations were not drawn: {type(error).__name__}: {error}')
         else:
@@ -72,14 +73,14 @@ class ActivationStatsHook(Hook):
 
 
 def statistics_of(model: nn.Module) -> dict[str, float]:
-    """Least, mean and greatest λ and κ, and the share of λ at its floor of 1e-4, over the sites of each stage.
+    """Returns minimum, mean and maximum of λ and κ, and the share of λ at its floor of 1e-4, for each stage.
 
-    Every channel counts that has parameters of its own. The names are ``lambda/<stage>/<activation>/<statistic>`` with
+    Every set of parameters counts. The names are ``lambda/<stage>/<activation>/<statistic>`` with
     the statistics ``min``, ``mean``, ``max`` and ``at_floor``, and ``kappa/…`` with the first three; TensorBoard and
-    W&B group by what stands before the first slash. A gate is of another activation than its stage, and so apart.
+    W&B group by the part before the first slash. Gates are another activation than their stage, and so separate.
 
     Returns:
-        Python's floats, which every backend takes; empty for a model without APA and AGLU.
+        Python floats, which every backend accepts; empty for a model without APA and AGLU.
 
     Example:
         >>> from apa_mmdet.models.activations import AGLU
@@ -87,7 +88,7 @@ def statistics_of(model: nn.Module) -> dict[str, float]:
         >>> found['lambda/neck/AGLU/mean'], found['lambda/neck/AGLU/at_floor']
         (0.5, 0.0)
     """
-    sites = [site for site in sites_of(model) if isinstance(site.activation, APAActivation)]
+    sites = [site for site in find_learnable_activations(model) if isinstance(site.activation, APAActivation)]
     if not sites:
         return {}
     parameters = [torch.stack((site.activation.lambda_, site.activation.kappa)).detach() for site in sites]

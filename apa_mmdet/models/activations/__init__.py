@@ -1,8 +1,20 @@
 from .acon import AconA, AconB, AconC
 from .aglu import AGLU
-from .apa import APA
+from .apa import APA, APAActivation
 from .apalu import APALU
-from .base import build_activation
+from .base import LearnableActivation, build_activation, learnable_activations
 from .meta_acon import MetaAconC
 
-__all__ = ['AGLU', 'APA', 'APALU', 'AconA', 'AconB', 'AconC', 'MetaAconC', 'build_activation']
+__all__ = [
+    'AGLU',
+    'APA',
+    'APALU',
+    'APAActivation',
+    'AconA',
+    'AconB',
+    'AconC',
+    'LearnableActivation',
+    'MetaAconC',
+    'build_activation',
+    'learnable_activations',
+]

@@ -4,31 +4,34 @@ from torch import Tensor, nn
 
 from apa_mmdet import ops
 
-from .base import channel_count
+from .base import LearnableActivation, Symbol
+
+P1 = Symbol('p₁', (-0.5, 0.5, 1, 1.5), 1)
+P2 = Symbol('p₂', (-0.5, 0, 0.5, 0.75), 0)
+BETA = Symbol('β', (0, 0.5, 1, 2, 5), 1)
 
 
-class AconActivation(nn.Module):
-    """p₁, p₂ and β: what is ``learnt`` as parameters of shape (C,), what is ``fixed`` at its value.
+class AconActivation(LearnableActivation):
+    """An activation with p₁, p₂ and β: those ``learned`` are parameters of shape (C,), those ``fixed`` are buffers.
 
-    Published files hold them as (1, C, 1, 1), and load. Here they have one dimension, because MMDetection's
-    transformers draw all their parameters of more than one anew.
+    Official files have the shape (1, C, 1, 1), and load. Here they have one dimension, because MMDetection's
+    transformers initialize all their parameters of more dimensions.
     """
 
-    learnt: tuple[str, ...] = ()
-    fixed: dict[str, float] = {}
+    function = staticmethod(ops.acon)
+    learned: tuple[str, ...] = ()
 
     def __init__(self, num_features: int | None = None) -> None:
-        super().__init__()
-        self.num_features = channel_count(self, num_features)
-        for name in self.learnt:
+        super().__init__(num_features)
+        for name in self.learned:
             setattr(self, name, nn.Parameter(torch.empty(num_features)))
         for name in self.fixed:
             self.register_buffer(name, torch.empty(()), persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw p₁ and p₂ anew and set β to 1, those that are learnt; the others to their values."""
-        for name in self.learnt:
+        """Draws p₁ and p₂ again and sets β to 1, as far as they are learned; sets the others to their values."""
+        for name in self.learned:
             if name == 'beta':
                 nn.init.ones_(self.beta)
             else:
@@ -37,30 +40,26 @@ class AconActivation(nn.Module):
             getattr(self, name).fill_(value)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
-        for name in (prefix + name for name in self.learnt):
+        for name in (prefix + name for name in self.learned):
             if name in state_dict and state_dict[name].shape == (1, self.num_features, 1, 1):
                 state_dict[name] = state_dict[name].flatten()
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def extra_repr(self) -> str:
-        return f'num_features={self.num_features}'
-
 
 @MODELS.register_module()
 class AconC(AconActivation):
-    r"""ACON-C: a smooth maximum of two lines through 0, learnt for each channel.
+    r"""ACON-C: a smooth maximum of two lines through 0, learned for each channel.
 
     .. math:: S(x) = (p_1 - p_2) x \cdot σ(β (p_1 - p_2) x) + p_2 x
 
     β says how sharply it activates: β → ∞ is max(p₁x, p₂x), β = 0 their mean. Source: Ma et al., *Activate or Not:
     Learning Customized Activation*, CVPR 2021, arXiv:2009.04759, section 3.2. p₁ and p₂ start from N(0, 1), β at 1.
-    Published weights load. Dtypes and limits as :func:`apa_mmdet.ops.acon`.
+    Official weights load. Dtypes and limits as :func:`apa_mmdet.ops.acon`.
 
     Args:
         num_features: C, the size of dimension 1 of the input, which may have any number of dimensions from 2 on; 1 for
             one set of parameters, and any input. SEResNet and SwapActivations fill it in; elsewhere it must be given.
-        inplace: accepted for ConvModule, which passes it. The input is needed in the backward, so the computation is
-            never in place.
+        inplace: accepted because ConvModule passes it. Backward needs the input, so nothing is computed in place.
 
     Raises:
         ValueError: if ``num_features`` is not given or below 1; at the first input, if that has other channels.
@@ -73,7 +72,8 @@ class AconC(AconActivation):
         [[1.7615..., 1.7615..., 1.7615...]]
     """
 
-    learnt = ('p1', 'p2', 'beta')
+    learned = ('p1', 'p2', 'beta')
+    symbols = dict(p1=P1, p2=P2, beta=BETA)
 
     def __init__(self, num_features: int | None = None, inplace: bool = False) -> None:
         super().__init__(num_features)
@@ -95,8 +95,9 @@ class AconB(AconC):
         [-0.5, 2.0]
     """
 
-    learnt = ('p2', 'beta')
+    learned = ('p2', 'beta')
     fixed = dict(p1=1.0)
+    symbols = dict(p2=P2, beta=BETA)
 
 
 @MODELS.register_module()
@@ -110,5 +111,6 @@ class AconA(AconC):
         1.7615...
     """
 
-    learnt = ('beta',)
+    learned = ('beta',)
     fixed = dict(p1=1.0, p2=0.0)
+    symbols = dict(beta=BETA)

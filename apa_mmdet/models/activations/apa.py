@@ -1,8 +1,68 @@
+import torch
 from mmengine.registry import MODELS
+from torch import Tensor, nn
 
 from apa_mmdet import ops
+from apa_mmdet.ops.apa import LAMBDA_FLOOR
 
-from .base import APAActivation
+from .base import LearnableActivation, Symbol
+
+
+class APAActivation(LearnableActivation):
+    """An activation with parameters λ and κ, drawn uniformly: the base of :class:`APA` and ``AGLU``.
+
+    Args:
+        num_features: 1 for scalars, the channel count (dimension 1 of the input) for one pair per channel, None for the
+            channel count of the slot (see :func:`~apa_mmdet.models.activations.build_activation`).
+        lambda_init: lowest and highest value that λ is drawn from; the highest at least 1e-4.
+        kappa_init: the same for κ; any sign.
+        inplace: accepted because ConvModule passes it. Backward needs the input, so nothing is computed in place.
+
+    Raises:
+        ValueError: if a range is reversed, that of λ is below its floor of 1e-4, or ``num_features`` < 1.
+    """
+
+    symbols = dict(lambda_=Symbol('λ', (1e-4, 0.25, 0.5, 1, 2), 1), kappa=Symbol('κ', (-1, 0.5, 1, 2, 5), 1))
+
+    def __init__(
+        self,
+        num_features: int | None = 1,
+        lambda_init: tuple[float, float] = (0.0, 1.0),
+        kappa_init: tuple[float, float] = (1.0, 1.3),
+        inplace: bool = False,
+    ) -> None:
+        super().__init__(num_features)
+        name = type(self).__name__
+        self.lambda_init = _range(f'{name}: lambda_init', lambda_init)
+        self.kappa_init = _range(f'{name}: kappa_init', kappa_init)
+        if self.lambda_init[0] < 0 or self.lambda_init[1] < LAMBDA_FLOOR:
+            raise ValueError(f'{name}: lambda_init {self.lambda_init} is below the floor of λ, {LAMBDA_FLOOR:g}')
+        self.lambda_ = nn.Parameter(torch.empty(num_features))
+        self.kappa = nn.Parameter(torch.empty(num_features))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws λ and κ again; λ at least at its floor, below which it would have no gradient."""
+        low, high = self.lambda_init
+        nn.init.uniform_(self.lambda_, max(low, LAMBDA_FLOOR), high)
+        nn.init.uniform_(self.kappa, *self.kappa_init)
+
+    def forward(
+        self,
+        z: Tensor,
+        scale: Tensor | None = None,
+        shift: Tensor | None = None,
+        residual: Tensor | None = None,
+        residual_scale: Tensor | None = None,
+        recompute: bool = False,
+    ) -> Tensor:
+        """Applies the activation; the arguments after ``z`` are those of :func:`apa_mmdet.ops.apa`."""
+        return self.function(z, self.lambda_, self.kappa, scale, shift, residual, residual_scale, recompute)
+
+    forward.fusible = True  # layers/norm_act.py passes the arguments after z
+
+    def extra_repr(self) -> str:
+        return f'{super().extra_repr()}, lambda_init={self.lambda_init}, kappa_init={self.kappa_init}'
 
 
 @MODELS.register_module()
@@ -13,8 +73,7 @@ class APA(APAActivation):
 
     λ = 1 is the sigmoid of κz, λ → 0 the Gumbel link, κ → ∞ the step. Source: Alexandridis et al.,
     *Adaptive Parametric Activation*, ECCV 2024, arXiv:2407.08567, section 3.1. As a gate λ starts in
-    U(0, 1) and κ in U(−1, 0). Arguments as :class:`~apa_mmdet.models.activations.base.APAActivation`;
-    shapes and dtypes as :func:`apa_mmdet.ops.apa`.
+    U(0, 1) and κ in U(−1, 0). Arguments as :class:`APAActivation`; shapes and dtypes as :func:`apa_mmdet.ops.apa`.
 
     Example:
         >>> import torch
@@ -32,3 +91,10 @@ class APA(APAActivation):
         inplace: bool = False,
     ) -> None:
         super().__init__(num_features, lambda_init, kappa_init, inplace)
+
+
+def _range(name: str, bounds: tuple[float, float]) -> tuple[float, float]:
+    low, high = bounds
+    if not low <= high:
+        raise ValueError(f'{name} must be (lowest, highest), got the reversed range {tuple(bounds)}')
+    return low, high

@@ -8,42 +8,42 @@ from torch import Tensor, nn
 from apa_mmdet import ops
 from apa_mmdet.ops.memory_layout import compute_dtype
 
-from .base import channel_count
+from .base import LearnableActivation, Symbol
 
 
 @MODELS.register_module()
-class APALU(nn.Module):
-    r"""Adaptive piecewise approximated linear unit, with a and b learnt for each channel.
+class APALU(LearnableActivation):
+    r"""Adaptive piecewise approximated linear unit, with a and b learned for each channel.
 
     .. math:: \mathrm{APALU}(x) = a (x + x \cdot σ(1.702 x)) \text{ for } x ≥ 0, \quad b (e^x - 1) \text{ for } x < 0
 
     Source: *APALU: A Trainable, Adaptive Activation Function for Deep Learning Networks*, arXiv:2402.08244. Dtypes and
-    limits as :func:`apa_mmdet.ops.apalu`. a and b are positive whatever an optimiser does: they are the softplus
-    of the parameters ``raw_a`` and ``raw_b``. (An exponential would do too, but its steps grow with the value.) At the
-    start a = 1/2, so that large inputs pass unchanged as in ReLU and SiLU, and b = 3/4 = 1.5·a, so that there is no
-    kink at 0.
+    limits as :func:`apa_mmdet.ops.apalu`. a and b stay positive under any optimizer: they are the softplus of
+    the parameters ``raw_a`` and ``raw_b``. (The steps of an exponential would grow with the value.) a starts at 1/2, so
+    that large inputs pass unchanged as in ReLU and SiLU, and b at 3/4 = 1.5·a, so that there is no kink at 0.
 
     Args:
         num_features: C, the size of dimension 1 of the input, which may have any number of dimensions from 2 on; 1 for
             one pair of parameters, and any input. SEResNet and SwapActivations fill it in; elsewhere it must be given.
-        a_init, b_init: where a and b start; positive.
-        inplace: accepted for ConvModule, which passes it. The input is needed in the backward, so the computation is
-            never in place.
+        a_init, b_init: initial values of a and b; positive.
+        inplace: accepted because ConvModule passes it. Backward needs the input, so nothing is computed in place.
 
     Raises:
-        ValueError: if ``num_features`` is not given or below 1, or a start is not positive; at the first input, if
-            that has other channels.
+        ValueError: if ``num_features`` is not given or below 1, or an initial value is not positive; at the first
+            input, if that has other channels.
 
     Example:
         >>> APALU(1)(torch.tensor([1.])).item()      # (1 + σ(1.702))/2
         0.9228...
     """
 
+    function = staticmethod(ops.apalu)
+    symbols = dict(a=Symbol('a', (0.25, 0.5, 0.75, 1), 0.5), b=Symbol('b', (0.25, 0.5, 0.75, 1), 0.75))
+
     def __init__(
         self, num_features: int | None = None, a_init: float = 0.5, b_init: float = 0.75, inplace: bool = False
     ) -> None:
-        super().__init__()
-        self.num_features = channel_count(self, num_features)
+        super().__init__(num_features)
         for name, start in dict(a_init=a_init, b_init=b_init).items():
             if not 0 < start < math.inf:
                 raise ValueError(f'APALU: {name} must be positive and finite, got {start}')
@@ -53,7 +53,7 @@ class APALU(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Set a and b to their starts."""
+        """Sets a and b to their initial values."""
         for raw, start in ((self.raw_a, self.a_init), (self.raw_b, self.b_init)):
             nn.init.constant_(raw, start + math.log(-math.expm1(-start)))  # the inverse of softplus
 
@@ -69,9 +69,9 @@ class APALU(nn.Module):
         return ops.apalu(x, self.a, self.b)
 
     def extra_repr(self) -> str:
-        return f'num_features={self.num_features}, a_init={self.a_init:g}, b_init={self.b_init:g}'
+        return f'{super().extra_repr()}, a_init={self.a_init:g}, b_init={self.b_init:g}'
 
 
 def _positive(raw: Tensor) -> Tensor:
-    """Softplus, in float32 at least, where it does not fall to 0."""
+    """Returns the softplus, in float32 at least and above 0."""
     return F.softplus(raw.to(compute_dtype(raw.dtype))).clamp(min=torch.finfo(torch.float32).tiny)

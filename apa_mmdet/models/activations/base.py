@@ -1,43 +1,45 @@
-"""What every learnable activation shares: how a site builds one, and how parameters are drawn.
+"""The base of every learnable activation, and how a slot of a network builds one.
 
 Activations are registered in MMEngine's registry, mmdet's parent: mmdet finds them there by the same name, and so does
 mmcv's ConvModule where no default scope is set.
 """
 
 import inspect
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple
 
-import torch
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from apa_mmdet.ops.apa import LAMBDA_FLOOR
-
 
 def build_activation(cfg: dict, num_features: int) -> nn.Module:
-    """Build a fresh activation for one site.
+    """Builds a new activation for one slot of a network.
 
-    ``num_features`` is handed on where the recipe asks for it with ``num_features=None``, or leaves it out and the
-    activation cannot do without. Any registered activation will do, learnable or not.
+    ``num_features`` is passed on where the config asks for it with ``num_features=None``, or omits it and the
+    activation has no default. Any registered activation can be built, learnable or not.
 
     Args:
-        cfg: recipe, e.g. ``dict(type='AGLU')`` or ``dict(type='AGLU', num_features=None)``.
-        num_features: channel count of the site.
+        cfg: e.g. ``dict(type='AGLU')`` or ``dict(type='AGLU', num_features=None)``.
+        num_features: channel count of the slot.
+
+    Raises:
+        KeyError: if the type is not registered.
     """
     cfg = dict(cfg)
-    kind = _class_of(cfg)
-    if kind is None:
+    cls = _class_of(cfg)
+    if cls is None:
         raise KeyError(f'activation {cfg["type"]!r} is not registered')
     if needs_channels(cfg):
         cfg['num_features'] = num_features
-    if 'inplace' in inspect.signature(kind).parameters:
+    if 'inplace' in inspect.signature(cls).parameters:
         cfg.setdefault('inplace', True)
     return MODELS.build(cfg)
 
 
 def needs_channels(cfg: dict) -> bool:
-    """Whether the recipe leaves ``num_features`` to the site; False for one that is not registered."""
-    kind = _class_of(cfg)
-    parameter = inspect.signature(kind).parameters.get('num_features') if kind else None
+    """Whether the config leaves ``num_features`` to the slot; False for a type that is not registered."""
+    cls = _class_of(cfg)
+    parameter = inspect.signature(cls).parameters.get('num_features') if cls else None
     return parameter is not None and cfg.get('num_features', parameter.default) in (None, inspect.Parameter.empty)
 
 
@@ -45,74 +47,78 @@ def _class_of(cfg: dict) -> type | None:
     return MODELS.get(cfg['type']) if isinstance(cfg['type'], str) else cfg['type']
 
 
-def channel_count(module: nn.Module, num_features: int | None) -> int:
-    """``num_features`` if it is one.
+class Symbol(NamedTuple):
+    """How figures show a parameter: its symbol, the values drawn, and its value while another parameter varies."""
 
-    Raises:
-        ValueError: if it is None or below 1.
-    """
-    name = type(module).__name__
-    if num_features is None:
-        raise ValueError(
-            f'{name}(num_features=None) stands for the channel count of the site, which is not known here: write '
-            'num_features=…, the channels of this layer; SEResNet and SwapActivations find it by themselves'
-        )
-    if num_features < 1:
-        raise ValueError(f'{name}: num_features must be at least 1, got {num_features}')
-    return num_features
+    text: str
+    values: tuple[float, ...]
+    rest: float
 
 
-class APAActivation(nn.Module):
-    """λ and κ of one site, drawn uniformly; ``function``, of :mod:`apa_mmdet.ops`, is the subclass's.
+class LearnableActivation(nn.Module):
+    """An elementwise activation with trained parameters, one set per channel or one for all channels.
+
+    Figures, hooks and benchmarks find activations by this class. A subclass creates its parameters, calls
+    ``reset_parameters``, and defines ``forward``. Figures show it over its parameters if ``function`` and
+    ``symbols`` are set, else as it is built.
 
     Args:
-        num_features: 1 for scalars, the channel count (dimension 1 of the input) for one pair per
-            channel, None for the channel count of the site (see :func:`build_activation`).
-        lambda_init: lowest and highest value that λ is drawn from; at least 1e-4 at the top.
-        kappa_init: the same for κ; any sign.
-        inplace: accepted for ConvModule, which passes it. The input is needed in the backward, so the
-            computation is never in place.
+        num_features: the channel count, that of dimension 1 of the input; 1 for one set of parameters and any input.
+
+    Attributes:
+        function: the formula on tensors, of :mod:`apa_mmdet.ops`; takes the input and its parameters by name.
+        symbols: the parameters of ``function`` that vary.
+        fixed: the other parameters of ``function``, with their values.
+        note: a remark for the title of a figure.
 
     Raises:
-        ValueError: if a range is reversed, λ's lies below the floor of 1e-4, or ``num_features`` < 1.
+        ValueError: if ``num_features`` is None or below 1.
     """
 
-    def __init__(
-        self,
-        num_features: int | None = 1,
-        lambda_init: tuple[float, float] = (0.0, 1.0),
-        kappa_init: tuple[float, float] = (1.0, 1.3),
-        inplace: bool = False,
-    ) -> None:
+    function: ClassVar[Callable[..., Tensor]]
+    symbols: ClassVar[dict[str, Symbol]] = {}
+    fixed: ClassVar[dict[str, float]] = {}
+    note: ClassVar[str] = ''
+
+    def __init__(self, num_features: int | None) -> None:
         super().__init__()
         name = type(self).__name__
-        self.num_features = channel_count(self, num_features)
-        self.lambda_init = _range(f'{name}: lambda_init', lambda_init)
-        self.kappa_init = _range(f'{name}: kappa_init', kappa_init)
-        if self.lambda_init[0] < 0 or self.lambda_init[1] < LAMBDA_FLOOR:
-            raise ValueError(f'{name}: lambda_init {self.lambda_init} lies below the floor of λ, {LAMBDA_FLOOR:g}')
-        self.lambda_ = nn.Parameter(torch.empty(num_features))
-        self.kappa = nn.Parameter(torch.empty(num_features))
-        self.reset_parameters()
+        if num_features is None:
+            raise ValueError(
+                f'{name}(num_features=None) takes the channel count of its slot, which is not known here: set '
+                'num_features=…, the channels of this layer; SEResNet and SwapActivations fill it in'
+            )
+        if num_features < 1:
+            raise ValueError(f'{name}: num_features must be at least 1, got {num_features}')
+        self.num_features = num_features
 
     def reset_parameters(self) -> None:
-        """Draw λ and κ anew; λ not below its floor, where it would have no gradient."""
-        low, high = self.lambda_init
-        nn.init.uniform_(self.lambda_, max(low, LAMBDA_FLOOR), high)
-        nn.init.uniform_(self.kappa, *self.kappa_init)
-
-    def forward(self, z: Tensor, **before) -> Tensor:
-        """``before``: what the function does to ``z`` first, and ``recompute``; see :func:`apa_mmdet.ops.apa`."""
-        return self.function(z, self.lambda_, self.kappa, **before)
-
-    forward.fusible = True  # it takes scale, shift, residual, residual_scale and recompute; see layers/norm_act.py
+        """Sets the parameters to their initial values; random ones are drawn again."""
+        raise NotImplementedError(f'{type(self).__name__} does not define reset_parameters')
 
     def extra_repr(self) -> str:
-        return f'num_features={self.num_features}, lambda_init={self.lambda_init}, kappa_init={self.kappa_init}'
+        return f'num_features={self.num_features}'
+
+    def curves(self) -> tuple[Callable[[Tensor], Tensor], int]:
+        """Returns a function of (points, n) that applies curve i to column i, and n: what figures draw.
+
+        By default one curve for each set of parameters.
+        """
+        return self, self.num_features
+
+    def curves_note(self) -> str:
+        """Returns a remark on :meth:`curves` for a figure."""
+        return ''
 
 
-def _range(name: str, bounds: tuple[float, float]) -> tuple[float, float]:
-    low, high = bounds
-    if not low <= high:
-        raise ValueError(f'{name} must be (lowest, highest), got the reversed range {tuple(bounds)}')
-    return low, high
+def learnable_activations() -> dict[str, type[LearnableActivation]]:
+    """Returns all registered learnable activations, by name in alphabetical order.
+
+    Example:
+        >>> list(learnable_activations())[:3]
+        ['AGLU', 'APA', 'APALU']
+    """
+    classes: list[type[LearnableActivation]] = [LearnableActivation]
+    for cls in classes:
+        classes += cls.__subclasses__()
+    return {cls.__name__: cls for cls in sorted(classes, key=lambda c: c.__name__) if MODELS.get(cls.__name__) is cls}

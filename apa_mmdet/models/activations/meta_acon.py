@@ -1,4 +1,6 @@
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -11,12 +13,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from apa_mmdet import ops
 from apa_mmdet.ops.memory_layout import compute_dtype
 
-from .acon import AconActivation
+from .acon import P1, P2, AconActivation
+from .base import Symbol
 
 
 @MODELS.register_module()
 class MetaAconC(AconActivation):
-    r"""Meta-ACON: ACON-C whose β a small network finds from the input, for each image and channel.
+    r"""Meta-ACON: ACON-C whose β a small network computes from the input, for each image and channel.
 
     .. math::
         S(x) &= (p_1 - p_2) x \cdot σ(β (p_1 - p_2) x) + p_2 x \\
@@ -24,24 +27,22 @@ class MetaAconC(AconActivation):
 
     Source: Ma et al., *Activate or Not: Learning Customized Activation*, CVPR 2021, arXiv:2009.04759, section 3.3.
     fc₁ and fc₂ are 1x1 convolutions of C → width → C channels; p₁ and p₂ start from N(0, 1). Its parameters have the
-    published names, and published weights load. Dtypes and limits as :func:`apa_mmdet.ops.acon`; β itself is computed
-    in float32 at least, in float64 where the input or the convolutions' weights have it, whatever autocast says. An
-    ``init_cfg`` of the module around that names ``Conv2d`` or ``BatchNorm2d`` draws the weights of these two layers as
-    well.
+    official names, and official weights load. Dtypes and limits as :func:`apa_mmdet.ops.acon`; β itself is computed
+    in float32 at least, in float64 where the input or the convolutions' weights have it, also under autocast. An
+    ``init_cfg`` of the parent module that names ``Conv2d`` or ``BatchNorm2d`` initializes these layers as well.
 
-    A batch norm in training mode takes its statistics over the images of the batch, as every channel has one value an
-    image (of all processes with SyncBN). Fewer than two images have none: then the running ones serve, and stay as
-    they are. So they do where ``norm_eval=True`` puts the backbone's batch norms in eval mode, and where none of the
-    parameters is trained: then ``train()`` leaves it in eval mode.
+    A batch norm in training mode computes its statistics over the images of the batch (of all processes with SyncBN),
+    as every channel has one value per image. With fewer than two images it uses the running statistics and does not
+    update them. The same holds where ``norm_eval=True`` sets the backbone's batch norms to eval mode, and where no
+    parameter is trained: then ``train()`` leaves this module in eval mode.
 
     Args:
         num_features: C, the size of dimension 1 of the input, which may have any number of dimensions from 2 on.
             SEResNet and SwapActivations fill it in; elsewhere it must be given.
         reduction: width is C/reduction, but at least 16.
-        norm_cfg: recipe of both norms, batch or group norms. None for the form without norms, whose convolutions have
-            no biases.
-        inplace: accepted for ConvModule, which passes it. The input is needed in the backward, so the computation is
-            never in place.
+        norm_cfg: config of both norms, batch or group norms. None for the variant without norms, whose convolutions
+            have no biases.
+        inplace: accepted because ConvModule passes it. Backward needs the input, so nothing is computed in place.
 
     Raises:
         ValueError: if ``num_features`` is not given, or it or ``reduction`` is below 1; at the first input, if that has
@@ -54,7 +55,9 @@ class MetaAconC(AconActivation):
         [[1.4621..., 1.4621..., 1.4621...]]
     """
 
-    learnt = ('p1', 'p2')
+    learned = ('p1', 'p2')
+    symbols = dict(p1=P1, p2=P2, beta=Symbol('β', (0.05, 0.25, 0.5, 0.75, 0.95), 0.5))
+    note = 'β depends on the input, 0 < β < 1'
 
     def __init__(
         self,
@@ -67,32 +70,56 @@ class MetaAconC(AconActivation):
         if reduction < 1:
             raise ValueError(f'MetaAconC: reduction must be at least 1, got {reduction}')
         width = max(16, num_features // reduction)
+        # in the official order, so that mmcv's fuse_conv_bn fuses each norm with the convolution before it
         self.fc1 = nn.Conv2d(num_features, width, 1, bias=norm_cfg is not None)
-        self.fc2 = nn.Conv2d(width, num_features, 1, bias=norm_cfg is not None)
         self.bn1 = nn.Identity() if norm_cfg is None else build_norm_layer(norm_cfg, width)[1]
+        self.fc2 = nn.Conv2d(width, num_features, 1, bias=norm_cfg is not None)
         self.bn2 = nn.Identity() if norm_cfg is None else build_norm_layer(norm_cfg, num_features)[1]
 
     def beta_of(self, x: Tensor) -> Tensor:
-        """β of each image and channel, (N, C)."""
+        """Returns β of each image and channel, (N, C)."""
         if x.dim() < 2 or x.shape[1] != self.num_features:
             raise ValueError(
                 f'MetaAconC of {self.num_features} channels got an input of shape {tuple(x.shape)}; '
                 f'it takes (N, {self.num_features}, …)'
             )
-        if x.dim() > 2:  # a mean, but that one's backward writes a whole gradient
+        if x.dim() > 2:  # the mean, whose own backward would write a whole gradient
             dims = tuple(range(2, x.dim()))
             x = x.sum(dims, dtype=compute_dtype(x.dtype)) / math.prod(x.shape[2:])
         dtype = torch.promote_types(compute_dtype(x.dtype), self.fc1.weight.dtype)
-        run = _run if dtype == self.fc1.weight.dtype else _run_cast
         x = x.to(dtype)[..., None, None]
         with torch.autocast('cpu' if x.device.type == 'meta' else x.device.type, enabled=False):
-            return run(self.bn2, run(self.fc2, run(self.bn1, run(self.fc1, x)))).flatten(1).sigmoid()
+            for layer in (self.fc1, self.bn1, self.fc2, self.bn2):
+                x = _run(layer, x) if dtype == self.fc1.weight.dtype else _run_cast(layer, x)
+            return x.flatten(1).sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.acon(x, self.p1, self.p2, self.beta_of(x))
 
+    def curves(self) -> tuple[Callable[[Tensor], Tensor], int]:
+        """Returns the curves of every channel for each of :meth:`typical_betas`."""
+        betas = self.typical_betas()
+        p1, p2 = (p.detach().repeat(len(betas)) for p in (self.p1, self.p2))
+        return partial(self.function, p1=p1, p2=p2, beta=betas.flatten()), betas.numel()
+
+    def typical_betas(self) -> Tensor:
+        """Returns values of β that occur, (values, C): those of usual inputs where the last norm is affine."""
+        if self._norm_is_affine():
+            mean, deviation = self.bn2.bias.detach(), self.bn2.weight.detach().abs()  # over the training data
+            return torch.stack([mean - deviation, mean, mean + deviation]).sigmoid()
+        values = self.p1.new_tensor(self.symbols['beta'].values)
+        return values[:, None].expand(-1, self.num_features)
+
+    def curves_note(self) -> str:
+        if self._norm_is_affine():
+            return "a channel's β is σ(bias + t·|weight|) of the last norm, t = −1, 0 or 1: usual inputs"
+        return 'β depends on the input and has no norm: from 0.05 to 0.95'
+
+    def _norm_is_affine(self) -> bool:
+        return all(getattr(self.bn2, name, None) is not None for name in ('weight', 'bias'))
+
     def train(self, mode: bool = True) -> 'MetaAconC':
-        """Frozen it stays in eval mode, as mmdet's frozen layers do; mmdet knows of no activation after them."""
+        """Stays in eval mode if all parameters are frozen, as mmdet's frozen layers do."""
         frozen = {parameter.requires_grad for parameter in self.parameters()} == {False}
         return super().train(mode and not frozen)
 
@@ -105,23 +132,20 @@ def _run(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def _run_cast(layer: nn.Module, x: Tensor) -> Tensor:
-    """:func:`_run` in the dtype of ``x``, to which parameters and statistics are cast; the layer's own keep theirs.
+    """Runs a twin of the layer whose parameters and statistics are cast to the dtype of ``x``; updates the layer's own.
 
-    By hand, because ``torch.func.functional_call`` refuses to be traced, so to be exported.
+    Not ``torch.func.functional_call``, which cannot be traced and so not exported, nor ``copy.copy``, which cannot be
+    compiled.
     """
-    parameters, buffers = dict(layer._parameters), dict(layer._buffers)
-    layer._parameters.update({name: _cast(parameter, x.dtype) for name, parameter in parameters.items()})
-    layer._buffers.update({name: _cast(buffer, x.dtype) for name, buffer in buffers.items()})
-    try:
-        out = _run(layer, x)
-        moved = dict(layer._buffers)
-    finally:
-        layer._parameters.update(parameters)
-        layer._buffers.update(buffers)
+    twin = type(layer).__new__(type(layer))
+    twin.__dict__.update(layer.__dict__)
+    twin._parameters = {name: _cast(parameter, x.dtype) for name, parameter in layer._parameters.items()}
+    twin._buffers = {name: _cast(buffer, x.dtype) for name, buffer in layer._buffers.items()}
+    out = _run(twin, x)
     if layer.training:
-        for name, buffer in buffers.items():
-            if moved[name] is not buffer:
-                buffer.copy_(moved[name])
+        for name, buffer in layer._buffers.items():
+            if twin._buffers[name] is not buffer:
+                buffer.copy_(twin._buffers[name])
     return out
 
 

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from apa_mmdet.engine.hooks.activation_stats_hook import statistics_of
 from apa_mmdet.engine.runner.cpu_runner import CPURunner
 from apa_mmdet.models.activations import APALU
-from apa_mmdet.visualization.learned_activation_plots import draw_sites, sites_of
+from apa_mmdet.visualization.learned_activation_plots import draw_learned_activations, find_learnable_activations
 
 IMAGES = ['activations_derivatives.png', 'activations_values.png']
 
@@ -82,10 +82,10 @@ def test_the_curves_at_the_end_are_drawn_into_the_work_dir(tmp_path):
     runner, _ = trained(tmp_path / 'run', epochs=1)
     assert images(tmp_path / 'run') == IMAGES
     assert f'learned activations drawn: {tmp_path / "run" / IMAGES[1]}, ' in log_of(tmp_path / 'run')
-    again = draw_sites(sites_of(runner.model), 'run, iteration 4', tmp_path, 'again')
+    again = draw_learned_activations(find_learnable_activations(runner.model), 'run, iteration 4', tmp_path, 'again')
     with torch.no_grad():
         runner.model.act.kappa.add_(0.5)
-    other = draw_sites(sites_of(runner.model), 'run, iteration 4', tmp_path, 'other')
+    other = draw_learned_activations(find_learnable_activations(runner.model), 'run, iteration 4', tmp_path, 'other')
     for name, same, different in zip(reversed(IMAGES), again, other):
         drawn = (tmp_path / 'run' / name).read_bytes()
         assert drawn == same.read_bytes() != different.read_bytes()

@@ -5,11 +5,11 @@ from helpers.recordings import image, load, value
 
 from apa_mmdet.models.activations import AconA, AconB, AconC
 
-KINDS = {AconA: {'beta'}, AconB: {'p2', 'beta'}, AconC: {'p1', 'p2', 'beta'}}
-every_kind = pytest.mark.parametrize('kind', KINDS)
+LEARNED = {AconA: {'beta'}, AconB: {'p2', 'beta'}, AconC: {'p1', 'p2', 'beta'}}
+every_type = pytest.mark.parametrize('cls', LEARNED)
 
 
-def test_gives_the_recorded_figures():
+def test_agrees_with_the_official_implementation():
     recorded, act = load('acon.npz'), AconC(32)
     act.load_state_dict({name: torch.from_numpy(value(name, (1, 32, 1, 1))) for name in ('p1', 'p2', 'beta')})
     x = torch.from_numpy(image((4, 32, 5, 7), 2)).requires_grad_()
@@ -21,31 +21,31 @@ def test_gives_the_recorded_figures():
         np.testing.assert_allclose(tensor.numpy(), want, rtol=1e-6, atol=1e-6 * abs(want).max(), err_msg=name)
 
 
-@every_kind
-def test_learns_what_its_name_says_under_the_published_names(kind):
-    shapes = {name: tuple(t.shape) for name, t in kind(5).state_dict().items()}
-    assert shapes == dict.fromkeys(KINDS[kind], (5,))
+@every_type
+def test_parameters_have_the_official_names(cls):
+    shapes = {name: tuple(t.shape) for name, t in cls(5).state_dict().items()}
+    assert shapes == dict.fromkeys(LEARNED[cls], (5,))
 
 
-def test_loads_published_shapes_within_a_model_and_refuses_others():
+def test_official_shapes_load_within_a_model_and_others_are_refused():
     net = torch.nn.Sequential(AconC(5))
-    published = {f'0.{name}': torch.randn(1, 5, 1, 1) for name in KINDS[AconC]}
+    published = {f'0.{name}': torch.randn(1, 5, 1, 1) for name in LEARNED[AconC]}
     net.load_state_dict(published)
     assert all(torch.equal(p, published[name].flatten()) for name, p in net.state_dict().items())
     with pytest.raises(RuntimeError, match='size mismatch for 0.beta'):
         net.load_state_dict(dict(published, **{'0.beta': torch.randn(1, 6, 1, 1)}))
 
 
-@every_kind
-def test_is_the_formula_of_its_parameters(kind):
-    act, x = kind(5).double(), torch.randn(3, 5, 4, 2, dtype=torch.float64)
+@every_type
+def test_is_the_formula_of_its_parameters(cls):
+    act, x = cls(5).double(), torch.randn(3, 5, 4, 2, dtype=torch.float64)
     torch.nn.init.uniform_(act.beta)
     own = {'p1': 1.0, 'p2': 0.0, **{name: p.view(5, 1, 1) for name, p in act.named_parameters()}}
     d = own['p1'] - own['p2']
     torch.testing.assert_close(act(x), d * x * torch.sigmoid(own['beta'] * d * x) + own['p2'] * x)
 
 
-def test_starts():
+def test_initial_values():
     act = AconC(20000)
     for p in (act.p1, act.p2):
         assert abs(p.mean().item()) < 0.03 and p.std().item() == pytest.approx(1, abs=0.03)
@@ -54,17 +54,17 @@ def test_starts():
     torch.testing.assert_close(AconA(5)(x), torch.nn.functional.silu(x))
 
 
-@every_kind
-def test_one_set_of_parameters_serves_any_input(kind):
-    act = kind(1)
+@every_type
+def test_one_set_of_parameters_serves_any_input(cls):
+    act = cls(1)
     assert act(torch.randn(7)).shape == (7,) and act(torch.randn(2, 5, 3)).shape == (2, 5, 3)
 
 
-@every_kind
-def test_bad_channel_counts_get_one_clear_line(kind):
-    with pytest.raises(ValueError, match=rf'{kind.__name__}: num_features must be at least 1, got 0'):
-        kind(0)
-    with pytest.raises(ValueError, match=rf'{kind.__name__}\(num_features=None\) stands for the channel count of the'):
-        kind(None)
+@every_type
+def test_bad_channel_counts_are_refused(cls):
+    with pytest.raises(ValueError, match=rf'{cls.__name__}: num_features must be at least 1, got 0'):
+        cls(0)
+    with pytest.raises(ValueError, match=rf'{cls.__name__}\(num_features=None\) takes the channel count of its slot'):
+        cls(None)
     with pytest.raises(ValueError, match=r'has shape \(4,\), but an input of shape \(1, 6, 2, 2\) has 6 channels'):
-        kind(4)(torch.zeros(1, 6, 2, 2))
+        cls(4)(torch.zeros(1, 6, 2, 2))

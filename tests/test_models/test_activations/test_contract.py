@@ -1,4 +1,4 @@
-"""What every registered activation promises; a new one adds its row to ``ACTIVATIONS``."""
+"""The contract of every registered activation; a new one adds its row to ``ACTIVATIONS``."""
 
 import copy
 import pickle
@@ -30,7 +30,7 @@ every_activation = pytest.mark.parametrize('cfg', ACTIVATIONS.values(), ids=ACTI
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize('shape', [(2, CHANNELS, 5, 3), (0, CHANNELS, 4, 4), (3, CHANNELS)])
 def test_keeps_shape_and_dtype_and_gives_every_parameter_a_gradient(cfg, dtype, shape):
-    act = build_activation(cfg, CHANNELS).eval()  # a norm in training has no use for the bias before it
+    act = build_activation(cfg, CHANNELS).eval()  # a norm in training cancels the bias before it
     z = torch.randn(shape).to(dtype).requires_grad_()
     before = z.detach().clone()
     out = act(z)
@@ -60,7 +60,7 @@ def test_state_dict_copy_and_pickle_keep_the_function(cfg):
     z = torch.randn(2, CHANNELS, 4, 4)
     for parameter in act.parameters():
         torch.nn.init.uniform_(parameter)
-    assert not torch.equal(act(z), other(z)), 'two sites share their parameters'
+    assert not torch.equal(act(z), other(z)), 'two activations share their parameters'
     other.load_state_dict(act.state_dict())
     for same in (other, copy.deepcopy(act), pickle.loads(pickle.dumps(act))):
         assert torch.equal(same(z), act(z))
@@ -101,7 +101,7 @@ def test_under_autocast_it_computes_in_float32(cfg, dtype):
 
 @every_activation
 def test_second_derivatives_are_right_or_refused(cfg):
-    """Right through autograd; a backward by hand would be differentiated as if it were the whole derivative."""
+    """Autograd gives them; a hand-derived backward would be differentiated as if it were the whole derivative."""
     act = build_activation(cfg, CHANNELS).double().eval()
     z = torch.randn(2, CHANNELS, dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(act(z).square().sum(), z, create_graph=True)
@@ -121,9 +121,9 @@ def value_and_gradients(function, act, z):
 @every_activation
 @pytest.mark.parametrize(
     'device',
-    ['meta', pytest.param('cuda', marks=pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no CUDA'))],
+    ['meta', pytest.param('cuda', marks=pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA'))],
 )
-def test_moves_to_another_device_whole(cfg, device):
+def test_every_tensor_moves_to_another_device(cfg, device):
     act, z = build_activation(cfg, CHANNELS).double(), torch.randn(2, CHANNELS, 4, 4, dtype=torch.float64)
     moved = copy.deepcopy(act).to(device)
     want = value_and_gradients(act, act, z.clone().requires_grad_())
@@ -143,13 +143,27 @@ def test_compiles_without_graph_breaks(cfg, backend):
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-4)  # norms of two images divide by small deviations
 
 
-@pytest.mark.parametrize('kind', ['AconA', 'AconB', 'AconC', 'MetaAconC', 'APALU'])
-def test_elsewhere_than_in_our_sites_the_channel_count_has_to_be_given(kind):
-    with pytest.raises(ValueError, match='write num_features=…, the channels of this layer; SEResNet and SwapAct'):
-        ConvModule(3, 8, 3, act_cfg=dict(type=kind))
-    block = ConvModule(3, 8, 3, act_cfg=dict(type=kind, num_features=8))
+@every_activation
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_two_in_a_row_compile_for_any_shape(cfg, dtype):
+    net = torch.nn.Sequential(*(build_activation(cfg, CHANNELS) for _ in range(2)))
+    z = torch.randn(3, CHANNELS, 5, 4).to(dtype).requires_grad_()
+    torch._dynamo.reset()
+    compiled = torch.compile(net, backend='aot_eager', fullgraph=True, dynamic=True)
+    torch.testing.assert_close(compiled(z), net(z))
+    compiled(z).float().sum().backward()
+    assert all(t.grad.isfinite().all() for t in (z, *net.parameters()))
+
+
+@pytest.mark.parametrize('name', ['AconA', 'AconB', 'AconC', 'MetaAconC', 'APALU'])
+def test_other_modules_than_ours_must_give_the_channel_count(name):
+    with pytest.raises(
+        ValueError, match='set num_features=…, the channels of this layer; SEResNet and SwapActivations fill it in'
+    ):
+        ConvModule(3, 8, 3, act_cfg=dict(type=name))
+    block = ConvModule(3, 8, 3, act_cfg=dict(type=name, num_features=8))
     assert block(torch.randn(2, 3, 6, 6)).shape == (2, 8, 4, 4)
-    assert build_activation(dict(type=kind), 8).num_features == 8, 'and our sites give it'
+    assert build_activation(dict(type=name), 8).num_features == 8, 'our modules give it'
 
 
 @every_activation
