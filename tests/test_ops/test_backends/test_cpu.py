@@ -1,47 +1,51 @@
-"""Building the compiled kernels, and what is theirs alone; their results are tested in test_functions.py."""
+"""How the compiled kernels are built and loaded, and that threads do not change results; test_apa.py tests the rest."""
 
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
 
 from apa_mmdet import ops
-from apa_mmdet.ops.backends import cpu as cpu_kernels
+from apa_mmdet.ops import dispatch
+from apa_mmdet.ops.backends import analytic, cpu
 
-USE = """
-import torch
-from apa_mmdet import ops
-from apa_mmdet.ops.dispatch import _backend
-print(_backend(torch.zeros(1)).__name__, ops.aglu(torch.tensor([2.]), torch.ones(1), torch.ones(1)).item())
-"""
+BUILD = 'from apa_mmdet.ops.backends import cpu; print(cpu.load() is not None)'
 
 
-def run(cache, **environment):
-    return subprocess.Popen(
-        [sys.executable, '-c', USE],
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=dict(os.environ, XDG_CACHE_HOME=str(cache), **environment),
-    )
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A machine that has not built the kernels; its cache folder."""
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    forget()
+    yield tmp_path / 'apa_mmdet'
+    forget()
+
+
+def forget():
+    cpu._folder.cache_clear()
+    cpu.load.cache_clear()
+
+
+def serving_backend():
+    """The backend that computes a float32 tensor, which is checked."""
+    assert ops.aglu(torch.tensor([2.0]), torch.ones(1), torch.ones(1)).item() == pytest.approx(1.7615, abs=1e-4)
+    return dispatch._backend(torch.zeros(1))
 
 
 def test_serve_where_there_is_a_compiler():
-    assert cpu_kernels.load() is not None, 'the rest of the tests would test the plain backend twice'
-    served = {
-        dtype: cpu_kernels.serves(torch.zeros(1, dtype=dtype))
-        for dtype in (torch.float32, torch.bfloat16, torch.float64)
-    }
-    assert served == {torch.float32: True, torch.bfloat16: True, torch.float64: False}
+    assert cpu.load() is not None, 'the other tests would test the analytic backend twice'
+    dtypes = {torch.float32: True, torch.bfloat16: True, torch.float16: True, torch.float64: False}
+    assert {dtype: cpu.serves(torch.zeros(1, dtype=dtype)) for dtype in dtypes} == dtypes
 
 
-def test_processes_may_build_at_once(tmp_path):
-    for process in [run(tmp_path) for _ in range(2)]:
-        out, err = process.communicate()
-        assert out.split()[0] == 'apa_mmdet.ops.backends.cpu' and out.split()[1].startswith('1.7615'), err
-    assert len(list((tmp_path / 'apa_mmdet').iterdir())) == 1
+def test_processes_may_build_at_once(cache):
+    command = [sys.executable, '-c', BUILD]
+    processes = [subprocess.Popen(command, text=True, stdout=subprocess.PIPE, env=dict(os.environ)) for _ in range(2)]
+    assert [process.communicate()[0] for process in processes] == ['True\n'] * 2
+    assert len(list(cache.iterdir())) == 1
 
 
 @pytest.mark.parametrize(
@@ -52,28 +56,29 @@ def test_processes_may_build_at_once(tmp_path):
         (f'{sys.executable} -Wignore', 'unknown option'),
     ],
 )
-def test_without_a_compiler_it_says_so_and_computes_all_the_same(tmp_path, compiler, reason):
-    out, err = run(tmp_path, CC=compiler).communicate()
-    assert out.split()[0] == 'apa_mmdet.ops.backends.analytic' and out.split()[1].startswith('1.7615'), err
-    assert 'the fast CPU kernels could not be built' in err and reason.lower() in err.lower(), err
-    assert err.count('UserWarning: apa_mmdet') == 1
+def test_without_a_compiler_the_analytic_backend_serves_after_one_warning(cache, monkeypatch, compiler, reason):
+    monkeypatch.setenv('CC', compiler)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        assert serving_backend() is analytic and serving_backend() is analytic
+    (message,) = [str(w.message) for w in caught if str(w.message).startswith('apa_mmdet: ')]
+    assert 'the fast CPU kernels could not be built' in message and reason.lower() in message.lower()
 
 
-def test_without_a_home_a_temporary_folder_serves(tmp_path):
-    blocked = tmp_path / 'file'
-    blocked.write_text('')
-    out, err = run(blocked / 'cache').communicate()
-    assert out.split()[0] == 'apa_mmdet.ops.backends.cpu', err
+def test_without_a_cache_folder_a_temporary_folder_serves(tmp_path, cache, monkeypatch):
+    (tmp_path / 'file').write_text('')
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file' / 'cache'))
+    forget()
+    assert serving_backend() is cpu and not cpu.build().is_relative_to(tmp_path)
 
 
-def test_a_damaged_library_is_built_again(tmp_path):
-    run(tmp_path).communicate()
-    (library,) = (tmp_path / 'apa_mmdet').iterdir()
+def test_a_damaged_library_is_built_again(cache, monkeypatch):
+    library = cpu.build()
     library.write_bytes(b'broken')
-    out, err = run(tmp_path).communicate()
-    assert out.split()[0] == 'apa_mmdet.ops.backends.cpu', err
-    out, err = run(tmp_path, CC='/no/such/compiler').communicate()  # none is needed any more
-    assert out.split()[0] == 'apa_mmdet.ops.backends.cpu', err
+    assert serving_backend() is cpu
+    forget()
+    monkeypatch.setenv('CC', '/no/such/compiler')  # it is needed no more
+    assert serving_backend() is cpu
 
 
 @pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])

@@ -1,9 +1,9 @@
-"""The Triton kernels against 60-digit arithmetic and the analytic backend: on a GPU or, without one, interpreted.
+"""The Triton kernels against 60-digit values and the analytic backend: on a GPU or, without one, interpreted.
 
-Triton's interpreter has to be asked for before Triton is imported, and this process may have imported it. So the
-checks, functions ``check_...`` that pytest passes over here, run in a process of their own.
+tests/conftest.py asks for Triton's interpreter, before anything imports Triton.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from helpers.paths import ROOT
 from helpers.recordings import load
 
 from apa_mmdet import ops
@@ -18,31 +19,21 @@ from apa_mmdet.ops.memory_layout import Arguments, Layout
 
 triton = pytest.importorskip('triton', reason='Triton is not installed')
 tl = triton.language
-kernels = ops.backends()['triton']
+launcher = ops.backends()['triton']
+kernels = pytest.importorskip('apa_mmdet.ops.backends.triton_kernels')
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 HALF = [torch.float16, torch.bfloat16]
-# in half precision one unit in the last place: the interpreter cuts bfloat16 off where a GPU rounds
+# in half precision one unit in the last place: the interpreter truncates bfloat16 where a GPU rounds
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
 
-def test_checks():
-    environment = dict(os.environ, OMP_NUM_THREADS='1', TRITON_INTERPRET='0' if DEVICE == 'cuda' else '1')
-    run = subprocess.run(
-        [sys.executable, '-m', 'pytest', '-q', '-o', 'python_functions=check_*', __file__],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0 and 'skipped' not in run.stdout, run.stdout[-8000:] + run.stderr[-2000:]
+def test_serves_only_tensors_on_a_gpu():
+    assert not launcher.serves(torch.ones(1))
+    assert DEVICE == 'cpu' or launcher.serves(torch.ones(1, device=DEVICE))
 
 
-def test_serves_tensors_on_a_gpu_alone():
-    assert not kernels.serves(torch.ones(1))
-    assert DEVICE == 'cpu' or kernels.serves(torch.ones(1, device=DEVICE))
-
-
-@pytest.mark.parametrize('size', [kernels.FORWARD_TILE, kernels.BACKWARD_TILE])
+@pytest.mark.parametrize('size', [launcher.FORWARD_TILE, launcher.BACKWARD_TILE])
 @pytest.mark.parametrize('channels_last', [False, True])
 @pytest.mark.parametrize(
     'images, channels, positions',
@@ -57,8 +48,8 @@ def test_serves_tensors_on_a_gpu_alone():
         (2, 5000, 2),
     ],
 )
-def test_the_programs_cover_every_element_and_none_is_idle(images, channels, positions, channels_last, size):
-    tiling = kernels.tiling_of(Layout(images, channels, positions, channels_last), size)
+def test_programs_cover_every_element_and_none_is_idle(images, channels, positions, channels_last, size):
+    tiling = launcher.tiling_of(Layout(images, channels, positions, channels_last), size)
     span = tiling.block_s * tiling.tiles
     assert 0 <= tiling.blocks * tiling.block_c - channels < tiling.block_c
     assert 0 <= tiling.spans * span - positions < span
@@ -67,50 +58,20 @@ def test_the_programs_cover_every_element_and_none_is_idle(images, channels, pos
     assert images * tiling.blocks * tiling.spans < 2**31  # the most programs that a GPU starts
 
 
-IMAGES = 'grad_ptr', 'x_ptr', 'residual_ptr', 'out_ptr', 'grad_x_ptr', 'grad_residual_ptr'  # of the input's dtype
-OPTIONAL = 'residual_ptr', 'grad_residual_ptr', 'scale_ptr', 'shift_ptr', 'residual_scale_ptr'
-
-
 @pytest.mark.skipif(tuple(map(int, triton.__version__.split('.')[:2])) < (3, 3), reason='an older compiler interface')
-@pytest.mark.parametrize('dtype, everything', [('fp16', True), ('bf16', False), ('fp64', True)])
-@pytest.mark.parametrize('channels_last', [False, True])
-@pytest.mark.parametrize('name', ['forward_kernel', 'backward_kernel'])
-def test_compiles_for_a_gpu_with_loads_of_16_bytes(name, channels_last, dtype, everything, tmp_path, monkeypatch):
-    """Needs no GPU, and finds what the interpreter lets pass."""
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
-    kernel, block = getattr(kernels, name), (128, 8) if channels_last else (2, 512)
-    constants = dict(
-        FORMULA='aglu',
-        LAMBDA_PER_CHANNEL=True,
-        KAPPA_PER_CHANNEL=False,
-        CHANNELS_LAST=channels_last,
-        UNIT=8,
-        BLOCK_C=block[0],
-        BLOCK_S=block[1],
-        ROWS=5 if everything else 2,
-    )
-    constants.update({} if everything else dict.fromkeys(OPTIONAL))
-    constants = {key: value for key, value in constants.items() if key in kernel.arg_names}
-    signature, aligned = {}, {}
-    for i, key in enumerate(kernel.arg_names):
-        pointer = '*' + (dtype if key in IMAGES or dtype == 'fp64' else 'fp32')
-        signature[key] = 'constexpr' if key in constants else pointer if key.endswith('_ptr') else 'i32'
-        if signature[key].startswith('*'):
-            aligned[i,] = [['tt.divisibility', 16]]
-    compiled = triton.compile(
-        ASTSource(kernel, signature, constants, aligned),
-        target=GPUTarget('cuda', 90, 32),
-        options=dict(num_warps=kernels.WARPS, **kernels.OPTIONS),
-    )
-    width = 'v2.b64' if dtype == 'fp64' else 'v4.b32'
-    assert f'ld.global.{width}' in compiled.asm['ptx'] and f'st.global.{width}' in compiled.asm['ptx']
+def test_compiles_for_a_gpu_with_loads_and_stores_of_16_bytes(tmp_path):
+    """Finds what the interpreter accepts and the compiler does not."""
+    environment = dict(os.environ, TRITON_INTERPRET='0', TRITON_CACHE_DIR=str(tmp_path), PYTHONPATH=str(ROOT))
+    script = ROOT / 'tests/helpers/compile_triton_kernels.py'
+    run = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-4000:]
+    for name, channels_last, dtype, ptx in json.loads(run.stdout):
+        width = 'v2.b64' if dtype == 'fp64' else 'v4.b32'
+        assert f'ld.global.{width}' in ptx and f'st.global.{width}' in ptx, (name, channels_last, dtype)
 
 
 def drawn(shape, dtype, low=None, high=None):
-    """Normal numbers or, with limits, numbers between those; they require a gradient."""
+    """Normal random numbers or, with limits, uniform ones between them; they require a gradient."""
     numbers = torch.randn(shape) if low is None else torch.rand(shape) * (high - low) + low
     return numbers.to(DEVICE, dtype).requires_grad_()
 
@@ -145,7 +106,7 @@ VARIANTS = [
 
 
 def arguments(z, variant):
-    """What goes with the input; the parameters in the dtype that the kernels compute in."""
+    """The arguments beside the input; the parameters in the dtype that the kernels compute in."""
     dtype, channels = torch.promote_types(z.dtype, torch.float32), z.shape[1:2]
     plane = z.shape[:2] if 'per image' in variant else channels
     size = channels if 'per channel' in variant else ()
@@ -168,7 +129,7 @@ def value_and_gradients(backend, name, z, given, weights=None):
 
 
 def assert_agrees(name, z, given, weights=None):
-    """The kernels with the analytic backend, each result to the precision of its dtype."""
+    """Compares the kernels with the analytic backend, each result to the precision of its dtype."""
     got, want = (value_and_gradients(backend, name, z, given, weights) for backend in ('triton', 'analytic'))
     assert got['value'].stride() == want['value'].stride()
     for key, tensor in want.items():
@@ -180,13 +141,13 @@ def assert_agrees(name, z, given, weights=None):
 
 @pytest.mark.parametrize('dtype, tolerance', [(torch.float32, 1e-6), (torch.float64, 1e-12)])
 @pytest.mark.parametrize('name', ['apa', 'aglu'])
-def check_every_column_of_the_truth(name, dtype, tolerance):
+def test_agrees_with_60_digit_values_and_derivatives(name, dtype, tolerance):
     truth = load('apa_truth.npz')
     rows = {column: truth['rows'][:, i] for i, column in enumerate(truth['columns'])}
     z, lambda_, kappa = (
         torch.tensor(rows[c], dtype=dtype, device=DEVICE, requires_grad=True) for c in ('z', 'lam', 'kappa')
     )
-    # one row a channel: a parameter each
+    # a row is a channel, with parameters of its own
     results = value_and_gradients('triton', name, z[None], dict(lambda_=lambda_, kappa=kappa))
     for column, result in zip((name, f'd{name}_dz', f'd{name}_dlam', f'd{name}_dkappa'), results.values()):
         error = np.abs(result.flatten().cpu().double().numpy() - rows[column]) / np.maximum(1, np.abs(rows[column]))
@@ -197,39 +158,52 @@ def check_every_column_of_the_truth(name, dtype, tolerance):
 @pytest.mark.parametrize('order', ['contiguous', 'channels_last'])
 @pytest.mark.parametrize(
     'name, variant',
-    [(name, variant) for name in ('apa', 'aglu') for variant in VARIANTS]
-    + [('neg_log_apa', 'plain'), ('neg_log_apa', 'per channel')],
+    [
+        ('apa', 'plain'),
+        ('apa', 'per channel affine per image residual scale'),
+        ('aglu', 'plain'),
+        ('aglu', 'per channel affine per image residual scale'),
+        ('neg_log_apa', 'per channel'),
+    ],
 )
-def check_agrees_in_any_dtype(name, variant, order, dtype):
+def test_agrees_in_any_dtype(name, variant, order, dtype):
     z = ordered((3, 5, 4, 6), dtype, order)
     assert_agrees(name, z, arguments(z, variant), torch.randn(z.shape).to(z))
 
 
+@pytest.mark.parametrize('name, variant', zip(['aglu', 'apa'] * len(VARIANTS), VARIANTS))
+def test_agrees_with_any_arguments(name, variant):
+    for order in ('contiguous', 'channels_last'):
+        z = ordered((3, 5, 4, 6), torch.float64, order)
+        assert_agrees(name, z, arguments(z, variant), torch.randn(z.shape).to(z))
+
+
 @pytest.mark.parametrize('order', ORDERS)
-@pytest.mark.parametrize('variant', VARIANTS)
-def check_agrees_in_any_memory_order(variant, order):
+@pytest.mark.parametrize('variant', ['plain', 'per channel affine per image residual scale'])
+def test_agrees_in_any_memory_order(variant, order):
     z = ordered((3, 5, 4, 6), torch.float64, order)
     assert_agrees('aglu', z, arguments(z, variant), torch.randn(z.shape).to(z))
 
 
-@pytest.mark.parametrize('programs', [kernels.PROGRAMS, 1], ids=['one tile each', 'several'])
 @pytest.mark.parametrize('order', ['contiguous', 'channels_last'])
 @pytest.mark.parametrize('shape', [(1, 3, 61, 103), (2, 70, 5, 7), (2, 130, 3, 5), (1, 9, 25, 42), (3, 8, 8, 16)])
-def check_agrees_in_blocks_of_any_shape(shape, order, programs, monkeypatch):
-    monkeypatch.setattr(kernels, 'PROGRAMS', programs)
+def test_agrees_in_blocks_of_any_shape(shape, order, monkeypatch):
     z = ordered(shape, torch.float64, order)
-    assert_agrees('aglu', z, arguments(z, 'affine per image residual scale'))
+    given = arguments(z, 'affine per image residual scale')
+    assert_agrees('aglu', z, given)
+    monkeypatch.setattr(launcher, 'PROGRAMS', 1)  # several tiles a program
+    assert_agrees('aglu', z, given)
 
 
 @pytest.mark.parametrize('numel', [1, 15, 16, 1023, 4096, 20001])
-def check_agrees_without_channels(numel):
+def test_agrees_without_channels(numel):
     z = drawn((numel,), torch.float64)
     assert_agrees('aglu', z, arguments(z, 'plain'))
 
 
 @pytest.mark.parametrize('order', ['contiguous', 'channels_last'])
 @pytest.mark.parametrize('variant', ['plain', 'per channel affine per image residual scale'])
-def check_a_gradient_in_another_memory_order(variant, order):
+def test_agrees_with_a_gradient_in_another_memory_order(variant, order):
     z = ordered((3, 4, 5, 6), torch.float64, order)
     given = arguments(z, variant)
     for weights in (torch.randn(5, 6, 4, 3).permute(3, 2, 0, 1), torch.ones(1, 1, 1, 1).expand(3, 4, 5, 6)):
@@ -237,7 +211,7 @@ def check_a_gradient_in_another_memory_order(variant, order):
 
 
 @pytest.mark.parametrize('dtype', HALF, ids=str)
-def check_a_residual_of_another_dtype(dtype):
+def test_agrees_with_a_residual_of_another_dtype(dtype):
     z = drawn((2, 3, 4, 5), dtype)
     given = arguments(z, 'affine residual scale')
     given['residual'] = given['residual'].detach().float().requires_grad_()
@@ -245,23 +219,23 @@ def check_a_residual_of_another_dtype(dtype):
 
 
 @pytest.mark.parametrize('shape', [(0,), (0, 3, 4, 4), (2, 0, 4, 4), (2, 3, 0, 4), (0, 3)])
-def check_empty_tensors(shape):
+def test_agrees_on_empty_tensors(shape):
     z = drawn(shape, torch.float32)
     assert_agrees('aglu', z, arguments(z, 'plain'))
     if len(shape) > 1:
         assert_agrees('aglu', z, arguments(z, 'per channel affine per image residual scale'))
 
 
-def check_results_share_no_memory():
+def test_results_do_not_share_memory():
     z = drawn((3, 5, 4, 6), torch.float32)
     given = {key: t.detach() for key, t in arguments(z, 'per channel affine per image residual scale').items()}
     args = Arguments(z.detach(), **dict(given, shift=given['shift'][None]))
-    gradients = kernels.backward('aglu', torch.ones_like(z), args)
+    gradients = launcher.backward('aglu', torch.ones_like(z), args)
     assert len({t.untyped_storage().data_ptr() for t in gradients}) == len(gradients)
 
 
-def check_the_same_result_every_time(monkeypatch):
-    monkeypatch.setattr(kernels, 'PROGRAMS', 4)
+def test_results_are_deterministic(monkeypatch):
+    monkeypatch.setattr(launcher, 'PROGRAMS', 4)
     z = drawn((2, 3, 70, 40), torch.float32)
     given = arguments(z, 'per channel affine residual scale')
     first, second = (value_and_gradients('triton', 'aglu', z, given) for _ in range(2))
@@ -270,7 +244,7 @@ def check_the_same_result_every_time(monkeypatch):
 
 @pytest.mark.parametrize('dtype', HALF, ids=str)
 @pytest.mark.parametrize('name', ['apa', 'aglu', 'neg_log_apa'])
-def check_half_precision_is_the_rounded_result(name, dtype):
+def test_half_precision_is_the_rounded_result(name, dtype):
     z = (torch.randn(2, 3, 64) * 4).to(DEVICE, dtype).requires_grad_()
     given = arguments(z, 'per channel')
     got = value_and_gradients('triton', name, z, given)
@@ -278,7 +252,7 @@ def check_half_precision_is_the_rounded_result(name, dtype):
     for key in ('value', 'z'):
         exact = want[key]
         if dtype == torch.bfloat16 and DEVICE == 'cpu':
-            exact = (exact.view(torch.int32) & -(2**16)).view(torch.float32)  # cut off
+            exact = (exact.view(torch.int32) & -(2**16)).view(torch.float32)  # truncated
         assert torch.equal(got[key], exact.to(dtype)), key
     for key in ('lambda_', 'kappa'):
         torch.testing.assert_close(got[key], want[key])
@@ -286,7 +260,7 @@ def check_half_precision_is_the_rounded_result(name, dtype):
 
 @pytest.mark.parametrize('dtype', TOLERANCES, ids=str)
 @pytest.mark.parametrize('name', ['apa', 'aglu'])
-def check_finite_for_every_finite_input(name, dtype):
+def test_finite_for_every_finite_input(name, dtype):
     top = torch.finfo(dtype).max
     z = torch.tensor([0.0, 1e-7, 1.0, 8.0, 11.0, 60.0, 88.0, 104.0, 1e3, 6e4, min(top, 1e15), top], dtype=torch.float64)
     kappas = torch.tensor([-10.0, -1.0, -1e-3, 0.0, 1e-3, 1.0, 10.0])
@@ -299,7 +273,7 @@ def check_finite_for_every_finite_input(name, dtype):
 
 @pytest.mark.parametrize('dtype', TOLERANCES, ids=str)
 @pytest.mark.parametrize('name', ['apa', 'aglu', 'neg_log_apa'])
-def check_nan_stays_nan_and_where_it_is(name, dtype):
+def test_nan_stays_nan_and_where_it_is(name, dtype):
     z = drawn((2, 3, 40), dtype)
     z.data[1, 2, 7] = float('nan')
     results = value_and_gradients('triton', name, z, arguments(z, 'per channel'))
@@ -344,9 +318,9 @@ def probe(
         (2**12, 200, 60800, True),
     ],
 )
-def check_offsets_beyond_32_bits(images, channels, positions, channels_last):
+def test_offsets_beyond_32_bits_end_where_the_tensor_ends(images, channels, positions, channels_last):
     """The last tile of the last program ends where the tensor ends."""
-    tiling = kernels.tiling_of(Layout(images, channels, positions, channels_last), kernels.BACKWARD_TILE)
+    tiling = launcher.tiling_of(Layout(images, channels, positions, channels_last), launcher.BACKWARD_TILE)
     inner, outer = (channels, positions) if channels_last else (positions, channels)
     unit = 8 if inner % 8 == 0 else 1
     offsets = torch.zeros(tiling.block_c, tiling.block_s, dtype=torch.int64, device=DEVICE)
