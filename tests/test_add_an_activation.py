@@ -1,4 +1,4 @@
-"""docs/customize_activation.md, followed to the letter in a copy of the package."""
+"""Follows docs/customize_activation.md literally in a copy of the package."""
 
 import re
 import shutil
@@ -14,7 +14,7 @@ BLOCK = re.compile(r'^`(\S+)`\n\n```(\w+)\n(.*?)^```$', re.M | re.S)
 
 @pytest.fixture(scope='module')
 def copy(tmp_path_factory):
-    """The repository with the blocks of the page in it."""
+    """A copy of the repository with the code blocks of the page."""
     folder = tmp_path_factory.mktemp('copy')
     for name in ('apa_mmdet', 'configs', 'tests/test_models/test_activations', 'tools'):
         shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns('__pycache__'))
@@ -26,23 +26,23 @@ def copy(tmp_path_factory):
 
 
 def paste(path, language, content):
-    """A new file, or lines that are added, ``+``, and removed, ``-``, among those that stand there."""
+    """Writes a new file, or adds and removes the lines marked ``+`` and ``-``."""
     if language == 'diff':
         old, new = (''.join(re.findall(rf'^[ {sign}](.*\n)', content, re.M)) for sign in '-+')
         before = path.read_text()
-        assert before.count(old) == 1, f'{path.name} does not hold what the page wants to change:\n{old}'
+        assert before.count(old) == 1, f'{path.name} does not contain the lines that the page changes:\n{old}'
         content = before.replace(old, new)
     else:
-        assert not path.exists(), f'{path.name} is there already: the page needs another example'
+        assert not path.exists(), f'{path.name} exists already: the page needs another example'
     path.write_text(content)
 
 
 def commands():
-    """Those of the page, each in one line."""
+    """The commands of the page, each in one line."""
     return [' '.join(c.split()) for c in re.findall(r'^ {4}((?:python|make) .*)', PAGE.replace('\\\n', ''), re.M)]
 
 
-def test_it_keeps_the_contract_and_its_configs_build(copy):
+def test_the_new_activation_passes_the_contract_and_its_configs_build(copy):
     contract, doctests = (c.removeprefix('python -m pytest ') for c in commands() if 'pytest' in c)
     (copy / 'follow.py').write_text(
         'import pytest\n'
@@ -65,7 +65,7 @@ def test_it_keeps_the_contract_and_its_configs_build(copy):
 
 
 @pytest.mark.slow
-def test_every_other_command(copy):
+def test_every_other_command_of_the_page_works(copy):
     for command in commands():
         if 'pytest' not in command and command != 'make lint':  # above
             in_a_copy(copy, command)
@@ -76,7 +76,7 @@ def test_every_other_command(copy):
     assert 'failed' not in table
 
 
-def test_the_benchmark_says_what_is_no_activation(monkeypatch, capsys):
+def test_the_benchmark_refuses_types_that_are_not_activations(monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(ROOT / 'benchmarks'))
     import activations
 

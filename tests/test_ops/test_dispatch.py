@@ -1,4 +1,4 @@
-"""The operator in everything that transforms PyTorch code."""
+"""The operator under everything that transforms PyTorch code."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ OPERATOR = torch.ops.apa_mmdet.parametric.default
 
 
 class Block(torch.nn.Module):
-    """AGLU after a scale and a residual, as in a network."""
+    """AGLU, then AGLU with a scale and a residual, as in a network."""
 
     def __init__(self, channels=1):
         super().__init__()
@@ -60,7 +60,7 @@ def test_passes_the_checks_of_torch_library(formula, x):
 
 
 @pytest.mark.parametrize('backend', ['cpu', 'analytic'])
-def test_what_is_declared_is_what_is_computed(backend):
+def test_declared_shapes_and_dtypes_are_those_computed(backend):
     """Mixed dtypes, and parameters that are not contiguous."""
     x, residual = torch.randn(2, 6, 4, 5).bfloat16(), torch.randn(2, 6, 4, 5)
     scale = torch.randn(6, 2).T
@@ -77,7 +77,7 @@ def test_compiles_without_graph_breaks(backend, block, x):
     assert_same(value_and_gradients(compiled, block, x), value_and_gradients(block, block, x))
 
 
-def test_exports(block, x):
+def test_exports_with_a_dynamic_batch(block, x):
     x = x.detach()
     program = torch.export.export(block, (x,), dynamic_shapes=dict(x={0: torch.export.Dim('batch', min=1, max=64)}))
     assert sum(node.target is OPERATOR for node in program.graph.nodes) == 2
@@ -86,14 +86,14 @@ def test_exports(block, x):
 
 
 @pytest.mark.parametrize('use_reentrant', [False, True])
-def test_under_checkpoint(use_reentrant, block, x):
+def test_works_under_checkpoint(use_reentrant, block, x):
     want = value_and_gradients(block, block, x)
     out = checkpoint(block, x, use_reentrant=use_reentrant)
     out.square().sum().backward()
     assert_same((out, x.grad, *(p.grad for p in block.parameters())), want)
 
 
-def test_traces(block, x):
+def test_can_be_traced(block, x):
     traced = torch.jit.trace(block, x.detach())
     torch.testing.assert_close(traced(x), block(x))
 

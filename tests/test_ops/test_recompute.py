@@ -1,4 +1,4 @@
-"""Recomputations in place of activations."""
+"""Recomputing activations in the backward pass."""
 
 import gc
 import weakref
@@ -39,15 +39,15 @@ def gradients(net, x):
     return out, *torch.autograd.grad(out.square().sum(), (x, *net.parameters()))
 
 
-def test_gives_the_same_bits():
-    plain, lean = Chain(5, False), Chain(5, True)
-    lean.load_state_dict(plain.state_dict())
+def test_gradients_are_bitwise_equal_with_recomputation():
+    plain, recomputed = Chain(5, False), Chain(5, True)
+    recomputed.load_state_dict(plain.state_dict())
     x = torch.randn(2, 4, 9, 9, requires_grad=True)
-    assert all(torch.equal(a, b) for a, b in zip(gradients(plain, x), gradients(lean, x)))
+    assert all(torch.equal(a, b) for a, b in zip(gradients(plain, x), gradients(recomputed, x)))
 
 
 @pytest.mark.parametrize('residual', [False, True])
-def test_keeps_the_results_of_convolutions_alone(residual):
+def test_only_the_results_of_convolutions_are_kept(residual):
     x = torch.randn(2, 4, 9, 9, requires_grad=True)
 
     def kept(recompute):
@@ -59,14 +59,14 @@ def test_keeps_the_results_of_convolutions_alone(residual):
 
 
 @pytest.mark.parametrize('recompute', [False, True])
-def test_memory_held_is_what_autograd_keeps(recompute):
+def test_memory_held_is_that_of_the_saved_tensors(recompute):
     x, net = torch.randn(2, 4, 64, 64, requires_grad=True), Chain(8, recompute)
     counted = saved_bytes(lambda: net(x), net.parameters(), with_results=True) - 4 * x.numel()
     assert memory_of(lambda: net(x), torch.device('cpu')).held == pytest.approx(counted, rel=0.01)
 
 
 @pytest.mark.parametrize('residual', [False, True])
-def test_every_activation_is_computed_again_once_and_let_go(residual, monkeypatch):
+def test_every_activation_is_recomputed_once_and_released(residual, monkeypatch):
     net, results = Chain(6, True, residual), []
     out = net(torch.randn(1, 4, 5, 5))
     again = ops.recompute.Recomputation.__call__
@@ -83,7 +83,7 @@ def test_every_activation_is_computed_again_once_and_let_go(residual, monkeypatc
     assert len(results) == 5  # nobody needs the last
     del out  # it could be asked for, with all that it is made of
     gc.collect()
-    assert not any(result() is not None for result in results), 'kept though nobody needs it any more'
+    assert not any(result() is not None for result in results), 'kept longer than needed'
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_every_activation_is_computed_again_once_and_let_go(residual, monkeypatc
     ],
     ids=['product', 'relu', 'transposed', 'flipped'],
 )
-def test_what_a_module_makes_of_its_input_is_what_counts(change):
+def test_a_module_that_changes_its_input_gets_right_gradients(change):
     conv, results = nn.Conv2d(4, 4, 3), []
     x = torch.randn(1, 4, 6, 6, requires_grad=True)
     for recompute in (False, True):
@@ -107,7 +107,7 @@ def test_what_a_module_makes_of_its_input_is_what_counts(change):
         torch.testing.assert_close(a, b)
 
 
-def test_a_weight_changed_before_the_backward_is_noticed():
+def test_a_weight_changed_before_the_backward_is_reported():
     conv, x = nn.Conv2d(4, 4, 3), torch.randn(1, 4, 6, 6, requires_grad=True)
     out = ops.call_with_recomputation(conv, ops.aglu(x, torch.tensor([0.4]), torch.tensor([1.2]), recompute=True))
     with torch.no_grad():
@@ -130,14 +130,14 @@ def test_a_module_that_keeps_its_own_result_does_not_leak():
     assert result() is None
 
 
-def test_a_result_can_be_written_to_a_file(tmp_path):
+def test_a_result_with_a_recomputation_can_be_saved(tmp_path):
     out = ops.aglu(torch.randn(3, requires_grad=True), torch.ones(1), torch.ones(1), recompute=True)
     torch.save(out.detach(), tmp_path / 'detached.pt')
     torch.save(dict(feature=out), tmp_path / 'out.pt')
     assert torch.equal(torch.load(tmp_path / 'out.pt', weights_only=False)['feature'], out)
 
 
-def test_a_second_backward_through_the_same_graph():
+def test_a_second_backward_through_the_same_graph_gives_the_same_gradients():
     net = Chain(4, True)
     x = torch.randn(1, 4, 5, 5, requires_grad=True)
     out = net(x).sum()
@@ -146,19 +146,19 @@ def test_a_second_backward_through_the_same_graph():
     assert torch.equal(first, second)
 
 
-def test_without_a_backward_nothing_is_attached():
+def test_nothing_is_attached_without_a_backward():
     net = Chain(2, True)
     with torch.no_grad():
         assert not hasattr(net(torch.randn(1, 4, 5, 5)), '_apa_recomputation')
     assert not hasattr(ops.aglu(torch.randn(3), torch.ones(1), torch.ones(1), recompute=True), '_apa_recomputation')
 
 
-def test_a_tensor_without_a_recipe_is_kept_itself():
+def test_a_tensor_without_a_recomputation_is_kept_itself():
     conv, x = nn.Conv2d(4, 4, 3), torch.randn(1, 4, 5, 5)
     assert torch.equal(ops.call_with_recomputation(conv, x), conv(x))
 
 
-def test_autocast_makes_a_copy_for_the_convolution_which_is_kept_itself():
+def test_under_autocast_the_half_precision_copy_is_kept():
     conv, results = nn.Conv2d(4, 4, 3), []
     for recompute in (False, True):
         x = torch.linspace(-2, 2, 144).view(1, 4, 6, 6).requires_grad_()

@@ -1,4 +1,4 @@
-"""The oracle itself, where float64 leaves it its digits: against 60-digit arithmetic and formulas in closed form."""
+"""The reference formulas, where float64 keeps their digits, against 60-digit values and closed forms."""
 
 import math
 
@@ -11,7 +11,7 @@ from apa_mmdet.ops import reference
 
 
 @pytest.mark.parametrize('name', ['apa', 'aglu'])
-def test_moderate_rows_of_the_truth(name):
+def test_agrees_with_the_moderate_rows_of_60_digit_values(name):
     truth = load('apa_truth.npz')
     rows = {column: truth['rows'][:, i] for i, column in enumerate(truth['columns'])}
     moderate = (rows['lam'] >= 0.01) & (np.abs(rows['kappa'] * rows['z']) <= 3)
@@ -23,7 +23,7 @@ def test_moderate_rows_of_the_truth(name):
         np.testing.assert_allclose(got.detach().numpy(), rows[column][moderate], rtol=1e-9, atol=1e-9)
 
 
-def test_by_hand():
+def test_agrees_with_closed_forms():
     z, lambda_, kappa = (torch.tensor(v, dtype=torch.float64) for v in (2.0, 0.5, 1.0))
     p = (1 + 0.5 * math.exp(-2)) ** -2
     assert reference.apa(z, lambda_, kappa).item() == pytest.approx(p, rel=1e-14)

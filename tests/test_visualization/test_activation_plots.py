@@ -39,7 +39,7 @@ def labels(axis):
 
 
 @pytest.mark.parametrize(
-    'kind, column, title, formula',
+    'name, column, title, formula',
     [
         ('AGLU', 0, 'λ varies, κ = 1', lambda x, v: aglu(x, v, 1)),
         ('AGLU', 1, 'κ varies, λ = 1', lambda x, v: aglu(x, 1, v)),
@@ -53,8 +53,8 @@ def labels(axis):
         ('APALU', 1, 'b varies, a = 0.5', lambda x, v: apalu(x, 0.5, v)),
     ],
 )
-def test_each_column_shows_the_formula_and_its_derivative(kind, column, title, formula):
-    figure = plots.type_figure(kind, 4)
+def test_each_column_shows_the_formula_and_its_derivative(name, column, title, formula):
+    figure = plots.type_figure(name, 4)
     columns = len(figure.axes) // 2
     upper, lower = figure.axes[column], figure.axes[columns + column]
     assert upper.get_title() == title and len(lines(upper)) == len(lines(lower)) >= 4
@@ -74,8 +74,8 @@ def test_the_beta_of_meta_acon_lies_between_0_and_1():
 
 
 def test_a_derivative_has_gaps_only_where_it_jumps():
-    def gaps(kind):
-        axes = plots.type_figure(kind, 4).axes
+    def gaps(name):
+        axes = plots.type_figure(name, 4).axes
         return [int(np.isnan(line.get_ydata()).sum()) for axis in axes for line in lines(axis)]
 
     assert gaps('ReLU') == [0, 1] and gaps('SiLU') == [0, 0] and not any(gaps('APA') + gaps('AconC'))
@@ -122,21 +122,21 @@ def test_figures_of_types_are_written(tmp_path):
     paths = plots.draw_types(['AGLU', 'GELU'], tmp_path / 'new')
     assert [path.name for path in paths] == ['AGLU.png', 'GELU.png']
     for path in paths:
-        picture = cv2.imread(str(path))
-        assert min(picture.shape[:2]) > 400 and picture.std() > 10
+        figure = cv2.imread(str(path))
+        assert min(figure.shape[:2]) > 400 and figure.std() > 10
 
 
 @pytest.mark.parametrize(
-    'kind, says',
+    'name, message',
     [
         ('AGLUU', "'AGLUU' is not registered; the learnable activations are AGLU, APA"),
         ('SELayer', "'SELayer' is registered, but is not an elementwise activation that can be built from its name"),
         ('Dropout', "'Dropout' is registered, but is not an elementwise activation"),
     ],
 )
-def test_a_type_that_cannot_be_drawn_is_named(kind, says, tmp_path):
-    with pytest.raises(ValueError, match=says):
-        plots.draw_types(['APA', kind], tmp_path)
+def test_a_type_that_cannot_be_drawn_is_named(name, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        plots.draw_types(['APA', name], tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -149,7 +149,7 @@ def test_the_tool_prints_one_line_per_figure_or_error(tmp_path, monkeypatch, cap
     monkeypatch.setattr(sys, 'argv', ['plot_activations.py', str(tmp_path / 'none.pth')])
     said = tool.main()
     assert said.startswith('plot_activations: ') and 'none.pth' in said and '\n' not in said
-    for arguments, says in (
+    for arguments, message in (
         (['--limit', '-1'], "'-1' is not a number above 0"),
         (['--config', 'a.py'], '--config needs a checkpoint'),
         (['a.pth', '--types', 'APA'], '--types and a checkpoint exclude each other'),
@@ -157,4 +157,4 @@ def test_the_tool_prints_one_line_per_figure_or_error(tmp_path, monkeypatch, cap
         monkeypatch.setattr(sys, 'argv', ['plot_activations.py', *arguments])
         with pytest.raises(SystemExit):
             tool.main()
-        assert says in capsys.readouterr().err
+        assert message in capsys.readouterr().err

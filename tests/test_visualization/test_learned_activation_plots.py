@@ -55,7 +55,7 @@ def test_every_activation_is_drawn_in_the_panel_of_its_slot(tmp_path):
     assert len(sites) == 1 + 8 * 3
     figure = plots.learned_figure(sites, 'title', slope=False, limit=3)
     axes = {axis.get_title(): axis for axis in figure.axes if axis.get_title()}
-    assert set(axes) == {'stem', *(f'layer{n} {kind}' for n in (1, 2, 3, 4) for kind in ('conv1', 'out', 'se gate'))}
+    assert set(axes) == {'stem', *(f'layer{n} {slot}' for n in (1, 2, 3, 4) for slot in ('conv1', 'out', 'se gate'))}
     assert sum(len(lines(axis)) for axis in axes.values()) == len(sites)
     first, second = lines(axes['layer3 out'])
     x = np.linspace(-3, 3, POINTS)
@@ -151,15 +151,15 @@ def test_a_single_row_of_panels_is_continued_below():
     assert drawn[0].get_subplotspec().get_gridspec().get_geometry() == (2, 6)
 
 
-@pytest.mark.parametrize('kind', ['AconC', 'MetaAconC', 'APALU'])
-def test_an_activation_with_parameters_per_channel_has_a_curve_for_each_channel(kind):
-    activation = build(dict(type=kind, num_features=3))
+@pytest.mark.parametrize('name', ['AconC', 'MetaAconC', 'APALU'])
+def test_an_activation_with_parameters_per_channel_has_a_curve_for_each_channel(name):
+    activation = build(dict(type=name, num_features=3))
     with torch.no_grad():
         for p in activation.parameters():
             p.add_(torch.rand_like(p))
     x = np.linspace(-3, 3, POINTS)
     found = plots.learned_curves(activation, 3)
-    if kind == 'MetaAconC':
+    if name == 'MetaAconC':
         assert found.value.shape == (POINTS, 9)
         p1, p2, weight, bias = (
             p.detach().numpy().reshape(-1).astype(float)

@@ -1,4 +1,4 @@
-"""What an ONNX export records, run in onnxruntime."""
+"""Exports the formulas to ONNX and runs them in onnxruntime."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def test_onnxruntime_agrees(formula, before, channels, dynamo, tmp_path):
 
 @pytest.mark.parametrize('formula', ['apa', 'aglu', 'neg_log_apa'])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-def test_is_the_operator(formula, dtype):
+def test_agrees_with_the_operator(formula, dtype):
     x = (torch.randn(2, 3, 8, 8) * 10).to(dtype)
     args = Arguments(x, torch.rand(3) + 0.1, torch.randn(3), torch.randn(2, 3), torch.randn(2, 3), x.flip(0))
     got, want = onnx_backend.forward(formula, args), torch.ops.apa_mmdet.parametric(formula, *args)
