@@ -144,14 +144,14 @@ def test_compiles_without_graph_breaks(cfg, backend):
 
 
 @every_activation
-@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-def test_two_in_a_row_compile_for_any_shape(cfg, dtype):
+def test_two_in_a_row_compile_for_any_shape(cfg):
     net = torch.nn.Sequential(*(build_activation(cfg, CHANNELS) for _ in range(2)))
-    z = torch.randn(3, CHANNELS, 5, 4).to(dtype).requires_grad_()
+    z = torch.randn(3, CHANNELS, 5, 4).bfloat16().requires_grad_()  # the dtype with the most constants
     torch._dynamo.reset()
     compiled = torch.compile(net, backend='aot_eager', fullgraph=True, dynamic=True)
-    torch.testing.assert_close(compiled(z), net(z))
-    compiled(z).float().sum().backward()
+    out = compiled(z)
+    torch.testing.assert_close(out, net(z))
+    out.float().sum().backward()
     assert all(t.grad.isfinite().all() for t in (z, *net.parameters()))
 
 
