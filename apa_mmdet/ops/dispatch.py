@@ -14,12 +14,12 @@ from torch.autograd.function import once_differentiable
 
 from .backends import analytic, cpu
 from .memory_layout import Arguments, empty_result
-from .recompute import Recomputation, recomputation_of
+from .recompute import recomputation_of
 
 try:
     from .backends import triton
 except ImportError:  # torch's CUDA builds bring Triton; a CPU does not need it
-    triton = None
+    triton = None  # type: ignore[assignment]
 
 _backends = dict(triton=triton, cpu=cpu, analytic=analytic)  # the first that serves computes
 _chosen: list[str] = []
@@ -62,23 +62,23 @@ _library.define(f'parametric_backward(str formula, Tensor grad, {_ARGUMENTS}) ->
 
 
 def _forward(formula: str, *args: Tensor | None) -> Tensor:
-    args = Arguments(*args)
+    args = Arguments._make(args)
     return _backend(args.x).forward(formula, args)
 
 
 def _backward(formula: str, grad: Tensor, *args: Tensor | None) -> list[Tensor]:
-    args = Arguments(*args)
+    args = Arguments._make(args)
     return [t for t in _backend(args.x).backward(formula, grad, args) if t is not None]
 
 
 def _shape_of_forward(formula: str, *args: Tensor | None) -> Tensor:
-    args = Arguments(*args)
+    args = Arguments._make(args)
     return empty_result(args.x, args.per_channel)
 
 
 def _shape_of_backward(formula: str, grad: Tensor, *args: Tensor | None) -> list[Tensor]:
-    args = Arguments(*args)
-    gradients = Arguments(*(None if t is None else t.new_empty(t.shape) for t in args))
+    args = Arguments._make(args)
+    gradients = Arguments._make(None if t is None else t.new_empty(t.shape) for t in args)
     like = empty_result(args.x, args.per_channel)
     residual = None if args.residual is None else torch.empty_like(like, dtype=args.residual.dtype)
     return [t for t in gradients._replace(x=like, residual=residual) if t is not None]
@@ -93,9 +93,9 @@ class Parametric(Function):
 
     @staticmethod
     def forward(ctx, formula: str, *args: Tensor | None) -> Tensor:
-        args = Arguments(*args)
+        args = Arguments._make(args)
         ctx.formula = formula
-        ctx.recomputation: Recomputation | None = recomputation_of(args.residual)
+        ctx.recomputation = recomputation_of(args.residual)
         ctx.save_for_backward(*(args._replace(residual=None) if ctx.recomputation else args))
         with torch._C._AutoDispatchBelowAutograd():
             return torch.ops.apa_mmdet.parametric(formula, *args)
@@ -103,7 +103,7 @@ class Parametric(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        args = Arguments(*ctx.saved_tensors)
+        args = Arguments._make(ctx.saved_tensors)
         if ctx.recomputation:
             args = args._replace(residual=ctx.recomputation())
             if not _graph_is_retained():

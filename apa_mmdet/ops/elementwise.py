@@ -70,7 +70,8 @@ def gradients(
     if _in_one_piece(x):
         to_x, *rest = function(grad.to(dtype), _bounded(x), *(against(x, p) for p in parameters))
         return [to_x.to(x.dtype), *(t.sum(tuple(range(2, t.dim()))) if t.dim() > 2 else t for t in rest)]
-    to_x, sums = empty_result(x, any(p.dim() for p in parameters)), {}
+    to_x = empty_result(x, any(p.dim() for p in parameters))
+    sums: dict[int, list[list[Tensor]]] = {}
     views = _as_rows((in_order_of(to_x, grad), in_order_of(to_x, x), to_x), parameters)
     for part, grad_, x_, to_x_, *block in blocks(*views):
         to_block, *rest = function(grad_.to(dtype), _bounded(x_), *block)

@@ -1,13 +1,12 @@
 """The arguments of the backends, and how the elements of a tensor lie in memory."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 FORMULAS = ('apa', 'aglu', 'neg_log_apa')
-SUMS = ('scale', 'shift', 'residual_scale', 'lambda_', 'kappa')  # the order in which kernels write their sums
 
 
 class Arguments(NamedTuple):
@@ -105,14 +104,12 @@ def per_plane(parameter: Tensor | None, layout: Layout, default: float, like: Te
     return parameter.expand(layout.channels)[None].contiguous()
 
 
-def reduce_sums(sums: Sequence[Tensor | None], args: Arguments) -> tuple[Tensor | None, ...]:
-    """Returns gradients from sums over positions, (images, channels) for each of SUMS; None for a missing parameter."""
-    gradients = []
-    for name, total in zip(SUMS, sums):
+def reduce_sums(sums: Mapping[str, Tensor], args: Arguments) -> dict[str, Tensor]:
+    """Returns the gradients to those parameters that are given, from sums over positions, (images, channels)."""
+    gradients = {}
+    for name, total in sums.items():
         parameter = getattr(args, name)
-        if parameter is None:
-            gradients.append(None)
-            continue
-        shape = parameter.shape if parameter.dim() == 2 else (1,) * (2 - parameter.dim()) + parameter.shape
-        gradients.append(total.sum_to_size(shape).view(parameter.shape).to(parameter.dtype))
-    return tuple(gradients)
+        if parameter is not None:
+            shape = parameter.shape if parameter.dim() == 2 else (1,) * (2 - parameter.dim()) + parameter.shape
+            gradients[name] = total.sum_to_size(shape).view(parameter.shape).to(parameter.dtype)
+    return gradients

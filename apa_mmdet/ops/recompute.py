@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+ATTRIBUTE = '_apa_recomputation'  # of the tensor that can be computed again
+
 
 class Recomputation:
     """Computes the operator's ``result`` again from its arguments, once; the result lives as long as this does."""
@@ -27,7 +29,7 @@ class Recomputation:
             with torch.no_grad():
                 args = [arg() if isinstance(arg, Recomputation) else arg for arg in self.args]
                 self.result = torch.ops.apa_mmdet.parametric(self.formula, *args)
-            self.args = None
+            self.args = []
         return self.result
 
     def __reduce__(self):
@@ -36,14 +38,16 @@ class Recomputation:
 
 def recomputation_of(tensor: Tensor | None) -> Recomputation | None:
     """Returns what :func:`attach_recomputation` attached; None if the tensor was changed in place since."""
-    recomputation = getattr(tensor, '_apa_recomputation', None)
-    return recomputation if recomputation is not None and recomputation.version == tensor._version else None
+    recomputation = None if tensor is None else getattr(tensor, ATTRIBUTE, None)
+    if tensor is None or recomputation is None or recomputation.version != tensor._version:
+        return None
+    return recomputation
 
 
 def attach_recomputation(result: Tensor, formula: str, *args: Tensor | None) -> Tensor:
     """Returns ``result``, the operator's from these arguments, with a recomputation if it takes part in a backward."""
     if result.requires_grad:
-        result._apa_recomputation = Recomputation(result, formula, *args)
+        setattr(result, ATTRIBUTE, Recomputation(result, formula, *args))
     return result
 
 

@@ -113,7 +113,7 @@ def _blocks(per_channel: bool, *tensors: Tensor) -> Iterator[Sequence[Tensor]]:
 def input_of(args: Arguments) -> Tensor:
     """Returns ``x·scale + shift + residual·residual_scale``."""
     z, dtype = args.x, compute_dtype(args.x.dtype)
-    if args.scale is not None:
+    if args.scale is not None and args.shift is not None:
         z = z * against(z, args.scale) + against(z, args.shift)
     if args.residual is not None:
         residual = args.residual.to(dtype)
@@ -150,20 +150,20 @@ def backward(formula: str, grad: Tensor, args: Arguments) -> Arguments:
         to_z_.copy_(to_block[0])
         to_lambda += to_block[1].sum_to_size(to_lambda.shape)
         to_kappa += to_block[2].sum_to_size(to_kappa.shape)
-    gradients = Arguments(to_z, to_lambda.view_as(args.lambda_), to_kappa.view_as(args.kappa))
+    gradients = Arguments(to_z.to(x.dtype), to_lambda.view_as(args.lambda_), to_kappa.view_as(args.kappa))
+    if args.scale is not None and args.shift is not None:
+        gradients = gradients._replace(
+            x=(to_z * against(x, args.scale)).to(x.dtype),
+            scale=_to_plane(to_z * x, args.scale),
+            shift=_to_plane(to_z, args.shift),
+        )
     if args.residual is not None:
-        gradients = gradients._replace(residual=to_z.clone())  # the results of an operator must not share memory
-    if args.residual_scale is not None:
-        gradients = gradients._replace(
-            residual=to_z * against(x, args.residual_scale),
-            residual_scale=_to_plane(to_z * args.residual, args.residual_scale),
-        )
-    if args.scale is not None:
-        gradients = gradients._replace(
-            x=to_z * against(x, args.scale), scale=_to_plane(to_z * x, args.scale), shift=_to_plane(to_z, args.shift)
-        )
-    residual = args.residual if args.residual is None else gradients.residual.to(args.residual.dtype)
-    return gradients._replace(x=gradients.x.to(x.dtype), residual=residual)
+        to_residual = to_z if args.residual_scale is None else to_z * against(x, args.residual_scale)
+        # a copy in any case: the results of an operator must not share memory
+        gradients = gradients._replace(residual=to_residual.to(args.residual.dtype, copy=True))
+        if args.residual_scale is not None:
+            gradients = gradients._replace(residual_scale=_to_plane(to_z * args.residual, args.residual_scale))
+    return gradients
 
 
 def _to_plane(gradient: Tensor, parameter: Tensor) -> Tensor:

@@ -23,7 +23,6 @@ from torch import Tensor
 
 from apa_mmdet.ops.memory_layout import (
     FORMULAS,
-    SUMS,
     Arguments,
     empty_result,
     in_order_of,
@@ -48,6 +47,7 @@ FLAGS = [
 ]
 if platform.machine() in ('x86_64', 'AMD64'):
     FLAGS.append('-mprefer-vector-width=512')
+SUMS = ('scale', 'shift', 'residual_scale', 'lambda_', 'kappa')  # the order in which the kernels write their sums
 PIECE = 16384  # elements of a piece, which a thread handles at a time and sums in float32
 MIN_PIECE_POSITIONS = 64  # in channels_last, where every piece writes sums for all channels
 
@@ -91,9 +91,9 @@ def _folder() -> Path:
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except (OSError, RuntimeError):  # no home folder, or it cannot be written
-        folder = tempfile.mkdtemp(prefix='apa_mmdet-')
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        return Path(folder)
+        temporary = tempfile.mkdtemp(prefix='apa_mmdet-')
+        atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+        return Path(temporary)
 
 
 def _processor() -> bytes:
@@ -135,9 +135,9 @@ def serves(x: Tensor) -> bool:
 def forward(formula: str, args: Arguments) -> Tensor:
     out = empty_result(args.x, args.per_channel)
     work = out if out.dtype == torch.float32 else torch.empty_like(out, dtype=torch.float32)
-    x, residual = (t if t is None else in_order_of(out, t).float() for t in (args.x, args.residual))
+    x, residual = _single(args.x, out), _single(args.residual, out)
     shape, parameters, _keep = _describe(out, args)
-    load().apa_forward(
+    _library().apa_forward(
         FORMULAS.index(formula), ctypes.byref(shape), ctypes.byref(parameters), _at(x), _at(residual), _at(work)
     )
     return out if work is out else out.copy_(work)
@@ -145,39 +145,40 @@ def forward(formula: str, args: Arguments) -> Tensor:
 
 def backward(formula: str, grad: Tensor, args: Arguments) -> Arguments:
     to_x = empty_result(args.x, args.per_channel)
-    grad, x, residual = (t if t is None else in_order_of(to_x, t).float() for t in (grad, args.x, args.residual))
-    grad_x = to_x if to_x.dtype == torch.float32 else torch.empty_like(x)
-    grad_residual = None if residual is None else torch.empty_like(x)
+    grad_x = to_x if to_x.dtype == torch.float32 else torch.empty_like(to_x, dtype=torch.float32)
+    grad_residual = None if args.residual is None else torch.empty_like(to_x, dtype=torch.float32)
     shape, parameters, _keep = _describe(to_x, args)
     pieces = -(-shape.positions // shape.piece)
     if shape.channels_last:
-        sums = x.new_zeros(shape.images, pieces, len(SUMS), shape.channels)
+        sums = grad_x.new_zeros(shape.images, pieces, len(SUMS), shape.channels)
     else:
-        sums = x.new_zeros(shape.images, shape.channels, pieces, len(SUMS)).permute(0, 2, 3, 1)
-    load().apa_backward(
+        sums = grad_x.new_zeros(shape.images, shape.channels, pieces, len(SUMS)).permute(0, 2, 3, 1)
+    inputs = [_single(t, to_x) for t in (grad, args.x, args.residual)]
+    _library().apa_backward(
         FORMULAS.index(formula),
         ctypes.byref(shape),
         ctypes.byref(parameters),
-        _at(grad),
-        _at(x),
-        _at(residual),
-        _at(grad_x),
-        _at(grad_residual),
-        _at(sums),
+        *map(_at, (*inputs, grad_x, grad_residual, sums)),
     )
-    *planes, lambda_, kappa = sums.sum(1, dtype=torch.float64).unbind(1)
-    scale, shift, residual_scale, lambda_, kappa = reduce_sums(
-        [*planes, lambda_ / args.lambda_.square(), kappa / args.lambda_], args
-    )
+    totals = dict(zip(SUMS, sums.sum(1, dtype=torch.float64).unbind(1)))
+    totals['lambda_'] /= args.lambda_.square()
+    totals['kappa'] /= args.lambda_
     return Arguments(
-        to_x if grad_x is to_x else to_x.copy_(grad_x),
-        lambda_,
-        kappa,
-        scale,
-        shift,
-        None if residual is None else grad_residual.to(args.residual.dtype),
-        residual_scale,
+        x=to_x if grad_x is to_x else to_x.copy_(grad_x),
+        residual=None if args.residual is None or grad_residual is None else grad_residual.to(args.residual.dtype),
+        **reduce_sums(totals, args),
     )
+
+
+def _library() -> ctypes.CDLL:
+    library = load()
+    assert library is not None, 'the caller asks serves() first'
+    return library
+
+
+def _single(tensor: Tensor | None, like: Tensor) -> Tensor | None:
+    """Returns the tensor in float32 and in the memory order of ``like``."""
+    return None if tensor is None else in_order_of(like, tensor).float()
 
 
 def _describe(result: Tensor, args: Arguments) -> tuple[Shape, Parameters, list]:

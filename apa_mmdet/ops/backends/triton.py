@@ -10,7 +10,7 @@ import torch
 import triton
 from torch import Tensor
 
-from apa_mmdet.ops.memory_layout import SUMS, Arguments, Layout, empty_result, in_order_of, layout_of, reduce_sums
+from apa_mmdet.ops.memory_layout import Arguments, Layout, empty_result, in_order_of, layout_of, reduce_sums
 
 from .triton_kernels import STORED, backward_kernel, forward_kernel
 
@@ -64,7 +64,7 @@ def _block(extent: int, most: int) -> int:
         if 8 * padded[most] <= 9 * extent:
             return most
         most //= 2
-    return min(padded, key=padded.get)
+    return min(padded, key=padded.__getitem__)
 
 
 def _power_of_2(extent: int) -> int:
@@ -101,24 +101,15 @@ def forward(formula: str, args: Arguments) -> Tensor:
 
 def backward(formula: str, grad: Tensor, args: Arguments) -> Arguments:
     grad_x = empty_result(args.x, args.per_channel)
-    grad, x, residual = _in_order_of(grad_x, grad, args.x, args.residual)
-    grad_residual = None if residual is None else torch.empty_like(residual)
+    inputs = _in_order_of(grad_x, grad, args.x, args.residual)
+    grad_residual = None if args.residual is None else torch.empty_like(grad_x, dtype=args.residual.dtype)
     layout = layout_of(grad_x, args)
     tiling = tiling_of(layout, BACKWARD_TILE)
     rows = [name for name in STORED if getattr(args, name) is not None]
     partials = args.lambda_.new_empty(layout.images, tiling.spans, len(rows), layout.channels)
-    _launch(
-        backward_kernel,
-        (grad, x, residual, grad_x, grad_residual, partials),
-        formula,
-        args,
-        layout,
-        tiling,
-        ROWS=len(rows),
-    )
+    _launch(backward_kernel, (*inputs, grad_x, grad_residual, partials), formula, args, layout, tiling, ROWS=len(rows))
     sums = {name: partials[:, :, i].sum(1) for i, name in enumerate(rows)}  # no views: results must not share memory
-    scale, shift, residual_scale, lambda_, kappa = reduce_sums([sums.get(name) for name in SUMS], args)
-    return Arguments(grad_x, lambda_, kappa, scale, shift, grad_residual, residual_scale)
+    return Arguments(x=grad_x, residual=grad_residual, **reduce_sums(sums, args))
 
 
 def _in_order_of(result: Tensor, *tensors: Tensor | None) -> list[Tensor | None]:
