@@ -68,7 +68,9 @@ def test_loss_and_gradient_match_the_recorded_figures(recorded, case, link):
     np.testing.assert_allclose(
         grad[rows, labels[rows]], recorded[f'{case}/{link}/grad_of_positives'], rtol=1e-4, atol=1e-8
     )
-    np.testing.assert_allclose(grad.astype(float).sum(1), recorded[f'{case}/{link}/grad_row_sums'], rtol=1e-4)
+    sums, terms = grad.astype(float).sum(1), abs(grad).sum(1)  # the terms of a sum cancel, their errors do not
+    want = recorded[f'{case}/{link}/grad_row_sums']
+    assert (abs(sums - want) <= 1e-4 * abs(want) + 1e-6 * terms).all()
 
 
 @pytest.mark.parametrize('link', ['gumbel', 'sigmoid'])
