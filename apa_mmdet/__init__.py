@@ -12,9 +12,12 @@ if find_spec('mmdet') is not None:
     from . import compat
 
     compat.check_host_versions()
-    compat.mend()
+    compat.restore_np_float_for_lvis()
 
-    # registers; only once the host is checked and mended
+    # registers; only once the host is checked and fixed
     from . import datasets, engine, evaluation, models, registry  # noqa: F401
+    from .checkpoint.io import load_as_data
+
+    compat.let_mmengine_read_its_checkpoints(load_as_data)
 
 __all__ = ['__version__']

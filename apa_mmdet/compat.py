@@ -1,23 +1,27 @@
-"""The narrow mends that the supported host packages need. Nothing else in this package may patch a library.
+"""The supported versions of the host packages, and fixes of what is broken in them. Imports nothing of this package.
 
-Each mend looks first whether the thing is broken, and leaves it alone where it is not.
+Everything else extends the host through its own doors: registries, a CheckpointLoader scheme, runner types. After
+``import apa_mmdet``, what belongs to others behaves as before, but for what has no door:
+
+- :func:`restore_np_float_for_lvis`: lvis 0.5.3 uses ``np.float``, so that LVIS evaluation fails with NumPy >= 1.24.
+- :func:`let_mmengine_read_its_checkpoints`: with torch >= 2.6, MMEngine <= 0.10.7 cannot read what it saved.
+- ``registry.py``: MMEngine finds ``_base_ = 'apa_mmdet::…'`` through its table MODULE2PACKAGE, which gets an entry.
+
+Each fix looks first whether the thing is broken, and leaves it alone where it is not.
 """
 
-import functools
 import importlib.metadata
 import inspect
-import logging
-import os
+import pickle
 import re
 import types
 from collections.abc import Callable
-from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
 import torch
 
-# package: (first supported, first not supported); the reasons stand in pyproject.toml
+# package: (first supported, first not supported); the reasons are in pyproject.toml
 SUPPORTED = {
     'torch': ('2.1', None),
     'mmengine': ('0.10.0', '1.0'),
@@ -27,7 +31,7 @@ SUPPORTED = {
 
 
 def check_host_versions(installed: Callable[[str], str] = importlib.metadata.version) -> None:
-    """Raise ImportError, naming package and range, unless every host package lies in :data:`SUPPORTED`.
+    """Raises ImportError, naming package and range, unless every host package lies in :data:`SUPPORTED`.
 
     Args:
         installed: gives the version of a package.
@@ -46,77 +50,43 @@ def _release(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.match(r'\d+(\.\d+)*', version).group().split('.'))
 
 
-# ---------------------------------------------------------------- checkpoints are data
-
-_as_data = ContextVar('_as_data', default=False)  # whether MMEngine is loading a checkpoint, in this thread
+# ---------------------------------------------------------------- MMEngine's checkpoints
 
 
-def load_checkpoints_as_data() -> None:
-    """Let MMEngine read checkpoints, wherever they lie, as tensors and plain data alone.
+def let_mmengine_read_its_checkpoints(load_as_data: Callable[[str, Any], Any]) -> None:
+    """Lets MMEngine's loader of local files read what ``torch.load`` refuses only because of its default.
 
-    It leaves the choice to torch: not safe before 2.6, with TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD and, in every version, for
-    checkpoints at a URL. Besides, it runs the text of a config that it finds in a checkpoint: in the ``meta.config`` of
-    one to resume from, which goes unread here, and in one from which DetInferencer is to be built without a config.
+    Its checkpoints hold logs and NumPy numbers, which torch >= 2.6 refuses unless it is told to run the file. The own
+    load of MMEngine comes first: what loads without this function loads in the same way, what fails fails alike.
 
-    ``torch.load`` is as before wherever else it is called, in other threads too.
+    Args:
+        load_as_data: reads tensors and plain data, and refuses everything else.
     """
-    from mmengine.infer import BaseInferencer
-    from mmengine.runner.checkpoint import CheckpointLoader
+    from mmengine import __version__
+    from mmengine.runner.checkpoint import CheckpointLoader, load_from_local
 
-    stock_load, stock_loader, stock_model = torch.load, CheckpointLoader.load_checkpoint, BaseInferencer._init_model
+    broken = _release(torch.__version__) >= (2, 6) and _release(__version__) <= (0, 10, 7)
+    if not broken or CheckpointLoader._get_checkpoint_loader('epoch_1.pth') is not load_from_local:
+        return
 
-    @functools.wraps(stock_load)
-    def load(*args, **kwargs):
-        if not _as_data.get():
-            return stock_load(*args, **kwargs)
-        from apa_mmdet.checkpoint.io import load_as_data
-
-        given = inspect.signature(stock_load).bind(*args, **kwargs).arguments
-        return load_as_data(given['f'], given.get('map_location'))
-
-    def load_checkpoint(cls, filename, map_location=None, logger='current'):
-        token = _as_data.set(True)
+    def load_from_local_or_as_data(filename: str, map_location: Any) -> Any:
         try:
-            checkpoint = stock_loader(filename, map_location, logger)
-        finally:
-            _as_data.reset(token)
-        _leave_out_program(checkpoint, filename, logger)
-        return checkpoint
+            return load_from_local(filename, map_location)
+        except pickle.UnpicklingError as refused:
+            try:
+                return load_as_data(filename, map_location)
+            except ValueError:
+                raise refused from None
 
-    def init_model(self, cfg, weights, device='cpu'):
-        if not cfg:
-            raise ValueError(
-                f'{weights}: name the config of its model as well; the one inside a checkpoint is a '
-                'program, and is not run'
-            )
-        return stock_model(self, cfg, weights, device)
-
-    torch.load = load
-    CheckpointLoader.load_checkpoint = classmethod(load_checkpoint)
-    BaseInferencer._init_model = init_model
-
-
-def _leave_out_program(checkpoint: Any, filename: str, logger: Any) -> None:
-    from mmengine.logging import print_log
-
-    if os.environ.get('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '0').lower() in ('1', 'y', 'yes', 'true'):
-        print_log(
-            f'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set, but not for apa_mmdet: {filename} was read as data alone',
-            logger,
-            logging.WARNING,
-        )
-    # a loader of the user's own may hand on a dict whose `get` and `pop` are the file's
-    meta = dict.get(checkpoint, 'meta') if isinstance(checkpoint, dict) else None
-    if isinstance(meta, dict) and dict.__contains__(meta, 'config'):
-        type(meta).__delitem__(meta, 'config')
-        print_log(f'meta.config of {filename} is left out: it is a program', logger)
+    load_from_local_or_as_data.__name__ = load_from_local.__name__  # MMEngine logs it
+    CheckpointLoader.register_scheme(prefixes='', loader=load_from_local_or_as_data, force=True)
 
 
 # ---------------------------------------------------------------- LVIS
 
 
 class NumpyWithFloat(types.ModuleType):
-    """NumPy with the alias ``np.float``, which NumPy 1.24 dropped."""
+    """NumPy with the alias ``np.float``, which NumPy 1.24 removed."""
 
     float = float
 
@@ -125,13 +95,8 @@ class NumpyWithFloat(types.ModuleType):
 
 
 def restore_np_float_for_lvis() -> None:
-    """Give ``lvis.eval``, and it alone, the ``np.float`` that lvis 0.5.3 uses."""
+    """Gives ``lvis.eval``, and only it, the ``np.float`` that lvis 0.5.3 uses."""
     import lvis.eval
 
     if not hasattr(np, 'float') and re.search(r'\bnp\.float\b', inspect.getsource(lvis.eval)):
         lvis.eval.np = NumpyWithFloat('numpy')
-
-
-def mend() -> None:
-    load_checkpoints_as_data()
-    restore_np_float_for_lvis()

@@ -16,7 +16,7 @@ from mmdet.registry import MODELS
 from mmengine.runner import Runner, save_checkpoint
 
 from apa_mmdet.datasets.tiny_lvis.generate import make_tiny_lvis
-from apa_mmdet.engine.runner.cpu_runner import LauncherError, join_on_cpu
+from apa_mmdet.engine.runner import LauncherError, join_on_cpu
 from apa_mmdet.models.losses import DropLoss
 
 

@@ -17,7 +17,7 @@ from mmengine.registry import init_default_scope
 from test_training import as_custom_dataset
 
 from apa_mmdet.checkpoint.io import load_as_data
-from apa_mmdet.checkpoint.published_names import translate_names
+from apa_mmdet.checkpoint.official_names import translate_names
 from apa_mmdet.datasets.tiny_lvis.generate import make_tiny_lvis
 
 PAGES = [

@@ -93,7 +93,7 @@ def test_resume_with_more_state_is_bitwise_equal(options, data, tmp_path):
 TWO = """
 import random, sys, torch
 from helpers.tiny_runs import Points, Stop, Toy, toy
-from apa_mmdet.engine.runner.cpu_runner import CPURunner, join_on_cpu
+from apa_mmdet.engine.runner import SafeRunner, join_on_cpu
 class Shaken(Points):
     def __getitem__(self, index):
         return dict(inputs=super().__getitem__(index)['inputs'] * (1 + random.random()))
@@ -103,7 +103,7 @@ class Dropping(Toy):
 work_dir, stop, resume, workers = sys.argv[1], *map(int, sys.argv[2:])
 join_on_cpu('pytorch')
 torch.manual_seed(0)
-runner = toy(work_dir, dataset=Shaken(), resume=bool(resume), runner_type=CPURunner, launcher='pytorch', name=str(stop),
+runner = toy(work_dir, dataset=Shaken(), resume=bool(resume), runner_type=SafeRunner, launcher='pytorch', name=str(stop),
              loader=dict(num_workers=workers, sampler=dict(type='DefaultSampler', shuffle=True)), by_epoch=False,
              interval=1, options=dict(model=Dropping()))
 runner.register_hook(Stop(stop), 'LOWEST')

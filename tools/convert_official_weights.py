@@ -27,7 +27,7 @@ def main():
     try:
         print(convert_file(**vars(args)))
     except (OSError, ValueError, MemoryError) as error:
-        if hasattr(error, 'report'):
+        if getattr(error, 'report', ''):
             print(error.report)
         return f'convert_official_weights: {error}'
 

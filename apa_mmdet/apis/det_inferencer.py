@@ -13,12 +13,12 @@ from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.structures import InstanceData
-from torch import Tensor, nn
+from torch import nn
 
-from apa_mmdet.checkpoint.compare import compare, likely_reason
-from apa_mmdet.checkpoint.io import BadCheckpoint
-from apa_mmdet.checkpoint.published_names import translate_names
-from apa_mmdet.utils.config import leaves, load_config, model_parts
+from apa_mmdet.checkpoint.compare import check_fit
+from apa_mmdet.checkpoint.io import find_weights
+from apa_mmdet.checkpoint.scheme import data_only
+from apa_mmdet.utils.config import BadConfig, leaves, load_config, model_parts
 from apa_mmdet.visualization.local_visualizer import make_visualizer
 
 
@@ -52,11 +52,11 @@ class StrictDetInferencer(DetInferencer):
         cfg = config if isinstance(config, Config) else load_config(os.fspath(config))
         name = cfg.filename or 'the config'
         if 'model' not in cfg or not cfg.get('test_dataloader'):
-            raise ValueError(f'{name} is no config of a detector: it has no model or no test_dataloader')
+            raise BadConfig('no-detector', f'{name} is not the config of a detector: no model or no test_dataloader')
         if device is not None:
             _check_device(device)
         self._names = os.fspath(checkpoint), name
-        super().__init__(cfg, os.fspath(checkpoint), device, show_progress=False)
+        super().__init__(cfg, data_only(checkpoint), device, show_progress=False)
 
     def detect(self, image: str | os.PathLike | np.ndarray, score_thr: float = 0.3) -> InstanceData:
         """What is on one image, in falling order of scores.
@@ -86,13 +86,7 @@ class StrictDetInferencer(DetInferencer):
 
     def _load_weights_to_model(self, model: nn.Module, checkpoint: dict, cfg: Config) -> None:
         path, config = self._names
-        weights = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else None
-        if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
-            raise BadCheckpoint(
-                f'{path} holds no weights, neither by themselves nor under `state_dict`; published ones are converted '
-                'by tools/convert_official_weights.py'
-            )
-        weights = {str(name).removeprefix('module.'): tensor for name, tensor in weights.items()}
+        weights, _ = find_weights(checkpoint, path)
         check_fit(weights, model.state_dict(), path, config)
         model.load_state_dict(weights, strict=False)  # but for old norms' num_batches_tracked, nothing is missing
         model.dataset_meta = dict(classes=class_names(cfg, checkpoint.get('meta')), palette='random')
@@ -111,33 +105,6 @@ def above(sample: DetDataSample, score_thr: float) -> DetDataSample:
     instances = instances[instances.scores >= score_thr]
     sample.pred_instances = instances[instances.scores.argsort(descending=True, stable=True)]
     return sample
-
-
-def check_fit(weights: dict[str, Tensor], expected: dict[str, Tensor], checkpoint: str, config: str) -> None:
-    """Raise ValueError, in one line, unless the weights are those of the model.
-
-    Args:
-        weights, expected: of the checkpoint; of the config's model.
-        checkpoint, config: what to call them.
-    """
-    wrong = {
-        heading: [line for line in lines if 'num_batches_tracked' not in line]
-        for heading, lines in compare(weights, expected).items()
-    }
-    if not any(wrong.values()):
-        return
-    first = next(lines[0] for lines in wrong.values() if lines)
-    counts = ', '.join(f'{len(lines)} {heading}' for heading, lines in wrong.items() if lines)
-    if any(old != new and new in expected for old, new in translate_names(weights).items()):
-        advice = (
-            f'convert the published names: python tools/convert_official_weights.py {checkpoint} OUT --config {config}'
-        )
-    elif counts.endswith('not finite'):
-        advice = 'take an earlier checkpoint'
-    else:
-        advice = 'name the config that it was trained with'
-    reason = likely_reason(weights, expected)
-    raise ValueError(f'{checkpoint} does not fit {config}: {reason}weights {counts}, first {first}; {advice}')
 
 
 def class_names(cfg: Config, meta: Any = None) -> tuple[str, ...]:

@@ -3,11 +3,11 @@
 from typing import NamedTuple
 
 import torch
-from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.analysis import get_model_complexity_info
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+
+from apa_mmdet.utils.config import build_detector
 
 
 class Complexity(NamedTuple):
@@ -29,9 +29,8 @@ def get_flops(cfg: Config, shape: tuple[int, int] = (800, 1280)) -> Complexity:
         cfg: config of a detector; no weights are read.
         shape: height and width of the image, in pixels.
     """
-    init_default_scope('mmdet')
     torch.manual_seed(0)
-    model = MODELS.build(cfg.model).eval()
+    model = build_detector(cfg, cfg.filename or 'the config').eval()
     image = torch.zeros(3, *shape)
     sample = DetDataSample(metainfo=dict(img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0)))
     data = model.data_preprocessor(dict(inputs=[image], data_samples=[sample]))

@@ -8,8 +8,8 @@ from pathlib import Path
 import mmdet
 
 from apa_mmdet.checkpoint.io import BadCheckpoint
-from apa_mmdet.engine.runner.cpu_runner import CPURunner, LauncherError, join_on_cpu
-from apa_mmdet.utils.config import load_config
+from apa_mmdet.engine.runner import LauncherError, SafeRunner, join_on_cpu
+from apa_mmdet.utils.config import BadConfig, load_config
 from apa_mmdet.utils.missing_data_hints import explain
 
 from .validate_annotations import SPLITS, BadAnnotations, validate_annotations
@@ -18,7 +18,7 @@ EXIT_DIVERGED = 3  # exit status of a training whose losses or gradients stay no
 
 
 def stock_tool(name: str) -> Path:
-    """Path of MMDetection's tool ``name``, e.g. ``train.py``.
+    """Returns the path of MMDetection's tool ``name``, e.g. ``train.py``.
 
     Raises:
         FileNotFoundError: if the installed mmdet does not carry it.
@@ -31,11 +31,11 @@ def stock_tool(name: str) -> Path:
 
 
 def run(name: str) -> None:
-    """Run MMDetection's Python tool ``name`` with this process's arguments, as one of several without a GPU too.
+    """Runs MMDetection's Python tool ``name`` with the arguments of this process.
 
-    Its annotations are looked through first. Bad ones, a missing file, a checkpoint that is none or would run code,
-    losses that stay without a number, or a launcher that cannot be end it with lines that say what is wrong and what to
-    do, instead of a traceback.
+    Validates the annotations first, and joins other processes without a GPU. A config without a ``runner_type`` gets
+    SafeRunner. Invalid annotations and configs, missing files, unreadable or unsafe checkpoints, non-finite losses and
+    unsupported launchers end the process with a short message instead of a traceback.
     """
     # the tool finds its config relative to the working directory, and imports apa_mmdet through the config
     spec = importlib.util.spec_from_file_location(f'mmdet_{Path(name).stem}', stock_tool(name))
@@ -43,15 +43,17 @@ def run(name: str) -> None:
     spec.loader.exec_module(tool)
     args = tool.parse_args()
     try:
-        if join_on_cpu(args.launcher):
-            tool.Runner = CPURunner  # which the tool takes where the config names no runner_type
-        if Path(args.config).is_file():  # the tool says so otherwise
-            validate_annotations(load_config(args.config, deepcopy(args.cfg_options)), SPLITS[name])
+        join_on_cpu(args.launcher)
+        if Path(args.config).is_file():  # the tool reports it otherwise
+            cfg = load_config(args.config, deepcopy(args.cfg_options))
+            if 'runner_type' not in cfg:
+                sys.argv = [*sys.argv, '--cfg-options', f'runner_type={SafeRunner.__name__}']
+            validate_annotations(cfg, SPLITS[name])
         tool.main()
     except FileNotFoundError as error:
         sys.exit(explain(error))
     except FloatingPointError as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_DIVERGED)
-    except (BadAnnotations, BadCheckpoint, LauncherError) as error:
+    except (BadAnnotations, BadCheckpoint, BadConfig, LauncherError) as error:
         sys.exit(str(error))

@@ -14,6 +14,8 @@ from mmengine.device import get_device
 from terminaltables import AsciiTable
 from tqdm import tqdm
 
+from apa_mmdet.checkpoint.scheme import data_only
+from apa_mmdet.utils.config import load_config
 from apa_mmdet.visualization.grid import grid
 from apa_mmdet.visualization.local_visualizer import draw, make_visualizer
 from apa_mmdet.visualization.training_curves import COLUMNS, draw_training_curves, precisions
@@ -32,7 +34,7 @@ def report(work_dir: str, images: int = 8, score_thr: float = 0.5) -> str:
         ValueError: if that test had no checkpoint.
     """
     result = last_test(Path(work_dir))
-    cfg = Config.fromfile(result.parent / 'vis_data' / 'config.py')
+    cfg = load_config(result.parent / 'vis_data' / 'config.py')
     if not cfg.get('load_from'):
         raise ValueError(f'{result.parent}: this test had no checkpoint; run tools/test.py again with one')
     image = Path(work_dir) / 'predictions.png'
@@ -83,7 +85,7 @@ def _cell(value: float) -> str:
 
 def draw_predictions(cfg: Config, checkpoint: str, out: Path, images: int, score_thr: float) -> None:
     """Writes test images with ground truth (left) and predictions (right), two a row, to ``out``."""
-    model = init_detector(cfg, checkpoint, device=get_device())
+    model = init_detector(cfg, data_only(checkpoint), device=get_device())
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
     visualizer = make_visualizer(dataset.metainfo['classes'], dataset.metainfo.get('palette'))
     pairs = []

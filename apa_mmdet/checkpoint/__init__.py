@@ -1,3 +1,3 @@
-from .published_names import convert_official_state_dict
+from .official_names import convert_official_state_dict
 
 __all__ = ['convert_official_state_dict']

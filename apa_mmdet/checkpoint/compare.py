@@ -1,56 +1,147 @@
-"""Compares a state dict with the one that a model expects."""
+"""Compares the weights of a checkpoint with those that a model expects: the one place that decides whether they fit."""
 
 from collections import defaultdict
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
 
-from .published_names import PLACE, StateDict, depth_of
+from .official_names import PLACE, depth_of, translate_names
+
+StateDict = dict[str, Tensor]
+
+# what can keep weights from being loaded: key of the differences → how a message calls it
+DIFFERENCES = {
+    'missing': 'missing',
+    'shape': 'of another shape',
+    'type': 'of another type',
+    'not-finite': 'not finite',
+    'unexpected': 'unexpected',
+}
+
+# codes of WrongWeights → what to do
+CODES = {
+    'official-names': 'convert the official names with tools/convert_official_weights.py',
+    'other-depth': 'use the config that it was trained with',
+    'nothing-in-common': 'use weights of this model',
+    'other-attention': 'use the config that it was trained with',
+    'other-activations': 'use the config that it was trained with',
+    'other-classes': 'use the config that it was trained with',
+    'not-finite': 'use an earlier checkpoint',
+    'other-model': 'use the config that it was trained with',
+}
+
+
+class WrongWeights(ValueError):
+    """Raised when weights do not fit the model that they are for.
+
+    Args:
+        code: the likely reason, one of :data:`CODES`.
+        message: one line.
+        differences: as of :func:`compare`.
+        report: the differences as text, where a caller prints them.
+    """
+
+    def __init__(self, code: str, message: str, differences: dict[str, list[str]], report: str = '') -> None:
+        super().__init__(message)
+        self.code, self.differences, self.report = code, differences, report
 
 
 def compare(weights: StateDict, expected: StateDict) -> dict[str, list[str]]:
-    """What keeps ``weights`` from being loaded as ``expected``, under three headings."""
+    """Lists, for each key of :data:`DIFFERENCES`, the names of weights that cannot be loaded as ``expected``."""
     shared = {name: (weights[name], tensor) for name, tensor in expected.items() if name in weights}
     fitting = {name: (ours, theirs) for name, (ours, theirs) in shared.items() if ours.shape == theirs.shape}
-    kinds = {name: _kind(ours) for name, (ours, theirs) in fitting.items() if _kind(ours) != _kind(theirs)}
+    types = {name: _type(ours) for name, (ours, theirs) in fitting.items() if _type(ours) != _type(theirs)}
     return {
         'missing': [name for name in expected if name not in weights],
-        'of another shape': [
+        'shape': [
             f'{name}: {tuple(ours.shape)}, not {tuple(theirs.shape)}'
             for name, (ours, theirs) in shared.items()
             if name not in fitting
         ],
-        'of another kind': [f'{name}: {kind}' for name, kind in kinds.items()],
-        'not finite': [name for name, (ours, _) in fitting.items() if name not in kinds and not ours.isfinite().all()],
-        'unexplained': [name for name in weights if name not in expected],
+        'type': [f'{name}: {numbers}' for name, numbers in types.items()],
+        'not-finite': [name for name, (ours, _) in fitting.items() if name not in types and not ours.isfinite().all()],
+        'unexpected': [name for name in weights if name not in expected],
     }
 
 
-def _kind(tensor: Tensor) -> str:
+def _type(tensor: Tensor) -> str:
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-        return 'no plain tensor'
+        return 'not a plain tensor'
     if tensor.is_floating_point():
         return 'floating-point numbers'
     return 'complex numbers' if tensor.is_complex() else 'integers'
 
 
-def likely_reason(weights: StateDict, expected: StateDict) -> str:
-    """What differs as a whole, with a colon behind it; nothing where that cannot be told."""
+def check_fit(
+    weights: StateDict, expected: StateDict, checkpoint: str, model: str, ignore: Collection[str] = (), report: str = ''
+) -> None:
+    """Raises unless the weights can be loaded into the model.
+
+    Args:
+        weights: name → tensor, of the checkpoint.
+        expected: the same of the model. Counters ``num_batches_tracked``, which old norms lack, may be missing.
+        checkpoint: what the message calls the checkpoint.
+        model: what it calls the model.
+        ignore: differences that are allowed. Weights without a single name of the model are refused all the same.
+        report: handed on to the error.
+
+    Raises:
+        WrongWeights: if they do not fit.
+    """
+    differences = {key: names for key, names in compare(weights, expected).items() if key not in ignore}
+    if 'missing' in differences:
+        differences['missing'] = [name for name in differences['missing'] if 'num_batches_tracked' not in name]
+    code, reason = likely_reason(weights, expected)
+    if any(differences.values()) or code in ('official-names', 'other-depth', 'nothing-in-common'):
+        raise misfit(differences, checkpoint, model, code, reason, report)
+
+
+def misfit(
+    differences: dict[str, list[str]],
+    checkpoint: str,
+    model: str,
+    code: str = 'other-model',
+    reason: str = '',
+    report: str = '',
+) -> WrongWeights:
+    """Returns the error for these differences; the arguments are those of :func:`check_fit` and the error."""
+    listed = {key: names for key, names in differences.items() if names}
+    if code == 'other-model' and list(listed) == ['not-finite']:
+        code = 'not-finite'
+    counts = ', '.join(f'{len(names)} {DIFFERENCES[key]}' for key, names in listed.items())
+    first = f'weights {counts}, first {next(iter(listed.values()))[0]}' if listed else ''
+    what = ': '.join(part for part in (reason, first) if part)
+    return WrongWeights(code, f'{checkpoint} does not fit {model}: {what}; {CODES[code]}', differences, report)
+
+
+def likely_reason(weights: StateDict, expected: StateDict) -> tuple[str, str]:
+    """Returns a code and a sentence for what differs as a whole; ``other-model`` and no sentence if nothing does."""
+    official = [name for name, ours in translate_names(weights).items() if ours != name and name not in expected]
+    if official:
+        return 'official-names', f'{official[0]} is an official name'
     ours, theirs = depth_of(weights), depth_of(expected)
     if ours and theirs and ours != theirs:
-        return f"the checkpoint is a ResNet-{ours}, the config's backbone a ResNet-{theirs}: "
-    for what, part in (('squeeze and excitation', '.se.'), ('learnable activations', 'lambda_')):
+        return 'other-depth', f'the checkpoint is a ResNet-{ours}, the model a ResNet-{theirs}'
+    if not any(name in expected for name in weights):
+        names = (', '.join(list(names)[:3]) for names in (weights, expected))
+        return 'nothing-in-common', 'no name in common, {} … against {} …'.format(*names)
+    for code, what, part in (
+        ('other-attention', 'squeeze and excitation', '.se.'),
+        ('other-activations', 'learnable activations', 'lambda_'),
+    ):
         ours, theirs = (any(part in name for name in names) for names in (weights, expected))
         if ours != theirs:
-            return f'{"the model" if ours else "the checkpoint"} has no {what}: '
+            return code, f'{"the model" if ours else "the checkpoint"} has no {what}'
     name = next((name for name in expected if name.endswith('fc_cls.weight')), None)
     if name in weights and weights[name].dim() == 2 and len(weights[name]) != len(expected[name]):
-        return f"its classifier has {len(weights[name])} outputs, the config's {len(expected[name])}: "
-    return ''
+        outputs = f"its classifier has {len(weights[name])} outputs, the model's {len(expected[name])}"
+        return 'other-classes', outputs
+    return 'other-model', ''
 
 
 def summary(headings: dict[str, list[str]]) -> str:
-    """The lines under their headings; those that differ in stage and block alone make one.
+    """Renders the lines under their headings; those that differ only in stage and block are merged.
 
     Example:
         >>> print(summary(dict(missing=[f'layer1.{block}.se.fc1.weight' for block in (0, 1, 2, 4)], dropped=[])))
@@ -60,7 +151,7 @@ def summary(headings: dict[str, list[str]]) -> str:
     """
     text = []
     for heading, lines in headings.items():
-        text.append(f'{heading:17}{len(lines):6}')
+        text.append(f'{DIFFERENCES.get(heading, heading):17}{len(lines):6}')
         groups = defaultdict(list)
         for line in lines:
             groups[PLACE.sub('layer*.*', line)] += PLACE.findall(line)[:1]
@@ -75,14 +166,3 @@ def _runs(places: list[tuple[str, str]]) -> str:
         begun = runs and runs[-1][0] == stage and runs[-1][2] == int(block) - 1
         runs.append((stage, runs.pop()[1] if begun else int(block), int(block)))
     return ', '.join(f'layer{stage}.{first}' + (f'-{last}' if last > first else '') for stage, first, last in runs)
-
-
-# ---------------------------------------------------------------- conversion
-
-
-class WrongWeights(ValueError):
-    """The weights do not fit the model they are for; ``report`` lists every key."""
-
-    def __init__(self, message: str, report: str) -> None:
-        super().__init__(message)
-        self.report = report

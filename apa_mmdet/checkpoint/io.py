@@ -1,9 +1,7 @@
-"""Reading a file of weights without trusting it, and writing one whole."""
+"""Reads checkpoints as tensors and plain data, without running what they hold, and writes them as a whole."""
 
 import io
 import os
-import pickle
-import re
 import tarfile
 import warnings
 import zipfile
@@ -14,23 +12,45 @@ from typing import IO, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from apa_mmdet.utils.errors import one_line
 from apa_mmdet.utils.fileio import atomic_write
 
-from . import safe_unpickler as data_pickle
-from .safe_unpickler import Refused, runs_code
+from . import safe_unpickler
+from .stand_ins import Refused
 
-# how torch words that something would have to be called; the rest of what it says is about damage
-NAMED = re.compile(r'unsupported (?:global: global|global) ([\w.]+)', re.IGNORECASE)
-CALLED = re.compile(r'(?:Can only (?:create|build)|Trying to call)[^\n.]+')
 DEEPEST = 100  # levels of plain data; pickle fails over some hundreds
+
+# codes of BadCheckpoint and their meaning
+CODES = {
+    'runs-code': 'loading it would call something, or give a file control over an object of this process',
+    'unsupported-data': 'NumPy data that are not numbers',
+    'unsupported-protocol': 'a pickle protocol other than that of torch.save',
+    'tar': 'a tar archive',
+    'torchscript': 'a TorchScript program',
+    'zip': 'a zip archive of other files',
+    'empty': 'no bytes',
+    'web-page': 'HTML',
+    'not-a-checkpoint': 'bytes that do not begin like a file of torch.save',
+    'damaged': 'a file of torch.save that is cut short or changed',
+    'no-weights': 'neither a state dict nor one under `state_dict` or `model`',
+}
 
 
 class BadCheckpoint(ValueError):
-    """A file is damaged, is no checkpoint, or would have to run code; the line names it and says which."""
+    """Raised when a file cannot be used as a checkpoint. The message names the file.
+
+    Args:
+        code: why, one of :data:`CODES`.
+        message: one line.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class Checkpoint(NamedTuple):
-    """What a file holds: weights, the key that they lie under, plain data about them, and the names of the rest."""
+    """Weights, the key that they are under, plain data about them, and the names of what else the file holds."""
 
     weights: dict[str, Tensor]
     under: str | None
@@ -39,11 +59,11 @@ class Checkpoint(NamedTuple):
 
 
 def load_as_data(file: str | os.PathLike | IO[bytes], map_location: Any = None) -> Any:
-    """What ``torch.load`` gives, if that is tensors and plain data; whatever torch's version and environment variables.
+    """Reads a file of ``torch.save`` that holds tensors and plain data; the same for every torch and its variables.
 
     Raises:
-        OSError: if the file is not there or not to be read.
-        BadCheckpoint: if it is damaged or no checkpoint, or if code would have to run.
+        OSError: if the file cannot be read.
+        BadCheckpoint: if it is damaged or not a checkpoint, or if code would have to run.
         MemoryError: if there is not enough memory for it.
         Exception: what torch or ``map_location`` raise where the file itself is sound.
     """
@@ -51,42 +71,48 @@ def load_as_data(file: str | os.PathLike | IO[bytes], map_location: Any = None) 
     name = os.fspath(file) if named else getattr(file, 'name', 'the checkpoint')
     with open(file, 'rb') if named else nullcontext(file) as stream:
         try:
-            _refuse_archives(stream)
+            if tarfile.is_tarfile(stream):
+                raise Refused('tar', 'is a tar archive, not a checkpoint; unpack it first')
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore')  # of files that are refused anyway
-                return data_pickle.load(file, map_location)
+                return safe_unpickler.load(stream, map_location)
         except Refused as error:
-            raise BadCheckpoint(f'{name} {error}') from None
+            other = _other_format(stream, name) if error.code == 'unsupported-protocol' else None
+            raise BadCheckpoint(*other or (error.code, f'{name} {error}')) from None
         except torch.cuda.OutOfMemoryError:
             raise
         except MemoryError as error:
             raise MemoryError(f'{name} needs more memory than there is, or is damaged') from error
-        except Exception as error:  # torch raises all kinds over arbitrary bytes, OSError among them
-            if _is_sound(file, stream):  # then it does not fit where map_location wants it
+        except Exception as error:  # torch raises all types over arbitrary bytes, OSError among them
+            if _is_sound(stream):  # then it does not fit where map_location wants it
                 raise
-            raise BadCheckpoint(f'{name} {_why_unreadable(stream, error)}') from error
+            raise BadCheckpoint(*_other_format(stream, name) or _damage(stream, name, error)) from error
 
 
-def _is_sound(file: Any, stream: IO[bytes]) -> bool:
-    stream.seek(0)
+def _is_sound(stream: IO[bytes]) -> bool:
     try:
-        data_pickle.load(file, 'cpu')
+        safe_unpickler.load(stream, 'cpu')
     except Exception:  # as above
         return False
     return True
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint without running anything that it holds.
+def find_weights(
+    content: Any, name: str | os.PathLike, keys: tuple[str, ...] = ('state_dict',)
+) -> tuple[dict[str, Tensor], str | None]:
+    """Returns the weights in the content of a checkpoint, and the key that they are under.
+
+    Args:
+        content: what was read.
+        name: what the error calls the checkpoint.
+        keys: under which they may be; otherwise they are the content itself.
 
     Raises:
-        OSError: if the file is not there or not to be read.
-        BadCheckpoint: if it is damaged or no checkpoint, if code would have to run, or if it holds no weights.
+        BadCheckpoint: if there are none.
     """
-    content = load_as_data(path, 'cpu')
     content = content if isinstance(content, dict) else {}
-    name = next((key for key in ('model', 'state_dict') if isinstance(content.get(key), dict)), None)
-    weights = content[name] if name else content
+    under = next((key for key in keys if isinstance(content.get(key), dict)), None)
+    weights = content[under] if under else content
     strange = [
         key
         for key, value in weights.items()
@@ -94,11 +120,25 @@ def read_checkpoint(path: Path) -> Checkpoint:
     ]
     if strange or not weights:
         raise BadCheckpoint(
-            f'{path} holds no weights, neither by themselves nor under `model` or `state_dict`'
+            'no-weights',
+            f'{name} holds no weights, neither at its top level nor under {" or ".join(f"`{key}`" for key in keys)}'
             + (f'; {strange[0]!r} is not the name of a tensor' if strange else '')
+            + ('; tools/convert_official_weights.py converts official weights' if 'model' not in keys else ''),
         )
     if all(key.startswith('module.') for key in weights):  # of a model inside DistributedDataParallel
         weights = {key.removeprefix('module.'): value for key, value in weights.items()}
+    return weights, under
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Reads the weights of a checkpoint and what describes them.
+
+    Raises:
+        OSError: if the file cannot be read.
+        BadCheckpoint: as :func:`load_as_data`, and if it holds no weights.
+    """
+    content = load_as_data(path, 'cpu')
+    weights, name = find_weights(content, path, ('model', 'state_dict'))
     meta = content['meta'] if name and isinstance(content.get('meta'), dict) else {}
     # the configs among it are programs
     kept = {key: value for key, value in meta.items() if key not in ('cfg', 'config') and _is_plain(value)}
@@ -111,7 +151,7 @@ def _shown(key: Any) -> str:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether it is numbers, texts and containers of these that can be written again: neither very deep nor endless."""
+    """Whether it consists of numbers, texts and containers that can be saved again: neither very deep nor endless."""
     level = [value]
     for _ in range(DEEPEST):
         inner: list[Any] = []
@@ -126,21 +166,8 @@ def _is_plain(value: Any) -> bool:
     return False
 
 
-def _refuse_archives(stream: IO[bytes]) -> None:
-    """Refuse archives that torch before 2.6 would read in a way that runs code."""
-    if tarfile.is_tarfile(stream):
-        raise Refused('is a tar archive, not a checkpoint; unpack it first')
-    stream.seek(0)
-    zipped = stream.read(4) == b'PK\x03\x04'  # torch's own rule
-    stream.seek(0)
-    # zipfile may fail over an archive that torch's reader can list
-    if zipped and 'constants.pkl' in torch._C.PyTorchFileReader(stream).get_all_records():
-        raise Refused('is a TorchScript program, not a checkpoint; get a file that holds weights alone')
-    stream.seek(0)
-
-
 def _names(stream: IO[bytes]) -> list[str]:
-    """What a zip archive holds; nothing of another file, or a damaged one."""
+    """The names in a zip archive; none of another file, or a damaged one."""
     try:
         with zipfile.ZipFile(stream) as archive:
             return [name if name.isprintable() else repr(name) for name in archive.namelist()]
@@ -148,61 +175,35 @@ def _names(stream: IO[bytes]) -> list[str]:
         return []
 
 
-def _why_unreadable(stream: IO[bytes], error: Exception) -> str:
-    """What is wrong with a file that torch fails to load."""
-    size = stream.seek(0, os.SEEK_END)
+def _other_format(stream: IO[bytes], name: str) -> tuple[str, str] | None:
+    """Code and message for a file that is not one of ``torch.save``, None for one that may be."""
     stream.seek(0)
     start = stream.read(16)
     if not start:
-        return 'is empty; download it again'
+        return 'empty', f'{name} is empty; download it again'
     if start.lstrip()[:1] == b'<':
-        return 'is a web page, not a checkpoint; download the file itself'
+        return 'web-page', f'{name} is a web page, not a checkpoint; download the file itself'
     names = _names(stream)
-    if names and not any(name.endswith('/data.pkl') for name in names):
-        return f'is a zip archive, not a checkpoint; unpack it first, it holds {", ".join(names[:3])}'
+    if names and not any(entry.endswith('/data.pkl') for entry in names):
+        return ('zip', f'{name} is a zip archive, not a checkpoint; unpack it first, it holds {", ".join(names[:3])}')
     if not start.startswith((b'PK', b'\x80\x02')):
-        return f'is no checkpoint of PyTorch, it begins with {start!r}; if it is an archive, unpack it first'
-    said = str(error)
-    if re.search('_WEIGHTS_ONLY_LOAD|explicit pickle_module', said) and not isinstance(error, pickle.UnpicklingError):
-        return 'cannot be read while TORCH_FORCE_WEIGHTS_ONLY_LOAD is set; unset it, only data are read without it too'
-    refused = _refused_by_torch(said)
-    if refused:
-        return str(refused)
-    if 'Unsupported operand' in said:
         return (
-            'is damaged, or of a pickle protocol that torch does not load as mere data; download it again, or save '
-            'it anew with torch.save and its own protocol'
+            'not-a-checkpoint',
+            f'{name} is not a checkpoint of PyTorch, it begins with {start!r}; if it is an archive, unpack it first',
         )
-    line = _line(error)
-    if 'must be imported' in line:
-        return f'cannot be read yet: {line}'
+    return None
+
+
+def _damage(stream: IO[bytes], name: str, error: Exception) -> tuple[str, str]:
+    size = stream.seek(0, os.SEEK_END)
+    line = one_line(error)
     if 'allocate memory' in line:
-        return f'needs more memory than there is, or is damaged ({size:,} bytes; {line})'
-    return f'is cut short, damaged or no checkpoint ({size:,} bytes); download it again ({line})'
-
-
-def _refused_by_torch(said: str) -> Refused | None:
-    named, called = NAMED.search(said), CALLED.search(said)
-    if named is None:
-        return runs_code(called[0]) if called else None
-    own = '.' in named[1] and 'is blocked' not in said
-    return runs_code(
-        named[1],
-        '; if it is a class of your own that only holds data, allow it with torch.serialization.add_safe_globals'
-        if own
-        else '',
-    )
-
-
-def _line(error: Exception) -> str:
-    """The first line of what torch says, without what it says of every file."""
-    text = re.split('WeightsUnpickler error:|Weights only load failed.', str(error))[-1].strip()
-    line = f'{type(error).__name__}: {text.splitlines()[0][:200]}' if text else type(error).__name__
-    return line if line.isprintable() else repr(line)
+        return 'damaged', f'{name} needs more memory than there is, or is damaged ({size:,} bytes; {line})'
+    return 'damaged', f'{name} is cut short, damaged or not a checkpoint ({size:,} bytes); download it again ({line})'
 
 
 def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
-    """Write it whole or not at all."""
+    """Writes a checkpoint as a whole or not at all."""
     content = io.BytesIO()
     torch.save(checkpoint, content)
     atomic_write(path, content.getvalue())

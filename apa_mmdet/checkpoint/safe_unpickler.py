@@ -1,253 +1,203 @@
-"""Pickles read as data: what a checkpoint may name besides tensors and containers, and what it gets in its place.
+"""Reads torch's files with an unpickler that builds tensors and plain data, and calls nothing that is not allowed.
 
-MMEngine's checkpoints hold logs (HistoryBuffer), parts of configs (ConfigDict) and NumPy numbers and arrays of numbers,
-those of classifiers the arguments of their training (Namespace). All of these are data, but their own code trusts the
-file. So a file that names one gets a stand-in, while it is read and no longer.
+torch's own ``weights_only`` unpickler has one list of allowed objects for the whole process, which the stand-ins of
+MMEngine's classes would have to enter while a file is read. This one takes its list as an argument of the load: nothing
+outside of it changes, threads do not meet, and it is the same for every version of torch.
 """
 
-import argparse
-import codecs
-import math
 import pickle
-import threading
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import IO, Any
 
 import numpy as np
 import torch
-from mmengine.config import ConfigDict
-from mmengine.logging import HistoryBuffer
+from torch import Tensor
 
-NUMBERS = ('b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4', 'f8')  # as NumPy's pickles call them
-OTHER_DATA = dict(U='text', S='bytes', c='complex numbers', M='dates', m='spans of time', f='numbers of that size')
-_LOCK = threading.RLock()  # what torch allows, it allows all threads
+from .stand_ins import STAND_INS, NumberArray, NumberType, Refused, may_not, runs_code
+
+BLOCKED = ('sys', 'os', 'posix', 'nt')  # as torch has it: not even a user can allow these modules
+
+# the operations that torch's files are made of, besides those that SafeUnpickler checks
+OPERATIONS = (
+    (pickle.PROTO, pickle.MARK, pickle.STOP, pickle.GLOBAL)
+    + (pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.BINUNICODE, pickle.SHORT_BINSTRING)
+    + (pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.LONG1, pickle.BINFLOAT)
+    + (pickle.EMPTY_TUPLE, pickle.EMPTY_LIST, pickle.EMPTY_DICT, pickle.EMPTY_SET)
+    + (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3)
+    + (pickle.BINGET, pickle.LONG_BINGET, pickle.BINPUT, pickle.LONG_BINPUT)
+)
 
 
-class Refused(Exception):
-    """What a file asks for is not given to it; the text says what that is, and goes behind the file's name."""
+def allowed_objects() -> dict[str, Any]:
+    """What a file may name: ours before torch's before those of ``torch.serialization.add_safe_globals``."""
+    users = getattr(torch.serialization, 'get_safe_globals', list)()  # torch >= 2.4
+    named = [entry[::-1] if isinstance(entry, tuple) else (_full_name(entry), entry) for entry in users]
+    users = {name: entry for name, entry in named if name.split('.')[0] not in BLOCKED}
+    return {**users, **torch._weights_only_unpickler._get_allowed_globals(), **STAND_INS}
 
 
-def runs_code(what: str, instead: str = '') -> Refused:
-    return Refused(
-        f'is refused, because loading it would run code ({what}); get a file that holds weights alone{instead}'
+def _full_name(entry: Any) -> str:
+    return f'{entry.__module__}.{entry.__qualname__}'
+
+
+class _Operations(dict):
+    def __missing__(self, operation: int) -> Any:
+        raise Refused(
+            'unsupported-protocol',
+            'is damaged, or of a pickle protocol that torch does not load as mere data; download it again, or save it '
+            'again with torch.save and its default protocol',
+        )
+
+
+class SafeUnpickler(pickle._Unpickler):
+    """Unpickles what the allowed objects are made of; each operation that could do more checks its operands.
+
+    Attributes:
+        sparse: list that gets each sparse tensor, to be validated once its storage is filled.
+    """
+
+    sparse: list[Tensor]
+    dispatch = _Operations((code[0], pickle._Unpickler.dispatch[code[0]]) for code in OPERATIONS)
+
+    def __init__(self, file: IO[bytes], **kwargs: Any) -> None:
+        super().__init__(file, **kwargs)
+        self.allowed = allowed_objects()
+        self.callables = {id(entry) for entry in self.allowed.values()}
+
+    def find_class(self, module: str, name: str) -> Any:
+        module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+        full_name = f'{module}.{name}'
+        if full_name in self.allowed:
+            return self.allowed[full_name]
+        if module == 'builtins' or module in BLOCKED:
+            raise runs_code(full_name.removeprefix('builtins.'))
+        raise runs_code(
+            full_name,
+            '; if it is a class of your own that only holds data, allow it with torch.serialization.add_safe_globals',
+        )
+
+    def _check_callable(self, function: Any) -> None:
+        if id(function) not in self.callables:
+            raise may_not(f'call {function!r:.100}')
+
+    def _note_sparse(self) -> None:
+        if isinstance(self.stack[-1], Tensor) and self.stack[-1].layout != torch.strided:
+            self.sparse.append(self.stack[-1])
+
+    def load_reduce(self) -> None:
+        self._check_callable(self.stack[-2])
+        super().load_reduce()
+        self._note_sparse()
+
+    def load_newobj(self) -> None:
+        self._check_callable(self.stack[-2])
+        super().load_newobj()
+        self._note_sparse()
+
+    def load_build(self) -> None:
+        target = self.stack[-2]
+        if type(target) is Tensor:  # before torch 0.4; Tensor.__setstate__ would take hooks from the file
+            target.set_(*self.stack.pop())
+            return
+        self._check_callable(type(target))
+        super().load_build()
+
+    def _check_target(self, target: Any, types: tuple[type, ...]) -> None:
+        if type(target) not in types:
+            raise may_not(f'put items into an object of type {type(target).__name__}')
+
+    def load_append(self) -> None:
+        self._check_target(self.stack[-2], (list,))
+        super().load_append()
+
+    def load_appends(self) -> None:
+        self._check_target(self.metastack[-1][-1], (list,))
+        super().load_appends()
+
+    def load_setitem(self) -> None:
+        self._check_target(self.stack[-3], (dict, OrderedDict, Counter))
+        super().load_setitem()
+
+    def load_setitems(self) -> None:
+        self._check_target(self.metastack[-1][-1], (dict, OrderedDict, Counter))
+        super().load_setitems()
+
+    def load_binpersid(self) -> None:
+        place = self.stack[-1]
+        if not isinstance(place, tuple) or place[:1] not in (('storage',), (b'storage',)):
+            raise may_not(f'refer to {place!r:.50}, which is not a storage')
+        super().load_binpersid()
+
+    dispatch.update(
+        {
+            pickle.REDUCE[0]: load_reduce,
+            pickle.NEWOBJ[0]: load_newobj,
+            pickle.BUILD[0]: load_build,
+            pickle.APPEND[0]: load_append,
+            pickle.APPENDS[0]: load_appends,
+            pickle.SETITEM[0]: load_setitem,
+            pickle.SETITEMS[0]: load_setitems,
+            pickle.BINPERSID[0]: load_binpersid,
+        }
     )
 
-
-def may_not(what: str) -> Refused:
-    return runs_code(f'a checkpoint may not {what}')
-
-
-# ---------------------------------------------------------------- stand-ins
-
-
-class NumberType:
-    """Stand-in for ``numpy.dtype``: a type of number and its byte order.
-
-    The real one takes fields, sizes and flags from the file, by which NumPy then reads memory that is not the array's.
-    """
-
-    def __init__(self, code: str, align: bool = False, copy: bool = False) -> None:
-        if isinstance(code, str) and code not in NUMBERS and code[:1] in OTHER_DATA:
-            raise Refused(
-                f'holds NumPy data of the type {code[:20]!r}, {OTHER_DATA[code[0]]}, of which only booleans, '
-                'integers and floating-point numbers are read; save them as plain Python values'
-            )
-        if code not in NUMBERS:
-            raise may_not(f'hold NumPy data of the type {code!r:.50}')
-        self.dtype = np.dtype(code)
-
-    def __setstate__(self, state: tuple) -> None:
-        version, order, *rest = state
-        if version != 3 or rest != [None, None, None, -1, -1, 0]:
-            raise may_not('hold NumPy data of a type with fields, sizes or flags of its own')
-        self.dtype = self.dtype.newbyteorder(order)
-
-
-class NumberArray(np.ndarray):
-    """Stand-in for ``numpy.ndarray``.
-
-    The real one takes bytes of the file for the addresses of objects: ``ndarray((1, ), 'O', bytearray(…))``.
-    """
-
-    def __new__(cls, *forged: Any) -> 'NumberArray':
-        if forged:
-            raise may_not('make NumPy arrays of its own')
-        return super().__new__(cls, 0, np.int8)
-
-    def __setstate__(self, state: tuple) -> None:
-        if self.nbytes:  # of which a tensor may have been made, and which would be freed under it
-            raise may_not('fill a NumPy array twice')
-        _, shape, kind, by_column, data = state
-        numbers = _numbers(kind, data)
-        if math.prod(shape) * numbers.itemsize != len(data):  # before NumPy looks for the memory
-            raise ValueError(f'an array with {len(data)} bytes has another shape')
-        super().__setstate__((1, shape, numbers, bool(by_column), data))
-
-
-def _numbers(kind: Any, data: Any) -> np.dtype:
-    if type(kind) is not NumberType or type(data) is not bytes:
-        raise may_not('hold NumPy data other than numbers')
-    return kind.dtype
-
-
-def _array(kind: type, *_) -> NumberArray:
-    if kind is not NumberArray:
-        raise may_not(f'make an array of {kind!r:.50}')
-    return NumberArray()
-
-
-def _scalar(kind: NumberType, data: bytes) -> np.generic:
-    (number,) = np.frombuffer(data, _numbers(kind, data))
-    return number
-
-
-class Log(HistoryBuffer):
-    """Stand-in for ``HistoryBuffer``, and one itself once it is filled.
-
-    The real one lets a file set attributes, and the statistics of all logs of the process.
-    """
-
-    def __init__(self) -> None:
-        raise may_not('make a log of its own')
-
-    def __setstate__(self, state: dict) -> None:
-        state = dict(state)
-        self._set_default_statistics()
-        for name, method in state.pop('statistics_methods', {}).items():
-            if self._statistics_methods.get(name) is not method:
-                raise may_not(f'set the statistic {name!r:.50} of logs, which is another one here or none')
-        log, count, max_length = (state.pop(key, None) for key in ('_log_history', '_count_history', 'max_length'))
-        if state:
-            raise may_not(f'set the attribute {next(iter(state))!r:.50} of a log')
-        if type(max_length) is not int or not type(log) is type(count) is NumberArray:
-            raise may_not('hold a log of anything but numbers')
-        self.__class__ = HistoryBuffer
-        HistoryBuffer.__init__(self, log, count, max_length)
-
-
-def statistic(owner: Any, name: str) -> Callable:
-    """Stand-in for ``builtins.getattr``, by which MMEngine's logs name their statistics, ``HistoryBuffer.mean`` ….
-
-    The real one would let a file reach any attribute of any allowed object.
-    """
-    if owner is Log:
-        Log._set_default_statistics(Log)
-        if name in HistoryBuffer._statistics_methods:
-            return HistoryBuffer._statistics_methods[name]
-    raise may_not(f'look up {name!r:.50} of {owner!r:.50}')
-
-
-def _config(content: dict) -> ConfigDict:
-    if type(content) is not dict:
-        raise may_not('make a ConfigDict of anything but a dict')
-    made = ConfigDict()
-    dict.update(made, content)  # the parts are made already; making them anew would not end in one that holds itself
-    return made
-
-
-def _known_as(module: str, name: str, what: Any) -> Any:
-    """``what`` under another name; torch takes a pair of the two from 2.6 on, and fails over one before."""
-    what.__module__, what.__name__, what.__qualname__ = module, name, name
-    return what
-
-
-def _stand_ins() -> list[Callable]:
-    modules = 'numpy._core.multiarray', 'numpy.core.multiarray'  # NumPy 2 and 1 write different ones
-    return [
-        argparse.Namespace,
-        codecs.encode,  # of NumPy's bytes; torch allows it itself from 2.5 on
-        _known_as('builtins', 'bytes', lambda: b''),  # of an empty array
-        _known_as('numpy', 'dtype', NumberType),
-        _known_as('numpy', 'ndarray', NumberArray),
-        *(_known_as(module, 'scalar', lambda *args: _scalar(*args)) for module in modules),
-        *(_known_as(module, '_reconstruct', lambda *args: _array(*args)) for module in modules),
-        _known_as(HistoryBuffer.__module__, 'HistoryBuffer', Log),
-        _known_as('builtins', 'getattr', statistic),
-        _known_as(ConfigDict.__module__, 'ConfigDict', _config),
-    ]
-
-
-def _name(entry: Any) -> str:
-    """What files call an entry of torch's list: a function or class, or a pair of one and a name."""
-    return entry[1] if isinstance(entry, tuple) else f'{entry.__module__}.{entry.__qualname__}'
-
-
-ALLOWED: dict[str, Any] = {_name(entry): entry for entry in _stand_ins()}
 
 # ---------------------------------------------------------------- loading
 
 
-def load(file: Any, map_location: Any = None) -> Any:
-    """``torch.serialization.load`` of data alone.
+def load(stream: IO[bytes], map_location: Any = None) -> Any:
+    """Reads a file of ``torch.save`` as tensors and plain data.
+
+    torch's readers are called by themselves: ``torch.load`` takes no ``pickle_module`` while
+    TORCH_FORCE_WEIGHTS_ONLY_LOAD is set.
 
     Raises:
         Refused: if the file asks for anything else.
-        Exception: of all kinds, whatever torch raises over damaged files.
+        Exception: of all types, whatever torch raises over damaged files.
     """
-    with _LOCK, torch.sparse.check_sparse_tensor_invariants():
-        if not hasattr(torch.serialization, 'add_safe_globals'):
-            return _settled(torch.serialization.load(file, map_location, pickle_module=DataPickle))
-        with _allowed_by_torch():
-            return _settled(torch.serialization.load(file, map_location, weights_only=True))
+    sparse: list[Tensor] = []
+    unpickler = type('Unpickler', (SafeUnpickler,), dict(sparse=sparse))
+    pickle_module = SimpleNamespace(
+        Unpickler=unpickler, load=lambda file, **kwargs: unpickler(file, **kwargs).load(), __name__=__name__
+    )
+    stream.seek(0)
+    zipped = stream.read(4) == b'PK\x03\x04'  # torch's own rule
+    stream.seek(0)
+    if zipped:
+        archive = torch._C.PyTorchFileReader(stream)
+        if 'constants.pkl' in archive.get_all_records():
+            raise Refused(
+                'torchscript', 'is a TorchScript program, not a checkpoint; get a file that only holds weights'
+            )
+        content = torch.serialization._load(archive, map_location, pickle_module, encoding='utf-8')
+    else:
+        content = torch.serialization._legacy_load(stream, map_location, pickle_module, encoding='utf-8')
+    for tensor in sparse:
+        _validate(tensor)
+    return _settled(content)
 
 
-@contextmanager
-def _allowed_by_torch() -> Iterator[None]:
-    """Let torch know the stand-ins, and them alone under these names: of two it would take either."""
-    listed = torch.serialization
-    theirs = [entry for entry in listed.get_safe_globals() if _name(entry) in ALLOWED]
-    _replace(theirs, ALLOWED.values())
-    try:
-        yield
-    finally:
-        _replace(ALLOWED.values(), theirs)
-
-
-def _replace(some: Any, others: Any) -> None:
-    gone = {id(entry) for entry in some}
-    kept = [entry for entry in torch.serialization.get_safe_globals() if id(entry) not in gone]
-    torch.serialization.clear_safe_globals()
-    torch.serialization.add_safe_globals([*kept, *others])
-
-
-class DataPickle:
-    """``pickle``, as far as torch uses it to load: weights-only loading for a torch that can allow nothing of ours.
-
-    A file can name what is allowed, and fill in objects of these kinds; nothing else is looked up.
-    """
-
-    class Unpickler(pickle._Unpickler):
-        dispatch = dict(pickle._Unpickler.dispatch)
-
-        def find_class(self, module: str, name: str) -> Any:
-            module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
-            known = {**torch._weights_only_unpickler._get_allowed_globals(), **ALLOWED}
-            if f'{module}.{name}' not in known:
-                raise runs_code(f'{module}.{name}')
-            return known[f'{module}.{name}']
-
-        def load_build(self) -> None:
-            kind = type(self.stack[-2])
-            known = [*torch._weights_only_unpickler._get_allowed_globals().values(), *ALLOWED.values()]
-            if not any(kind is one for one in known):
-                raise runs_code(f'{kind.__module__}.{kind.__qualname__}')
-            super().load_build()
-
-        dispatch[pickle.BUILD[0]] = load_build
-
-    @classmethod
-    def load(cls, file: IO[bytes], **kwargs) -> Any:
-        return cls.Unpickler(file, **kwargs).load()
+def _validate(tensor: Tensor) -> None:
+    """Raises RuntimeError where a sparse tensor has indices outside of its size: it would read foreign memory."""
+    if tensor.layout == torch.sparse_coo:
+        torch.sparse_coo_tensor(tensor._indices(), tensor._values(), tensor.size(), check_invariants=True)
+    elif tensor.layout in (torch.sparse_csr, torch.sparse_bsr, torch.sparse_csc, torch.sparse_bsc):
+        by_row = tensor.layout in (torch.sparse_csr, torch.sparse_bsr)
+        indices = (
+            (tensor.crow_indices(), tensor.col_indices()) if by_row else (tensor.ccol_indices(), tensor.row_indices())
+        )
+        torch.sparse_compressed_tensor(
+            *indices, tensor.values(), tensor.size(), layout=tensor.layout, check_invariants=True
+        )
 
 
 # ---------------------------------------------------------------- afterwards
 
 
 def _settled(content: Any) -> Any:
-    """``content`` with plain NumPy instead of stand-ins, none of whose attributes hides a method.
+    """``content`` with plain NumPy instead of stand-ins, without attributes that hide a method.
 
     A file may set attributes of dicts and tensors: after ``checkpoint.get = …`` a caller's ``get`` is the file's.
     """
@@ -277,7 +227,7 @@ def _check_attributes(value: Any, attributes: dict) -> None:
     if type(value) in (OrderedDict, Counter):
         extra = [name for name in attributes if name != '_metadata']
     else:
-        extra = [name for name in attributes if isinstance(value, torch.Tensor) and hasattr(type(value), str(name))]
+        extra = [name for name in attributes if isinstance(value, Tensor) and hasattr(type(value), str(name))]
     if extra:
         raise may_not(f'set the attribute {extra[0]!r:.50} of its {type(value).__name__}')
 

@@ -15,14 +15,13 @@ from typing import NamedTuple
 
 import onnx
 import torch
-from mmdet.registry import MODELS
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from apa_mmdet.checkpoint.compare import check_fit
 from apa_mmdet.checkpoint.io import read_checkpoint
-from apa_mmdet.utils.config import load_config
+from apa_mmdet.utils.config import build_detector, load_config
 from apa_mmdet.utils.errors import one_line
 from apa_mmdet.utils.fileio import atomic_write
 
@@ -135,18 +134,13 @@ def _step(steps: tqdm, name: str) -> None:
 
 
 def build(cfg: Config, path: str) -> nn.Module:
-    """The model of a config in eval mode, on the CPU, without its weights.
+    """Builds the model of a config in eval mode, on the CPU, without its weights.
 
     Raises:
-        ValueError: if there is none, or it cannot be built.
+        BadConfig: if it has no model, or the model cannot be built.
+        NotExportable: if the model has no backbone.
     """
-    init_default_scope(cfg.get('default_scope') or 'mmdet')
-    if not isinstance(cfg.get('model'), dict):
-        raise ValueError(f'{path} is no config of a detector: it has no `model`')
-    try:
-        model = MODELS.build(cfg.model).eval().requires_grad_(False)
-    except Exception as error:  # a config is a program: anything may come out of it
-        raise ValueError(f'{path}: its model cannot be built: {one_line(error)}') from error
+    model = build_detector(cfg, path).eval().requires_grad_(False)
     if not hasattr(model, 'backbone'):
         raise NotExportable(
             'no-backbone', f"{type(model).__name__} of {path} has no backbone; name a detector's config"
@@ -156,27 +150,22 @@ def build(cfg: Config, path: str) -> nn.Module:
 
 
 def load_weights(model: nn.Module, checkpoint: Path, part: str = 'detector') -> list[str] | None:
-    """Give the model, or its backbone and neck, the weights of a checkpoint; all of them have to be there.
+    """Loads the weights of a checkpoint into the model, or into its backbone and neck.
 
     Returns:
         The names of the classes, where the checkpoint has them.
 
     Raises:
-        OSError: if the file is not there or not to be read.
-        ValueError: if it is no checkpoint, or of another model.
+        OSError: if the file cannot be read.
+        BadCheckpoint: if it is not a checkpoint.
+        WrongWeights: if a weight is missing or of another shape.
     """
-    found = read_checkpoint(checkpoint)
-    for name, own in model.state_dict().items():
-        if part == 'backbone' and name.split('.')[0] not in ('backbone', 'neck'):
-            continue
-        if name not in found.weights or found.weights[name].shape != own.shape:
-            had = f'{name} of {tuple(found.weights[name].shape)}' if name in found.weights else f'no {name}'
-            raise ValueError(
-                f'{checkpoint} has {had}, which the config asks for with {tuple(own.shape)}: '
-                'was it trained with this config?'
-            )
-        own.copy_(found.weights[name])
-    classes = (found.meta.get('dataset_meta') or {}).get('classes')
+    content = read_checkpoint(checkpoint)
+    parts = ('backbone.', 'neck.') if part == 'backbone' else ('',)
+    expected = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(parts)}
+    check_fit(content.weights, expected, str(checkpoint), f'the {part}', ignore=('type', 'not-finite', 'unexpected'))
+    model.load_state_dict({name: content.weights[name] for name in expected if name in content.weights}, strict=False)
+    classes = (content.meta.get('dataset_meta') or {}).get('classes')
     return list(classes) if classes else None
 
 

@@ -1,62 +1,103 @@
-"""Reading configs, and what they say of their data sets, evaluators and models."""
+"""Reads configs and builds their models; finds the data sets, evaluators and parts of a model in them."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from torch import nn
 
 from .errors import one_line
 
 ELSEWHERE = ('backbone', 'neck', 'rpn_head', 'semantic_head', 'data_preprocessor')  # num_classes means something else
 
 
-def load_config(path: str, options: dict | None = None) -> Config:
-    """Read a config.
+class BadConfig(ValueError):
+    """Raised when a config cannot be read, or a model cannot be built from it. The message names the file.
+
+    Args:
+        code: ``not-found``, ``broken``, ``no-detector`` or ``not-buildable``.
+        message: one line.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def load_config(path: str | Path, options: dict | None = None) -> Config:
+    """Reads a config.
+
+    Args:
+        path: of the file.
+        options: settings that override the file's, as of ``--cfg-options``.
 
     Raises:
-        ValueError: whatever is wrong with it, in one line.
+        BadConfig: whatever is wrong with it.
     """
     if not Path(path).is_file():
-        raise ValueError(f'config {path}: no such file')
+        raise BadConfig('not-found', f'config {path}: no such file')
     try:
         cfg = Config.fromfile(path)
         cfg.merge_from_dict(options or {})
     except Exception as error:  # a config is a program: anything may come out of it
-        raise ValueError(f'config {path}: {one_line(error)}') from None
+        raise BadConfig('broken', f'config {path}: {one_line(error)}') from None
     return cfg
+
+
+def build_detector(cfg: Config, path: str | Path, part: str | None = None) -> nn.Module:
+    """Builds the model of a config, on the CPU, without loading weights.
+
+    Args:
+        cfg: the config.
+        path: what errors call it.
+        part: ``backbone`` builds only that part of a detector.
+
+    Raises:
+        BadConfig: if there is no such model, or it cannot be built.
+    """
+    model = cfg.get('model')
+    if not isinstance(model, dict) or (part and not isinstance(model.get(part), dict)):
+        raise BadConfig('no-detector', f'{path} has no model{f".{part}" if part else ""}; use the config of a detector')
+    try:
+        with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmdet'):
+            return MODELS.build(model[part] if part else model)
+    except Exception as error:  # as above
+        raise BadConfig('not-buildable', f'config {path}: its model cannot be built: {one_line(error)}') from error
 
 
 def _dict(cfg: Config, key: str) -> dict:
     found = cfg.get(key) or {}
     if not isinstance(found, dict):
-        raise ValueError(f'{key} is {found!r}; it must be a dict')
+        raise BadConfig('broken', f'{key} is {found!r}; it must be a dict')
     return found
 
 
 def leaves(dataset: dict | list | None) -> Iterator[dict]:
-    """The data sets inside ClassBalancedDataset, RepeatDataset, ConcatDataset and their like."""
+    """Yields the data sets inside ClassBalancedDataset, RepeatDataset, ConcatDataset and other wrappers."""
     for part in dataset if isinstance(dataset, (list, tuple)) else [dataset] if dataset else []:
         if not isinstance(part, dict):
-            raise ValueError(f'a data set of the config is {part!r}; it must be a dict')
+            raise BadConfig('broken', f'a data set of the config is {part!r}; it must be a dict')
         inner = part.get('dataset') or part.get('datasets')
         yield from leaves(inner) if inner else [part]
 
 
 def evaluators(cfg: Config, splits: Sequence[str]) -> Iterator[tuple[str, dict]]:
-    """Split and config of each evaluator."""
+    """Yields the split and the config of each evaluator."""
     for split in splits:
         found = cfg.get(f'{split}_evaluator') or []
         if isinstance(found, dict) and 'metrics' in found:
             found = found['metrics']
         for evaluator in found if isinstance(found, (list, tuple)) else [found]:
             if not isinstance(evaluator, dict):
-                raise ValueError(f'{split}_evaluator has {evaluator!r}; it must be a dict')
+                raise BadConfig('broken', f'{split}_evaluator has {evaluator!r}; it must be a dict')
             yield split, evaluator
 
 
 def model_parts(node: Any, path: str = 'model') -> Iterator[tuple[str, dict]]:
-    """Every dict of a model's config with its path, but those where ``num_classes`` means something else.
+    """Yields every dict of a model's config with its path, except where ``num_classes`` means something else.
 
     Example:
         >>> [path for path, _ in model_parts(dict(rpn_head=dict(num_classes=1), bbox_head=[dict(num_classes=3)]))]

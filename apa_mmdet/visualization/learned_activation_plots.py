@@ -10,14 +10,13 @@ import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from mmdet.registry import MODELS
-from mmengine.config import Config
-from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from apa_mmdet.checkpoint.compare import compare, misfit
 from apa_mmdet.checkpoint.io import read_checkpoint
 from apa_mmdet.models.activations import LearnableActivation, learnable_activations
+from apa_mmdet.utils.config import build_detector, load_config
 
 from .activation_curves import Curves, colors, sample, save, style_axis
 
@@ -51,7 +50,7 @@ def draw_checkpoint(checkpoint: Path, config: Path | None, out: Path, limit: flo
     """
     weights = read_checkpoint(checkpoint).weights
     config = config or config_beside(checkpoint)
-    sites = find_learnable_activations(_built(config))
+    sites = find_learnable_activations(build_detector(load_config(config), config))
     if not sites:
         names = ', '.join(learnable_activations())
         raise ValueError(f'{config}: its model has none of the learnable activations {names}')
@@ -70,21 +69,6 @@ def draw_learned_activations(
     """
     bar = tqdm([('values', False), ('derivatives', True)], 'drawing', unit='figure', disable=None, leave=False)
     return [save(learned_figure(sites, title, slope, limit), out / f'{name}_{what}.png') for what, slope in bar]
-
-
-def _built(config: Path) -> nn.Module:
-    """The model of a config."""
-    init_default_scope('mmdet')
-    try:
-        cfg = Config.fromfile(config)
-        if 'model' in cfg:
-            return MODELS.build(cfg.model)
-    except OSError:
-        raise
-    except Exception as error:  # a config is code, and fails in any way
-        lines = str(error.args[0] if isinstance(error, KeyError) else error).strip().splitlines()
-        raise ValueError(f'{config}: its model cannot be built: {type(error).__name__}: {" ".join(lines)}') from error
-    raise ValueError(f'{config} is no config of a detector: it has no `model`')
 
 
 def config_beside(checkpoint: Path) -> Path:
@@ -124,24 +108,22 @@ def _stage_and_slot(name: str) -> tuple[str, str]:
 
 
 def load_sites(sites: Sequence[LearnableActivationInfo], weights: dict[str, Tensor], checkpoint: Path) -> None:
-    """Give every site its parameters from the weights of a detector or a backbone."""
+    """Loads the parameters of every site from the weights of a detector or a backbone.
+
+    Raises:
+        WrongWeights: if one is missing, or has neither its own shape nor that of official weights.
+    """
     prefix = '' if any(name.startswith('backbone.') for name in weights) else 'backbone.'
     for site in sites:
         own = site.activation.state_dict()
         names = {key: f'{site.name}.{key}'.removeprefix(prefix) for key in own}
         try:
             site.activation.load_state_dict({key: weights[name] for key, name in names.items() if name in weights})
-        except RuntimeError:  # something is missing, or has neither its own shape nor that of published files
-            key, name = next(
-                (key, name)
-                for key, name in names.items()
-                if name not in weights or weights[name].shape != own[key].shape
-            )
-            had = f'has {name} of shape {tuple(weights[name].shape)}' if name in weights else f'has no {name}'
-            raise ValueError(
-                f'{checkpoint} {had}, which the config asks for with {tuple(own[key].shape)}: '
-                'was it trained with this config?'
-            ) from None
+        except RuntimeError:
+            expected = {name: own[key] for key, name in names.items()}
+            differences = compare(weights, expected)
+            wrong = {key: differences[key] for key in ('missing', 'shape')}
+            raise misfit(wrong, str(checkpoint), 'the model') from None
 
 
 def learned_curves(activation: LearnableActivation, limit: float) -> Curves:

@@ -3,6 +3,7 @@
 #     default_hooks = _base_.apa_hooks
 # and, for exact resumption, train_cfg = dict(type='ResumableEpochBasedTrainLoop'), or ResumableIterBasedTrainLoop.
 custom_imports = dict(imports=['apa_mmdet'], allow_failed_imports=False)
+runner_type = 'SafeRunner'
 apa_hooks = dict(
     checkpoint=dict(type='AtomicCheckpointHook'),
     resume=dict(type='ExactResumeHook'),

@@ -1,4 +1,4 @@
-"""Published weights under our names and back, against an independent mapping and the published lists of keys."""
+"""Official weights under our names and back, against an independent mapping and the official lists of keys."""
 
 import argparse
 import json
@@ -18,11 +18,12 @@ from mmengine.logging import MessageHub
 from mmengine.registry import DefaultScope
 from mmengine.runner import load_checkpoint
 
-from apa_mmdet.apis.convert_weights import convert_file
+from apa_mmdet.apis.convert_weights import NotConvertible, convert_file
 from apa_mmdet.checkpoint.compare import WrongWeights
-from apa_mmdet.checkpoint.published_names import convert_official_state_dict, translate_names
+from apa_mmdet.checkpoint.official_names import convert_official_state_dict, translate_names
 from apa_mmdet.datasets.tiny_lvis.generate import make_tiny_lvis
 from apa_mmdet.models.backbones import SEResNet, SEResNeXt
+from apa_mmdet.utils.config import BadConfig
 
 TOOL = ROOT / 'tools/convert_official_weights.py'
 BASELINE = dict(act_cfg=dict(type='ReLU'), se_cfg=dict(norm_cfg=None, gate_cfg=dict(type='Sigmoid'), dropout=0.0))
@@ -41,8 +42,8 @@ DETECTORS = dict(
 )
 
 
-def published_name(ours, basic_block=False):
-    """Our name of a parameter → the published one, by replacement of its parts."""
+def official_name(ours, basic_block=False):
+    """Our name of a parameter → the official one, by replacement of its parts."""
     out = 'unirect2.' if basic_block else 'unirect3.'
     for part, theirs in (
         ('act_stem.', 'relu.'),
@@ -75,13 +76,13 @@ def keys(name):
     return json.loads((DATA / f'{name}_keys.json').read_text())
 
 
-def published_from(net, basic_block=False):
-    return marked({published_name(name, basic_block): tensor.shape for name, tensor in net.state_dict().items()})
+def official_from(net, basic_block=False):
+    return marked({official_name(name, basic_block): tensor.shape for name, tensor in net.state_dict().items()})
 
 
-def build(recipe, device='meta'):
+def build(cfg, device='meta'):
     with torch.device(device), DefaultScope.overwrite_default_scope('mmdet'):
-        return MODELS.build(recipe)
+        return MODELS.build(cfg)
 
 
 def model_for(name):
@@ -99,9 +100,9 @@ def saved(content, path, **kwargs):
 
 @pytest.fixture(scope='module')
 def small(tmp_path_factory):
-    """A published classification checkpoint of depth 18."""
+    """A official classification checkpoint of depth 18."""
     weights = {
-        **published_from(build(dict(type='SEResNet', depth=18)), True),
+        **official_from(build(dict(type='SEResNet', depth=18)), True),
         **marked({'fc.weight': (1000, 512), 'fc.bias': (1000,)}),
     }
     return saved(dict(model=weights), tmp_path_factory.mktemp('small') / 'r18.pth')
@@ -111,14 +112,14 @@ def small(tmp_path_factory):
 
 
 @pytest.mark.parametrize('name', [*BACKBONES, *DETECTORS])
-def test_every_published_key_becomes_the_models_and_comes_back(name):
-    published, model = marked(keys(name)), model_for(name)
-    ours = convert_official_state_dict(published)
+def test_every_official_key_becomes_the_models_and_comes_back(name):
+    official, model = marked(keys(name)), model_for(name)
+    ours = convert_official_state_dict(official)
     model.load_state_dict(ours, strict=True, assign=True)
     for key, tensor in ours.items():
-        assert torch.equal(tensor, published[published_name(key)]), key
+        assert torch.equal(tensor, official[official_name(key)]), key
     back = {theirs: ours[key] for key, theirs in translate_names(ours, to_official=True).items()}
-    assert same(back, published)
+    assert same(back, official)
     assert same(convert_official_state_dict(back), ours)
     assert convert_official_state_dict(ours).keys() == ours.keys(), 'ours changes'
 
@@ -138,7 +139,7 @@ def test_the_names_of_basic_blocks_and_of_the_learnable_scale():
     assert list(translate_names(translate_names(names).values(), to_official=True).values()) == names
 
 
-def test_half_published_half_our_names_are_refused():
+def test_names_that_are_partly_official_partly_ours_are_refused():
     with pytest.raises(
         ValueError, match='relu.kappa_param and act_stem.kappa would both become act_stem.kappa: the names are partly'
     ):
@@ -148,7 +149,7 @@ def test_half_published_half_our_names_are_refused():
 # ---------------------------------------------------------------- backbones
 
 
-def test_a_converted_backbone_computes_what_the_published_one_does(tmp_path):
+def test_a_converted_backbone_computes_what_the_official_one_does(tmp_path):
     name = 'se_resnet50'
     weights = {key: torch.from_numpy(value(key, shape)) for key, shape in keys(name).items()}
     source = saved(
@@ -172,8 +173,8 @@ def test_a_converted_backbone_computes_what_the_published_one_does(tmp_path):
     'net', [SEResNet(18), SEResNet(34, **BASELINE), SEResNeXt(50)], ids=['18', '34 baseline', 'ResNeXt-50']
 )
 def test_the_backbone_is_told_from_its_weights_and_round_trips(net, tmp_path):
-    weights = published_from(net, basic_block=net.depth < 50)
-    source = saved(dict(model=weights), tmp_path / 'published.pth')
+    weights = official_from(net, basic_block=net.depth < 50)
+    source = saved(dict(model=weights), tmp_path / 'official.pth')
     assert f"type='{type(net).__name__}', depth={net.depth}" in convert_file(source, tmp_path / 'ours.pth')
     net.load_state_dict(torch.load(tmp_path / 'ours.pth', weights_only=True)['state_dict'], strict=True)
     report = convert_file(tmp_path / 'ours.pth', tmp_path / 'back.pth', to_official=True)
@@ -212,12 +213,12 @@ def test_a_training_checkpoint_in_either_format_of_torch(small, tmp_path):
 
 def test_a_detection_checkpoint_loads_strictly_and_round_trips(tmp_path):
     name = 'lvis_mask_rcnn_se_r50_detector'
-    published = marked(keys(name))
+    official = marked(keys(name))
     hub = MessageHub.get_instance(name)
     hub.update_scalar('train/loss', 1.0)
     meta = dict(cfg='model = …', epoch=24, dataset_meta=dict(classes=('a', 'b')), hook_msgs=argparse.Namespace())
     source = saved(
-        dict(meta=meta, state_dict=published, message_hub=hub.state_dict(), optimizer={}), tmp_path / 'in.pth'
+        dict(meta=meta, state_dict=official, message_hub=hub.state_dict(), optimizer={}), tmp_path / 'in.pth'
     )
     ours = tmp_path / 'ours.pth'
     report = convert_file(source, ours, config=str(ROOT / DETECTORS[name]))
@@ -232,39 +233,41 @@ def test_a_detection_checkpoint_loads_strictly_and_round_trips(tmp_path):
     loaded = load_checkpoint(model, str(ours), strict=True)
     assert loaded['meta'] == dict(epoch=24, dataset_meta=dict(classes=('a', 'b')))
     for key, tensor in model.state_dict().items():
-        assert torch.equal(tensor, published[published_name(key)]), key
+        assert torch.equal(tensor, official[official_name(key)]), key
     convert_file(ours, tmp_path / 'back.pth', config=str(ROOT / DETECTORS[name]), to_official=True)
-    assert same(torch.load(tmp_path / 'back.pth', weights_only=True)['state_dict'], published)
+    assert same(torch.load(tmp_path / 'back.pth', weights_only=True)['state_dict'], official)
 
 
 def test_a_detection_checkpoint_needs_its_config(tmp_path):
     source = saved(dict(state_dict=marked(keys('lvis_mask_rcnn_se_r50_detector'))), tmp_path / 'in.pth')
     with pytest.raises(
-        ValueError, match=r'in.pth is a detection checkpoint; name the config of its model with --config$'
-    ):
+        NotConvertible, match=r'in.pth is a detection checkpoint; name the config of its model with --config$'
+    ) as refused:
         convert_file(source, tmp_path / 'out.pth')
+    assert refused.value.code == 'needs-config'
 
 
 @pytest.mark.parametrize(
-    'name, config, line',
+    'name, config, code, line',
     [
         (
             'lvis_mask_rcnn_se_r50_detector',
             'configs/coco/mask_rcnn_se_r50_apa_1x_coco.py',
-            "its classifier has 1203 outputs, the config's 81: ",
+            'other-classes',
+            "its classifier has 1203 outputs, the model's 81: ",
         ),
-        ('se_resnet50', TINY, "the checkpoint is a ResNet-50, the config's backbone a ResNet-18: "),
+        ('se_resnet50', TINY, 'other-depth', 'the checkpoint is a ResNet-50, the model a ResNet-18: '),
     ],
 )
-def test_weights_for_another_config(name, config, line, tmp_path):
+def test_weights_for_another_config(name, config, code, line, tmp_path):
     source = saved(dict(state_dict=marked(keys(name))), tmp_path / 'in.pth')
     with pytest.raises(WrongWeights, match=line) as caught:
         convert_file(source, tmp_path / 'out.pth', config=str(ROOT / config))
-    assert '\n' not in str(caught.value) and not list(tmp_path.glob('out*'))
+    assert caught.value.code == code and '\n' not in str(caught.value) and not list(tmp_path.glob('out*'))
 
 
 def test_learnable_activations_for_a_config_without(small, tmp_path):
-    line = rf'r18.pth does not fit the backbone of {ROOT / TINY_RELU}: the model has no learnable activations: \d+ unexplained, first act_stem'
+    line = rf'r18.pth does not fit the backbone of {ROOT / TINY_RELU}: the model has no learnable activations: weights \d+ unexpected, first act_stem'
     with pytest.raises(WrongWeights, match=line):
         convert_file(small, tmp_path / 'out.pth', config=str(ROOT / TINY_RELU))
 
@@ -275,9 +278,14 @@ def test_the_report_lists_what_is_wrong(small, tmp_path):
     weights.update(strange=torch.zeros(1), **{'conv1.weight': torch.zeros(64, 4, 7, 7)})
     source = saved(dict(model=weights), tmp_path / 'in.pth')
     with pytest.raises(
-        WrongWeights, match='3 missing, 1 of another shape, 1 unexplained, first layer2.0.bn1.weight$'
+        WrongWeights, match='weights 3 missing, 1 of another shape, 1 unexpected, first layer2.0.bn1.weight; use'
     ) as caught:
         convert_file(source, tmp_path / 'out.pth')
+    assert {key: len(names) for key, names in caught.value.differences.items() if names} == {
+        'missing': 3,
+        'shape': 1,
+        'unexpected': 1,
+    }
     lines = [' '.join(line.split()) for line in caught.value.report.splitlines()]
     for line in (
         'relu.lambda_param → act_stem.lambda_',
@@ -286,7 +294,7 @@ def test_the_report_lists_what_is_wrong(small, tmp_path):
         'layer*.*.bn1.weight (layer2.0, layer3.0-1)',
         'of another shape 1',
         'conv1.weight: (64, 4, 7, 7), not (64, 3, 7, 7)',
-        'unexplained 1',
+        'unexpected 1',
         'strange',
         'layer*.*.unirect2.kappa_param → layer*.*.act_out.kappa (layer1.0-1, layer2.0-1, layer3.0-1, layer4.0-1)',
     ):
@@ -306,7 +314,7 @@ def test_the_report_lists_what_is_wrong(small, tmp_path):
         ),
         (
             {'conv1.weight': 3},
-            "holds no weights, neither by themselves nor under `model` or `state_dict`; 'conv1.weight' is not the name of a tensor$",
+            "holds no weights, neither at its top level nor under `model` or `state_dict`; 'conv1.weight' is not the name of a tensor$",
         ),
         ({}, 'holds no weights'),
     ],
@@ -320,52 +328,65 @@ def test_weights_of_a_plain_resnet(tmp_path):
     plain = build(dict(type='mmdet.ResNet', depth=50)).state_dict()
     source = saved(marked({name: tensor.shape for name, tensor in plain.items()}), tmp_path / 'in.pth')
     with pytest.raises(
-        WrongWeights, match='the checkpoint has no squeeze and excitation: 32 missing, first layer1.0.se.fc1.weight$'
-    ):
+        WrongWeights,
+        match='the checkpoint has no squeeze and excitation: weights 32 missing, first layer1.0.se.fc1.wei',
+    ) as refused:
         convert_file(source, tmp_path / 'out.pth')
+    assert refused.value.code == 'other-attention'
 
 
 def test_a_config_that_is_not_a_detectors(small, tmp_path):
-    with pytest.raises(ValueError, match='default_runtime.py has no model.backbone; name the config of a detector$'):
+    with pytest.raises(
+        BadConfig, match='default_runtime.py has no model.backbone; use the config of a detector$'
+    ) as refused:
         convert_file(small, tmp_path / 'out.pth', config=str(ROOT / 'configs/_base_/default_runtime.py'))
+    assert refused.value.code == 'no-detector'
 
 
 @pytest.mark.parametrize(
-    'text, line',
+    'text, code, line',
     [
-        ("model = dict(backbone=dict(type='NoNet'))", r'config .*c.py: KeyError: .*NoNet is not in the'),
-        ("model = dict(backbone=dict(type='SEResNet', dpth=3))", 'config .*c.py: TypeError: '),
-        ('model = dict(', 'config .*c.py: SyntaxError: '),
+        (
+            "model = dict(backbone=dict(type='NoNet'))",
+            'not-buildable',
+            r'config .*c.py: its model cannot be built: KeyError: .*NoNet is not in the',
+        ),
+        ("model = dict(backbone=dict(type='SEResNet', dpth=3))", 'not-buildable', 'cannot be built: TypeError: '),
+        ('model = dict(', 'broken', 'config .*c.py: SyntaxError: '),
+        (None, 'not-found', 'config .*c.py: no such file$'),
     ],
 )
-def test_a_broken_config(text, line, small, tmp_path):
-    (tmp_path / 'c.py').write_text(text)
-    with pytest.raises(ValueError, match=line) as caught:
+def test_a_broken_config(text, code, line, small, tmp_path):
+    if text:
+        (tmp_path / 'c.py').write_text(text)
+    with pytest.raises(BadConfig, match=line) as caught:
         convert_file(str(small), str(tmp_path / 'out.pth'), str(tmp_path / 'c.py'))
-    assert '\n' not in str(caught.value)
+    assert caught.value.code == code and '\n' not in str(caught.value)
 
 
 def test_the_wrong_direction(small, tmp_path):
-    with pytest.raises(ValueError, match='r18.pth has the published names already; leave out --to-official$'):
+    with pytest.raises(NotConvertible, match='r18.pth has the official names already; omit --to-official$') as refused:
         convert_file(small, tmp_path / 'ours.pth', to_official=True)
+    assert refused.value.code == 'wrong-direction'
     convert_file(small, tmp_path / 'ours.pth')
     with pytest.raises(
-        ValueError, match='ours.pth has our names already and needs no conversion; --to-official goes the other way$'
+        NotConvertible,
+        match='ours.pth has our names already and needs no conversion; --to-official goes the other way$',
     ):
         convert_file(tmp_path / 'ours.pth', tmp_path / 'again.pth')
 
 
-def test_a_published_file_taken_for_pretrained_weights_says_how_to_convert_it(small, tmp_path):
+def test_an_official_file_used_as_pretrained_weights_says_how_to_convert_it(small, tmp_path):
     source = saved(dict(torch.load(small, weights_only=True), args=argparse.Namespace(lr=0.1)), tmp_path / 'in.pth')
     net = SEResNet(18, init_cfg=dict(type='Pretrained', checkpoint=str(source)))
-    with pytest.raises(ValueError, match='has its weights under `model`, .* tools/convert_official_weights.py'):
+    with pytest.raises(ValueError, match='holds no weights, .*; tools/convert_official_weights.py converts official'):
         net.init_weights()
 
 
 def test_nothing_is_overwritten_unasked(small, tmp_path):
     target = saved(3, tmp_path / 'out.pth')
     with pytest.raises(
-        FileExistsError, match='out.pth is there already; name another file, or overwrite it with --force$'
+        FileExistsError, match='out.pth exists already; name another file, or overwrite it with --force$'
     ):
         convert_file(small, target)
     with pytest.raises(FileExistsError, match='r18.pth is the file to convert; name another for the result$'):
@@ -396,7 +417,7 @@ def test_the_tool_with_a_detector_of_another_depth_as_a_process(tmp_path):
     )
     assert run.returncode == 1 and not (tmp_path / 'out.pth').exists()
     assert 'convert_official_weights: ' in run.stderr.splitlines()[-1] and 'Traceback' not in run.stderr
-    assert "the checkpoint is a ResNet-101, the config's backbone a ResNet-50" in run.stderr.splitlines()[-1]
+    assert 'the checkpoint is a ResNet-101, the model a ResNet-50' in run.stderr.splitlines()[-1]
     assert 'backbone.layer*.*.conv1.weight  (layer3.6-22)' in run.stdout
 
 
@@ -412,13 +433,13 @@ def test_tools_test_evaluates_a_converted_detector(tmp_path):
     weights = {
         name: torch.from_numpy(value(name, shape)) for name, shape in keys('lvis_mask_rcnn_se_r50_detector').items()
     }
-    saved(dict(state_dict=weights), tmp_path / 'published.pth')
+    saved(dict(state_dict=weights), tmp_path / 'official.pth')
     for command in (
-        [TOOL, 'published.pth', 'ours.pth', '--config', ROOT / R50],
+        [TOOL, 'official.pth', 'ours.pth', '--config', ROOT / R50],
         [ROOT / 'tools/test.py', ROOT / R50, 'ours.pth', '--cfg-options', 'model.test_cfg.rcnn.max_per_img=20'],
     ):
         run = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True)
         assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
     said = run.stdout + run.stderr
-    assert 'Load checkpoint from ours.pth' in said and 'lvis/segm_APr' in said
+    assert 'Load checkpoint from apa_mmdet://ours.pth' in said and 'lvis/segm_APr' in said
     assert not re.search('unexpected key|missing key|size mismatch', said)

@@ -21,8 +21,9 @@ from pycocotools import mask as mask_utils
 
 from apa_mmdet.apis.det_inferencer import StrictDetInferencer, class_names
 from apa_mmdet.apis.inference_folder import find_images
+from apa_mmdet.checkpoint.compare import WrongWeights
 from apa_mmdet.checkpoint.io import BadCheckpoint, load_as_data
-from apa_mmdet.checkpoint.published_names import translate_names
+from apa_mmdet.checkpoint.official_names import translate_names
 from apa_mmdet.datasets.tiny_lvis.generate import CATEGORIES, make_tiny_lvis
 
 CLASSES = sorted(CATEGORIES)
@@ -172,23 +173,27 @@ def test_names_are_not_guessed(tmp_path, monkeypatch):
 def test_another_models_weights_are_refused(tiny, tmp_path):
     cfg = Config.fromfile(tiny / 'config.py')
     cfg.model.backbone.update(act_cfg=dict(type='ReLU'))
-    refused = functools.partial(pytest.raises, ValueError)
-    line = rf'^{tiny}/weights.pth does not fit {tiny}/config.py: weights 34 unexplained, first '
-    with refused(match=f'{line}backbone.act_stem.lambda_; name the config that it was trained with$'):
+    refused = functools.partial(pytest.raises, WrongWeights)
+    line = rf'^{tiny}/weights.pth does not fit {tiny}/config.py: weights 34 unexpected, first '
+    with refused(match=f'{line}backbone.act_stem.lambda_; use the config that it was trained with$') as error:
         StrictDetInferencer(cfg, tiny / 'weights.pth', 'cpu')
+    assert error.value.code == 'other-model' and len(error.value.differences['unexpected']) == 34
     weights = load_as_data(tiny / 'weights.pth')['state_dict']
     published = {theirs: weights[ours] for ours, theirs in translate_names(weights, to_official=True).items()}
     path = changed(tiny, tmp_path / 'published.pth', state_dict=published)
-    with refused(match=f'convert the published names: python tools/convert_official_weights.py {path} OUT --config '):
+    with refused(match='convert the official names with tools/convert_official_weights.py$') as error:
         StrictDetInferencer(tiny / 'config.py', path, 'cpu')
+    assert error.value.code == 'official-names'
     name = 'backbone.layer1.0.act_out.kappa'
     path = changed(tiny, tmp_path / 'nan.pth', state_dict={**weights, name: weights[name] * float('nan')})
-    with refused(match=f'weights 1 not finite, first {name}; take an earlier checkpoint$'):
+    with refused(match=f'weights 1 not finite, first {name}; use an earlier checkpoint$') as error:
         StrictDetInferencer(tiny / 'config.py', path, 'cpu')
+    assert error.value.code == 'not-finite'
     for content in (dict(a=1), dict(model=weights), dict(state_dict=[1]), [1]):
         torch.save(content, tmp_path / 'none.pth')
-        with pytest.raises(BadCheckpoint, match=f'^{tmp_path}/none.pth holds no weights, neither'):
+        with pytest.raises(BadCheckpoint, match=f'^{tmp_path}/none.pth holds no weights, neither') as error:
             StrictDetInferencer(tiny / 'config.py', tmp_path / 'none.pth', 'cpu')
+        assert error.value.code == 'no-weights'
     old = {f'module.{name}': tensor for name, tensor in weights.items() if 'num_batches_tracked' not in name}
     path = changed(tiny, tmp_path / 'old.pth', state_dict=old)  # of DistributedDataParallel, and of old norms
     assert torch.equal(StrictDetInferencer(tiny / 'config.py', path, 'cpu').model.state_dict()[name], weights[name])
@@ -200,10 +205,10 @@ def test_another_models_weights_are_refused(tiny, tmp_path):
         (dict(source='none.jpg'), 'none.jpg: no such image or folder'),
         (dict(source='.'), '. holds no image: no file that ends in .jpg, .jpeg, .png, .*'),
         (dict(config='none.py'), 'config none.py: no such file'),
-        (dict(config='other.py'), 'other.py is no config of a detector: it has no model or no test_dataloader'),
+        (dict(config='other.py'), 'other.py is not the config of a detector: no model or no test_dataloader'),
         (dict(config='broken.py'), 'config broken.py: SyntaxError: .*'),
         (dict(checkpoint='none.pth'), '.*none.pth.*'),
-        (dict(checkpoint='other.py'), 'other.py is no checkpoint of PyTorch, it begins with .*'),
+        (dict(checkpoint='other.py'), 'other.py is not a checkpoint of PyTorch, it begins with .*'),
         (dict(device='nowhere:0'), r'no device nowhere:0 here \(.*\); cpu is always there'),
         pytest.param(
             dict(device='cuda'),

@@ -291,8 +291,8 @@ def test_user_errors_end_the_tool_with_one_line(mask_rcnn, tmp_path, monkeypatch
     for text, *args in (
         ('no such file', 'missing.py'),
         ('missing: ', config, tmp_path / 'missing.pth'),
-        ('has no `model`', tmp_path / 'empty.py'),
-        ('was it trained with this config?', config, tmp_path / 'other.pth'),
+        ('has no model; use the config of a detector', tmp_path / 'empty.py'),
+        ('other.pth does not fit the backbone: ', config, tmp_path / 'other.pth'),
         ('mkdir', config, tmp_path / 'evil.pth'),
         ('remove batch from --dynamic', config, weights, '--part', 'detector', '--dynamic', 'batch'),
     ):

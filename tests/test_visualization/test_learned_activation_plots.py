@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
 
+from apa_mmdet.checkpoint.compare import WrongWeights
 from apa_mmdet.visualization import learned_activation_plots as plots
 from apa_mmdet.visualization.activation_curves import POINTS
 from apa_mmdet.visualization.activation_curves import save as save_figure
@@ -235,16 +236,17 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError):
         plots.draw_checkpoint(checkpoint, None, tmp_path)
     save(build(dict(type='SEResNet', depth=18, act_cfg=dict(type='ReLU'))), checkpoint)
-    with pytest.raises(ValueError, match=r'epoch_1.pth has no act_stem.lambda_, .*: was it trained with this config'):
+    with pytest.raises(WrongWeights) as refused:
         plots.draw_checkpoint(checkpoint, None, tmp_path)
+    assert refused.value.differences == dict(missing=['act_stem.lambda_', 'act_stem.kappa'], shape=[])
     save(build(dict(type='SEResNet', depth=18, act_cfg=dict(type='AGLU', num_features=None))), checkpoint)
-    with pytest.raises(ValueError, match=r'has act_stem.lambda_ of shape \(64,\), .* asks for with \(1,\)'):
+    with pytest.raises(WrongWeights, match=r'first act_stem.lambda_: \(64,\), not \(1,\); use the config that it was'):
         plots.draw_checkpoint(checkpoint, None, tmp_path)
     (tmp_path / 'other.py').write_text("model = dict(type='ResNet', depth=18)")
     with pytest.raises(ValueError, match='other.py: its model has none of the learnable activations AGLU, APA'):
         plots.draw_checkpoint(checkpoint, tmp_path / 'other.py', tmp_path)
     (tmp_path / 'other.py').write_text('a = 1')
-    with pytest.raises(ValueError, match='other.py is no config of a detector: it has no `model`'):
+    with pytest.raises(ValueError, match='other.py has no model; use the config of a detector'):
         plots.draw_checkpoint(checkpoint, tmp_path / 'other.py', tmp_path)
     (tmp_path / 'other.py').write_text("model = dict(type='Nope')")
     with pytest.raises(
@@ -252,7 +254,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path):
     ):
         plots.draw_checkpoint(checkpoint, tmp_path / 'other.py', tmp_path)
     (tmp_path / 'other.py').write_text('model = dict(')
-    with pytest.raises(ValueError, match='other.py: its model cannot be built: SyntaxError: '):
+    with pytest.raises(ValueError, match='config .*other.py: SyntaxError: '):
         plots.draw_checkpoint(checkpoint, tmp_path / 'other.py', tmp_path)
     with pytest.raises(ValueError, match='holds 2 configs; say with --config which one'):
         plots.draw_checkpoint(checkpoint, None, tmp_path)

@@ -1,4 +1,5 @@
-from .cpu_runner import CPURunner
+from .cpu_launcher import LauncherError, join_on_cpu
 from .loops import ResumableEpochBasedTrainLoop, ResumableIterBasedTrainLoop
+from .safe_runner import SafeRunner
 
-__all__ = ['CPURunner', 'ResumableEpochBasedTrainLoop', 'ResumableIterBasedTrainLoop']
+__all__ = ['LauncherError', 'ResumableEpochBasedTrainLoop', 'ResumableIterBasedTrainLoop', 'SafeRunner', 'join_on_cpu']

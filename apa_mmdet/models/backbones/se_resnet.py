@@ -194,7 +194,7 @@ class SEResNet(ResNet):
 
     def init_weights(self) -> None:
         if isinstance(self.init_cfg, dict) and self.init_cfg['type'] == 'Pretrained':
-            check_weights(self.init_cfg, self.state_dict())
+            self.init_cfg = check_weights(self.init_cfg, self.state_dict())
         super().init_weights()
 
 

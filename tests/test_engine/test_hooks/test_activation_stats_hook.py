@@ -19,7 +19,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from apa_mmdet.engine.hooks.activation_stats_hook import statistics_of
-from apa_mmdet.engine.runner.cpu_runner import CPURunner
+from apa_mmdet.engine.runner import SafeRunner
 from apa_mmdet.models.activations import APALU
 from apa_mmdet.visualization.learned_activation_plots import draw_learned_activations, find_learnable_activations
 
@@ -202,7 +202,7 @@ def train_in_process(rank, folder):
     os.environ['LOCAL_RANK'] = str(rank)
     torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
     hooks = dict(activation_stats=dict(type='ActivationStatsHook'))
-    runner = toy(folder / f'rank{rank}', epochs=1, hooks=hooks, launcher='pytorch', runner_type=CPURunner)
+    runner = toy(folder / f'rank{rank}', epochs=1, hooks=hooks, launcher='pytorch', runner_type=SafeRunner)
     assert is_model_wrapper(runner.model)
     runner.train()
 

@@ -199,7 +199,7 @@ def test_a_detector_with_an_infinite_weight_names_it(data, tmp_path):
 TWO = '''
 import sys, torch, torch.distributed as dist
 from helpers import tiny_runs
-from apa_mmdet.engine.runner.cpu_runner import CPURunner, join_on_cpu
+from apa_mmdet.engine.runner import SafeRunner, join_on_cpu
 join_on_cpu('pytorch')
 class Detached(tiny_runs.Toy):
     """The first process has a loss that is not finite and gives no gradient: its peers cannot see it."""
@@ -210,7 +210,7 @@ class Detached(tiny_runs.Toy):
             losses['loss_logged'] = torch.tensor(float('nan'))
         return losses
 torch.manual_seed(0)
-runner = tiny_runs.toy({work!r}, launcher='pytorch', runner_type=CPURunner, options=dict(model=Detached()))
+runner = tiny_runs.toy({work!r}, launcher='pytorch', runner_type=SafeRunner, options=dict(model=Detached()))
 runner.train()
 weights = torch.cat([p.detach().flatten() for p in runner.model.parameters()])
 others = [torch.empty_like(weights) for _ in range(2)]

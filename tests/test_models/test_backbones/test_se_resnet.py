@@ -11,6 +11,8 @@ from helpers.recordings import image, load, value
 from mmdet.registry import MODELS
 from torch import nn
 
+from apa_mmdet.checkpoint.compare import WrongWeights
+from apa_mmdet.checkpoint.io import BadCheckpoint
 from apa_mmdet.models.activations import AGLU, APA
 from apa_mmdet.models.backbones import SEResNet
 from apa_mmdet.models.layers import CBAM, SELayer
@@ -352,25 +354,32 @@ def test_missing_pretrained_weights_are_refused():
 
 def test_weights_of_another_network_are_refused(tmp_path):
     wide = SEResNet(18, base_channels=32, stem_channels=64)
-    for weights, line in (
+    for weights, code, line in (
         (
             {'stem.weight': torch.zeros(64, 3, 7, 7)},
-            r'w.pth: none of its 1 entries \(stem.weight …\) is a parameter of this backbone \(conv1',
+            'nothing-in-common',
+            r'no name in common, stem.weight … against conv1.weight, ',
         ),
-        (dict(model={'conv1.weight': torch.zeros(64, 3, 7, 7)}), 'w.pth has its weights under `model`, .* convert it'),
-        (SEResNet(34).state_dict(), 'w.pth holds a network of depth 34, but this backbone has depth 18$'),
+        (
+            dict(model={'conv1.weight': torch.zeros(64, 3, 7, 7)}),
+            'no-weights',
+            'w.pth holds no weights, .*; tools/convert_official_weights.py converts official weights$',
+        ),
+        (SEResNet(34).state_dict(), 'other-depth', 'the checkpoint is a ResNet-34, the model a ResNet-18; use'),
         (
             wide.state_dict(),
-            r'w.pth: layer1.0.conv1.weight has the shape \(32, 64, 3, 3\), but this backbone \(64, 64, 3, 3\);',
+            'other-model',
+            r'of another shape, first layer1.0.conv1.weight: \(32, 64, 3, 3\), not \(64, 64, 3, 3\);',
         ),
-        ([1, 2], 'w.pth holds no weights'),
+        ([1, 2], 'no-weights', 'w.pth holds no weights'),
     ):
         torch.save(weights, tmp_path / 'w.pth')
         net = SEResNet(18, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'w.pth'), prefix=None))
-        with pytest.raises(ValueError, match=line):
+        with pytest.raises((BadCheckpoint, WrongWeights), match=line) as refused:
             net.init_weights()
+        assert refused.value.code == code
     (tmp_path / 'w.pth').write_bytes((tmp_path / 'w.pth').read_bytes()[:300])
-    with pytest.raises(ValueError, match='w.pth is cut short, damaged or no checkpoint'):
+    with pytest.raises(BadCheckpoint, match='w.pth is cut short, damaged or not a checkpoint'):
         net.init_weights()
 
 
@@ -389,8 +398,11 @@ def test_weights_under_official_names_are_refused(options, tmp_path):
     state = {official_name(key): tensor for key, tensor in SEResNet(50, **options).state_dict().items()}
     torch.save(state, tmp_path / 'w.pth')
     net = SEResNet(50, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'w.pth')), **options)
-    with pytest.raises(ValueError, match=r'w.pth has the published names \(.* convert it with tools/convert_official'):
+    with pytest.raises(
+        WrongWeights, match='is an official name; convert the official names with tools/conv'
+    ) as refused:
         net.init_weights()
+    assert refused.value.code == 'official-names'
 
 
 def test_weights_of_a_detector_load_by_prefix(tmp_path):

@@ -3,13 +3,9 @@
 import re
 from collections import Counter
 from collections.abc import Iterable
+from typing import TypeVar
 
-from torch import Tensor
-
-StateDict = dict[str, Tensor]
-
-
-# ---------------------------------------------------------------- names
+Value = TypeVar('Value')
 
 PLACE = re.compile(r'layer(\d{1,4})\.(\d{1,4})')
 
@@ -23,7 +19,7 @@ def _activations(modules: dict[str, str]) -> dict[str, str]:
     return {f'{theirs}.{p}': f'{ours}.{q}' for theirs, ours in modules.items() for p, q in parameters.items()}
 
 
-# what a name begins with → published rest of it: ours
+# beginning of a name → official rest of it: ours
 HEADS = (
     (re.compile(r'(?:backbone\.)?'), _activations(dict(relu='act_stem'))),
     (re.compile(r'.*\.conv_logits\.'), dict(tempearture='temperature')),
@@ -38,11 +34,11 @@ ATTENTION = {
 
 BOTTLENECK = _activations(dict(unirect1='act_conv1', unirect2='act_conv2', unirect3='act_out'))
 
-# no published file of depth 18 or 34 was at hand: this takes its activations to be counted in the order of use
+# No official checkpoint of depth 18 or 34 was available: assumes that activations are numbered in forward order.
 BASIC_BLOCK = _activations(dict(unirect1='act_conv1', unirect2='act_out'))
 
 
-# depth: whether it has bottlenecks, and the blocks of its stages
+# depth: (has bottlenecks, blocks of each stage)
 DEPTHS = {
     18: (False, (2, 2, 2, 2)),
     34: (False, (3, 4, 6, 3)),
@@ -53,9 +49,9 @@ DEPTHS = {
 
 
 def translate_names(names: Iterable[str], to_official: bool = False) -> dict[str, str]:
-    """Published name → ours for each of ``names``, in their order; the other way round with ``to_official``.
+    """Maps each official name of ``names`` to ours, in their order; each of ours to the official with ``to_official``.
 
-    A name that is the same on both sides, or not known, stays.
+    A name that is the same on both sides, or unknown, maps to itself.
 
     Raises:
         ValueError: if two names become one.
@@ -83,16 +79,16 @@ def translate_names(names: Iterable[str], to_official: bool = False) -> dict[str
         if taken.setdefault(result[name], name) != name:
             raise ValueError(
                 f'{taken[result[name]]} and {name} would both become {result[name]}: '
-                'the names are partly published ones, partly ours'
+                'the names are partly official ones, partly ours'
             )
     return result
 
 
-def convert_official_state_dict(state_dict: StateDict) -> StateDict:
-    """The weights of a published backbone or detector under our names, in their order, without a classifier ``fc.*``.
+def convert_official_state_dict(state_dict: dict[str, Value]) -> dict[str, Value]:
+    """Returns the weights of an official backbone or detector under our names, without a classifier ``fc.*``.
 
     Args:
-        state_dict: published name → tensor; what is under other names stays as it is.
+        state_dict: official name → tensor; unknown names stay.
 
     Raises:
         ValueError: if two names become one.
@@ -105,11 +101,8 @@ def _is_bottleneck(names: Iterable[str]) -> bool:
     return any('.conv3.' in name for name in names)
 
 
-# ---------------------------------------------------------------- comparison
-
-
 def depth_of(names: Iterable[str]) -> int | None:
-    """Depth of the ResNet whose parameters have these names, None if there is no such depth.
+    """Returns the depth of the ResNet whose parameters have these names, None if there is no such depth.
 
     Example:
         >>> depth_of(f'layer{stage}.{block}.conv2.weight' for stage in (1, 2, 3, 4) for block in (0, 1))

@@ -1,0 +1,107 @@
+"""MMEngine's CheckpointLoader reads ``apa_mmdet://PATH_OR_URL`` as data; every other path as before.
+
+MMEngine leaves it to torch how a file is read: by running it before torch 2.6, with TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD
+and, in every version, at a URL. Besides, its ``resume`` runs the text of the config in ``meta.config``.
+"""
+
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import torch
+from mmengine.dist import barrier, get_rank
+from mmengine.logging import print_log
+from mmengine.runner.checkpoint import (
+    CheckpointLoader,
+    _get_mmengine_home,
+    get_deprecated_model_names,
+    get_external_models,
+    get_mmcls_models,
+    get_torchvision_models,
+)
+from torch import nn
+
+from .io import load_as_data
+
+SCHEME = 'apa_mmdet://'
+
+
+def data_only(path: str | os.PathLike) -> str:
+    """The path or URL under our scheme, for ``load_from`` and other arguments that end at MMEngine's CheckpointLoader.
+
+    Example:
+        >>> data_only('epoch_1.pth'), data_only(data_only('https://host/weights.pth'))
+        ('apa_mmdet://epoch_1.pth', 'apa_mmdet://https://host/weights.pth')
+    """
+    return SCHEME + os.fspath(path).removeprefix(SCHEME)
+
+
+def read_pretrained_as_data(model: nn.Module) -> None:
+    """Puts the scheme before the ``checkpoint`` of every module's ``init_cfg``, before ``init_weights`` loads it."""
+    for module in model.modules():
+        init_cfg = getattr(module, 'init_cfg', None)
+        for part in init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]:
+            if isinstance(part, dict) and part.get('type') == 'Pretrained' and part.get('checkpoint'):
+                part['checkpoint'] = data_only(part['checkpoint'])
+
+
+@CheckpointLoader.register_scheme(prefixes=SCHEME)
+def load_from_data_only(filename: str, map_location: Any = None) -> Any:  # MMEngine logs what follows `load_from_`
+    """Reads a local file, a URL or a name of a model zoo as data, without ``meta.config``.
+
+    What is under a scheme of somebody else is read by its own loader.
+
+    Raises:
+        OSError: if there is no such file.
+        BadCheckpoint: as :func:`apa_mmdet.checkpoint.io.load_as_data`.
+    """
+    path = filename.removeprefix(SCHEME)
+    place = _resolve(path)
+    if place is None:
+        checkpoint = CheckpointLoader.load_checkpoint(path, map_location)
+    else:
+        checkpoint = load_as_data(place, map_location)
+    if os.environ.get('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '0').lower() in ('1', 'y', 'yes', 'true'):
+        print_log(
+            f'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD has no effect in apa_mmdet: {path} was read as data',
+            'current',
+            logging.WARNING,
+        )
+    if path.startswith('mmcls://'):  # a classifier, of which MMEngine takes the backbone
+        weights = checkpoint.get('state_dict', checkpoint)
+        return {'state_dict': {name[9:]: weights[name] for name in weights if name.startswith('backbone.')}}
+    # a loader of somebody else may return a dict whose `get` and `pop` are the file's
+    meta = dict.get(checkpoint, 'meta') if isinstance(checkpoint, dict) else None
+    if isinstance(meta, dict) and dict.__contains__(meta, 'config'):
+        type(meta).__delitem__(meta, 'config')
+        print_log(f'meta.config of {path} is ignored: it is a program', 'current')
+    return checkpoint
+
+
+def _resolve(path: str) -> str | None:
+    """The local file of a path, URL or name of a model zoo; None for a scheme that is not MMEngine's own."""
+    zoo, separator, name = path.partition('://')
+    if not separator:
+        return os.path.expanduser(path)
+    if zoo in ('torchvision', 'modelzoo'):
+        return _download(get_torchvision_models()[name])
+    if zoo in ('open-mmlab', 'openmmlab'):
+        url = get_external_models()[get_deprecated_model_names().get(name, name)]
+        return _download(url) if re.match('https?://', url) else os.path.join(_get_mmengine_home(), url)
+    if zoo == 'mmcls':
+        return _download(get_mmcls_models()[name])
+    return _download(path) if zoo in ('http', 'https') else None
+
+
+def _download(url: str) -> str:
+    """The file of a URL in torch's cache; of several processes, one downloads it."""
+    path = Path(torch.hub.get_dir()) / 'checkpoints' / Path(urlparse(url).path).name
+    for turn in (get_rank() == 0, get_rank() > 0):  # other machines have caches of their own
+        if turn and not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path), progress=os.isatty(0))
+        barrier()
+    return str(path)
