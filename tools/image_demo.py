@@ -1,9 +1,9 @@
-"""Finds objects on an image, or on all images of a folder and its sub-folders.
+"""Detects objects in an image, or in all images of a folder and its sub-folders.
 
 python tools/image_demo.py photo.jpg CONFIG CHECKPOINT
 python tools/image_demo.py photos CONFIG CHECKPOINT --out-dir found --batch-size 4 --score-thr 0.5
 
-OUT_DIR/vis/NAME        the picture with boxes, masks, class names and scores in per cent; small ones are enlarged,
+OUT_DIR/vis/NAME        the image with boxes, masks, class names and scores in per cent; small ones are enlarged,
                         very large ones reduced
 OUT_DIR/preds/NAME.json {"image", "height", "width", and one entry per object in falling order of scores:
                         "label_names", "labels" (number of the class, from 0), "scores",
@@ -19,7 +19,7 @@ import sys
 import torch
 
 from apa_mmdet.apis.det_inferencer import StrictDetInferencer
-from apa_mmdet.apis.inference_folder import detect_files
+from apa_mmdet.apis.inference_folder import detect_folder
 from apa_mmdet.utils.cli import at_least
 from apa_mmdet.utils.missing_data_hints import explain
 
@@ -35,23 +35,23 @@ def parse_args():
         '--batch-size', type=at_least(1), default=1, help='images at once; more is faster on a GPU (default: 1)'
     )
     parser.add_argument('--score-thr', type=float, default=0.3, help='lowest score of an object (default: %(default)s)')
-    left_out = parser.add_mutually_exclusive_group()
-    left_out.add_argument('--no-pictures', action='store_true', help='write results alone')
-    left_out.add_argument('--no-json', action='store_true', help='write pictures alone')
+    skipped = parser.add_mutually_exclusive_group()
+    skipped.add_argument('--no-save-vis', action='store_true', help='write JSON only')
+    skipped.add_argument('--no-save-pred', action='store_true', help='write images only')
     return parser.parse_args()
 
 
 def main():
     args = parse_args()
     try:
-        summary = detect_files(
+        summary = detect_folder(
             StrictDetInferencer(args.config, args.checkpoint, args.device),
             args.source,
             args.out_dir,
             args.batch_size,
             args.score_thr,
-            pictures=not args.no_pictures,
-            results=not args.no_json,
+            no_save_vis=args.no_save_vis,
+            no_save_pred=args.no_save_pred,
         )
     except FileNotFoundError as error:
         return f'image_demo: {explain(error)}'
@@ -62,10 +62,10 @@ def main():
     except KeyboardInterrupt:
         return 130
     if summary.images:
-        print(summary)
+        print(f'found {summary}\nwritten to {args.out_dir}')
     if summary.unreadable:
         some = ', '.join(summary.unreadable[:5]) + ', …' * (len(summary.unreadable) > 5)
-        return f'image_demo: no image, or damaged: {some}'
+        return f'image_demo: not an image, or damaged: {some}'
 
 
 if __name__ == '__main__':

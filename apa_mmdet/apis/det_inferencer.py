@@ -1,12 +1,16 @@
-"""Detection on pictures without annotations: MMDetection's DetInferencer, with weights that have to fit."""
+"""MMDetection's DetInferencer, with weights that have to fit."""
 
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+import mmcv
 import numpy as np
 import torch
 from mmdet.apis import DetInferencer
+from mmdet.apis.det_inferencer import IMG_EXTENSIONS
 from mmdet.registry import DATASETS
 from mmdet.structures import DetDataSample
 from mmdet.visualization import DetLocalVisualizer
@@ -19,25 +23,28 @@ from apa_mmdet.checkpoint.compare import check_fit
 from apa_mmdet.checkpoint.io import find_weights
 from apa_mmdet.checkpoint.scheme import data_only
 from apa_mmdet.utils.config import BadConfig, leaves, load_config, model_parts
-from apa_mmdet.visualization.local_visualizer import make_visualizer
+from apa_mmdet.visualization.local_visualizer import draw, make_visualizer
 
 
 class StrictDetInferencer(DetInferencer):
-    """MMDetection's DetInferencer, which goes on neither with random weights nor with COCO's names.
+    """MMDetection's DetInferencer, which accepts neither random weights nor class names of another data set.
 
-    Where weights and model differ, the former logs it and detects with what is random; where a checkpoint says nothing
-    of its classes, as converted ones do, it calls them by the names of COCO. Here the weights have to fit, and the
-    names are those of the checkpoint or else of the config's test data set. Predictions carry them as ``label_names``.
+    Where weights and model differ, MMDetection's logs it and detects with what is random; where a checkpoint has no
+    class names, as converted ones, it uses those of COCO. Here the weights have to fit, and the names are those of the
+    checkpoint or else of the config's test data set. Predictions carry them as ``label_names``. With ``out_dir``, files
+    are named by the image's path below ``root``, so that images of one name do not replace each other.
 
     Args:
         config: path of the detector's config, or the config.
-        checkpoint: its path or URL; it is read as data alone.
+        checkpoint: its path or URL; it is read as data.
         device: e.g. ``cpu`` or ``cuda:1``; the default is the GPU if there is one.
 
     Raises:
-        FileNotFoundError: if the checkpoint is not there, or neither it nor the config has the names.
+        FileNotFoundError: if the checkpoint does not exist, or neither it nor the config has the class names.
         BadCheckpoint: if the checkpoint is damaged, holds no weights or would run code.
-        ValueError: if the config, the weights or the names do not fit each other, or the device is none.
+        BadConfig: if the config is not that of a detector.
+        WrongWeights: if the weights do not fit the model.
+        ValueError: if the class names do not fit the model, or there is no such device.
 
     Example::
 
@@ -47,6 +54,9 @@ class StrictDetInferencer(DetInferencer):
 
     or with all arguments and results of ``DetInferencer``: ``inferencer('photo.jpg', out_dir='outputs')``.
     """
+
+    forward_kwargs: set = {'score_thr'}
+    root: Path | None = None
 
     def __init__(self, config: str | os.PathLike | Config, checkpoint: str | os.PathLike, device: str | None = None):
         cfg = config if isinstance(config, Config) else load_config(os.fspath(config))
@@ -59,7 +69,7 @@ class StrictDetInferencer(DetInferencer):
         super().__init__(cfg, data_only(checkpoint), device, show_progress=False)
 
     def detect(self, image: str | os.PathLike | np.ndarray, score_thr: float = 0.3) -> InstanceData:
-        """What is on one image, in falling order of scores.
+        """Detects the objects of one image, in falling order of scores.
 
         Args:
             image: path, or height x width x 3, BGR, 0 to 255.
@@ -70,19 +80,67 @@ class StrictDetInferencer(DetInferencer):
             (N), ``label_names`` (N texts) and, from a detector of masks, ``masks`` (N x height x width, bool).
         """
         image = image if isinstance(image, np.ndarray) else os.fspath(image)
-        return above(self(image, return_datasamples=True)['predictions'][0], score_thr).pred_instances
+        return self(image, return_datasamples=True, score_thr=score_thr)['predictions'][0].pred_instances
 
-    def forward(self, inputs: Any, **kwargs: Any) -> list[DetDataSample]:
-        samples = [sample.cpu() for sample in super().forward(inputs, **kwargs)]
-        for instances in (sample.pred_instances for sample in samples):
+    def forward(self, inputs: Any, score_thr: float | None = None) -> list[DetDataSample]:
+        """Predicts; with ``score_thr``, the objects of this score or more in falling order."""
+        samples = [sample.cpu() for sample in super().forward(inputs)]
+        for sample in samples:
+            instances = sample.pred_instances
+            if score_thr is not None:
+                instances = instances[instances.scores >= score_thr]
+                instances = instances[instances.scores.argsort(descending=True, stable=True)]
             instances.label_names = [self.model.dataset_meta['classes'][label] for label in instances.labels]
+            sample.pred_instances = instances
         return samples
+
+    def visualize(
+        self,
+        inputs: Sequence,
+        preds: Sequence[DetDataSample],
+        no_save_vis: bool = False,
+        img_out_dir: str = '',
+        **kwargs,
+    ) -> list[np.ndarray] | None:
+        """Writes ``img_out_dir/vis/NAME`` for paths, enlarged or reduced to be legible; the rest as the base class."""
+        if no_save_vis or not img_out_dir or not all(isinstance(image, str) for image in inputs):
+            return super().visualize(inputs, preds, no_save_vis=no_save_vis, img_out_dir=img_out_dir, **kwargs)
+        for path, sample in zip(inputs, preds):
+            image = mmcv.imread(path, channel_order='rgb')
+            image = draw(
+                self.visualizer, image, sample, draw_gt=False, pred_score_thr=kwargs.get('pred_score_thr', 0.3)
+            )
+            name = self._name(path)
+            if Path(name).suffix.lower() not in IMG_EXTENSIONS or name.lower().endswith(
+                '.pgm'
+            ):  # no format with colors
+                name += '.png'
+            mmcv.imwrite(image, str(Path(img_out_dir) / 'vis' / name))
+        return None
+
+    def pred2dict(self, data_sample: DetDataSample, pred_out_dir: str = '') -> dict:
+        """Returns the objects of an image for JSON, and writes them to ``pred_out_dir/preds/NAME.json``."""
+        if 'img_path' not in data_sample:
+            return super().pred2dict(data_sample, pred_out_dir)
+        name = self._name(data_sample.img_path)
+        height, width = data_sample.ori_shape
+        objects = dict(label_names=data_sample.pred_instances.label_names, **super().pred2dict(data_sample))
+        result = dict(image=name, height=height, width=width, **objects)
+        if pred_out_dir:
+            path = Path(pred_out_dir) / 'preds' / f'{name}.json'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(result, ensure_ascii=False))
+        return result
+
+    def _name(self, path: str) -> str:
+        file = Path(path)
+        return file.relative_to(self.root).as_posix() if self.root in file.parents else file.name
 
     def _init_visualizer(self, cfg: Config) -> DetLocalVisualizer:
         return make_visualizer(self.model.dataset_meta['classes'])  # the config's warns that it has no folder
 
     def _init_collate(self, cfg: Config) -> Callable:
-        return pseudo_collate  # the stock lookup finds the same one, with a warning
+        return pseudo_collate  # the base class finds the same one, with a warning
 
     def _load_weights_to_model(self, model: nn.Module, checkpoint: dict, cfg: Config) -> None:
         path, config = self._names
@@ -99,23 +157,15 @@ def _check_device(device: str) -> None:
         raise ValueError(f'no device {device} here ({str(error).splitlines()[0][:100]}); cpu is always there') from None
 
 
-def above(sample: DetDataSample, score_thr: float) -> DetDataSample:
-    """The sample with its predictions of this score or more, in falling order."""
-    instances = sample.pred_instances
-    instances = instances[instances.scores >= score_thr]
-    sample.pred_instances = instances[instances.scores.argsort(descending=True, stable=True)]
-    return sample
-
-
 def class_names(cfg: Config, meta: Any = None) -> tuple[str, ...]:
-    """The names of a detector's classes: the checkpoint's, or else those of the config's test data set.
+    """Returns the names of a detector's classes: the checkpoint's, or else those of the config's test data set.
 
     Args:
         cfg: the detector's config.
         meta: ``meta`` of the checkpoint, whatever it is.
 
     Raises:
-        FileNotFoundError: if the config's data set reads them from a file that is not there.
+        FileNotFoundError: if the config's data set reads them from a file that does not exist.
         ValueError: if there are not as many as the model has classes.
     """
     numbers = {
@@ -129,7 +179,7 @@ def class_names(cfg: Config, meta: Any = None) -> tuple[str, ...]:
             return tuple(map(str, names))
         counts.append(len(names))
     raise ValueError(
-        f'the model has {" or ".join(map(str, sorted(numbers)))} classes, but names are there for '
+        f'the model has {" or ".join(map(str, sorted(numbers)))} classes, but there are names for '
         f'{" or ".join(map(str, counts)) or "none"}; name them in the config: '
         'test_dataloader=dict(dataset=dict(metainfo=dict(classes=(…))))'
     )

@@ -1,143 +1,110 @@
-"""Detection on the images of a folder: pictures and JSON under the images' names."""
+"""Detection on the images of a folder."""
 
-import json
-import os
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import mmcv
-import numpy as np
 from mmdet.apis.det_inferencer import IMG_EXTENSIONS
-from mmdet.structures import DetDataSample
 from tqdm import tqdm
 
-from apa_mmdet.visualization.local_visualizer import draw
-
-from .det_inferencer import StrictDetInferencer, above
+from .det_inferencer import StrictDetInferencer
 
 
 class Summary(NamedTuple):
-    """What was done with a folder of images; ``str`` of it is what a person reads."""
+    """Number of images and of objects of each class, and the paths that are not images or damaged."""
 
     images: int
     objects: Counter
-    score_thr: float
-    folders: dict[str, Path]
     unreadable: list[str]
 
     def __str__(self) -> str:
         number = self.objects.total()
         most = ', '.join(f'{name} {count}' for name, count in self.objects.most_common(5))
-        lines = [
-            f'found      {number or "no"} object{"s" * (number != 1)} of score {self.score_thr:g} or more'
-            f' in {self.images} image{"s" * (self.images != 1)}'
-            + (f': {most}{", …" * (len(self.objects) > 5)}' if number else '; a lower --score-thr shows weaker ones')
-        ]
-        return '\n'.join(lines + [f'{what:10} {folder}' for what, folder in self.folders.items()])
+        return f'{number or "no"} object{"s" * (number != 1)} in {self.images} image{"s" * (self.images != 1)}' + (
+            f': {most}{", …" * (len(self.objects) > 5)}' if number else '; a lower --score-thr shows weaker ones'
+        )
 
 
-def detect_files(
+def detect_folder(
     inferencer: StrictDetInferencer,
-    source: str | os.PathLike,
-    out_dir: str | os.PathLike,
+    source: str,
+    out_dir: str,
     batch_size: int = 1,
     score_thr: float = 0.3,
-    pictures: bool = True,
-    results: bool = True,
-    progress: bool = True,
+    no_save_vis: bool = False,
+    no_save_pred: bool = False,
 ) -> Summary:
-    """Detect on an image, or on all of a folder and its sub-folders, and write what was found under their names.
+    """Runs the inferencer on an image, or on all of a folder and its sub-folders.
 
     Args:
         source: image or folder.
-        out_dir: gets ``vis/NAME``, the pictures, and ``preds/NAME.json``, the objects; NAME is the path in the folder.
+        out_dir: gets ``vis/NAME``, the images with their objects, and ``preds/NAME.json``, the objects; NAME is the
+            path in the folder.
         batch_size: images that go through the network at once.
-        score_thr: lowest score, in pictures and results.
-        pictures, results: whether to write these.
-        progress: show a progress bar on stderr.
+        score_thr: lowest score, in images and JSON.
+        no_save_vis: do not write images.
+        no_save_pred: do not write JSON.
 
     Raises:
-        OSError: if ``source`` is not there or ``out_dir`` cannot be written.
-        ValueError: if the folder holds no image. One that cannot be read is left out, and named in the summary.
+        OSError: if ``source`` does not exist or ``out_dir`` cannot be written.
+        ValueError: if the folder holds no image. One that cannot be read is skipped, and listed in the summary.
     """
-    out = Path(out_dir)
-    folders = {
-        what: out / name
-        for what, name, wanted in (('pictures', 'vis', pictures), ('results', 'preds', results))
-        if wanted
-    }
-    root, names = find_images(Path(source), out / 'vis')
+    inferencer.root, paths = find_images(Path(source), Path(out_dir) / 'vis')
     objects, unreadable = Counter(), []
-    with tqdm(total=len(names), unit='image', disable=not progress) as bar:
-        for begin in range(0, len(names), batch_size):
-            batch = names[begin : begin + batch_size]
-            images = {name: image for name in batch if (image := _read(root / name)) is not None}
-            unreadable += [str(root / name) for name in batch if name not in images]
-            for name, sample in zip(images, _predict(inferencer, [str(root / name) for name in images])):
-                sample = above(sample, score_thr)
-                objects.update(sample.pred_instances.label_names)
-                if pictures:
-                    picture = draw(inferencer.visualizer, images[name], sample, draw_gt=False, pred_score_thr=-1)
-                    mmcv.imwrite(picture, str(folders['pictures'] / _picture_name(name)))
-                if results:
-                    _write(folders['results'] / f'{name}.json', _record(inferencer, sample, name))
+    with tqdm(total=len(paths), unit='image') as bar:
+        for begin in range(0, len(paths), batch_size):
+            batch = paths[begin : begin + batch_size]
+            readable = [path for path in batch if _is_readable(path)]
+            unreadable += [path for path in batch if path not in readable]
+            predictions = (
+                readable
+                and inferencer(
+                    readable,
+                    batch_size=len(readable),
+                    out_dir=out_dir,
+                    score_thr=score_thr,
+                    pred_score_thr=-1,  # all that are left
+                    no_save_vis=no_save_vis,
+                    no_save_pred=no_save_pred,
+                )['predictions']
+            )
+            for prediction in predictions:
+                objects.update(prediction['label_names'])
             bar.update(len(batch))
-    return Summary(len(names) - len(unreadable), objects, score_thr, folders, unreadable)
+    return Summary(len(paths) - len(unreadable), objects, unreadable)
 
 
-def find_images(source: Path, besides: Path) -> tuple[Path, list[str]]:
-    """A folder, and the paths in it of the images to look at, in alphabetical order.
+def find_images(source: Path, exclude: Path) -> tuple[Path, list[str]]:
+    """Returns a folder and the paths of its images in alphabetical order.
 
     Args:
-        source: an image, or a folder that is searched with its sub-folders; names that begin with a dot are left out.
-        besides: a folder whose images are left out, where an earlier run wrote its own.
+        source: an image, or a folder that is searched with its sub-folders; names that begin with a dot are skipped.
+        exclude: a folder that is skipped, where an earlier run wrote its own images.
 
     Raises:
-        FileNotFoundError: if ``source`` is not there.
+        FileNotFoundError: if ``source`` does not exist.
         ValueError: if it holds no image.
     """
     if source.is_file():
-        return source.parent, [source.name]
+        return source.parent, [str(source)]
     if not source.is_dir():
         raise FileNotFoundError(f'{source}: no such image or folder')
-    besides = besides.resolve()
-    names = [
-        path.relative_to(source).as_posix()
+    paths = [
+        str(path)
         for path in sorted(source.rglob('*'))
-        if path.suffix.lower() in IMG_EXTENSIONS and path.is_file() and besides not in path.resolve().parents
+        if path.suffix.lower() in IMG_EXTENSIONS
+        and path.is_file()
+        and exclude.resolve() not in path.resolve().parents
+        and not any(part.startswith('.') for part in path.relative_to(source).parts)
     ]
-    names = [name for name in names if not any(part.startswith('.') for part in name.split('/'))]
-    if not names:
+    if not paths:
         raise ValueError(f'{source} holds no image: no file that ends in {", ".join(IMG_EXTENSIONS)}')
-    return source, names
+    return source, paths
 
 
-def _predict(inferencer: StrictDetInferencer, paths: list[str]) -> list[DetDataSample]:
-    return inferencer(paths, batch_size=len(paths), return_datasamples=True)['predictions'] if paths else []
-
-
-def _picture_name(name: str) -> str:
-    """The image's own where that says a format with colours, or else one more suffix."""
-    suffix = Path(name).suffix.lower()
-    return name if suffix in IMG_EXTENSIONS and suffix != '.pgm' else f'{name}.png'
-
-
-def _read(path: Path) -> np.ndarray | None:
-    """The image in RGB; None if it is none."""
+def _is_readable(path: str) -> bool:
     try:
-        return mmcv.imread(str(path), channel_order='rgb')
-    except Exception:  # OpenCV raises all kinds over arbitrary bytes
-        return None
-
-
-def _record(inferencer: StrictDetInferencer, sample: DetDataSample, name: str) -> dict:
-    """What JSON says of an image."""
-    height, width = sample.ori_shape
-    names = sample.pred_instances.label_names
-    return dict(image=name, height=height, width=width, label_names=names, **inferencer.pred2dict(sample))
-
-
-def _write(path: Path, content: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, ensure_ascii=False))
+        return mmcv.imread(path) is not None
+    except Exception:  # OpenCV raises all types over arbitrary bytes
+        return False

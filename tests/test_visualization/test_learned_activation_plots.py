@@ -250,7 +250,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path):
         plots.draw_checkpoint(checkpoint, tmp_path / 'other.py', tmp_path)
     (tmp_path / 'other.py').write_text("model = dict(type='Nope')")
     with pytest.raises(
-        ValueError, match='other.py: its model cannot be built: KeyError: Nope is not in the mmdet::model'
+        ValueError, match="other.py: its model cannot be built: KeyError: '?Nope is not in the mmdet::model"
     ):
         plots.draw_checkpoint(checkpoint, tmp_path / 'other.py', tmp_path)
     (tmp_path / 'other.py').write_text('model = dict(')
