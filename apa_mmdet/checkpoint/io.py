@@ -177,7 +177,7 @@ def _names(stream: IO[bytes]) -> list[str]:
 
 def _other_format(stream: IO[bytes], name: str) -> tuple[str, str] | None:
     """Code and message for a file that is not one of ``torch.save``, None for one that may be."""
-    stream.seek(0)
+    safe_unpickler.rewind(stream)
     start = stream.read(16)
     if not start:
         return 'empty', f'{name} is empty; download it again'
@@ -195,7 +195,7 @@ def _other_format(stream: IO[bytes], name: str) -> tuple[str, str] | None:
 
 
 def _damage(stream: IO[bytes], name: str, error: Exception) -> tuple[str, str]:
-    size = stream.seek(0, os.SEEK_END)
+    size = safe_unpickler.rewind(stream)
     line = one_line(error)
     if 'allocate memory' in line:
         return 'damaged', f'{name} needs more memory than there is, or is damaged ({size:,} bytes; {line})'

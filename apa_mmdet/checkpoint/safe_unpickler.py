@@ -5,6 +5,7 @@ MMEngine's classes would have to enter while a file is read. This one takes its 
 outside of it changes, threads do not meet, and it is the same for every version of torch.
 """
 
+import os
 import pickle
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import Counter, OrderedDict
@@ -162,7 +163,7 @@ def load(stream: IO[bytes], map_location: Any = None) -> Any:
     pickle_module = SimpleNamespace(
         Unpickler=unpickler, load=lambda file, **kwargs: unpickler(file, **kwargs).load(), __name__=__name__
     )
-    stream.seek(0)
+    rewind(stream)
     zipped = stream.read(4) == b'PK\x03\x04'  # torch's own rule
     stream.seek(0)
     if zipped:
@@ -177,6 +178,16 @@ def load(stream: IO[bytes], map_location: Any = None) -> Any:
     for tensor in sparse:
         _validate(tensor)
     return _settled(content)
+
+
+def rewind(stream: IO[bytes]) -> int:
+    """Goes to the beginning of a stream, and returns its size in bytes.
+
+    torch reads storages from the file descriptor, past the buffer of ``stream``; going to the end empties that.
+    """
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(0)
+    return size
 
 
 def _validate(tensor: Tensor) -> None:

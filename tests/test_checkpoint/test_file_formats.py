@@ -14,8 +14,9 @@ from apa_mmdet.checkpoint.io import BadCheckpoint, load_as_data, read_checkpoint
 from apa_mmdet.checkpoint.scheme import data_only
 
 
-def test_a_sound_file_that_does_not_fit_here_is_not_called_damaged(tmp_path):
-    torch.save(dict(a=torch.ones(3)), tmp_path / 'file.pth')
+@pytest.mark.parametrize('zipped', [True, False], ids=['zip', 'legacy'])
+def test_a_sound_file_that_does_not_fit_here_is_not_called_damaged(tmp_path, zipped):
+    torch.save(dict(a=torch.ones(3)), tmp_path / 'file.pth', _use_new_zipfile_serialization=zipped)
 
     def full(storage, location):
         raise torch.cuda.OutOfMemoryError('CUDA out of memory')
