@@ -14,19 +14,14 @@ from apa_mmdet.checkpoint.io import read_checkpoint, write_checkpoint
 from apa_mmdet.checkpoint.official_names import CLASSIFIER, depth_of, translate_names
 from apa_mmdet.models.backbones import SEResNet
 from apa_mmdet.utils.config import build_detector, load_config
+from apa_mmdet.utils.errors import CodedError
 
 
-class NotConvertible(ValueError):
+class NotConvertible(CodedError):
     """Raised when a checkpoint is not to be converted as asked for. The message names the file.
 
-    Args:
-        code: ``unknown-backbone``, ``needs-config`` or ``wrong-direction``.
-        message: one line.
+    Codes: ``unknown-backbone``, ``needs-config`` and ``wrong-direction``.
     """
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 def infer_backbone(weights: StateDict) -> dict:

@@ -6,6 +6,8 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
+from apa_mmdet.utils.errors import CodedError
+
 from .official_names import PLACE, depth_of, translate_names
 
 StateDict = dict[str, Tensor]
@@ -32,7 +34,7 @@ CODES = {
 }
 
 
-class WrongWeights(ValueError):
+class WrongWeights(CodedError):
     """Raised when weights do not fit the model that they are for.
 
     Args:
@@ -43,8 +45,11 @@ class WrongWeights(ValueError):
     """
 
     def __init__(self, code: str, message: str, differences: dict[str, list[str]], report: str = '') -> None:
-        super().__init__(message)
-        self.code, self.differences, self.report = code, differences, report
+        super().__init__(code, message)
+        self.differences, self.report = differences, report
+
+    def __reduce__(self) -> tuple:
+        return WrongWeights, (*self.args, self.differences, self.report)
 
 
 def compare(weights: StateDict, expected: StateDict) -> dict[str, list[str]]:

@@ -12,7 +12,7 @@ from typing import IO, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from apa_mmdet.utils.errors import one_line
+from apa_mmdet.utils.errors import CodedError, one_line
 from apa_mmdet.utils.fileio import atomic_write
 
 from . import safe_unpickler
@@ -36,17 +36,8 @@ CODES = {
 }
 
 
-class BadCheckpoint(ValueError):
-    """Raised when a file cannot be used as a checkpoint. The message names the file.
-
-    Args:
-        code: why, one of :data:`CODES`.
-        message: one line.
-    """
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
+class BadCheckpoint(CodedError):
+    """Raised when a file cannot be used as a checkpoint. The message names it; the code is one of :data:`CODES`."""
 
 
 class Checkpoint(NamedTuple):

@@ -15,21 +15,14 @@ import numpy as np
 from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 
+from apa_mmdet.utils.errors import CodedError
+
 NUMBERS = ('b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4', 'f8')  # as NumPy's pickles call them
 OTHER_DATA = dict(U='text', S='bytes', c='complex numbers', M='dates', m='spans of time', f='numbers of that size')
 
 
-class Refused(Exception):
-    """Raised when a file asks for an object that is not allowed.
-
-    Args:
-        code: one of :data:`apa_mmdet.checkpoint.io.CODES`.
-        text: the message, to be put behind the file's name.
-    """
-
-    def __init__(self, code: str, text: str) -> None:
-        super().__init__(text)
-        self.code = code
+class Refused(CodedError):
+    """Raised when a file asks for an object that is not allowed. The message is to be put behind the file's name."""
 
 
 def runs_code(what: str, advice: str = '') -> Refused:

@@ -9,22 +9,16 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from .errors import one_line
+from .errors import CodedError, one_line
 
 ELSEWHERE = ('backbone', 'neck', 'rpn_head', 'semantic_head', 'data_preprocessor')  # num_classes means something else
 
 
-class BadConfig(ValueError):
+class BadConfig(CodedError):
     """Raised when a config cannot be read, or a model cannot be built from it. The message names the file.
 
-    Args:
-        code: ``not-found``, ``broken``, ``no-detector`` or ``not-buildable``.
-        message: one line.
+    Codes: ``not-found``, ``broken``, ``no-detector`` and ``not-buildable``.
     """
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 def load_config(path: str | Path, options: dict | None = None) -> Config:
