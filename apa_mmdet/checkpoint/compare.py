@@ -157,7 +157,7 @@ def summary(headings: dict[str, list[str]]) -> str:
     text = []
     for heading, lines in headings.items():
         text.append(f'{DIFFERENCES.get(heading, heading):17}{len(lines):6}')
-        groups = defaultdict(list)
+        groups: dict[str, list] = defaultdict(list)
         for line in lines:
             groups[PLACE.sub('layer*.*', line)] += PLACE.findall(line)[:1]
         text += [f'    {line}' + (f'  ({_runs(places)})' if places else '') for line, places in groups.items()]

@@ -5,7 +5,6 @@ import os
 import tarfile
 import warnings
 import zipfile
-from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -58,26 +57,30 @@ def load_as_data(file: str | os.PathLike | IO[bytes], map_location: Any = None) 
         MemoryError: if there is not enough memory for it.
         Exception: what torch or ``map_location`` raise where the file itself is sound.
     """
-    named = isinstance(file, (str, os.PathLike))
-    name = os.fspath(file) if named else getattr(file, 'name', 'the checkpoint')
-    with open(file, 'rb') if named else nullcontext(file) as stream:
-        try:
-            if tarfile.is_tarfile(stream):
-                raise Refused('tar', 'is a tar archive, not a checkpoint; unpack it first')
-            with warnings.catch_warnings():
-                warnings.simplefilter('ignore')  # of files that are refused anyway
-                return safe_unpickler.load(stream, map_location)
-        except Refused as error:
-            other = _other_format(stream, name) if error.code == 'unsupported-protocol' else None
-            raise BadCheckpoint(*other or (error.code, f'{name} {error}')) from None
-        except torch.cuda.OutOfMemoryError:
+    if isinstance(file, (str, os.PathLike)):
+        with open(file, 'rb') as stream:
+            return _load(stream, os.fspath(file), map_location)
+    return _load(file, getattr(file, 'name', 'the checkpoint'), map_location)
+
+
+def _load(stream: IO[bytes], name: str, map_location: Any) -> Any:
+    try:
+        if tarfile.is_tarfile(stream):
+            raise Refused('tar', 'is a tar archive, not a checkpoint; unpack it first')
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # of files that are refused anyway
+            return safe_unpickler.load(stream, map_location)
+    except Refused as error:
+        other = _other_format(stream, name) if error.code == 'unsupported-protocol' else None
+        raise BadCheckpoint(*other or (error.code, f'{name} {error}')) from None
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except MemoryError as error:
+        raise MemoryError(f'{name} needs more memory than there is, or is damaged') from error
+    except Exception as error:  # torch raises all types over arbitrary bytes, OSError among them
+        if _is_sound(stream):  # then it does not fit where map_location wants it
             raise
-        except MemoryError as error:
-            raise MemoryError(f'{name} needs more memory than there is, or is damaged') from error
-        except Exception as error:  # torch raises all types over arbitrary bytes, OSError among them
-            if _is_sound(stream):  # then it does not fit where map_location wants it
-                raise
-            raise BadCheckpoint(*_other_format(stream, name) or _damage(stream, name, error)) from error
+        raise BadCheckpoint(*_other_format(stream, name) or _damage(stream, name, error)) from error
 
 
 def _is_sound(stream: IO[bytes]) -> bool:

@@ -62,9 +62,9 @@ def translate_names(names: Iterable[str], to_official: bool = False) -> dict[str
     """
     names = list(names)
     sites = BOTTLENECK if _is_bottleneck(names) else BASIC_BLOCK
-    rules = ((BLOCK, {**sites, **ATTENTION}), *HEADS)
+    rules = [(BLOCK, {**sites, **ATTENTION}), *HEADS]
     if to_official:
-        rules = tuple((where, {ours: theirs for theirs, ours in table.items()}) for where, table in rules)
+        rules = [(where, {ours: theirs for theirs, ours in table.items()}) for where, table in rules]
 
     def other(name: str) -> str:
         for where, table in rules:
@@ -73,7 +73,8 @@ def translate_names(names: Iterable[str], to_official: bool = False) -> dict[str
                 return name[: place.end()] + table[name[place.end() :]]
         return name
 
-    result, taken = {}, {}
+    result: dict[str, str] = {}
+    taken: dict[str, str] = {}
     for name in names:
         result[name] = other(name)
         if taken.setdefault(result[name], name) != name:

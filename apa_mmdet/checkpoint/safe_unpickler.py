@@ -33,14 +33,17 @@ OPERATIONS = (
 
 def allowed_objects() -> dict[str, Any]:
     """What a file may name: ours before torch's before those of ``torch.serialization.add_safe_globals``."""
-    users = getattr(torch.serialization, 'get_safe_globals', list)()  # torch >= 2.4
-    named = [entry[::-1] if isinstance(entry, tuple) else (_full_name(entry), entry) for entry in users]
+    entries: list = getattr(torch.serialization, 'get_safe_globals', list)()  # torch >= 2.4
+    named = [entry[::-1] if isinstance(entry, tuple) else (_full_name(entry), entry) for entry in entries]
     users = {name: entry for name, entry in named if name.split('.')[0] not in BLOCKED}
     return {**users, **torch._weights_only_unpickler._get_allowed_globals(), **STAND_INS}
 
 
 def _full_name(entry: Any) -> str:
     return f'{entry.__module__}.{entry.__qualname__}'
+
+
+_PythonUnpickler: Any = pickle._Unpickler  # whose methods the type stubs do not know
 
 
 class _Operations(dict):
@@ -52,7 +55,7 @@ class _Operations(dict):
         )
 
 
-class SafeUnpickler(pickle._Unpickler):
+class SafeUnpickler(_PythonUnpickler):
     """Unpickles what the allowed objects are made of; each operation that could do more checks its operands.
 
     Attributes:
@@ -60,7 +63,7 @@ class SafeUnpickler(pickle._Unpickler):
     """
 
     sparse: list[Tensor]
-    dispatch = _Operations((code[0], pickle._Unpickler.dispatch[code[0]]) for code in OPERATIONS)
+    dispatch = _Operations((code[0], _PythonUnpickler.dispatch[code[0]]) for code in OPERATIONS)
 
     def __init__(self, file: IO[bytes], **kwargs: Any) -> None:
         super().__init__(file, **kwargs)
@@ -212,7 +215,9 @@ def _settled(content: Any) -> Any:
 
     A file may set attributes of dicts and tensors: after ``checkpoint.get = …`` a caller's ``get`` is the file's.
     """
-    whole, seen, plain = [content], {}, {}
+    whole = [content]
+    seen: dict[int, Any] = {}
+    plain: dict[int, Any] = {}
     todo: list[Any] = [whole]
     while todo:  # no recursion: a file may be nested as deeply as it likes
         value = todo.pop()
@@ -248,6 +253,7 @@ def _plain(value: Any, known: dict[int, Any]) -> Any:
     if type(value) not in (tuple, NumberArray, NumberType):
         return value
     if id(value) not in known:
+        made: Any
         if type(value) is tuple:
             parts = tuple(_plain(part, known) for part in value)
             made = value if all(new is old for new, old in zip(parts, value)) else parts

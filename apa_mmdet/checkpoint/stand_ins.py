@@ -78,7 +78,8 @@ class NumberArray(np.ndarray):
         dtype = _dtype(number_type, data)
         if math.prod(shape) * dtype.itemsize != len(data):  # before NumPy allocates the memory
             raise ValueError(f'an array with {len(data)} bytes has another shape')
-        super().__setstate__((1, shape, dtype, bool(by_column), data))
+        whole: Any = 1, shape, dtype, bool(by_column), data
+        super().__setstate__(whole)
 
 
 def _dtype(number_type: Any, data: Any) -> np.dtype:

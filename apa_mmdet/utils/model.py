@@ -5,5 +5,7 @@ from torch import nn
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:
-    """The model itself, whether DistributedDataParallel or its like stands around it or not."""
-    return model.module if is_model_wrapper(model) else model
+    """Returns the model inside DistributedDataParallel or another wrapper, or the model itself."""
+    inner = model.module if is_model_wrapper(model) else model
+    assert isinstance(inner, nn.Module)
+    return inner
