@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from apa_mmdet.checkpoint.compare import StateDict, check_fit, compare, summary
+from apa_mmdet.checkpoint.compare import StateDict, WrongWeights, check_fit, compare, summary
 from apa_mmdet.checkpoint.io import read_checkpoint, write_checkpoint
 from apa_mmdet.checkpoint.official_names import CLASSIFIER, depth_of, translate_names
 from apa_mmdet.models.backbones import SEResNet
@@ -92,7 +92,11 @@ def convert_file(
             **compare(ours, expected),
         }
     )
-    check_fit(ours, expected, str(source), model, report=report)
+    try:
+        check_fit(ours, expected, str(source), model)
+    except WrongWeights as error:
+        error.report = report
+        raise
     nest = 'model' if to_official and not detector else 'state_dict'
     write_checkpoint({'meta': meta, nest: {new: weights[old] for old, new in names.items()}}, target)
     use = (

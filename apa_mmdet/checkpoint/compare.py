@@ -22,34 +22,26 @@ DIFFERENCES = {
 }
 
 # codes of WrongWeights → what to do
+OTHER_CONFIG = 'use the config that it was trained with'
 CODES = {
     'official-names': 'convert the official names with tools/convert_official_weights.py',
-    'other-depth': 'use the config that it was trained with',
     'nothing-in-common': 'use weights of this model',
-    'other-attention': 'use the config that it was trained with',
-    'other-activations': 'use the config that it was trained with',
-    'other-classes': 'use the config that it was trained with',
     'not-finite': 'use an earlier checkpoint',
-    'other-model': 'use the config that it was trained with',
+    **dict.fromkeys(('other-depth', 'other-attention', 'other-activations', 'other-classes'), OTHER_CONFIG),
+    'other-model': OTHER_CONFIG,
 }
 
 
 class WrongWeights(CodedError):
-    """Raised when weights do not fit the model that they are for.
+    """Raised when weights do not fit the model that they are for; the code is the likely reason, of :data:`CODES`.
 
-    Args:
-        code: the likely reason, one of :data:`CODES`.
-        message: one line.
+    Attributes:
         differences: as of :func:`compare`.
         report: the differences as text, where a caller prints them.
     """
 
-    def __init__(self, code: str, message: str, differences: dict[str, list[str]], report: str = '') -> None:
-        super().__init__(code, message)
-        self.differences, self.report = differences, report
-
-    def __reduce__(self) -> tuple:
-        return WrongWeights, (*self.args, self.differences, self.report)
+    differences: dict[str, list[str]]
+    report: str = ''
 
 
 def compare(weights: StateDict, expected: StateDict) -> dict[str, list[str]]:
@@ -79,7 +71,7 @@ def _type(tensor: Tensor) -> str:
 
 
 def check_fit(
-    weights: StateDict, expected: StateDict, checkpoint: str, model: str, ignore: Collection[str] = (), report: str = ''
+    weights: StateDict, expected: StateDict, checkpoint: str, model: str, ignore: Collection[str] = ()
 ) -> None:
     """Raises unless the weights can be loaded into the model.
 
@@ -89,7 +81,6 @@ def check_fit(
         checkpoint: what the message calls the checkpoint.
         model: what it calls the model.
         ignore: differences that are allowed. Weights without a single name of the model are refused all the same.
-        report: handed on to the error.
 
     Raises:
         WrongWeights: if they do not fit.
@@ -99,25 +90,22 @@ def check_fit(
         differences['missing'] = [name for name in differences['missing'] if 'num_batches_tracked' not in name]
     code, reason = likely_reason(weights, expected)
     if any(differences.values()) or code in ('official-names', 'other-depth', 'nothing-in-common'):
-        raise misfit(differences, checkpoint, model, code, reason, report)
+        raise misfit(differences, checkpoint, model, code, reason)
 
 
 def misfit(
-    differences: dict[str, list[str]],
-    checkpoint: str,
-    model: str,
-    code: str = 'other-model',
-    reason: str = '',
-    report: str = '',
+    differences: dict[str, list[str]], checkpoint: str, model: str, code: str = 'other-model', reason: str = ''
 ) -> WrongWeights:
-    """Returns the error for these differences; the arguments are those of :func:`check_fit` and the error."""
+    """Returns the error for these differences."""
     listed = {key: names for key, names in differences.items() if names}
     if code == 'other-model' and list(listed) == ['not-finite']:
         code = 'not-finite'
     counts = ', '.join(f'{len(names)} {DIFFERENCES[key]}' for key, names in listed.items())
     first = f'weights {counts}, first {next(iter(listed.values()))[0]}' if listed else ''
     what = ': '.join(part for part in (reason, first) if part)
-    return WrongWeights(code, f'{checkpoint} does not fit {model}: {what}; {CODES[code]}', differences, report)
+    error = WrongWeights(code, f'{checkpoint} does not fit {model}: {what}; {CODES[code]}')
+    error.differences = differences
+    return error
 
 
 def likely_reason(weights: StateDict, expected: StateDict) -> tuple[str, str]:
@@ -140,8 +128,7 @@ def likely_reason(weights: StateDict, expected: StateDict) -> tuple[str, str]:
             return code, f'{"the model" if ours else "the checkpoint"} has no {what}'
     name = next((name for name in expected if name.endswith('fc_cls.weight')), None)
     if name in weights and weights[name].dim() == 2 and len(weights[name]) != len(expected[name]):
-        outputs = f"its classifier has {len(weights[name])} outputs, the model's {len(expected[name])}"
-        return 'other-classes', outputs
+        return 'other-classes', f"its classifier has {len(weights[name])} outputs, the model's {len(expected[name])}"
     return 'other-model', ''
 
 
