@@ -51,7 +51,7 @@ def inferencer(tiny):
 
 @pytest.fixture
 def photos(tiny, tmp_path):
-    """Images of all kinds, and what is none."""
+    """Images of several formats, and a text file."""
     made = [cv2.imread(str(path)) for path in sorted((tiny / 'data').glob('*2017/*.jpg'))]
     folder = tmp_path / 'photos'
     for name, image in zip(('b/same.jpg', 'a/same.jpg', 'B.PNG', 'c.webp', 'B.JPG', '.hidden.jpg'), made):
@@ -69,12 +69,12 @@ def demo(monkeypatch, capsys, *arguments):
     return capsys.readouterr().out, ended.value.code
 
 
-def test_a_folder_gets_pictures_and_results_of_what_mmdet_finds(tiny, photos, tmp_path, monkeypatch, capsys):
+def test_a_folder_gets_images_and_json_of_what_mmdet_detects(tiny, photos, tmp_path, monkeypatch, capsys):
     (photos / 'damaged.jpg').write_bytes(b'\xff\xd8 no image')
     (photos / 'empty.png').touch()
     out = photos / 'outputs'
     arguments = [photos, tiny / 'config.py', tiny / 'weights.pth', '--out-dir', out, '--score-thr', LOW]
-    for batch_size in (1, 3):  # the second time the folder has the pictures of the first
+    for batch_size in (1, 3):  # the second time the folder has the images of the first
         said, code = demo(monkeypatch, capsys, *arguments, '--device', 'cpu', '--batch-size', batch_size)
         assert code == f'image_demo: not an image, or damaged: {photos}/damaged.jpg, {photos}/empty.png'
         names = ['B.JPG', 'B.PNG', 'a/same.jpg', 'b/same.jpg', 'c.webp']
@@ -103,7 +103,7 @@ def test_a_folder_gets_pictures_and_results_of_what_mmdet_finds(tiny, photos, tm
         assert 2 < np.abs(picture.astype(int) - plain).mean() < 80
 
 
-def test_either_kind_of_output_can_be_left_out(tiny, photos, tmp_path, monkeypatch, capsys):
+def test_either_output_can_be_skipped(tiny, photos, tmp_path, monkeypatch, capsys):
     shutil.copy(photos / 'B.JPG', photos / 'no_suffix')
     arguments = [photos / 'no_suffix', tiny / 'config.py', tiny / 'weights.pth', '--device', 'cpu']
     for option, files in (('--no-save-pred', ['vis/no_suffix.png']), ('--no-save-vis', ['preds/no_suffix.json'])):
@@ -113,7 +113,7 @@ def test_either_kind_of_output_can_be_left_out(tiny, photos, tmp_path, monkeypat
         assert [p.relative_to(out).as_posix() for p in out.rglob('*.*')] == files
 
 
-def test_four_lines_in_python(inferencer, photos):
+def test_detect_returns_objects_in_falling_order(inferencer, photos):
     found = inferencer.detect(photos / 'a/same.jpg', score_thr=LOW)
     assert len(found) == len(found.label_names) > 0 and found.masks.shape == (len(found), 72, 96)
     assert found.masks.dtype == torch.bool and found.scores.min() >= LOW
@@ -124,7 +124,7 @@ def test_four_lines_in_python(inferencer, photos):
     assert len(inferencer.detect(photos / 'a/same.jpg', score_thr=1.1)) == 0
 
 
-def test_images_come_in_order_and_once(photos):
+def test_images_are_listed_in_order_without_an_earlier_output(photos):
     names = ['B.JPG', 'B.PNG', 'a/same.jpg', 'c.webp']
     assert find_images(photos, photos / 'b') == (photos, [f'{photos}/{name}' for name in names])
     assert find_images(photos / 'c.webp', photos) == (photos, [f'{photos}/c.webp'])
@@ -134,7 +134,7 @@ def test_images_come_in_order_and_once(photos):
 
 
 def changed(tiny, path, **changes):
-    """The checkpoint with some of its parts changed, or left out with None."""
+    """The checkpoint with some of its parts changed, or removed with None."""
     content = {**load_as_data(tiny / 'weights.pth'), **changes}
     torch.save({key: value for key, value in content.items() if value is not None}, path)
     return path
@@ -220,7 +220,7 @@ def test_another_models_weights_are_refused(tiny, tmp_path):
     ],
     ids=lambda value: '-'.join(map(str, next(iter(value.items())))) if isinstance(value, dict) else '',
 )
-def test_the_tool_says_in_one_line_what_is_wrong(tiny, photos, tmp_path, monkeypatch, capsys, change, line):
+def test_the_tool_reports_in_one_line_what_is_wrong(tiny, photos, tmp_path, monkeypatch, capsys, change, line):
     (tmp_path / 'empty').mkdir()
     monkeypatch.chdir(tmp_path / 'empty')
     Path('other.py').write_text('a = 1')

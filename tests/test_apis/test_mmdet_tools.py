@@ -3,26 +3,27 @@ import sys
 
 import pytest
 from helpers.paths import ROOT
+from mmengine.config import Config
 
-from apa_mmdet.apis import mmdet_tools as stock_tools
+from apa_mmdet.apis import mmdet_tools
 from apa_mmdet.utils.missing_data_hints import explain
 
 
 @pytest.mark.parametrize('name', ['train.py', 'test.py'])
 def test_mmdet_carries_the_tool_and_ours_starts_it(name):
-    assert stock_tools.stock_tool(name).is_file()
+    assert mmdet_tools.stock_tool(name).is_file()
     assert name in (ROOT / 'tools' / name).read_text()
 
 
 def test_a_tool_that_mmdet_does_not_carry():
     with pytest.raises(FileNotFoundError, match='does not carry tools/fly.py'):
-        stock_tools.stock_tool('fly.py')
+        mmdet_tools.stock_tool('fly.py')
 
 
 def test_every_option_is_the_stock_tools(tmp_path):
     ours = subprocess.run([sys.executable, ROOT / 'tools/train.py', '--help'], capture_output=True, text=True)
     theirs = subprocess.run(
-        [sys.executable, stock_tools.stock_tool('train.py'), '--help'], capture_output=True, text=True
+        [sys.executable, mmdet_tools.stock_tool('train.py'), '--help'], capture_output=True, text=True
     )
     assert '--auto-scale-lr' in ours.stdout and ours.stdout == theirs.stdout
 
@@ -123,3 +124,22 @@ def test_training_without_data_ends_with_one_line(config, options, line, tmp_pat
     assert run.returncode == 1
     assert run.stderr.strip().splitlines()[-1].startswith(line)
     assert 'Traceback' not in run.stderr
+
+
+@pytest.mark.parametrize('named, used', [('', 'SafeRunner'), ("runner_type = 'Runner'", 'Runner')])
+def test_a_config_without_a_runner_gets_the_safe_one(named, used, tmp_path, monkeypatch):
+    config = tmp_path / 'config.py'
+    config.write_text(f"model = dict(type='ResNet', depth=18, in_channels=3)\ndefault_scope = 'mmdet'\n{named}\n")
+    arguments = ['train.py', str(config), '--work-dir', str(tmp_path / 'work'), '--cfg-options', 'randomness.seed=0']
+    monkeypatch.setattr(sys, 'argv', arguments)
+    with pytest.raises(AssertionError, match='train_step'):  # nothing to train; the runner has been built
+        mmdet_tools.run('train.py')
+    assert Config.fromfile(tmp_path / 'work/config.py').runner_type == used
+    assert arguments[-1] == 'randomness.seed=0'
+
+
+def test_a_broken_config_ends_with_one_line(tmp_path, monkeypatch):
+    (tmp_path / 'config.py').write_text('model = dict(')
+    monkeypatch.setattr(sys, 'argv', ['train.py', str(tmp_path / 'config.py')])
+    with pytest.raises(SystemExit, match=f'^config {tmp_path}/config.py: SyntaxError: '):
+        mmdet_tools.run('train.py')
