@@ -3,31 +3,25 @@
 import os
 import re
 
-_LVIS = (
-    'download LVIS {0} (annotations) and COCO 2017 (train2017 and val2017) and put them under '
-    'data/lvis_{0}/{{annotations,train2017,val2017}}, '
-)
+_FOLDERS = '/(annotations|images|train2017|val2017)/'
 _MAKE = 'make the data set with: python tools/make_tiny_lvis.py'
-_PAGE = 'see docs/dataset_prepare.md'
+_LVIS = 'download LVIS {0} (annotations) and COCO 2017 (train2017 and val2017) and put them under data/lvis_{0}/'
+_PAGE = '{annotations,train2017,val2017}, see docs/dataset_prepare.md'
 # what a missing path looks like, from the beginning of a folder's or file's name on → what to do about it
 HINTS: dict[str, str] = {
-    r'tiny_lvis/(annotations|train2017|val2017)/': _MAKE,
-    **{
-        rf'tiny_{re.escape(form)}/(annotations|images|train2017|val2017)/': f'{_MAKE} --form {form}'
-        for form in ('lvis_v1', 'lvis_v0.5', 'coco', 'v3det')
-    },
-    r'lvis_v1/(annotations|train2017|val2017)/': (
+    rf'tiny_lvis{_FOLDERS}': _MAKE,
+    rf'tiny_(lvis_v1|lvis_v0\.5|coco|v3det){_FOLDERS}': rf'{_MAKE} --form \1',
+    rf'lvis_v1{_FOLDERS}': (
         f'{_LVIS.format("v1")}{_PAGE}; to try things out without them, python tools/make_tiny_lvis.py makes a small '
         'data set for configs/tiny_lvis'
     ),
-    r'lvis_v0\.5/(annotations|train2017|val2017)/': f'{_LVIS.format("v0.5")}{_PAGE}',
-    r'coco/(annotations|train2017|val2017)/': (
-        f'download COCO 2017 and put it under data/coco/{{annotations,train2017,val2017}}, {_PAGE}'
-    ),
+    rf'lvis_v0\.5{_FOLDERS}': f'{_LVIS.format("v0.5")}{_PAGE}',
+    rf'coco{_FOLDERS}': f'download COCO 2017 and put it under data/coco/{_PAGE}',
     r'category_name_13204_v3det_2023_v1\.txt$': (
-        f"this list of V3Det's class names comes with its annotations and belongs into data/V3Det/annotations, {_PAGE}"
+        "this list of V3Det's class names comes with its annotations and belongs into data/V3Det/annotations, see "
+        'docs/dataset_prepare.md'
     ),
-    r'V3Det/(annotations|images)/': f'download V3Det and put it under data/V3Det/{{annotations,images}}, {_PAGE}',
+    rf'V3Det{_FOLDERS}': 'download V3Det and put it under data/V3Det/{annotations,images}, see docs/dataset_prepare.md',
     r'trainval\.json$': (
         'say where your data lie with DATA_ROOT=path/to/data, and in the config what its files are called'
     ),
@@ -51,4 +45,5 @@ def explain(error: FileNotFoundError) -> str:
 
 def hint_for(text: str) -> str | None:
     """What to do about a missing path that ``text`` is or contains; None if that is not known."""
-    return next((hint for pattern, hint in HINTS.items() if re.search(rf'(?<![\w.-]){pattern}', text)), None)
+    found = ((re.search(rf'(?<![\w.-]){pattern}', text), hint) for pattern, hint in HINTS.items())
+    return next((match.expand(hint) for match, hint in found if match), None)
