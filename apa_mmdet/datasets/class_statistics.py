@@ -1,5 +1,6 @@
 """Image frequency of each class: the fraction of the annotated images that show it."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -8,12 +9,10 @@ from mmengine.logging import MMLogger
 
 from apa_mmdet.utils.fileio import atomic_write
 
-from .validation.class_frequencies import check_frequencies, class_frequencies, count_images, is_annotation_file
+from .validation.class_frequencies import check_frequencies, class_frequencies, count_images
 from .validation.reading import read_json
 
 __all__ = ['check_frequencies', 'load_class_frequency']
-
-CACHE_SUFFIX = '.class_frequency.json'
 
 
 def load_class_frequency(path: str | os.PathLike) -> list[float]:
@@ -39,47 +38,24 @@ def load_class_frequency(path: str | os.PathLike) -> list[float]:
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(
-            f'{path}: no such file of class frequencies, which DropLoss needs for training (not '
-            'for inference); give the path of the training annotations, or of a JSON list of the '
-            'image frequencies'
+            f'{path}: no such file of class frequencies, which DropLoss needs for training (not for inference); give '
+            'the path of the training annotations, or of a JSON list of the image frequencies'
         )
-    cached = _read_cache(path)
-    if cached is not None:
-        return cached
-    state, origin = _state(path), str(path)  # before reading: another version may arrive meanwhile
+    cache, stat, origin = path.with_name(path.stem + '.class_frequency.json'), path.stat(), str(path)
+    # of what is read below, or older: another version may arrive meanwhile
+    state = dict(source=path.name, source_size=stat.st_size, source_mtime_ns=stat.st_mtime_ns)
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):  # none, or damaged
+        cached = json.loads(cache.read_bytes())
+        if all(cached[key] == value for key, value in state.items()):
+            return class_frequencies(cached, origin)
     content = read_json(path)
-    if not is_annotation_file(content):
-        return class_frequencies(content, origin)
     counts = count_images(content, origin)
-    frequencies = class_frequencies(counts, origin)
-    _write_cache(dict(state, **counts), path)
+    frequencies = class_frequencies(counts or content, origin)
+    if counts:
+        try:
+            atomic_write(cache, json.dumps(dict(state, **counts)).encode())  # several processes may do so together
+        except OSError as error:
+            MMLogger.get_current_instance().warning(
+                f'class frequencies of {path} are counted again in each run: {cache} cannot be written ({error})'
+            )
     return frequencies
-
-
-def _cache_of(path: Path) -> Path:
-    return path.with_name(path.stem + CACHE_SUFFIX)
-
-
-def _state(path: Path) -> dict:
-    stat = path.stat()
-    return dict(source=path.name, source_size=stat.st_size, source_mtime_ns=stat.st_mtime_ns)
-
-
-def _read_cache(path: Path) -> list[float] | None:
-    """The cached frequencies; None if there are none, they are damaged, or the source has changed."""
-    try:
-        cached = json.loads(_cache_of(path).read_bytes())
-        fresh = all(cached[key] == value for key, value in _state(path).items())
-        return class_frequencies(cached, str(path)) if fresh else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-
-
-def _write_cache(content: dict, path: Path) -> None:
-    cache = _cache_of(path)
-    try:
-        atomic_write(cache, json.dumps(content).encode())  # several processes may do so together
-    except OSError as error:
-        MMLogger.get_current_instance().warning(
-            f'class frequencies of {path} are counted again in each run: {cache} cannot be written ({error})'
-        )

@@ -36,8 +36,8 @@ class LoadPartialMaskAnnotations(LoadAnnotations):
             if code == 'missing-mask':
                 mask = no_pixel
             elif code not in (None, 'mask-polygon'):
-                strict = Findings(results['img_path'], strict=True)
-                strict.report(code, [f'instance {i}'], len(results['instances']))
+                findings = Findings(results['img_path'], strict=True)
+                findings.report(code, [f'instance {i}'], len(results['instances']))
             elif not isinstance(mask, dict):
                 mask = [np.array(polygon) for polygon in mask if is_polygon(polygon)] or no_pixel
             elif not self.poly2mask:

@@ -1,7 +1,7 @@
 """Checks an annotation file in COCO's or LVIS's format: what training and metrics would fail on or misread."""
 
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Container
 from typing import NamedTuple
 
 import numpy as np
@@ -31,14 +31,7 @@ class Content(NamedTuple):
 def check_annotations(
     content: dict, findings: Findings, classes: Container[str] | None, usage: AnnotationUsage
 ) -> Content:
-    """Check an annotation file.
-
-    Args:
-        content: as :func:`~.reading.read_annotations` gives it.
-        findings: gets what is wrong.
-        classes: the classes that the data set picks by their names; None where it takes every category.
-        usage: what the data set is used for.
-    """
+    """Check an annotation file. ``classes`` are those the data set picks by name; None if it takes every category."""
     if not usage.annotated and classes is not None:  # LVIS's reader needs the list, even empty
         content = {'annotations': [], **content}
     records = collect_records(content, findings, usage.annotated)
@@ -50,11 +43,17 @@ def check_annotations(
     in_use = np.array([classes is None or c['name'] in classes for c in categories] + [False])  # the last: category -1
     used = (image >= 0) & in_use[category]
     if not bare:
-        empty = np.flatnonzero(np.bincount(image[image >= 0], minlength=len(images)) == 0)
-        findings.report('image-without-annotations', [images[i]['id'] for i in empty], len(images))
-    _check_flags(annotations, ['ignore'] if usage.evaluated_as_coco else ['iscrowd', 'ignore'], findings)
+        findings.check('image-without-annotations', images, np.bincount(image[image >= 0], minlength=len(images)) == 0)
+    if not usage.evaluated_as_coco:  # which needs it, see below
+        _check_flag(annotations, 'iscrowd', findings)
+    _check_flag(annotations, 'ignore', findings)
     compared = image >= 0 if usage.evaluated_as_lvis else used  # LVIS's metric has no choice of classes
-    _check_evaluated(select(annotations, compared), usage, findings)
+    if usage.evaluated:
+        evaluated = select(annotations, compared)
+        _check_metric_fields(evaluated, usage.keeps_annotation_ids, findings)
+        findings.check('negative-area', evaluated, lambda a: a['area'] < 0)
+        if usage.evaluated_as_coco:
+            findings.check('missing-iscrowd', evaluated, lambda a: a.get('iscrowd') not in (0, 1))
 
     seen = used & ~_check_boxes(records, findings)
     if usage.masks != 'unused':
@@ -64,7 +63,9 @@ def check_annotations(
         if required:  # mmdet ignores an instance of which no polygon is left
             seen &= np.array([has_outline(a.get('segmentation')) for a in annotations], bool)
     seen &= np.array([not a.get('iscrowd') for a in annotations], bool)
-    counts, image_counts = _count(category[seen], image[seen], len(categories))
+    counts = np.bincount(category[seen], minlength=len(categories))
+    pairs = np.unique(category[seen] * len(images) + image[seen])  # each class in each image once
+    _, image_counts = np.unique(pairs // len(images), return_counts=True)
     times = Counter(c['name'] for c in categories)
     names = [c['name'] if times[c['name']] == 1 else f'{c["name"]} (id {c["id"]})' for c in categories]
     return Content(
@@ -72,34 +73,25 @@ def check_annotations(
         categories,
         len(annotations),
         {name: int(n) for name, n, u in zip(names, counts, in_use) if u},
-        int(((image_counts > 0) & (image_counts <= RARE_IMAGES)).sum()),
+        int((image_counts <= RARE_IMAGES).sum()),
         np.bincount(image[used], minlength=len(images)) > 0,
         len({a['image_id'] for a in annotations}),
     )
 
 
 def check_ground_truth(content: dict, findings: Findings, masks: bool) -> None:
-    """Check what ``FastLVISMetric`` reads of an annotation file, and only that.
-
-    Args:
-        content: as :func:`~.reading.read_annotations` gives it.
-        findings: gets what is wrong.
-        masks: whether masks are compared.
-    """
+    """Check what ``FastLVISMetric`` reads of an annotation file, and only that; ``masks``: it compares masks."""
     records = collect_records(content, findings, needs_annotations=False)
     check_lvis_fields(records.images, records.categories, findings)
-    _check_flags(records.annotations, ['ignore'], findings)
-    _check_metric_ids(records.annotations, False, findings)
-    _check_box_sides(records.annotations, findings)
+    _check_flag(records.annotations, 'ignore', findings)
+    _check_metric_fields(records.annotations, False, findings)
     if masks:
         check_masks(records.annotations, records.sizes, required=True, evaluated=True, findings=findings)
 
 
-def _check_flags(annotations: list[dict], flags: Sequence[str], findings: Findings) -> None:
-    for flag in flags:
-        wrong = [a for a in annotations if a.get(flag) not in (None, 0, 1)]
-        details = [brief(a[flag]) for a in wrong]
-        findings.report('invalid-flag', [a['id'] for a in wrong], len(annotations), details, key=flag)
+def _check_flag(annotations: list[dict], key: str, findings: Findings) -> None:
+    is_wrong = [annotation.get(key) not in (None, 0, 1) for annotation in annotations]
+    findings.check('invalid-flag', annotations, is_wrong, lambda a: brief(a[key]), key=key)
 
 
 def _check_boxes(records: Records, findings: Findings) -> np.ndarray:
@@ -113,65 +105,33 @@ def _check_boxes(records: Records, findings: Findings) -> np.ndarray:
     flat = (side <= 0).any(1) | (area <= 0)
     outside = known & ((low < -1).any(1) | (low + side > sizes + 1).any(1))
     skipped = ignored | flat | (side < 1).any(1) | (known & (inside == 0))
-    many = outside.sum() > MISREAD_SHARE * len(annotations)
-    for code, chosen in (
-        ('boxes-misread' if many else 'box-outside-image', outside),
-        ('empty-box', flat),
-        ('skipped-instance', skipped),
-    ):
-        findings.report(code, [a['id'] for a in select(annotations, chosen)], len(annotations), share=MISREAD_SHARE)
+    misread = outside.sum() > MISREAD_SHARE * len(annotations)
+    findings.check('boxes-misread' if misread else 'box-outside-image', annotations, outside, share=MISREAD_SHARE)
+    findings.check('empty-box', annotations, flat)
+    findings.check('skipped-instance', annotations, skipped)
     return skipped
 
 
-def _count(category: np.ndarray, image: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Instances of each category, and images with it."""
-    pairs = np.unique(np.stack([category, image]), axis=1) if len(category) else np.zeros((2, 0), int)
-    return np.bincount(category, minlength=number), np.bincount(pairs[0], minlength=number)
-
-
-# ---------------------------------------------------------------- what metrics need
-
-
-def _check_evaluated(annotations: list[dict], usage: AnnotationUsage, findings: Findings) -> None:
-    """Check the annotations that metrics compare with predictions."""
-    total = len(annotations)
-    if usage.evaluated:
-        _check_metric_ids(annotations, usage.keeps_annotation_ids, findings)
-        _check_box_sides(annotations, findings)
-        findings.report('negative-area', [a['id'] for a in annotations if a['area'] < 0], total)
-    if usage.evaluated_as_coco:
-        findings.report('missing-iscrowd', [a['id'] for a in annotations if a.get('iscrowd') not in (0, 1)], total)
-
-
-def _check_metric_ids(annotations: list[dict], kept: bool, findings: Findings) -> None:
-    """Check ids of annotations; ``kept``: a metric identifies matches by them instead of renumbering."""
-    ids = [a['id'] for a in annotations]
-    if kept:
-        wrong = [i for i in ids if isinstance(i, str) or not 0 <= i < MAX_EXACT_ID]
-        meaning = 'a whole number from 1 to 2^53'
-        findings.report('annotation-id-zero', [i for i in ids if i == 0], len(ids))
+def _check_metric_fields(annotations: list[dict], keeps_ids: bool, findings: Findings) -> None:
+    """Check ids and boxes; ``keeps_ids``: a metric identifies matches by the ids instead of renumbering."""
+    if keeps_ids:
+        is_wrong, meaning = (lambda a: isinstance(a['id'], str) or not 0 <= a['id'] < MAX_EXACT_ID), 'from 1 to 2^53'
+        findings.check('annotation-id-zero', annotations, lambda a: a['id'] == 0)
     else:
-        wrong, meaning = [i for i in ids if not is_integer_id(i)], 'a whole number of 64 bits'
-    findings.report('invalid-annotation-id', wrong, len(ids), meaning=meaning)
-
-
-def _check_box_sides(annotations: list[dict], findings: Findings) -> None:
-    negative = [a['id'] for a in annotations if min(a['bbox'][2:]) < 0]
-    findings.report('negative-box', negative, len(annotations))
+        is_wrong, meaning = (lambda a: not is_integer_id(a['id'])), 'of 64 bits'
+    findings.check('invalid-annotation-id', annotations, is_wrong, meaning=f'a whole number {meaning}')
+    findings.check('negative-box', annotations, lambda a: min(a['bbox'][2:]) < 0)
 
 
 def check_lvis_fields(images: list[dict], categories: list[dict], findings: Findings) -> None:
     """Check what LVIS's metric needs beyond COCO's fields: classes known to be absent, and each class's frequency."""
     for kind, records in (('images', images), ('categories', categories)):
-        wrong = [r['id'] for r in records if not is_integer_id(r['id'])]
-        findings.report('non-integer-id', wrong, len(records), records=kind)
+        findings.check('non-integer-id', records, lambda r: not is_integer_id(r['id']), records=kind)
     known = {c['id'] for c in categories}
     for key in ('neg_category_ids', 'not_exhaustive_category_ids'):
-        lacking = [r['id'] for r in images if not isinstance(r.get(key), list)]
-        findings.report('missing-negatives', lacking, len(images), key=key)
+        findings.check('missing-negatives', images, [not isinstance(r.get(key), list) for r in images], key=key)
         named = [(r['id'], i) for r in images if isinstance(r.get(key), list) for i in r[key]]
         unknown = [(image, i) for image, i in named if not is_id(i) or i not in known]
         details = [brief(i) for _, i in unknown]
         findings.report('unknown-negative', [image for image, _ in unknown], len(images), details, key=key)
-    lacking = [c['name'] for c in categories if c.get('frequency') not in ('r', 'c', 'f')]
-    findings.report('missing-frequency', lacking, len(categories))
+    findings.check('missing-frequency', categories, lambda c: c.get('frequency') not in ('r', 'c', 'f'), name='name')

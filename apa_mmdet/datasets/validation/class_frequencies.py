@@ -14,12 +14,7 @@ IMAGE_COUNT = Field('a number of images', is_count)
 def read_class_frequencies(path: str) -> list[float]:
     """Read the frequencies from a file of any kind that :func:`~..class_statistics.load_class_frequency` reads."""
     content = read_json(path)
-    return class_frequencies(count_images(content, path) if is_annotation_file(content) else content, path)
-
-
-def is_annotation_file(content: Any) -> bool:
-    """Whether the images of each class have yet to be counted."""
-    return isinstance(content, dict) and 'n_images_annotated' not in content
+    return class_frequencies(count_images(content, path) or content, path)
 
 
 def class_frequencies(content: Any, origin: str) -> list[float]:
@@ -35,8 +30,7 @@ def class_frequencies(content: Any, origin: str) -> list[float]:
     n_images = content.get('n_images_annotated')
     if not is_count(n_images) or not n_images:
         raise ValidationError('invalid-images-annotated', path=origin, value=brief(n_images))
-    fields = dict(id=ID, image_count=IMAGE_COUNT)
-    categories = valid_records(content, 'categories', Findings(origin, strict=True), fields)
+    categories = _categories(content, origin, IMAGE_COUNT)
     return check_frequencies([c['image_count'] / n_images for c in categories], origin)
 
 
@@ -52,19 +46,25 @@ def check_frequencies(frequencies: Sequence[float], origin: str) -> list[float]:
     return [float(value) for value in frequencies]
 
 
-def count_images(content: dict, origin: str) -> dict:
+def count_images(content: Any, origin: str) -> dict | None:
     """Images of each category in an annotation file, unless it has them, and images with any annotation.
+
+    None for other content.
 
     Raises:
         ValidationError: at the first record without what is needed; it names ``origin``, the record and the key.
     """
-    findings = Findings(origin, strict=True)
-    annotations = valid_records(content, 'annotations', findings, REFERENCES)
+    if not isinstance(content, dict) or 'n_images_annotated' in content:
+        return None
+    annotations = valid_records(content, 'annotations', Findings(origin, strict=True), REFERENCES)
     pairs = {(annotation['category_id'], annotation['image_id']) for annotation in annotations}
-    fields = dict(id=ID, image_count=IMAGE_COUNT._replace(optional=True))
     seen = Counter(category for category, _ in pairs)
     categories = [
         dict(id=c['id'], image_count=c.get('image_count', seen[c['id']]))
-        for c in valid_records(content, 'categories', findings, fields)
+        for c in _categories(content, origin, IMAGE_COUNT._replace(optional=True))
     ]
     return dict(n_images_annotated=len({image for _, image in pairs}), categories=categories)
+
+
+def _categories(content: dict, origin: str, image_count: Field) -> list[dict]:
+    return valid_records(content, 'categories', Findings(origin, strict=True), dict(id=ID, image_count=image_count))

@@ -20,14 +20,10 @@ SPELLINGS = {'speaker_(stero_equipment)': 'speaker_(stereo_equipment)'}  # LVIS'
 def compare_classes(
     classes: Sequence[str], names: Sequence[str], by_name: bool, findings: Findings, label_file: str | None = None
 ) -> None:
-    """Check that the config's classes and the file's categories are the same, in the same order.
+    """Check that the config's classes and the names of the file's categories are the same, in the same order.
 
-    Args:
-        classes: of the config.
-        names: of the file's categories.
-        by_name: whether the data set looks its categories up by name; otherwise it numbers all of the file.
-        findings: gets what is wrong.
-        label_file: the file that the classes come from, if they do.
+    ``by_name``: the data set looks its categories up by name; otherwise it numbers all of the file. ``label_file``: the
+    file that the classes come from, if they do.
     """
     classes, names = [SPELLINGS.get(c, c) for c in classes], [SPELLINGS.get(n, n) for n in names]
     known, wanted = set(names), set(classes)
@@ -76,11 +72,11 @@ def check_model(cfg: Config, checked: list[CheckedDataset], findings: Findings) 
         # of GroundingDINOHead they are the words of a text
         count = part.get('num_classes') if part.get('type') != 'GroundingDINOHead' else None
         if isinstance(count, int) and count != number and not part.get('class_agnostic'):
-            setting = f'{path}.num_classes'
-            findings.add('num-classes-mismatch', [setting], setting=setting, count=count, dataset=name, number=number)
-        if trained and isinstance(part.get('class_frequency'), str):  # only losses read it
-            setting = f'{path}.class_frequency'
-            _check_frequencies(setting, part['class_frequency'], part.get('num_classes', number), checked, findings)
+            values = dict(setting=f'{path}.num_classes', count=count, dataset=name, number=number)
+            findings.add('num-classes-mismatch', [values['setting']], **values)
+        file, setting = part.get('class_frequency'), f'{path}.class_frequency'
+        if trained and isinstance(file, str):  # only losses read it
+            _check_frequencies(setting, file, part.get('num_classes', number), checked, findings)
 
 
 def _check_frequencies(setting: str, file: str, number: int, checked: list[CheckedDataset], findings: Findings) -> None:
@@ -101,11 +97,10 @@ def _check_frequencies(setting: str, file: str, number: int, checked: list[Check
 
 
 def _check_image_counts(setting: str, file: str, content: Content, findings: Findings) -> None:
-    counts = [(c['name'], c.get('image_count', 0)) for c in content.categories]
-    for code, wrong in (
-        ('invalid-image-count', [(name, count) for name, count in counts if not is_count(count)]),
-        ('image-count-too-large', [(n, count) for n, count in counts if is_count(count) and count > content.annotated]),
+    counts = [category.get('image_count', 0) for category in content.categories]
+    for code, is_wrong in (
+        ('invalid-image-count', [not is_count(count) for count in counts]),
+        ('image-count-too-large', [is_count(count) and count > content.annotated for count in counts]),
     ):
-        details = [brief(count) for _, count in wrong]
         values = dict(setting=setting, path=file, annotated=content.annotated)
-        findings.report(code, [name for name, _ in wrong], len(counts), details, **values)
+        findings.check(code, content.categories, is_wrong, lambda c: brief(c['image_count']), name='name', **values)

@@ -1,6 +1,5 @@
 """The data sets of a config: which they are, and what their annotations are used for."""
 
-import codecs
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
@@ -84,11 +83,9 @@ def name_list(dataset: ConfigDataset) -> str | None:
         return None
     default = inspect.signature(V3DetDataset).parameters['label_file'].default
     path = Path(dataset.cfg.get('data_root') or '', dataset.cfg.get('label_file', default))
-    data = path.read_bytes()
-    if data.startswith(codecs.BOM_UTF8):
-        raise ValidationError('byte-order-mark', path=path)  # it would belong to the first class name
     try:
-        data.decode()
+        if path.read_text('utf-8').startswith('\ufeff'):
+            raise ValidationError('byte-order-mark', path=path)  # it would belong to the first class name
     except UnicodeDecodeError:
         raise ValidationError('not-utf8', path=path) from None
     return str(path)
@@ -114,16 +111,14 @@ def find_usage(dataset: ConfigDataset, cfg: Config) -> AnnotationUsage:
         evaluated_as_coco=any('Coco' in str(evaluator.get('type')) for evaluator in readers),
         evaluated_as_lvis=any('LVIS' in str(evaluator.get('type')) for evaluator in readers),
         evaluates_masks=any(map(_is_segm, readers)),
-        keeps_annotation_ids=not all(map(_renumbers_annotations, readers)),
+        keeps_annotation_ids=not all(
+            getattr(_resolve(METRICS, evaluator.get('type')), 'renumbers_annotations', False) for evaluator in readers
+        ),
     )
 
 
 def _is_segm(evaluator: dict) -> bool:
     return 'segm' in (evaluator.get('metric') or ())
-
-
-def _renumbers_annotations(evaluator: dict) -> bool:
-    return getattr(_resolve(METRICS, evaluator.get('type')), 'renumbers_annotations', False)
 
 
 def lacks_masks(dataset: ConfigDataset, cfg: Config) -> bool:

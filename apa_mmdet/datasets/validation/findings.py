@@ -1,12 +1,15 @@
 """Findings: what a check reports, each with a code, or raises in strict mode."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import compress
 from typing import Any, NamedTuple
 
 from .codes import CODES, ERROR
 
 MAX_SHOWN_CHARS = 300  # of a name or path
 EXAMPLES = 3  # in a message
+Wrong = Callable[[dict], bool] | Iterable[bool]
+Detail = Callable[[dict], str]
 
 
 class Finding(NamedTuple):
@@ -53,10 +56,10 @@ class Findings(list[Finding]):
 
     def add(self, code: str, ids: Sequence = (), message: str | None = None, **values: Any) -> None:
         """Append a finding: ``message``, or the text of the code with these values."""
-        message = message or '; '.join(CODES[code][1:]).format(**values)
+        error = ValidationError(code, ids, message, **values)
         if self.strict and CODES[code].severity == ERROR:
-            raise ValidationError(code, ids, f'{self.dataset}: {message}')
-        self.append(Finding(CODES[code].severity, code, self.dataset, message, tuple(ids)))
+            raise ValidationError(code, ids, f'{self.dataset}: {error}')
+        self.append(Finding(CODES[code].severity, code, self.dataset, str(error), error.ids))
 
     def report(self, code: str, ids: Sequence, total: int, details: Sequence[str] = (), **values: Any) -> None:
         """Append a finding about ``ids`` of ``total`` records; nothing where ``ids`` is empty.
@@ -76,6 +79,14 @@ class Findings(list[Finding]):
             fault, advice = (text.format(**values) for text in CODES[code][1:])
             self.add(code, ids, f'{fault}: {len(ids)} of {total}, e.g. {", ".join(examples)}; {advice}')
 
+    def check(
+        self, code: str, records: list[dict], wrong: Wrong, detail: Detail | None = None, /, name='id', **values: Any
+    ) -> None:
+        """Report the ``records`` that are ``wrong``, by their ``name``; ``detail`` says more about one."""
+        faulty = list(compress(records, map(wrong, records) if callable(wrong) else wrong))
+        details = map(detail, faulty[:EXAMPLES]) if detail else ()
+        self.report(code, [record[name] for record in faulty], len(records), list(details), **values)
+
 
 def show(value: Any) -> str:
     """A name or id as it is; quoted where it would be hard to see or to print, cut where it is very long.
@@ -85,7 +96,7 @@ def show(value: Any) -> str:
         ('date', '7', "' date'", "''")
     """
     text = str(value)
-    text = f'{text[:MAX_SHOWN_CHARS]}…' if len(text) > MAX_SHOWN_CHARS else text
+    text = text[:MAX_SHOWN_CHARS] + '…' * (len(text) > MAX_SHOWN_CHARS)
     return text if text and text == text.strip() and text.isprintable() else repr(text)
 
 

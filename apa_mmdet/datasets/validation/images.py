@@ -1,12 +1,12 @@
 """Checks that the images of a data set are there, complete, and as large as their annotations say."""
 
 import io
-from typing import NamedTuple
+from functools import partial
 
 from mmcv.transforms import BaseTransform
 from mmengine import fileio
 from PIL import Image, UnidentifiedImageError
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from apa_mmdet.utils.missing_data_hints import hint_for
@@ -14,52 +14,31 @@ from apa_mmdet.utils.missing_data_hints import hint_for
 from .findings import Findings
 
 BATCH_SIZE = 32  # images between two messages of a worker process
-CODES = ('missing-image', 'unreadable-image', 'image-size-mismatch')
+AnnotatedImage = tuple[str, float, float]  # path, and height and width as annotated
+Fault = tuple[str, str, str]  # code, path, detail
 
 
-class Problem(NamedTuple):
-    """The fault of an image file; ``code`` is one of ``CODES``."""
-
-    code: str
-    path: str
-    detail: str = ''
+def _find_faults(loader: BaseTransform, decode: bool, images: list[AnnotatedImage]) -> list[Fault | None]:
+    return [_find_fault(loader, decode, *image) for image in images]
 
 
-class ImageFiles(Dataset):
-    """An item is the :class:`Problem` of an image file, or None.
-
-    Args:
-        images: path of each, and height and width as annotated.
-        loader: the transform that loads images in training.
-        decode: read the whole image; otherwise only check that the file exists.
-    """
-
-    def __init__(self, images: list[tuple[str, float, float]], loader: BaseTransform, decode: bool) -> None:
-        self.images = images
-        self.loader = loader
-        self.decode = decode
-        self.backend_args = getattr(loader, 'backend_args', None)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Problem | None:
-        path, *annotated = self.images[index]
-        try:
-            if not fileio.isfile(path, backend_args=self.backend_args):
-                return Problem('missing-image', path)
-            if not self.decode:
-                return None
-            _read_to_the_end(fileio.get(path, backend_args=self.backend_args))
-            size = list(self.loader(dict(img_path=path))['ori_shape'])
-        except Exception as error:  # decoders raise what they like
-            reason = getattr(error, 'strerror', None) or str(error).partition('\n')[0]
-            if not reason or path in reason:
-                reason = 'not an image that OpenCV reads'
-            return Problem('unreadable-image', path, reason)
-        if size != annotated:
-            return Problem('image-size-mismatch', path, '{1}x{0}, annotated {3}x{2}'.format(*size, *annotated))
-        return None
+def _find_fault(loader: BaseTransform, decode: bool, path: str, *annotated: float) -> Fault | None:
+    backend_args = getattr(loader, 'backend_args', None)
+    try:
+        if not fileio.isfile(path, backend_args=backend_args):
+            return 'missing-image', path, ''
+        if not decode:
+            return None
+        _read_to_the_end(fileio.get(path, backend_args=backend_args))
+        size = list(loader(dict(img_path=path))['ori_shape'])
+    except Exception as error:  # decoders raise what they like
+        reason = getattr(error, 'strerror', None) or str(error).partition('\n')[0]
+        if not reason or path in reason:
+            reason = 'not an image that OpenCV reads'
+        return 'unreadable-image', path, reason
+    if size != list(annotated):
+        return 'image-size-mismatch', path, '{1}x{0}, annotated {3}x{2}'.format(*size, *annotated)
+    return None
 
 
 def _read_to_the_end(data: bytes) -> None:
@@ -74,32 +53,33 @@ def _read_to_the_end(data: bytes) -> None:
 
 
 def check_images(
-    images: list[tuple[str, float, float]],
+    images: list[AnnotatedImage],
     loader: BaseTransform,
     findings: Findings,
     decode: bool = True,
     workers: int = 0,
     progress: bool = True,
 ) -> None:
-    """Check every image, in ``workers`` processes. Other arguments as :class:`ImageFiles`."""
-    batches = DataLoader(ImageFiles(images, loader, decode), BATCH_SIZE, num_workers=workers, collate_fn=list)
-    problems = []
-    with tqdm(
-        total=len(images),
-        unit='image',
-        desc=f'{findings.dataset}: images',
-        leave=False,
-        disable=None if progress else True,
-    ) as bar:
+    """Check every image, in ``workers`` processes.
+
+    Args:
+        loader: the transform that loads images in training.
+        findings: gets what is wrong.
+        decode: read the whole image; otherwise only check that the file exists.
+        workers: number of processes; 0 reads images in this one.
+        progress: show a progress bar, on a terminal.
+    """
+    find_faults = partial(_find_faults, loader, decode)  # which a worker process calls with each batch
+    batches = DataLoader(images, BATCH_SIZE, num_workers=workers, collate_fn=find_faults)
+    faults, title = [], f'{findings.dataset}: images'
+    with tqdm(total=len(images), unit='image', desc=title, leave=False, disable=not progress or None) as bar:
         try:
             for batch in batches:
-                problems += [problem for problem in batch if problem]
+                faults += filter(None, batch)
                 bar.update(len(batch))
         except RuntimeError:  # the system ended it: a decoder crashed, or memory ran out
             findings.add('image-reader-died', done=bar.n, total=len(images))
-    for code in CODES:
-        of_code = [problem for problem in problems if problem.code == code]
-        hint = hint_for(of_code[0].path) if of_code else None
-        details = [problem.detail for problem in of_code]
-        paths, hint = [problem.path for problem in of_code], f'; {hint}' if hint else ''
-        findings.report(code, paths, len(images), details, hint=hint)
+    for code in dict.fromkeys(code for code, *_ in faults):
+        paths, details = zip(*(fault for of, *fault in faults if of == code))
+        hint = hint_for(paths[0])
+        findings.report(code, paths, len(images), details, hint=f'; {hint}' if hint else '')

@@ -13,38 +13,21 @@ from .findings import Findings
 MAX_COORDINATE = 1e6  # pixels; pycocotools does not check: NaN, or far more than this, ends the process silently
 MAX_OUTLINE = 1e7  # pixels; pycocotools takes 40 bytes and 0.1 µs for each, so at most 0.4 GB and a second
 BOX_NUMBERS = 4  # pycocotools takes no polygon first that is so short
-CODES = (
-    'missing-mask',
-    'invalid-mask',
-    'mask-out-of-range',
-    'mask-outline-too-long',
-    'mask-size',
-    'mask-runs',
-    'mask-first-polygon',
-    'mask-polygon',
-)
 
 
 def check_masks(
     annotations: list[dict], sizes: np.ndarray, required: bool, evaluated: bool, findings: Findings
 ) -> None:
-    """Check the masks of instances.
+    """Check the masks of the instances that the loader returns or, if ``evaluated``, that a metric compares.
 
-    Args:
-        annotations: the instances that the loader returns or, if ``evaluated``, that the metric compares.
-        sizes: (N, 2), width and height of the image of each.
-        required: whether an instance without a mask is an error.
-        evaluated: whether a metric reads the masks from the annotation file; it skips none.
-        findings: gets what is wrong.
+    A metric skips no mask. ``sizes`` are (N, 2), width and height of each image; without ``required`` an instance may
+    lack its mask.
     """
-    ids = {code: [] for code in CODES}
-    for annotation, (width, height) in zip(annotations, sizes.tolist()):
-        code = mask_fault(annotation.get('segmentation'), width, height, evaluated)
-        if code:
-            ids[code].append(annotation['id'])
-    for code in CODES:
+    faults = [mask_fault(a.get('segmentation'), *size, evaluated) for a, size in zip(annotations, sizes.tolist())]
+    for code in filter(None, dict.fromkeys(faults)):
+        ids = [annotation['id'] for annotation, fault in zip(annotations, faults) if fault == code]
         optional = code == 'missing-mask' and not required
-        findings.report('partial-masks' if optional else code, ids[code], len(annotations))
+        findings.report('partial-masks' if optional else code, ids, len(annotations))
 
 
 def mask_fault(mask: Any, width: float, height: float, evaluated: bool) -> str | None:
@@ -62,7 +45,11 @@ def mask_fault(mask: Any, width: float, height: float, evaluated: bool) -> str |
             return 'invalid-mask'
         if list(size) != [height, width] or not all(map(_is_whole, size)):
             return 'mask-size'
-        return None if _fills(counts, width * height) else 'mask-runs'
+        if isinstance(counts, list):
+            fills = all(map(_is_whole, counts)) and sum(counts) == width * height
+        else:  # COCO's text
+            fills = is_rle(counts, width * height)
+        return None if fills else 'mask-runs'
     if not isinstance(mask, list) or not all(isinstance(polygon, list) for polygon in mask):
         return 'invalid-mask'
     values = list(chain.from_iterable(mask))
@@ -94,12 +81,5 @@ def _outline(polygon: list) -> float:
     return np.abs(points - np.roll(points, 1, axis=0)).max(1).sum()
 
 
-def _fills(counts: list | str | bytes, pixels: float) -> bool:
-    """Whether run lengths, as a list or as COCO's text, cover every pixel once."""
-    if isinstance(counts, list):
-        return all(map(_is_whole, counts)) and sum(counts) == pixels
-    return is_rle(counts, pixels)
-
-
 def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return type(value) is int and value >= 0

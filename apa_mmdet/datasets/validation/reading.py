@@ -15,21 +15,35 @@ def read_json(path: str | os.PathLike) -> Any:
         FileNotFoundError: if there is no such file.
         ValidationError: if it is not JSON in UTF-8, is truncated, or gives a key of an object twice; in one line.
     """
+
+    def unique_keys(pairs: list[tuple[str, Any]]) -> dict:
+        record = dict(pairs)
+        if len(record) < len(pairs):
+            key = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+            owner = f'the record with the id {show(record["id"])}' if 'id' in record else 'a record without id'
+            raise ValidationError('duplicate-key', path=path, key=show(key), record=owner)
+        return record
+
     try:
         with open(path, encoding='utf-8') as file:
-            return json.load(file, object_pairs_hook=_unique_keys)
+            return json.load(file, object_pairs_hook=unique_keys)
     except json.JSONDecodeError as error:
-        raise _not_json(path, error) from None
+        if not error.doc.strip():
+            raise ValidationError('empty-file', path=path) from None
+        if error.msg.startswith('Unterminated') or error.pos >= len(error.doc.rstrip()) - len('false'):
+            raise ValidationError('truncated-file', path=path, length=len(error.doc)) from None
+        reason = f'{error.msg}, line {error.lineno}, column {error.colno}'
     except UnicodeDecodeError:
         with open(path, 'rb') as file:
             packed = file.read(4).startswith((b'\x1f\x8b', b'PK\x03\x04'))
         raise ValidationError('packed-file' if packed else 'not-utf8', path=path) from None
     except RecursionError:
-        raise ValidationError('not-json', path=path, reason='nested too deeply') from None
-    except _DuplicateKey as error:
-        raise ValidationError('duplicate-key', path=path, key=error.key, record=error.record) from None
+        reason = 'nested too deeply'
+    except ValidationError:
+        raise
     except ValueError as error:  # a number of thousands of digits
-        raise ValidationError('not-json', path=path, reason=error) from None
+        reason = str(error)
+    raise ValidationError('not-json', path=path, reason=reason)
 
 
 def read_annotations(path: str | os.PathLike) -> dict:
@@ -38,27 +52,3 @@ def read_annotations(path: str | os.PathLike) -> dict:
     if not isinstance(content, dict):
         raise ValidationError('not-annotations', path=path, type=type(content).__name__)
     return content
-
-
-def _not_json(path: str | os.PathLike, error: json.JSONDecodeError) -> ValidationError:
-    if not error.doc.strip():
-        return ValidationError('empty-file', path=path)
-    if error.msg.startswith('Unterminated') or error.pos >= len(error.doc.rstrip()) - len('false'):
-        return ValidationError('truncated-file', path=path, length=len(error.doc))
-    reason = f'{error.msg}, line {error.lineno}, column {error.colno}'
-    return ValidationError('not-json', path=path, reason=reason)
-
-
-class _DuplicateKey(ValueError):
-    def __init__(self, key: str, record: str) -> None:
-        super().__init__(key, record)
-        self.key, self.record = key, record
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict:
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        key = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        owner = f'the record with the id {show(record["id"])}' if 'id' in record else 'a record without id'
-        raise _DuplicateKey(show(key), owner)
-    return record

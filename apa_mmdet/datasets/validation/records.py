@@ -14,7 +14,7 @@ MAX_INT64 = 1 << 63  # ids of images and categories are kept as signed integers 
 
 
 def is_id(value: Any) -> bool:
-    return isinstance(value, (int, str)) and not isinstance(value, bool)
+    return type(value) in (int, str)
 
 
 def is_number(value: Any) -> bool:
@@ -64,6 +64,7 @@ FIELDS: dict[str, dict[str, Field]] = dict(
 
 def valid_records(content: dict, kind: str, findings: Findings, fields: dict[str, Field] | None = None) -> list[dict]:
     """The records of ``content[kind]`` with valid ``fields`` (default: ``FIELDS[kind]``); the others are reported."""
+    fields = fields or FIELDS[kind]
     records = content.get(kind)
     if not isinstance(records, list) or not records:
         findings.add('missing-records', [kind], records=kind)
@@ -73,7 +74,6 @@ def valid_records(content: dict, kind: str, findings: Findings, fields: dict[str
     details = [brief(records[i]) for i in others]
     findings.report('not-an-object', [f'number {i}' for i in others], total, details, records=kind)
     records = [record for record in records if isinstance(record, dict)]
-    fields = FIELDS[kind] if fields is None else fields
     invalid = set()
     for key, field in fields.items():
         wrong = [i for i, r in enumerate(records) if not (field.fits(r.get(key)) or (field.optional and key not in r))]
@@ -81,7 +81,7 @@ def valid_records(content: dict, kind: str, findings: Findings, fields: dict[str
         details = [brief(records[i][key]) if key in records[i] else '' for i in wrong]
         findings.report('invalid-field', ids, total, details, records=kind, key=key, meaning=field.meaning)
         invalid.update(wrong)
-    records = [record for i, record in enumerate(records) if i not in invalid] if invalid else records
+    records = [record for i, record in enumerate(records) if i not in invalid]
     if 'id' in fields:
         repeated = [key for key, count in Counter(record['id'] for record in records).items() if count > 1]
         findings.report('duplicate-id', repeated, total, records=kind)
@@ -107,16 +107,9 @@ class Records(NamedTuple):
 
 
 def collect_records(content: dict, findings: Findings, needs_annotations: bool = True) -> Records:
-    """Read and validate the three lists of an annotation file.
-
-    Args:
-        content: the annotation file.
-        findings: gets what is wrong.
-        needs_annotations: whether an empty list of annotations is an error.
-    """
+    """Validate the three lists of an annotation file; ``needs_annotations``: an empty list of them is an error."""
     images, categories = (valid_records(content, kind, findings) for kind in ('images', 'categories'))
-    large = [image['id'] for image in images if image['width'] * image['height'] > MAX_PIXELS]
-    findings.report('image-too-large', large, len(images), pixels=MAX_PIXELS)
+    findings.check('image-too-large', images, lambda i: i['width'] * i['height'] > MAX_PIXELS, pixels=MAX_PIXELS)
     annotations = []
     if needs_annotations or content.get('annotations') != []:
         annotations = valid_records(content, 'annotations', findings)
@@ -130,10 +123,10 @@ def _positions(annotations: list[dict], kind: str, records: list[dict], findings
     key, position = f'{kind}_id', {record['id']: i for i, record in enumerate(records)}
     positions = np.array([position.get(annotation[key], -1) for annotation in annotations], int)
     if records:  # otherwise reported already
-        lost, texts = select(annotations, positions < 0), set(map(str, position))
-        code = 'id-type-mismatch' if all(str(a[key]) in texts for a in lost) else f'unknown-{kind}'
-        details = [f'{kind} {brief(a[key])}' for a in lost]
-        findings.report(code, [a['id'] for a in lost], len(annotations), details, key=key)
+        lost, texts = positions < 0, set(map(str, position))
+        mismatched = all(str(a[key]) in texts for a in select(annotations, lost))
+        code = 'id-type-mismatch' if mismatched else f'unknown-{kind}'
+        findings.check(code, annotations, lost, lambda a: f'{kind} {brief(a[key])}', key=key)
     return positions
 
 

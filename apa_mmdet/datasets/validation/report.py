@@ -5,7 +5,7 @@ from typing import NamedTuple
 from terminaltables import AsciiTable
 
 from .annotations import Content
-from .codes import ERROR, WARNING
+from .codes import ERROR
 from .findings import Finding
 
 COLUMNS = ('data set', 'images', 'instances', 'classes', 'without instance', 'rare (1 to 10 images)')
@@ -21,15 +21,8 @@ class CheckedDataset(NamedTuple):
     content: Content | None = None
 
     def row(self) -> tuple:
-        counts = self.content.counts
-        return (
-            self.name,
-            len(self.content.images),
-            self.content.instances,
-            len(counts),
-            sum(not n for n in counts.values()),
-            self.content.rare,
-        )
+        images, _, instances, counts, rare, *_ = self.content
+        return self.name, len(images), instances, len(counts), list(counts.values()).count(0), rare
 
 
 class Report(NamedTuple):
@@ -44,8 +37,7 @@ class Report(NamedTuple):
 
     def __str__(self) -> str:
         lines = [AsciiTable([COLUMNS, *self.rows]).table] if self.rows else []
-        for severity in (ERROR, WARNING):
-            lines += [str(finding) for finding in self.findings if finding.severity == severity]
+        lines += map(str, sorted(self.findings, key=lambda finding: finding.severity != ERROR))
         warnings = len(self.findings) - self.errors
         verdict = 'training can start'
         if self.errors:

@@ -2,15 +2,14 @@
 
 import contextlib
 import io
-import json
 import os
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from mmdet.datasets import CocoDataset, LVISV05Dataset
 from mmengine.config import Config
+from mmengine.fileio import dump
 from mmengine.registry import init_default_scope
 from tqdm import tqdm
 
@@ -31,7 +30,7 @@ from .config_datasets import (
     open_dataset,
 )
 from .findings import Findings, ValidationError
-from .images import check_images
+from .images import AnnotatedImage, check_images
 from .reading import read_annotations
 from .report import CheckedDataset, Report
 
@@ -56,7 +55,7 @@ def validate_config(
     if not datasets:
         findings.add('no-dataset', loaders=' or '.join(f'{split}_dataloader' for split in splits))
     checked = []
-    bar = tqdm(datasets, unit='data set', disable=None if progress else True)
+    bar = tqdm(datasets, unit='data set', disable=not progress or None)
     for dataset in bar:
         of_dataset = Findings(_name(dataset, datasets))
         bar.set_description(of_dataset.dataset)
@@ -69,9 +68,8 @@ def validate_config(
 
 
 def _name(dataset: ConfigDataset, datasets: list[ConfigDataset]) -> str:
-    name = ', '.join(dataset.splits)
-    shared = sum(other.splits == dataset.splits for other in datasets) > 1  # parts of a ConcatDataset
-    return f'{name} ({dataset.cfg.get("ann_file")})' if shared else name
+    shared = [other.splits for other in datasets].count(dataset.splits) > 1  # parts of a ConcatDataset
+    return ', '.join(dataset.splits) + f' ({dataset.cfg.get("ann_file")})' * shared
 
 
 def _check_dataset(
@@ -81,12 +79,8 @@ def _check_dataset(
         label_file, dataset = name_list(source), open_dataset(source)
         usage, loader = find_usage(source, cfg), image_loader(source)
         maskless = lacks_masks(source, cfg)
-    except ValidationError as error:
-        return findings.add(error.code, error.ids, str(error))
-    except FileNotFoundError as error:
-        return findings.add('missing-file', [error.filename], explain(error))
     except Exception as error:  # data sets and transforms may be the user's own
-        return findings.add('invalid-dataset', reason=one_line(error))
+        return _report_error(error, findings)
     classes = dataset.metainfo.get('classes')
     if isinstance(classes, str) or not classes:
         return findings.add('invalid-classes', classes=classes)
@@ -102,7 +96,9 @@ def _check_dataset(
     if usage.evaluated_as_lvis:
         check_lvis_fields(content.images, content.categories, findings)
     paths = _image_paths(dataset, content, findings)
-    _check_folder(dataset, [path for path, *_ in paths], findings)
+    folder = (dataset.data_prefix or {}).get('img') or ''
+    outside = [path for path, *_ in paths if _is_outside(path, folder)]
+    findings.report('image-outside-folder', outside, len(paths), folder=folder or '.')
     if images is not None:
         check_images(paths, loader, findings, images, workers, progress)
     return checked._replace(content=content)
@@ -110,12 +106,10 @@ def _check_dataset(
 
 def _check_evaluators(checked: CheckedDataset, cfg: Config, findings: Findings) -> None:
     for split, evaluator in evaluators(cfg, checked.splits):
-        other = evaluator.get('ann_file')
+        other, setting = evaluator.get('ann_file'), f'{split}_evaluator.ann_file'
         single = len(list(leaves(cfg[f'{split}_dataloader']['dataset']))) == 1
         if other and single and os.path.realpath(other) != os.path.realpath(checked.ann_file):
-            setting = f'{split}_evaluator.ann_file'
-            values = dict(setting=setting, path=other, ann_file=checked.ann_file)
-            findings.add('evaluator-file-mismatch', [setting], **values)
+            findings.add('evaluator-file-mismatch', [setting], setting=setting, path=other, ann_file=checked.ann_file)
 
 
 def _read(
@@ -126,17 +120,25 @@ def _read(
         return findings.add('no-ann-file')
     try:
         annotations = read_annotations(checked.ann_file)
-    except FileNotFoundError as error:
-        return findings.add('missing-file', [checked.ann_file], explain(error))
-    except OSError as error:
-        return findings.add('unreadable-file', [checked.ann_file], path=checked.ann_file, reason=error.strerror)
-    except ValidationError as error:
-        return findings.add(error.code, [checked.ann_file], str(error))
+    except (OSError, ValidationError) as error:
+        return _report_error(error, findings, [checked.ann_file])
     content = check_annotations(annotations, findings, set(checked.classes) if by_name else None, usage)
     if content.categories:
         names = [c['name'] for c in content.categories]
         compare_classes(checked.classes, names, by_name, findings, label_file)
     return content
+
+
+def _report_error(error: Exception, findings: Findings, ids: Sequence[str] = ()) -> None:
+    """Report why a data set cannot be built or a file, whose path is in ``ids``, not be read."""
+    if isinstance(error, ValidationError):
+        findings.add(error.code, error.ids or ids, str(error))
+    elif isinstance(error, FileNotFoundError):
+        findings.add('missing-file', [error.filename], explain(error))
+    elif isinstance(error, OSError) and ids:
+        findings.add('unreadable-file', ids, path=ids[0], reason=error.strerror)
+    else:
+        findings.add('invalid-dataset', reason=one_line(error))
 
 
 def _check_filters(source: ConfigDataset, content: Content, findings: Findings) -> None:
@@ -150,17 +152,14 @@ def _check_filters(source: ConfigDataset, content: Content, findings: Findings) 
                 findings.add('no-image-kept', rule=dict(rule), total=len(kept))
 
 
-def _image_paths(dataset: CocoDataset, content: Content, findings: Findings) -> list[tuple[str, float, float]]:
+def _image_paths(dataset: CocoDataset, content: Content, findings: Findings) -> list[AnnotatedImage]:
     """Path, height and width of each image, as the data set finds them in the annotation file without annotations."""
-    named = [all(isinstance(r.get(key, ''), str) for key in ('file_name', 'coco_url')) for r in content.images]
-    unnamed = [r['id'] for r, is_named in zip(content.images, named) if not is_named]
-    findings.report('invalid-image-path', unnamed, len(named))
-    images = [r for r, is_named in zip(content.images, named) if is_named]
+    unnamed = [not all(isinstance(r.get(key, ''), str) for key in ('file_name', 'coco_url')) for r in content.images]
+    findings.check('invalid-image-path', content.images, unnamed)
+    images = [image for image, skipped in zip(content.images, unnamed) if not skipped]
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
-        dataset.ann_file = str(Path(folder, 'images.json'))
-        Path(dataset.ann_file).write_text(
-            json.dumps(dict(images=images, annotations=[], categories=content.categories))
-        )
+        dataset.ann_file = os.path.join(folder, 'images.json')
+        dump(dict(images=images, annotations=[], categories=content.categories), dataset.ann_file)
         try:
             return [(r['img_path'], r['height'], r['width']) for r in dataset.load_data_list()]
         except Exception as error:
@@ -169,14 +168,8 @@ def _image_paths(dataset: CocoDataset, content: Content, findings: Findings) -> 
             return []
 
 
-def _check_folder(dataset: CocoDataset, paths: list[str], findings: Findings) -> None:
-    """Report images outside the data set's folder: an annotation file should not choose which files are opened."""
-    folder = (dataset.data_prefix or {}).get('img') or ''
-    outside = [path for path in paths if _is_outside(path, folder)]
-    findings.report('image-outside-folder', outside, len(paths), folder=folder or '.')
-
-
 def _is_outside(path: str, folder: str) -> bool:
+    """Whether an image is outside the data set's folder: annotations should not choose which files are opened."""
     if '://' in folder:
         return not path.startswith(folder) or '/../' in path
     if '://' in path:
