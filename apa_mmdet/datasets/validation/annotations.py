@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Container
+from itertools import compress
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from .config_datasets import AnnotationUsage
 from .findings import Findings, brief
 from .masks import check_masks, has_outline
-from .records import Records, collect_records, is_id, is_integer_id, select
+from .records import Records, collect_records, is_id, is_integer_id
 
 RARE_IMAGES = 10  # LVIS's own threshold
 MAX_EXACT_ID = 1 << 53  # metrics keep ids of annotations as floating-point numbers
@@ -49,7 +50,7 @@ def check_annotations(
     _check_flag(annotations, 'ignore', findings)
     compared = image >= 0 if usage.evaluated_as_lvis else used  # LVIS's metric has no choice of classes
     if usage.evaluated:
-        evaluated = select(annotations, compared)
+        evaluated = list(compress(annotations, compared))
         _check_metric_fields(evaluated, usage.keeps_annotation_ids, findings)
         findings.check('negative-area', evaluated, lambda a: a['area'] < 0)
         if usage.evaluated_as_coco:
@@ -57,9 +58,9 @@ def check_annotations(
 
     seen = used & ~_check_boxes(records, findings)
     if usage.masks != 'unused':
-        chosen = compared if usage.evaluates_masks else seen
-        required = usage.masks == 'required'
-        check_masks(select(annotations, chosen), records.sizes[chosen], required, usage.evaluates_masks, findings)
+        chosen, required = compared if usage.evaluates_masks else seen, usage.masks == 'required'
+        instances = list(compress(annotations, chosen))
+        check_masks(instances, records.sizes[chosen], required, usage.evaluates_masks, findings)
         if required:  # mmdet ignores an instance of which no polygon is left
             seen &= np.array([has_outline(a.get('segmentation')) for a in annotations], bool)
     seen &= np.array([not a.get('iscrowd') for a in annotations], bool)

@@ -20,8 +20,7 @@ def read_class_frequencies(path: str) -> list[float]:
 def class_frequencies(content: Any, origin: str) -> list[float]:
     """Frequencies from a list of them, or from image counts as :func:`count_images` gives them.
 
-    Raises:
-        ValidationError: if it is neither; it names ``origin``, the record and the key.
+    A ValidationError for other content names ``origin``, the record and the key.
     """
     if isinstance(content, list):
         return check_frequencies(content, origin)
@@ -49,10 +48,7 @@ def check_frequencies(frequencies: Sequence[float], origin: str) -> list[float]:
 def count_images(content: Any, origin: str) -> dict | None:
     """Images of each category in an annotation file, unless it has them, and images with any annotation.
 
-    None for other content.
-
-    Raises:
-        ValidationError: at the first record without what is needed; it names ``origin``, the record and the key.
+    None for other content; a ValidationError as of :func:`class_frequencies` for annotations that cannot be counted.
     """
     if not isinstance(content, dict) or 'n_images_annotated' in content:
         return None

@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 from mmengine.config import Config
 
@@ -18,7 +19,7 @@ SPELLINGS = {'speaker_(stero_equipment)': 'speaker_(stereo_equipment)'}  # LVIS'
 
 
 def compare_classes(
-    classes: Sequence[str], names: Sequence[str], by_name: bool, findings: Findings, label_file: str | None = None
+    classes: Sequence[str], names: Sequence[str], by_name: bool, findings: Findings, label_file: Path | None = None
 ) -> None:
     """Check that the config's classes and the names of the file's categories are the same, in the same order.
 

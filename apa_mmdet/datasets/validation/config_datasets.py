@@ -56,11 +56,16 @@ def find_datasets(cfg: Config, splits: Sequence[str]) -> list[ConfigDataset]:
     return list(datasets.values())
 
 
-def open_dataset(dataset: ConfigDataset) -> CocoDataset:
+def open_dataset(dataset: ConfigDataset) -> tuple[CocoDataset, Path | None]:
     """Build the data set, of the class that training takes, without reading its annotations.
 
+    Returns:
+        The data set, and for V3Det's the file from which it reads its class names.
+
     Raises:
-        ValidationError: if its class is not known, or reads another format than COCO's ('not-checked').
+        FileNotFoundError: if there is no such file.
+        ValidationError: if it is not plain UTF-8, or if the class of the data set is not known, or reads another format
+            than COCO's ('not-checked').
     """
     name = dataset.cfg.get('type')
     cls = _resolve(DATASETS, name)
@@ -68,27 +73,16 @@ def open_dataset(dataset: ConfigDataset) -> CocoDataset:
         raise ValidationError('unknown-dataset-type', type=name)
     if not issubclass(cls, CocoDataset) or issubclass(cls, CocoPanopticDataset):
         raise ValidationError('not-checked', type=cls.__name__)
-    return DATASETS.build(dict(dataset.cfg, pipeline=[], test_mode=True, lazy_init=True))
-
-
-def name_list(dataset: ConfigDataset) -> str | None:
-    """Path of the file from which V3Det's data set reads its class names; None for other data sets.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValidationError: if it is not plain UTF-8.
-    """
-    cls = _resolve(DATASETS, dataset.cfg.get('type'))
-    if not (isinstance(cls, type) and issubclass(cls, V3DetDataset)):
-        return None
-    default = inspect.signature(V3DetDataset).parameters['label_file'].default
-    path = Path(dataset.cfg.get('data_root') or '', dataset.cfg.get('label_file', default))
-    try:
-        if path.read_text('utf-8').startswith('\ufeff'):
-            raise ValidationError('byte-order-mark', path=path)  # it would belong to the first class name
-    except UnicodeDecodeError:
-        raise ValidationError('not-utf8', path=path) from None
-    return str(path)
+    names = None
+    if issubclass(cls, V3DetDataset):
+        default = inspect.signature(V3DetDataset).parameters['label_file'].default
+        names = Path(dataset.cfg.get('data_root') or '', dataset.cfg.get('label_file', default))
+        try:
+            if names.read_text('utf-8').startswith('\ufeff'):
+                raise ValidationError('byte-order-mark', path=names)  # it would belong to the first class name
+        except UnicodeDecodeError:
+            raise ValidationError('not-utf8', path=names) from None
+    return DATASETS.build(dict(dataset.cfg, pipeline=[], test_mode=True, lazy_init=True)), names
 
 
 def image_loader(dataset: ConfigDataset) -> BaseTransform:

@@ -60,14 +60,9 @@ def check_images(
     workers: int = 0,
     progress: bool = True,
 ) -> None:
-    """Check every image, in ``workers`` processes.
+    """Check every image, in ``workers`` processes; without ``decode`` only that the files exist.
 
-    Args:
-        loader: the transform that loads images in training.
-        findings: gets what is wrong.
-        decode: read the whole image; otherwise only check that the file exists.
-        workers: number of processes; 0 reads images in this one.
-        progress: show a progress bar, on a terminal.
+    ``loader`` is the transform that loads images in training; ``progress``: show a progress bar, on a terminal.
     """
     find_faults = partial(_find_faults, loader, decode)  # which a worker process calls with each batch
     batches = DataLoader(images, BATCH_SIZE, num_workers=workers, collate_fn=find_faults)

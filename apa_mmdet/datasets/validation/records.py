@@ -1,7 +1,8 @@
 """Records of an annotation file: which fields they need, that ids are unique, and that they refer to each other."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from itertools import compress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -124,12 +125,7 @@ def _positions(annotations: list[dict], kind: str, records: list[dict], findings
     positions = np.array([position.get(annotation[key], -1) for annotation in annotations], int)
     if records:  # otherwise reported already
         lost, texts = positions < 0, set(map(str, position))
-        mismatched = all(str(a[key]) in texts for a in select(annotations, lost))
+        mismatched = all(str(a[key]) in texts for a in compress(annotations, lost))
         code = 'id-type-mismatch' if mismatched else f'unknown-{kind}'
         findings.check(code, annotations, lost, lambda a: f'{kind} {brief(a[key])}', key=key)
     return positions
-
-
-def select(annotations: Sequence[dict], mask: np.ndarray) -> list[dict]:
-    """The annotations where ``mask`` is True."""
-    return [annotations[i] for i in np.flatnonzero(mask)]

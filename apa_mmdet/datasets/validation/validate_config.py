@@ -5,6 +5,7 @@ import io
 import os
 import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from mmdet.datasets import CocoDataset, LVISV05Dataset
@@ -26,7 +27,6 @@ from .config_datasets import (
     find_usage,
     image_loader,
     lacks_masks,
-    name_list,
     open_dataset,
 )
 from .findings import Findings, ValidationError
@@ -76,7 +76,7 @@ def _check_dataset(
     source: ConfigDataset, cfg: Config, findings: Findings, images: bool | None, workers: int, progress: bool
 ) -> CheckedDataset | None:
     try:
-        label_file, dataset = name_list(source), open_dataset(source)
+        dataset, label_file = open_dataset(source)
         usage, loader = find_usage(source, cfg), image_loader(source)
         maskless = lacks_masks(source, cfg)
     except Exception as error:  # data sets and transforms may be the user's own
@@ -113,7 +113,7 @@ def _check_evaluators(checked: CheckedDataset, cfg: Config, findings: Findings) 
 
 
 def _read(
-    checked: CheckedDataset, by_name: bool, usage: AnnotationUsage, label_file: str | None, findings: Findings
+    checked: CheckedDataset, by_name: bool, usage: AnnotationUsage, label_file: Path | None, findings: Findings
 ) -> Content | None:
     """Read and check the annotation file; None if that is impossible."""
     if not checked.ann_file:
