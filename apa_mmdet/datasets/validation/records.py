@@ -31,18 +31,6 @@ def is_count(value: Any) -> bool:
     return is_number(value) and value >= 0
 
 
-def _is_side(value: Any) -> bool:
-    return is_number(value) and 0 < value <= MAX_SIDE and value == int(value)
-
-
-def _is_box(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(map(is_number, value))
-
-
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
 class Field(NamedTuple):
     """What a field must be, in words and as a test; ``optional``: it may be absent."""
 
@@ -52,14 +40,14 @@ class Field(NamedTuple):
 
 
 ID = Field('a number', is_id)
-PIXELS = Field('a whole number of pixels', _is_side)
+PIXELS = Field('a whole number of pixels', lambda side: is_number(side) and 0 < side <= MAX_SIDE and side % 1 == 0)
+BOX = Field('[x, y, width, height]', lambda box: isinstance(box, list) and len(box) == 4 and all(map(is_number, box)))
+NAME = Field('a text', lambda name: isinstance(name, str) and bool(name.strip()))
 REFERENCES = dict(image_id=Field('the id of an image', is_id), category_id=Field('the id of a category', is_id))
 FIELDS: dict[str, dict[str, Field]] = dict(
     images=dict(id=ID, width=PIXELS, height=PIXELS),
-    annotations=dict(
-        id=ID, **REFERENCES, bbox=Field('[x, y, width, height]', _is_box), area=Field('a number', is_number)
-    ),
-    categories=dict(id=ID, name=Field('a text', _is_name)),
+    annotations=dict(id=ID, **REFERENCES, bbox=BOX, area=Field('a number', is_number)),
+    categories=dict(id=ID, name=NAME),
 )
 
 

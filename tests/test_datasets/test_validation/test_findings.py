@@ -60,6 +60,16 @@ def test_a_finding_about_records_in_a_line(code, ids, details, values, line):
     assert len(findings) == 1
 
 
+@pytest.mark.parametrize('wrong', [lambda image: image['width'] < 5, [True, False, True]])
+def test_records_are_reported_by_a_predicate_or_a_mask(wrong):
+    images = [dict(id=4, width=0), dict(id=5, width=9), dict(id=6, width=2)]
+    findings = Findings('train')
+    findings.check('duplicate-id', images, wrong, lambda image: f'width {image["width"]}', records='images')
+    findings.check('duplicate-id', images, [False] * 3, records='images')
+    (finding,) = findings
+    assert finding.ids == (4, 6) and ': 2 of 3, e.g. 4 (width 0), 6 (width 2); ' in finding.message
+
+
 def test_a_finding_about_the_data_set_in_a_line():
     findings = Findings('val, test')
     findings.add('num-classes-mismatch', ['head'], setting='head.num_classes', count=3, dataset='val', number=48)
