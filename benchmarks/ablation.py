@@ -16,7 +16,6 @@ whatever else the machine did: time and memory are measured by step.py.
 import argparse
 import csv
 import hashlib
-import importlib.metadata
 import json
 import math
 import os
@@ -27,34 +26,26 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import measure
 import torch
 from mmengine.config import Config
 
 from apa_mmdet.apis.mmdet_tools import EXIT_DIVERGED
+from apa_mmdet.utils import cli
 
 CONFIGS = measure.ROOT / 'configs/tiny_lvis'
 PAGE = measure.ROOT / 'docs/ablation.md'
 BEGIN, END = '<!-- written by benchmarks/ablation.py --table -->', '<!-- end of the table -->'
-
-
-class Contender(NamedTuple):
-    config: str
-    activation: str
-    gate: str
-    loss: str
-
-
+# config, activation, gate, loss
 CONTENDERS = {
-    'relu-softmax': Contender('mask_rcnn_se_r18_relu_softmax', 'ReLU', 'sigmoid', 'softmax CE'),
-    'relu-gol': Contender('mask_rcnn_se_r18_relu_gol', 'ReLU', 'sigmoid', 'GOL'),
-    'apa-softmax': Contender('mask_rcnn_se_r18_apa_softmax', 'AGLU', 'APA', 'softmax CE'),
-    'apa-gol': Contender('mask_rcnn_se_r18_apa', 'AGLU', 'APA', 'GOL'),
-    'acon': Contender('mask_rcnn_se_r18_acon', 'ACON-C', 'sigmoid', 'GOL'),
-    'meta-acon': Contender('mask_rcnn_se_r18_meta-acon', 'Meta-ACON', 'sigmoid', 'GOL'),
-    'apalu': Contender('mask_rcnn_se_r18_apalu', 'APALU', 'sigmoid', 'GOL'),
+    'relu-softmax': ('mask_rcnn_se_r18_relu_softmax', 'ReLU', 'sigmoid', 'softmax CE'),
+    'relu-gol': ('mask_rcnn_se_r18_relu_gol', 'ReLU', 'sigmoid', 'GOL'),
+    'apa-softmax': ('mask_rcnn_se_r18_apa_softmax', 'AGLU', 'APA', 'softmax CE'),
+    'apa-gol': ('mask_rcnn_se_r18_apa', 'AGLU', 'APA', 'GOL'),
+    'acon': ('mask_rcnn_se_r18_acon', 'ACON-C', 'sigmoid', 'GOL'),
+    'meta-acon': ('mask_rcnn_se_r18_meta-acon', 'Meta-ACON', 'sigmoid', 'GOL'),
+    'apalu': ('mask_rcnn_se_r18_apalu', 'APALU', 'sigmoid', 'GOL'),
 }
 SEEDS = (0, 1, 2)
 METRICS = {
@@ -66,9 +57,13 @@ METRICS = {
 }
 COLUMNS = ('name', 'seed', 'epochs', *METRICS, 'minutes', 'options', 'commit', 'config', 'note')
 HEAD = (
-    *('activation', 'gate', 'loss', 'seeds', 'mask AP', 'APr', 'APc', 'APf'),
-    *('ms a step (middle half)', 'ratio', 'memory of a step, MiB'),
+    'activation | gate | loss | seeds | mask AP | APr | APc | APf | '
+    'ms a step (middle half) | ratio | memory of a step, MiB'
 )
+
+
+def config_of(name: str) -> Path:
+    return CONFIGS / f'{CONTENDERS[name][0]}.py'
 
 
 # The CSV: its columns, then the runs; lines with # before a run give the hardware and versions of those that follow
@@ -80,73 +75,71 @@ def read(path: Path) -> list[dict[str, str]]:
     Raises:
         ValueError: for other columns, a line that was cut off, or runs that cannot be compared.
     """
-    lines = path.read_text(encoding='utf-8').splitlines() if path.exists() else [','.join(COLUMNS)]
-    if lines[:1] != [','.join(COLUMNS)]:
+    if not path.exists():
+        return []
+    if path.read_text(encoding='utf-8').partition('\n')[0] != ','.join(COLUMNS):
         raise ValueError(f'{path} has other columns than this script writes; name another file with --out')
-    rows, conditions = [], {}
-    for number, line in enumerate(lines[1:], 2):
-        cells = next(csv.reader([line]), [])
-        if line.startswith('#'):
-            conditions |= [line.removeprefix('# ').split(': ', 1)]
-        elif len(cells) != len(COLUMNS):
-            raise ValueError(f'{path}, line {number}: {len(cells)} cells instead of {len(COLUMNS)}; delete the line')
-        else:
-            rows.append({**conditions, **dict(zip(COLUMNS, cells))})
+    rows = measure.read_results(path)
     refuse_mixed(rows)
     return rows
 
 
 def refuse_mixed(rows: list[dict[str, str]]) -> None:
     """Raises ValueError if runs cannot be compared: other epochs or options, or one contender's config has changed."""
-    kinds = {kind: {row[kind] for row in rows if kind in row} for kind in ('epochs', 'options')}
-    kinds |= {f'configs of {name}': {row['config'] for row in rows if row['name'] == name} for name in CONTENDERS}
-    for kind, values in kinds.items():
+    groups = {column: {row[column] for row in rows if column in row} for column in ('epochs', 'options')}
+    groups |= {f'configs of {name}': {row['config'] for row in rows if row['name'] == name} for name in CONTENDERS}
+    for what, values in groups.items():
         if len(values) > 1:
             values = ', '.join(map(repr, sorted(values)))
-            raise ValueError(f'runs with different {kind} cannot be compared: {values}; name another file with --out')
+            raise ValueError(f'runs with different {what} cannot be compared: {values}; name another file with --out')
 
 
 def append(path: Path, row: dict, conditions: dict[str, str]) -> None:
     """Appends a run, below the conditions where there are any."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open('a', newline='', encoding='utf-8') as file:
+        writer = csv.writer(file, lineterminator='\n')
         if not file.tell():
-            file.write(','.join(COLUMNS) + '\n')
+            writer.writerow(COLUMNS)
         file.writelines(f'# {key}: {text}\n' for key, text in conditions.items())
-        csv.writer(file, lineterminator='\n').writerow([measure.cell(row[column]) for column in COLUMNS])
+        writer.writerow([measure.cell(row[column]) for column in COLUMNS])
 
 
 # Runs
 
 
 def planned(name: str, seed: int, options: list[str]) -> dict:
-    """The columns of a run that are known before it."""
-    cfg = Config.fromfile(CONFIGS / f'{CONTENDERS[name].config}.py', import_custom_modules=False)
+    """Returns the columns of a run that are known before it."""
+    cfg = Config.fromfile(config_of(name), import_custom_modules=False)
     config = hashlib.sha256(cfg.pretty_text.encode()).hexdigest()[:7]
     return dict(name=name, seed=seed, options=' '.join(options), config=config)
 
 
 def run(name: str, seed: int, folder: Path, options: list[str]) -> dict:
-    """Trains and evaluates one contender; returns the columns that come of it.
+    """Trains and evaluates one contender; returns the other columns.
 
     Raises:
         RuntimeError: if the run fails.
     """
-    config, log, start = CONFIGS / f'{CONTENDERS[name].config}.py', folder / 'output.txt', time.time()
+    config, log, start = config_of(name), folder / 'output.txt', time.time()
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was interrupted
     folder.mkdir(parents=True)
-    command = [sys.executable, measure.ROOT / 'tools/train.py', config, '--work-dir', folder, '--cfg-options']
-    command += [f'randomness.seed={seed}', 'default_hooks.checkpoint.save_optimizer=False', *options]
+    command = [sys.executable, str(measure.ROOT / 'tools/train.py'), str(config), '--work-dir', str(folder)]
+    command += ['--cfg-options', f'randomness.seed={seed}', 'default_hooks.checkpoint.save_optimizer=False', *options]
     path = os.pathsep.join(filter(None, [str(measure.ROOT), os.environ.get('PYTHONPATH')]))
     with log.open('w') as file:
-        env = dict(os.environ, PYTHONPATH=path)
-        status = subprocess.run(list(map(str, command)), stdout=file, stderr=subprocess.STDOUT, env=env).returncode
+        status = subprocess.run(
+            command, stdout=file, stderr=subprocess.STDOUT, env=dict(os.environ, PYTHONPATH=path)
+        ).returncode
     last = (log.read_text(errors='replace').strip().splitlines() or ['no output'])[-1]
     if status not in (0, EXIT_DIVERGED):
         raise RuntimeError(f'exit status {status}: {last}; its output is in {log}')
     figures = result(folder) if status == 0 else dict.fromkeys(METRICS, 0.0) | dict(note=f'diverged: {last}')
     epochs = Config.fromfile(folder / config.name, import_custom_modules=False).train_cfg.max_epochs
-    return dict(figures, epochs=epochs, minutes=(time.time() - start) / 60, commit=commit())
+    # this checkout, with a + if tracked files differ from its commit
+    git = ['git', 'describe', '--always', '--exclude=*', '--dirty=+']
+    commit = subprocess.run(git, cwd=measure.ROOT, capture_output=True, text=True).stdout.strip() or 'unknown'
+    return dict(figures, epochs=epochs, minutes=(time.time() - start) / 60, commit=commit)
 
 
 def result(folder: Path) -> dict:
@@ -154,53 +147,46 @@ def result(folder: Path) -> dict:
     logs = sorted(folder.glob('*/vis_data/scalars.json'))
     rows = [json.loads(line) for path in logs for line in path.read_text().splitlines()]
     evaluations = [row for row in rows if set(METRICS.values()) <= set(row)]
-    loss = next((row['loss'] for row in reversed(rows) if 'loss' in row), 0.0)
     if not evaluations:
         return dict.fromkeys(METRICS, 0.0) | dict(note='diverged: the evaluation gave no result')
+    loss = next((row['loss'] for row in reversed(rows) if 'loss' in row), 0.0)
     note = '' if math.isfinite(loss) else f'diverged: the last loss is {loss}'
     return {column: evaluations[-1][key] for column, key in METRICS.items()} | dict(note=note)
 
 
-def commit() -> str:
-    """Describes this checkout, with a + if tracked files differ from its commit."""
-    command = ['git', 'describe', '--always', '--exclude=*', '--dirty=+']
-    git = subprocess.run(command, cwd=measure.ROOT, capture_output=True, text=True)
-    return git.stdout.strip() or 'unknown'
-
-
 def run_all(todo: list[dict], out: Path, options: list[str]) -> int:
     """Runs what is planned; returns the number of runs that failed."""
-    conditions = measure.environment(torch.device('cuda' if torch.cuda.is_available() else 'cpu'))
-    conditions['mmdet'], failed = importlib.metadata.version('mmdet'), 0
+    conditions, failed = measure.environment('cuda' if torch.cuda.is_available() else 'cpu'), 0
     for i, row in enumerate(todo, 1):
-        name, seed = row['name'], row['seed']
-        print(f'[{i}/{len(todo)}] {name}, seed {seed} …', flush=True)
+        run_name = f'{row["name"]}, seed {row["seed"]}'
+        print(f'[{i}/{len(todo)}] {run_name} …', flush=True)
         try:
-            row = row | run(name, seed, out.with_suffix('') / f'{name}_seed{seed}', options)
+            folder = out.with_suffix('') / f'{row["name"]}_seed{row["seed"]}'
+            row |= run(row['name'], row['seed'], folder, options)
         except RuntimeError as error:
             failed += 1
-            print(f'ablation: {name}, seed {seed}: {error}', flush=True)
+            print(f'ablation: {run_name}: {error}', flush=True)
             continue
         append(out, row, conditions)
         conditions = {}
-        print(f'    mask AP {row["mask_ap"]:.3f}, APr {row["mask_apr"]:.3f}, {row["minutes"]:.1f} minutes')
-        print(f'    {row["note"]}\n' * bool(row['note']), end='', flush=True)
+        shown = ', '.join(f'{key} {measure.cell(row[key])}' for key in ('mask_ap', 'mask_apr', 'minutes', 'note'))
+        print(f'    {shown}', flush=True)
     return failed
 
 
 # The table
 
 
-def markdown(rows: list[dict[str, str]], steps: measure.Results | None) -> str:
+def markdown(rows: list[dict[str, str]], steps: list[dict[str, str]]) -> str:
     """Formats the table with the conditions of its figures below it."""
     rows = [row for row in rows if int(row['seed']) in SEEDS]
-    lines = [f'| {" | ".join(HEAD)} |', '|---' * len(HEAD) + '|']
+    lines = [f'| {HEAD} |', '|---' * len(HEAD.split(' | ')) + '|']
     for name, (config, *labels) in CONTENDERS.items():
         runs = [row for row in rows if row['name'] == name]
         cells = [*labels, str(len(runs))]
         cells += [mean_and_deviation([float(row[key]) for row in runs]) for key in list(METRICS)[:4]]
-        step = next((row for row in steps.rows if row['config'] == config), None) if steps else None
-        lines.append(f'| {" | ".join([*cells, *(step_cells(step) if step else "–––")])} |')
+        step = next((step_cells(row) for row in steps if row['config'] == config), '–––')
+        lines.append(f'| {" | ".join([*cells, *step])} |')
     whole = len(CONTENDERS) * len(SEEDS)
     notes = [f'All {whole} runs.' if len(rows) == whole else f'{len(rows)} of {whole} runs so far.']
     diverged = [f'{row["name"]}, seed {row["seed"]}' for row in rows if row['note']]
@@ -211,11 +197,11 @@ def markdown(rows: list[dict[str, str]], steps: measure.Results | None) -> str:
         commits = ', '.join(dict.fromkeys(row['commit'] for row in rows))
         with_options, dates = f', with `{options}`' * bool(options), ' to '.join(dict.fromkeys([dates[0], dates[-1]]))
         notes.append(f'AP: {rows[0]["epochs"]} epochs each{with_options}; {dates}; commit {commits}.')
-    notes += dict.fromkeys(machine(row) for row in rows)
+    machine = '{hardware}; Python {python}, PyTorch {torch}, MMDetection {mmdet}.'
+    notes += dict.fromkeys(machine.format(**row) for row in rows)
     if steps:
-        command, date = steps.described['command'], steps.described['date'].split()[0]
-        notes += [f'Time and memory of a step: `{command}`, {date}; ratios are to its first config.']
-        notes += [machine(steps.described)]
+        text = 'Time and memory of a step: `{command}`, {date:.10}; ratios are to its first config.\n'
+        notes.append((text + machine).format(**steps[0]))
     return '\n'.join([*lines, '', *notes])
 
 
@@ -232,10 +218,6 @@ def step_cells(row: dict[str, str]) -> list[str]:
     return [f'{median:.0f} ({low:.0f}–{high:.0f})', f'{ratio:.2f}', f'{peak / measure.MIB:.0f}']
 
 
-def machine(conditions: dict[str, str]) -> str:
-    return '{hardware}; Python {python}, PyTorch {torch}, MMDetection {mmdet}.'.format(**conditions)
-
-
 def write_table(table: str, page: Path) -> None:
     """Replaces the table between its two marks on a page."""
     before, begin, rest = page.read_text(encoding='utf-8').partition(BEGIN)
@@ -246,54 +228,35 @@ def write_table(table: str, page: Path) -> None:
 
 
 def parse_args(arguments: list[str] | None) -> argparse.Namespace:
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    out = measure.ROOT / f'work_dirs/benchmarks/ablation_{"cuda" if torch.cuda.is_available() else "cpu"}.csv'
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        '--runs',
-        nargs='+',
-        choices=CONTENDERS,
-        default=list(CONTENDERS),
-        metavar='NAME',
-        help=f'of {", ".join(CONTENDERS)} (default: all)',
-    )
+    parser.add_argument('--runs', nargs='+', choices=CONTENDERS, default=list(CONTENDERS), help='default: all')
     parser.add_argument('--seeds', nargs='+', type=measure.at_least(0), default=list(SEEDS), metavar='SEED')
-    parser.add_argument(
-        '--out',
-        type=Path,
-        metavar='CSV',
-        default=measure.ROOT / f'work_dirs/benchmarks/ablation_{device}.csv',
-        help='results; work dirs are in a folder of its name beside it (default: %(default)s)',
-    )
+    text = 'results; work dirs are in a folder of its name beside it (default: %(default)s)'
+    parser.add_argument('--out', type=Path, metavar='CSV', default=out, help=text)
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='passed to tools/train.py')
-    parser.add_argument(
-        '--table', nargs='?', type=Path, const=PAGE, metavar='PAGE', help='write the table of a page, run nothing'
-    )
+    text = 'write the table of a page, run nothing'
+    parser.add_argument('--table', nargs='?', type=Path, const=PAGE, metavar='PAGE', help=text)
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> str | None:
     args = parse_args(arguments)
-    try:
-        rows = read(args.out)
-        if args.table:
-            steps = args.out.with_name(args.out.name.replace('ablation', 'step'))
-            write_table(markdown(rows, measure.read_results(steps) if steps.exists() else None), args.table)
-            print(f'written: {args.table}')
-            return 0
-        done = {(row['name'], int(row['seed'])) for row in rows}
-        keys = [(name, seed) for seed in dict.fromkeys(args.seeds) for name in dict.fromkeys(args.runs)]
-        todo = [planned(*key, args.cfg_options) for key in keys if key not in done]
-        refuse_mixed([*rows, *todo])
-        print(f'{len(done)} runs are in {args.out}, {len(todo)} to do', flush=True)
-        return int(run_all(todo, args.out, args.cfg_options) > 0)
-    except (OSError, ValueError) as error:
-        print(f'ablation: {error}', file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print('\ninterrupted: the same command continues', file=sys.stderr)
-        return 130
+    rows = read(args.out)
+    if args.table:
+        steps = args.out.with_name(args.out.name.replace('ablation', 'step'))
+        write_table(markdown(rows, measure.read_results(steps) if steps.exists() else []), args.table)
+        print(f'written: {args.table}')
+        return None
+    done = {(row['name'], int(row['seed'])) for row in rows}
+    keys = [(name, seed) for seed in dict.fromkeys(args.seeds) for name in dict.fromkeys(args.runs)]
+    todo = [planned(*key, args.cfg_options) for key in keys if key not in done]
+    refuse_mixed([*rows, *todo])
+    print(f'{len(done)} runs are in {args.out}, {len(todo)} to do', flush=True)
+    failed = run_all(todo, args.out, args.cfg_options)
+    return f'{failed} runs failed; the same command tries them again' if failed else None
 
 
 if __name__ == '__main__':
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the run in progress would outlive this process
-    sys.exit(main())
+    cli.run(main)

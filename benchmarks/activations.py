@@ -18,11 +18,14 @@ On a GPU ``host_ms`` is the time of the host to queue forward and backward; up t
 
 import argparse
 import contextlib
+import itertools
+import math
 import os
+import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -30,8 +33,6 @@ import measure
 import memory
 import torch
 import torch.nn.functional as F
-from bar_chart import Panel, draw_bars
-from check import check, serving
 from torch import Tensor, nn
 
 from apa_mmdet import ops
@@ -39,104 +40,27 @@ from apa_mmdet.ops import reference
 
 # SE-R50 at 800x1333: the stem and stages 1 to 4; last a tensor of no such network, that of the project's goal
 SITES = (
-    '64x400x667',
-    '64x200x334',
-    '256x200x334',
-    '128x100x167',
-    '512x100x167',
-    '256x50x84',
-    '1024x50x84',
-    '512x25x42',
-    '2048x25x42',
-    '4x256x80x96',
-)
-DTYPES = dict(float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16)
-COLUMNS = (
-    'name',
-    'backend',
-    'device',
-    'dtype',
-    'shape',
-    'memory_format',
-    *measure.time_columns('silu'),
-    'saved_bytes',
-    'peak_bytes',
-    'predicted_forward_bytes',
-    'predicted_backward_bytes',
-    'forward_gb_s',
-    'copy_gb_s',
-    'share_of_copy',
-    'compile_s',
-    'host_ms',
-    'note',
+    *('64x400x667', '64x200x334', '256x200x334', '128x100x167', '512x100x167', '256x50x84', '1024x50x84'),
+    *('512x25x42', '2048x25x42', '4x256x80x96'),
 )
 COMPILED = 'textbook aglu, compiled'
-FIRST_OF_A_GROUP = ('batch norm, ReLU', 'norm, gate, sum, ReLU')
 EPS = 1e-5  # of batch norm
+TRUTH = measure.ROOT / 'tests/data/apa_truth.npz'
+# error / max(1, |truth|), in half precision the distance from the rounded truth in units in the last place
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6, torch.bfloat16: 1, torch.float16: 1}
 
 
 class Contender(NamedTuple):
-    """``function(*inputs)``, differentiated in all of its inputs.
+    """``function(*inputs)``, differentiated in all of its inputs; ``constants``: other tensors that it uses.
 
     passes: how often it reads or writes the whole tensor, forward and backward, where that is known.
     """
 
-    name: str
     backend: str
     function: Callable[..., Tensor]
     inputs: tuple[Tensor, ...]
-    passes: tuple[int | None, int | None]
-    compile_s: float | None = None
-
-
-class Data(NamedTuple):
-    """The inputs of the contenders of one shape.
-
-    ``affine`` and ``statistics`` belong to the batch norm, ``scalars`` and ``per_channel`` are λ and κ, the others the
-    parameters of those activations, one per channel (Meta-ACON's β: one per image and channel).
-    """
-
-    z: Tensor
-    residual: Tensor
-    gate: Tensor
-    affine: tuple[Tensor, Tensor]
-    statistics: tuple[Tensor, Tensor]
-    scalars: tuple[Tensor, Tensor]
-    per_channel: tuple[Tensor, Tensor]
-    acon: tuple[Tensor, Tensor, Tensor]
-    meta_acon: tuple[Tensor, Tensor, Tensor]
-    apalu: tuple[Tensor, Tensor]
-
-    @property
-    def parameters(self) -> tuple[Tensor, ...]:
-        return tuple(tensor for group in self[3:] for tensor in group)
-
-
-def draw(shape: Sequence[int], dtype: torch.dtype, device: torch.device, memory_format: torch.memory_format) -> Data:
-    """Draws normal random numbers, and parameters in the ranges that training gives them."""
-
-    def normal() -> Tensor:
-        drawn = torch.randn(shape, device=device).to(dtype=dtype, memory_format=memory_format)
-        return drawn.requires_grad_()
-
-    def uniform(low: float, high: float, *size: int) -> Tensor:
-        return torch.empty(size, device=device).uniform_(low, high).requires_grad_()
-
-    channels = shape[1]
-    gate = uniform(0.2, 0.8, *shape[:2]).detach().to(dtype).requires_grad_()
-    lines = uniform(0.5, 1.5, channels), uniform(-0.5, 0.5, channels)
-    return Data(
-        normal(),
-        normal(),
-        gate,
-        (uniform(0.5, 1.5, channels), uniform(-0.1, 0.1, channels)),
-        (uniform(-0.1, 0.1, channels).detach(), uniform(0.5, 1.5, channels).detach()),
-        (uniform(0.2, 0.8, 1), uniform(1.0, 1.3, 1)),
-        (uniform(0.2, 0.8, channels), uniform(1.0, 1.3, channels)),
-        (*lines, uniform(0.5, 1.5, channels)),
-        (*lines, uniform(0.2, 0.8, *shape[:2])),
-        (uniform(0.4, 0.6, channels), uniform(0.6, 0.9, channels)),
-    )
+    passes: tuple[int, int] | None = None
+    constants: tuple[Tensor, ...] = ()
 
 
 def folded(weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,62 +69,68 @@ def folded(weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> tuple[Ten
     return scale, bias - mean * scale
 
 
-def norm_relu(z, weight, bias, mean, var):
+def norm_relu(mean, var, z, weight, bias):
     return F.relu(F.batch_norm(z, mean, var, weight, bias, eps=EPS), inplace=True)
 
 
-def norm_aglu(z, weight, bias, lambda_, kappa, mean, var):
+def norm_aglu(mean, var, z, weight, bias, lambda_, kappa):
     return ops.aglu(z, lambda_, kappa, *folded(weight, bias, mean, var))
 
 
-def block_end_relu(z, residual, gate, weight, bias, mean, var):
+def block_end_relu(mean, var, z, residual, gate, weight, bias):
     gated = F.batch_norm(z, mean, var, weight, bias, eps=EPS) * gate[:, :, None, None]
     return F.relu(gated + residual, inplace=True)
 
 
-def block_end_aglu(z, residual, gate, weight, bias, lambda_, kappa, mean, var):
+def block_end_aglu(mean, var, z, residual, gate, weight, bias, lambda_, kappa):
     scale, shift = folded(weight, bias, mean, var)
     return ops.aglu(z, lambda_, kappa, scale * gate, shift * gate, residual)
 
 
-def contenders(data: Data) -> list[Contender]:
-    mean, var = data.statistics
-    ours, *others = serving(data.z)
-    z, plain = (data.z,), (data.z, *data.scalars)
-    after_norm, end = (data.z, *data.affine), (data.z, data.residual, data.gate, *data.affine)
+def contenders(z: Tensor) -> dict[str, Contender]:
+    """Returns the standard list, with parameters in the ranges that training gives them."""
+
+    def uniform(low: float, high: float, *size: int) -> nn.Parameter:
+        return nn.Parameter(torch.empty(size, device=z.device).uniform_(low, high))
+
+    images, channels = z.shape[:2]
+    scalars, per_channel = ((uniform(0.2, 0.8, n), uniform(1.0, 1.3, n)) for n in (1, channels))
+    lines = uniform(0.5, 1.5, channels), uniform(-0.5, 0.5, channels)
+    acon, meta_acon = (*lines, uniform(0.5, 1.5, channels)), (*lines, uniform(0.2, 0.8, images, channels))
+    apalu = uniform(0.4, 0.6, channels), uniform(0.6, 0.9, channels)
+    affine = uniform(0.5, 1.5, channels), uniform(-0.1, 0.1, channels)
+    norm = uniform(-0.1, 0.1, channels).detach(), uniform(0.5, 1.5, channels).detach()
+    gate = uniform(0.2, 0.8, images, channels).detach().to(z.dtype).requires_grad_()
+    end = z, torch.randn_like(z).requires_grad_(), gate, *affine
+    ours, *others = serving(z)
     # passes of those in several kernels: batch norm 2 and 3, ReLU 2 and 3, the sum 3 and none, the gate 2 and 6, of
     # which 4 are the product that its own gradient is the sum of
-    return [
-        Contender('SiLU', 'torch', F.silu, z, (2, 3)),
-        Contender('ReLU', 'torch', F.relu, z, (2, 3)),
-        Contender('sigmoid', 'torch', torch.sigmoid, z, (2, 3)),
-        Contender('aglu', ours, ops.aglu, plain, (2, 3)),
-        Contender('aglu per channel', ours, ops.aglu, (data.z, *data.per_channel), (2, 3)),
-        Contender('apa', ours, ops.apa, plain, (2, 3)),
-        Contender('acon per channel', 'torch', ops.acon, (data.z, *data.acon), (None, None)),
-        Contender('acon, β per image', 'torch', ops.acon, (data.z, *data.meta_acon), (None, None)),
-        Contender('apalu per channel', 'torch', ops.apalu, (data.z, *data.apalu), (None, None)),
-        *(Contender(f'aglu [{name}]', name, ops.aglu, plain, (None, None)) for name in others),
-        Contender('textbook aglu', 'autograd', reference.aglu, plain, (None, None)),
-        Contender(COMPILED, 'inductor', reference.aglu, plain, (None, None)),
-        Contender('batch norm, ReLU', 'torch', partial(norm_relu, mean=mean, var=var), after_norm, (4, 6)),
-        Contender(
-            'batch norm, aglu', ours, partial(norm_aglu, mean=mean, var=var), (*after_norm, *data.scalars), (2, 3)
-        ),
-        Contender('norm, gate, sum, ReLU', 'torch', partial(block_end_relu, mean=mean, var=var), end, (9, 12)),
-        Contender(
-            'norm, gate, sum, aglu', ours, partial(block_end_aglu, mean=mean, var=var), (*end, *data.scalars), (3, 5)
-        ),
-    ]
+    return {
+        'SiLU': Contender('torch', F.silu, (z,), (2, 3)),
+        'ReLU': Contender('torch', F.relu, (z,), (2, 3)),
+        'sigmoid': Contender('torch', torch.sigmoid, (z,), (2, 3)),
+        'aglu': Contender(ours, ops.aglu, (z, *scalars), (2, 3)),
+        'aglu per channel': Contender(ours, ops.aglu, (z, *per_channel), (2, 3)),
+        'apa': Contender(ours, ops.apa, (z, *scalars), (2, 3)),
+        'acon per channel': Contender('torch', ops.acon, (z, *acon)),
+        'acon, β per image': Contender('torch', ops.acon, (z, *meta_acon)),
+        'apalu per channel': Contender('torch', ops.apalu, (z, *apalu)),
+        **{f'aglu [{backend}]': Contender(backend, ops.aglu, (z, *scalars)) for backend in others},
+        'textbook aglu': Contender('autograd', reference.aglu, (z, *scalars)),
+        COMPILED: Contender('inductor', reference.aglu, (z, *scalars)),
+        'batch norm, ReLU': Contender('torch', partial(norm_relu, *norm), (z, *affine), (4, 6), norm),
+        'batch norm, aglu': Contender(ours, partial(norm_aglu, *norm), (z, *affine, *scalars), (2, 3), norm),
+        'norm, gate, sum, ReLU': Contender('torch', partial(block_end_relu, *norm), end, (9, 12), norm),
+        'norm, gate, sum, aglu': Contender(ours, partial(block_end_aglu, *norm), (*end, *scalars), (3, 5), norm),
+    }
 
 
-def registered(types: Sequence[str], data: Data) -> list[Contender]:
+def registered(types: Sequence[str], z: Tensor) -> dict[str, Contender]:
     """Returns PyTorch's own SiLU and ReLU, and ``types``."""
-    sites = {name: at_site(name, data.z) for name in dict.fromkeys(('SiLU', 'ReLU', *types))}
-    return [
-        Contender(name, 'torch', lambda z, *_, act=act: act(z), (data.z, *act.parameters()), (None, None))
-        for name, act in sites.items()
-    ]
+    sites = {name: at_site(name, z) for name in dict.fromkeys(('SiLU', 'ReLU', *types))}
+    return {
+        name: Contender('torch', lambda z, *_, act=act: act(z), (z, *act.parameters())) for name, act in sites.items()
+    }
 
 
 def at_site(name: str, z: Tensor) -> nn.Module:
@@ -212,209 +142,160 @@ def at_site(name: str, z: Tensor) -> nn.Module:
     return act
 
 
-def compiled(contender: Contender) -> Contender:
-    """Compile its function, forward and backward, for its inputs."""
-    torch._dynamo.reset()  # a new shape would else be compiled for any shape, and after eight not at all
-    function = torch.compile(contender.function, fullgraph=True, dynamic=False)
-    start = time.perf_counter()
-    out = function(*contender.inputs)
-    torch.autograd.grad(out, contender.inputs, torch.randn_like(out))
-    return contender._replace(function=function, compile_s=time.perf_counter() - start)
+def steps(contender: Contender, compile_s: list[float] | None = None) -> dict[str, Callable]:
+    """Returns forward, and forward with backward, as calls; the contender's backend computes both.
 
-
-def steps(contender: Contender) -> dict[str, Callable]:
-    """Forward, and forward with backward, as calls without arguments; the contender's backend computes both."""
+    ``compile_s``: compile the function; the seconds that it took are appended.
+    """
+    function, inputs = contender.function, contender.inputs
+    if compile_s is not None:
+        torch._dynamo.reset()  # a new shape would else be compiled for any shape, and after eight not at all
+        function, start = torch.compile(function, fullgraph=True, dynamic=False), time.perf_counter()
+        torch.autograd.grad(function(*inputs).sum(), inputs)
+        compile_s.append(time.perf_counter() - start)
     ours = contender.backend in ops.backends()
     chosen = partial(ops.use_backend, contender.backend) if ours else contextlib.nullcontext
 
     def forward() -> Tensor:
         with chosen():
-            return contender.function(*contender.inputs)
+            return function(*inputs)
 
     gradient = torch.randn_like(forward())
 
     def forward_backward() -> tuple[Tensor, ...]:
         with chosen():
-            return torch.autograd.grad(contender.function(*contender.inputs), contender.inputs, gradient)
+            return torch.autograd.grad(function(*inputs), inputs, gradient)
 
     return dict(forward=forward, forward_backward=forward_backward)
 
 
-def prepared(
-    entrants: Sequence[Contender], args: argparse.Namespace
-) -> Iterator[tuple[Contender, dict[str, Callable], str]]:
-    """Every contender with its steps, warm; without steps, and with the reason, where it cannot run here."""
-    for contender in entrants:
-        if contender.name == COMPILED and not args.compile:
-            continue
-        try:
-            contender = compiled(contender) if contender.name == COMPILED else contender
-            calls = steps(contender)
-            for _ in range(3):
-                for call in calls.values():
-                    call()
-        except Exception as error:  # out of memory, a compiler that is not there or fails: the others go on
-            yield contender, {}, measure.reason(error)
-        else:
-            yield contender, calls, ''
-
-
-def measure_shape(
-    table: measure.Table,
-    sizes: Sequence[int],
-    dtype: torch.dtype,
-    args: argparse.Namespace,
-    clock: measure.Clock,
-    choose: Callable[[Data], list[Contender]] = contenders,
-) -> None:
-    """One row for each contender that ``choose`` gives."""
-    memory_format = torch.channels_last if args.channels_last else torch.contiguous_format
-    data = draw(sizes, dtype, args.device, memory_format)
-    entrants = list(prepared(choose(data), args))
-    calls = {(contender.name, step): call for contender, steps_, _ in entrants for step, call in steps_.items()}
-    target = torch.empty_like(data.z).detach()
-    calls['copy', ''] = partial(target.copy_, data.z.detach())
-    samples = measure.round_robin(calls, args.rounds, clock)
-    whole = data.z.numel() * data.z.element_size()
-    copy_gb_s = 2 * whole / 1e9 / measure.spread(sample.device for sample in samples['copy', '']).median
-    for contender, steps_, failure in entrants:
-        row = dict(
-            name=contender.name,
-            backend=contender.backend,
-            device=args.device.type,
-            dtype=measure.name_of(dtype),
-            shape=measure.shape_text(sizes),
-            memory_format=measure.name_of(memory_format),
-            compile_s=contender.compile_s,
-            copy_gb_s=copy_gb_s,
-            note=failure,
-        )
-        if steps_:
-            row.update(measure.times(samples, contender.name, 'silu', 'SiLU'))
-            row.update(memory_columns(contender, steps_, data, args.device))
-            row.update(bandwidth(contender, whole, row['forward_ms'] / 1e3, copy_gb_s))
-            if args.device.type == 'cuda':
-                queued = measure.spread(sample.host for sample in samples[contender.name, 'forward_backward'])
-                row['host_ms'] = queued.median * 1e3
+def measure_shape(table: measure.Table, sizes: Sequence[int], dtype: str, args: argparse.Namespace) -> None:
+    """Adds a row for each contender."""
+    memory_format = torch.channels_last if args.memory_format == 'channels_last' else torch.contiguous_format
+    z = torch.randn(sizes, device=args.device).to(getattr(torch, dtype), memory_format=memory_format).requires_grad_()
+    chosen = registered(args.types, z) if args.types else contenders(z)
+    if not args.compile:
+        chosen.pop(COMPILED, None)
+    compile_s = []
+    calls, notes = measure.prepare(
+        {name: partial(steps, one, compile_s if name == COMPILED else None) for name, one in chosen.items()}
+    )
+    calls['copy', ''] = partial(torch.empty_like(z).detach().copy_, z.detach())
+    samples = measure.round_robin(calls, args.rounds, args.device, hold=True)
+    whole = z.numel() * z.element_size()
+    copy_gb_s = 2 * whole / 1e6 / measure.milliseconds(samples['copy', ''])['ms']
+    for name, contender in chosen.items():
+        row = dict(name=name, backend=contender.backend, device=args.device, dtype=dtype)
+        row |= dict(shape=measure.shape_text(sizes), memory_format=args.memory_format, note=notes.get(name, ''))
+        if name not in notes:
+            forward, forward_backward = (calls[name, step] for step in measure.STEPS)
+            row |= measure.times(samples, name, 'SiLU', 'to_silu')
+            parameters = [tensor for tensor in contender.inputs if isinstance(tensor, nn.Parameter)]
+            row['saved_bytes'] = memory.saved_bytes(forward, [*parameters, *contender.constants])
+            row['peak_bytes'] = memory.memory_of(forward_backward, args.device).peak
+            result = str(forward().dtype).removeprefix('torch.')
+            row |= dict(copy_gb_s=copy_gb_s, note='' if result == dtype else f'the result is {result}')
+            if contender.passes:
+                predicted = [passes * whole for passes in contender.passes]
+                gb_s = predicted[0] / 1e6 / row['forward_ms']
+                row |= dict(predicted_forward_bytes=predicted[0], predicted_backward_bytes=predicted[1])
+                row |= dict(forward_gb_s=gb_s, share_of_copy=gb_s / copy_gb_s)
+            if name == COMPILED:
+                row['compile_s'] = compile_s[0]
+            if args.device == 'cuda':
+                row['host_ms'] = statistics.median(sample.host for sample in samples[name, 'forward_backward'])
         table.add(**row)
-        report(row)
 
 
-def memory_columns(
-    contender: Contender, calls: dict[str, Callable], data: Data, device: torch.device
-) -> dict[str, object]:
-    dtype = calls['forward']().dtype
-    parameters = [*data.parameters, *(t for t in contender.inputs if isinstance(t, nn.Parameter))]
-    return dict(
-        saved_bytes=memory.saved_bytes(calls['forward'], parameters),
-        peak_bytes=memory.memory_of(calls['forward_backward'], device).peak,
-        note='' if dtype == data.z.dtype else f'the result is {measure.name_of(dtype)}',
-    )
+# Comparison with 60-digit arithmetic
 
 
-def bandwidth(contender: Contender, whole: int, seconds: float, copy_gb_s: float) -> dict[str, float]:
-    forward, backward = contender.passes
-    if forward is None:
-        return {}
-    gb_s = forward * whole / 1e9 / seconds
-    return dict(
-        predicted_forward_bytes=forward * whole,
-        predicted_backward_bytes=backward * whole,
-        forward_gb_s=gb_s,
-        share_of_copy=gb_s / copy_gb_s,
-    )
+def serving(z: Tensor) -> list[str]:
+    """Returns the backends that serve such a tensor, the default one first."""
+    return [name for name, backend in ops.backends().items() if backend.serves(z)]
 
 
-def report(row: dict) -> None:
-    if 'forward_to_silu' not in row:
-        print(f'  {row["name"]:<24} {row["note"]}', flush=True)
-        return
-    share = f'{row["share_of_copy"]:4.0%} of copy' if 'share_of_copy' in row else ''
-    print(
-        f'  {row["name"]:<24}{row["forward_ms"]:9.3f} ms ={row["forward_to_silu"]:6.2f} SiLU,  with backward'
-        f'{row["forward_backward_ms"]:9.3f} ms ={row["forward_backward_to_silu"]:6.2f} SiLU,  saved'
-        f'{row["saved_bytes"] / measure.MIB:7.1f} MiB  {share}',
-        flush=True,
-    )
+def check(device: str) -> bool:
+    """Whether every backend agrees with 60-digit arithmetic; prints the worst error of every column."""
+    import numpy as np
+
+    with np.load(TRUTH) as stored:
+        truth = dict(zip(stored['columns'].tolist(), torch.from_numpy(stored['rows']).T.contiguous()))
+    fine = True
+    for dtype in TOLERANCE:
+        for backend in serving(torch.empty(1, dtype=dtype, device=device)):
+            for name in ('apa', 'aglu'):
+                fine &= check_columns(name, truth, dtype, device, backend)
+    return fine
 
 
-# Figure
+def check_columns(name: str, truth: dict[str, Tensor], dtype: torch.dtype, device: str, backend: str) -> bool:
+    columns = (name, f'd{name}_dz', f'd{name}_dlam', f'd{name}_dkappa')
+    z, lambda_, kappa, *wanted = (truth[column] for column in ('z', 'lam', 'kappa', *columns))
+    if dtype.itemsize == 2:  # exact for the rounded z, computed in float64, which was checked before
+        z, kappa = z.to(dtype).double(), kappa.float().double()
+        lambda_ = lambda_.float().double().clamp(min=ops.LAMBDA_FLOOR)  # the floor in float32 is just below it
+        wanted = value_and_derivatives(name, 'analytic', z, lambda_, kappa)
+    parameter_dtype = dtype if dtype == torch.float64 else torch.float32
+    inputs = z.to(device, dtype), lambda_.to(device, parameter_dtype), kappa.to(device, parameter_dtype)
+    fine = True
+    for column, got, want in zip(columns, value_and_derivatives(name, backend, *inputs), wanted):
+        worst, limit = worst_error(got.cpu(), want), TOLERANCE[got.dtype]
+        fine &= worst <= limit
+        text = f'{worst:8.1e} {"ulp" if got.dtype.itemsize == 2 else "   "}'
+        text += f'  FAILED, more than {limit:g}' * (worst > limit)
+        print(f'  {backend:<9} {str(dtype)[6:]:<9} {column:<12} {text}', flush=True)
+    return fine
 
 
-def draw_figure(table: measure.Table, device: torch.device, date: str) -> None:
-    rows = [row for row in table.rows if 'forward_to_silu' in row]
-    if not rows:
-        return
-    names, dtypes, shapes = (list(dict.fromkeys(row[key] for row in rows)) for key in ('name', 'dtype', 'shape'))
-    labels = [label for name in names for label in (['', name] if name in FIRST_OF_A_GROUP else [name])]
-    silu = {(row['dtype'], row['shape']): row for row in rows if row['name'] == 'SiLU'}
-    columns = {
-        'forward': 'forward_ms',
-        'forward + backward': 'forward_backward_ms',
-        'kept for backward': 'saved_bytes',
-        'extra memory at the peak': 'peak_bytes',
-    }
-    span = f'median and range over {len(shapes)} shapes' if len(shapes) > 1 else shapes[0]
-    title = (
-        f'Time and memory relative to SiLU: {span}, {", ".join(dtypes)}, {rows[0]["memory_format"]}\n'
-        f'{measure.hardware(device)}, torch {torch.__version__}, {date}'
-    )
-    draw_bars(
-        table.path.with_suffix('.png'),
-        title,
-        labels,
-        dtypes,
-        [panel(title, column, rows, silu) for title, column in columns.items()],
-    )
+def value_and_derivatives(name: str, backend: str, *inputs: Tensor) -> tuple[Tensor, ...]:
+    """Computes every row as a channel with its own λ and κ."""
+    z, *parameters = inputs = [tensor.clone().requires_grad_() for tensor in inputs]
+    with ops.use_backend(backend):
+        out = getattr(ops, name)(z[None], *parameters)[0]
+        return (out.detach(), *torch.autograd.grad(out, inputs, torch.ones_like(out)))
 
 
-def panel(title: str, column: str, rows: Sequence[dict], silu: dict[tuple[str, str], dict]) -> Panel:
-    found = {}
-    for row in rows:
-        ratio = row[column] / silu[row['dtype'], row['shape']][column]
-        found.setdefault((row['name'], row['dtype']), []).append(ratio)
-    return Panel(
-        title,
-        {key: measure.spread(values).median for key, values in found.items()},
-        {key: (min(values), max(values)) for key, values in found.items() if len(values) > 1},
-        reference=1.0,
-    )
+def worst_error(got: Tensor, want: Tensor) -> float:
+    """Returns the largest error / max(1, |exact value|); in half precision, the steps from the rounded exact value.
+
+    There, errors that float32 may have do not count: near zero, half-precision numbers are closer together than that.
+    """
+    if not got.isfinite().all():
+        return math.inf
+    error = (got.double() - want).abs() / want.abs().clamp(min=1)
+    if got.dtype.itemsize > 2:
+        return error.max().item()
+    distance = (steps_from_zero(got) - steps_from_zero(want.to(got.dtype))).abs()
+    return distance.where(error > TOLERANCE[torch.float32], 0).max().item()
+
+
+def steps_from_zero(half: Tensor) -> Tensor:
+    """Returns how many numbers of the dtype are between zero and each number, negative below zero."""
+    bits = half.view(torch.int16).int()
+    return torch.where(bits < 0, -(bits & 0x7FFF), bits)
 
 
 # Command line
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        '--shapes',
-        nargs='+',
-        type=measure.shape,
-        default=[measure.shape(text) for text in SITES],
-        metavar='[N]xCxHxW',
-        help='default: the sites of SE-R50, and 4x256x80x96',
-    )
-    parser.add_argument(
-        '--batch', type=measure.at_least(1), default=2, help='N where a shape has none (default: %(default)s)'
-    )
-    parser.add_argument('--dtypes', nargs='+', choices=DTYPES, help='default: float32; on a GPU all three')
-    parser.add_argument(
-        '--types',
-        nargs='*',
-        metavar='TYPE',
-        help='registered activations to measure instead of the list; without a name, every learnable one',
-    )
-    parser.add_argument('--channels-last', action='store_true', help='tensors in that memory format')
+    parser = measure.parser_of(__doc__, rounds=30)
+    sites = [measure.shape(text) for text in SITES]
+    text = 'N is 2 where it is missing; default: the sites of SE-R50, and 4x256x80x96'
+    parser.add_argument('--shapes', nargs='+', type=measure.shape, default=sites, metavar='[N]xCxHxW', help=text)
+    text = 'default: float32; on a GPU all three'
+    parser.add_argument('--dtypes', nargs='+', choices=measure.DTYPES, help=text)
+    text = 'registered activations to measure instead of the list; without a name, every learnable one'
+    parser.add_argument('--types', nargs='*', metavar='TYPE', help=text)
+    layout = dict(dest='memory_format', action='store_const', const='channels_last', default='contiguous')
+    parser.add_argument('--channels-last', **layout, help='tensors in that memory format')
     parser.add_argument('--no-compile', dest='compile', action='store_false', help='skip torch.compile')
-    parser.add_argument(
-        '--check',
-        action='store_true',
-        help='first compare with the 60-digit values of tests/data (needs numpy); stop if they differ',
-    )
-    measure.add_common_options(parser, rounds=30)
+    text = 'first compare with the 60-digit values of tests/data (needs numpy); stop if they differ'
+    parser.add_argument('--check', action='store_true', help=text)
     args = parser.parse_args()
-    args.dtypes = args.dtypes or (list(DTYPES) if args.device.type == 'cuda' else ['float32'])
-    args.shapes = [(args.batch, *sizes) if len(sizes) == 3 else sizes for sizes in args.shapes]
+    args.dtypes = args.dtypes or (measure.DTYPES if args.device == 'cuda' else ['float32'])
+    args.shapes = [(2, *sizes) if len(sizes) == 3 else sizes for sizes in args.shapes]
     if any(len(sizes) != 4 for sizes in args.shapes):
         parser.error('a shape has three sizes, CxHxW, or four, NxCxHxW')
     if args.types == []:
@@ -429,40 +310,26 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def main() -> int:
+def main() -> None:
     args = parse_args()
-    described = measure.begin(args)
-    build(args.device)
-    if args.check:
-        print('worst error of each column:', flush=True)
-        if not check(args.device):
-            print('the values are wrong on this device, so nothing is timed', file=sys.stderr)
-            return 1
+    shown = 'name dtype shape forward_ms forward_backward_ms forward_backward_to_silu saved_bytes share_of_copy note'
+    suffix = '_channels_last' * (args.memory_format == 'channels_last')
+    table = measure.begin(args, 'activations', shown, suffix)
+    if args.check and not check(args.device):
+        sys.exit('the values are wrong on this device, so nothing is timed')
     torch.manual_seed(0)
-    name = f'activations_{args.device.type}{"_channels_last" * args.channels_last}.csv'
-    table = measure.Table(args.out / name, COLUMNS, described)
-    clock = measure.clock_of(args.device, hold=True)
-    choose = partial(registered, args.types) if args.types else contenders
+    panels = {
+        'forward': 'forward_ms',
+        'forward + backward': 'forward_backward_ms',
+        'kept for backward': 'saved_bytes',
+        'extra memory at the peak': 'peak_bytes',
+    }
     with tempfile.TemporaryDirectory() as folder:
         os.environ['TORCHINDUCTOR_CACHE_DIR'] = folder  # the cache of an earlier run would shorten compile_s
-        jobs = [(name, sizes) for sizes in args.shapes for name in args.dtypes]
-        for i, (dtype, sizes) in enumerate(jobs, 1):
-            print(f'[{i}/{len(jobs)}] {dtype} {measure.shape_text(sizes)}, {args.rounds} rounds', flush=True)
-            measure_shape(table, sizes, DTYPES[dtype], args, clock, choose)
-            draw_figure(table, args.device, described['date'])
-    print(f'written: {table.path}', flush=True)
-    return 0
-
-
-def build(device: torch.device) -> None:
-    """Makes every backend build its kernels."""
-    z, one = torch.randn(2, 3, 4, 4, device=device, requires_grad=True), torch.ones(1, device=device)
-    for name in serving(z):
-        start = time.perf_counter()
-        with ops.use_backend(name):
-            ops.aglu(z, one, one).sum().backward()
-        print(f'backend {name}: ready after {time.perf_counter() - start:.1f} s', flush=True)
+        for sizes, dtype in itertools.product(args.shapes, args.dtypes):
+            measure_shape(table, sizes, dtype, args)
+            measure.draw_ratios(table, 'SiLU', panels, series=('dtype',), over='shape')
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    main()

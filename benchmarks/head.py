@@ -9,9 +9,6 @@ backward), ``loss`` (with backward), ``accuracy``, ``detections`` (softmax, thre
 memory at any time beyond what was there before, in multiples of the logits, N x 13,205 float32.
 """
 
-import argparse
-import sys
-
 import measure
 import memory
 import torch
@@ -23,53 +20,36 @@ from mmengine.config import ConfigDict
 import apa_mmdet  # noqa: F401  registers the heads
 
 CLASSES, WIDTH = 13204, 1024
-OURS, MMDET, GOL = (
-    'wrapped Cauchy, memory-efficient loss and NMS',
-    "mmdet's NormedLinear, loss, NMS",
-    'Linear, DropLoss',
-)
 HEADS = {
-    OURS: dict(
+    'wrapped Cauchy, memory-efficient loss and NMS': dict(
         type='LargeVocabularyBBoxHead',
         cls_predictor_cfg=dict(type='WrappedCauchyLinear'),
         loss_cls=dict(type='MemoryEfficientCrossEntropyLoss'),
     ),
-    MMDET: dict(
+    "mmdet's NormedLinear, loss, NMS": dict(
         type='Shared2FCBBoxHead',
         cls_predictor_cfg=dict(type='NormedLinear', tempearture=50),
         loss_cls=dict(type='CrossEntropyLoss'),
     ),
-    GOL: dict(
+    'Linear, DropLoss': dict(
         type='LargeVocabularyBBoxHead',
-        loss_cls=dict(
-            type='DropLoss', num_classes=CLASSES, class_frequency=[1e-3] * (CLASSES // 2) + [1e-2] * (CLASSES // 2)
-        ),
+        loss_cls=dict(type='DropLoss', num_classes=CLASSES, class_frequency=[1e-3, 1e-2] * (CLASSES // 2)),
     ),
 }
 TEST = ConfigDict(score_thr=1e-4, nms=dict(type='nms', iou_threshold=0.6), max_per_img=300)
 PARTS = 'step', 'classifier', 'loss', 'accuracy', 'detections'
-COLUMNS = ('name', 'part', 'rois', 'classes', 'device', 'ms', 'ms_low', 'ms_high', 'peak_mib', 'peak_logits')
 
 
-def build(name: str, device: torch.device) -> BBoxHead:
+def build(name: str, device: str) -> BBoxHead:
     torch.manual_seed(0)
-    head = MODELS.build(
-        dict(
-            HEADS[name],
-            in_channels=WIDTH,
-            fc_out_channels=WIDTH,
-            roi_feat_size=1,
-            num_classes=CLASSES,
-            reg_class_agnostic=True,
-        )
-    )
-    return head.to(device).train()
+    sizes = dict(in_channels=WIDTH, fc_out_channels=WIDTH, roi_feat_size=1, num_classes=CLASSES)
+    return MODELS.build(dict(HEADS[name], **sizes, reg_class_agnostic=True)).to(device).train()
 
 
 class Parts:
     """The calls that are measured on one head; an eighth of the RoIs is foreground."""
 
-    def __init__(self, head: BBoxHead, rois: int, device: torch.device) -> None:
+    def __init__(self, head: BBoxHead, rois: int, device: str) -> None:
         self.head = head
         self.features = torch.randn(rois, WIDTH, 1, 1, device=device)
         self.labels = torch.where(
@@ -114,48 +94,23 @@ class Parts:
         return self.head._predict_by_feat_single(self.boxes, self.detected, self.targets * 0, meta, False, TEST)
 
 
-def measure_heads(table: measure.Table, args: argparse.Namespace) -> None:
-    """Adds a row for each head and part."""
+def main() -> None:
+    parser = measure.parser_of(__doc__, rounds=5)
+    parser.add_argument('--rois', type=measure.at_least(8), default=1024, help='default: %(default)s')
+    args = parser.parse_args()
+    table = measure.begin(args, 'head', 'name part ms peak_mib peak_logits')
     every = {name: Parts(build(name, args.device), args.rois, args.device) for name in HEADS}
     calls = {(name, part): getattr(parts, part) for name, parts in every.items() for part in PARTS}
     for call in calls.values():
         call()
-    samples = measure.round_robin(calls, args.rounds, measure.clock_of(args.device, hold=False))
+    samples = measure.round_robin(calls, args.rounds, args.device)
     for (name, part), call in calls.items():
         every[name].zero_grad()
         peak = memory.memory_of(call, args.device).peak
-        row = dict(
-            name=name,
-            part=part,
-            rois=args.rois,
-            classes=CLASSES,
-            device=args.device.type,
-            **measure.milliseconds(samples[name, part]),
-            peak_mib=peak / measure.MIB,
-            peak_logits=peak / every[name].logits.nbytes,
-        )
-        table.add(**row)
-        print(
-            '  {name:<46}{part:<12}{ms:9.1f} ms, peak{peak_mib:7.1f} MiB ={peak_logits:5.2f} logits'.format(**row),
-            flush=True,
-        )
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--rois', type=measure.at_least(8), default=1024, help='default: %(default)s')
-    measure.add_common_options(parser, rounds=5)
-    return parser.parse_args()
-
-
-def main() -> int:
-    args = parse_args()
-    described = measure.begin(args)
-    table = measure.Table(args.out / f'head_{args.device.type}.csv', COLUMNS, described)
-    measure_heads(table, args)
-    print(f'written: {table.path}', flush=True)
-    return 0
+        row = dict(name=name, part=part, rois=args.rois, classes=CLASSES, device=args.device)
+        row |= measure.milliseconds(samples[name, part])
+        table.add(**row, peak_mib=peak / measure.MIB, peak_logits=peak / every[name].logits.nbytes)
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    main()

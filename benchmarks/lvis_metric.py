@@ -12,23 +12,25 @@ the peak memory of the process, imports included. FastLVISMetric rounds AP to th
 """
 
 import argparse
+import contextlib
+import io
 import json
 import math
-import subprocess
-import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
 import measure
+import memory
 import numpy as np
 import pycocotools.mask as mask_utils
-import torch
 
 from apa_mmdet.evaluation.functional.prediction_store import Masks, Prediction, PredictionWriter, find_predictions
 
 OURS, LVIS_API, FASTER = 'FastLVISMetric', 'lvis', 'faster-coco-eval'
-COLUMNS = 'name', 'images', 'metric', 'seconds', 'peak_mib', 'AP', 'APr', 'APc', 'APf', 'note'
 CATEGORIES = measure.ROOT / 'configs/_base_/datasets/lvis_v1_class_frequency.json'
 HEIGHT, WIDTH, DETECTIONS, SCENES = 480, 640, 300, 500
 
@@ -83,54 +85,32 @@ def make(images: int, folder: Path) -> None:
         drawn = rng.choice(len(chance), 11, replace=False, p=chance)
         present, absent = drawn[:4], drawn[4:]
         labels = rng.choice(present, len(scene.polygons))
-        image_records.append(
-            dict(
-                id=image,
-                height=HEIGHT,
-                width=WIDTH,
-                neg_category_ids=(absent + 1).tolist(),
-                not_exhaustive_category_ids=(present[:1] + 1).tolist() if rng.random() < 0.3 else [],
-            )
-        )
+        record = dict(id=image, height=HEIGHT, width=WIDTH, neg_category_ids=(absent + 1).tolist())
+        partly = rng.random() < 0.3
+        image_records.append(dict(record, not_exhaustive_category_ids=(present[:partly] + 1).tolist()))
         for label, points in zip(labels.tolist(), scene.polygons):
             (x1, y1), (x2, y2) = points.min(0).tolist(), points.max(0).tolist()
-            annotations.append(
-                dict(
-                    id=len(annotations) + 1,
-                    image_id=image,
-                    category_id=label + 1,
-                    iscrowd=0,
-                    bbox=[x1, y1, x2 - x1, y2 - y1],
-                    area=0.78 * (x2 - x1) * (y2 - y1),
-                    segmentation=[points.ravel().tolist()],
-                )
-            )
+            record = dict(id=len(annotations) + 1, image_id=image, category_id=label + 1, iscrowd=0)
+            shape = dict(bbox=[x1, y1, x2 - x1, y2 - y1], area=0.78 * (x2 - x1) * (y2 - y1))
+            annotations.append(dict(record, **shape, segmentation=[points.ravel().tolist()]))
         writer.write(_predict(rng, image, scene, labels, drawn, chance))
     writer.close()
-    (folder / 'gt.json').write_text(
-        json.dumps(dict(images=image_records, annotations=annotations, categories=categories))
-    )
+    ground_truth = dict(images=image_records, annotations=annotations, categories=categories)
+    (folder / 'gt.json').write_text(json.dumps(ground_truth))
 
 
 def _predict(
     rng: np.random.Generator, image: int, scene: Scene, labels: np.ndarray, verified: np.ndarray, chance: np.ndarray
 ) -> Prediction:
     """Objects are detected with high scores, in three of four cases with their category; the rest is noise."""
-    noise = np.where(
-        rng.random(DETECTIONS) < 0.3, rng.choice(verified, DETECTIONS), rng.choice(len(chance), DETECTIONS)
-    )
+    is_verified = rng.random(DETECTIONS) < 0.3
+    noise = np.where(is_verified, rng.choice(verified, DETECTIONS), rng.choice(len(chance), DETECTIONS))
     right = (scene.of >= 0) & (rng.random(DETECTIONS) < 0.75)
     scores = np.where(right, rng.beta(2, 3, DETECTIONS), rng.beta(1, 12, DETECTIONS))
     order = np.argsort(-scores)
     predicted = np.where(right, labels[scene.of], noise)[order]
-    return Prediction(
-        image,
-        scene.boxes[order],
-        scores[order],
-        predicted,
-        None,
-        Masks((HEIGHT, WIDTH), [scene.masks[i] for i in order]),
-    )
+    masks = Masks((HEIGHT, WIDTH), [scene.masks[i] for i in order])
+    return Prediction(image, scene.boxes[order], scores[order], predicted, None, masks)
 
 
 # Contenders: each returns what get_results() of lvis does
@@ -175,19 +155,19 @@ def write_json(folder: Path) -> None:
     _metric(folder, format_only=True, outfile_prefix=str(folder / 'mmdet')).evaluate_files(find_predictions(folder))
 
 
-def run_contender(name: str, folder: Path) -> None:
-    """Print a line of JSON for each metric; called in a separate process."""
-    for metric in ('bbox', 'segm'):
-        start = time.perf_counter()
+def run_contender(name: str, folder: Path, metric: str) -> dict[str, float]:
+    """Returns the figures of a contender; called in a separate process."""
+    start = time.perf_counter()
+    with contextlib.redirect_stdout(io.StringIO()):
         metrics = CONTENDERS[name](folder, metric)
-        row = dict(metric=metric, seconds=time.perf_counter() - start, peak_mib=_peak())
-        print(json.dumps(dict(row, **{key: float(metrics[key]) for key in ('AP', 'APr', 'APc', 'APf')})), flush=True)
+    row = dict(seconds=time.perf_counter() - start, peak_mib=memory.process_peak())
+    return row | {key: float(metrics[key]) for key in ('AP', 'APr', 'APc', 'APf')}
 
 
-def _peak() -> float:
-    """Peak memory in MiB; getrusage would count the parent process too."""
-    status = Path('/proc/self/status').read_text()
-    return int(status.split('VmHWM:')[1].split()[0]) / 1024
+def in_a_process(function: Callable, *args):
+    """Returns the result of a function that runs in a process of its own."""
+    with ProcessPoolExecutor(1, get_context('spawn')) as pool:
+        return pool.submit(function, *args).result()
 
 
 # Command line
@@ -197,64 +177,34 @@ def measure_at(table: measure.Table, images: int, args: argparse.Namespace) -> N
     folder = args.out / f'lvis_metric_{images}'
     if not (folder / 'gt.json').exists():
         print(f'drawing {images} images', flush=True)
-        _start('--make', str(images), str(folder))
+        make(images, folder)
     names = args.contenders or (list(CONTENDERS) if images <= 1000 else [OURS])
     if set(names) - {OURS} and not (folder / 'mmdet.segm.json').exists():
-        _start('--json', str(folder))
+        in_a_process(write_json, folder)
     for name in names:
-        run = _start('--run', name, str(folder))
-        rows = [json.loads(line) for line in run.stdout.splitlines() if line.startswith('{"metric"')]
-        note = '' if run.returncode == 0 else f'failed: {(run.stderr.strip().splitlines() or ["killed"])[-1]}'
-        for row in rows or [{}]:
-            table.add(name=name, images=images, note=note, **row)
-            values = ', '.join(
-                f'{key} {value:.6g}' if isinstance(value, float) else value for key, value in row.items()
-            )
-            print(f'  {name:<18}{values}{note}', flush=True)
+        for metric in ('bbox', 'segm'):
+            row = dict(name=name, images=images, metric=metric, note='')
+            try:
+                row |= in_a_process(run_contender, name, folder, metric)
+            except Exception as error:  # killed for its memory, or not installed
+                row['note'] = measure.reason(error)
+            table.add(**row)
 
 
-def _start(*arguments: str) -> subprocess.CompletedProcess:
-    run = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True)
-    if run.returncode and arguments[0] != '--run':
-        sys.exit(run.stderr)
-    return run
-
-
-def parse_args() -> argparse.Namespace:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        '--images', nargs='+', type=measure.at_least(2), default=[1000, 5000, 19809], help='default: %(default)s'
-    )
-    parser.add_argument(
-        '--contenders', nargs='+', choices=CONTENDERS, help=f'default: all up to 1,000 images, {OURS} beyond'
-    )
-    parser.add_argument(
-        '--out',
-        type=Path,
-        default=Path('work_dirs/benchmarks'),
-        metavar='DIR',
-        help='folder of the CSV and of the data (default: %(default)s)',
-    )
-    return parser.parse_args()
-
-
-def main() -> int:
-    parts = {
-        '--make': lambda images, folder: make(int(images), Path(folder)),
-        '--json': lambda f: write_json(Path(f)),
-        '--run': lambda name, folder: run_contender(name, Path(folder)),
-    }
-    if len(sys.argv) > 1 and sys.argv[1] in parts:  # this script in a separate process
-        parts[sys.argv[1]](*sys.argv[2:])
-        return 0
-    args = parse_args()
-    described = measure.environment(torch.device('cpu'))
-    table = measure.Table(args.out / f'lvis_metric_{"_".join(map(str, args.images))}.csv', COLUMNS, described)
+    sizes = dict(nargs='+', type=measure.at_least(2), default=[1000, 5000, 19809])
+    parser.add_argument('--images', **sizes, help='default: %(default)s')
+    text = f'default: all up to 1,000 images, {OURS} beyond'
+    parser.add_argument('--contenders', nargs='+', choices=CONTENDERS, help=text)
+    measure.add_out(parser)
+    args = parser.parse_args()
+    name = f'lvis_metric_{"_".join(map(str, args.images))}.csv'
+    table = measure.Table(args.out / name, measure.environment('cpu'), 'name images metric seconds peak_mib AP note')
     for images in args.images:
         measure_at(table, images, args)
     print(f'written: {table.path}', flush=True)
-    return 0
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    main()

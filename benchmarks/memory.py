@@ -1,43 +1,15 @@
 """Counts the memory of a call exactly, whatever an allocator keeps in reserve."""
 
 import gc
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
-
-
-@contextmanager
-def _see_saved_tensors(see: Callable[[Tensor], None]) -> Iterator[None]:
-    """Calls ``see`` with every tensor that autograd keeps.
-
-    Of nested hooks autograd only calls the innermost, so those that a module sets itself are wrapped as well.
-    """
-    enter = saved_tensors_hooks.__enter__
-
-    def enter_seen(hooks) -> None:
-        pack = hooks.pack_hook
-
-        def pack_seen(tensor: Tensor):
-            packed = pack(tensor)
-            for kept in packed if isinstance(packed, tuple) else (packed,):
-                if isinstance(kept, Tensor):
-                    see(kept)
-            return packed
-
-        hooks.pack_hook = pack_seen
-        enter(hooks)
-
-    saved_tensors_hooks.__enter__ = enter_seen
-    try:
-        with saved_tensors_hooks(Tensor.detach, lambda tensor: tensor):  # a result kept whole would hold its own graph
-            yield
-    finally:
-        saved_tensors_hooks.__enter__ = enter
 
 
 def saved_bytes(forward: Callable, parameters: Iterable[Tensor] = (), with_results: bool = False) -> int:
@@ -48,17 +20,33 @@ def saved_bytes(forward: Callable, parameters: Iterable[Tensor] = (), with_resul
     ``with_results`` adds what ``forward`` returns (a tensor or several): anything that :func:`memory_of` finds held
     beyond that is not kept by autograd.
     """
-    storages = {}
+    storages, enter = {}, saved_tensors_hooks.__enter__
 
-    def see(tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        storages.setdefault(storage._cdata, (StorageWeakRef(storage), storage.nbytes()))
+    def see(*objects) -> None:
+        for tensor in objects:
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                storages.setdefault(storage._cdata, (StorageWeakRef(storage), storage.nbytes()))
 
-    with _see_saved_tensors(see):
+    def enter_seen(hooks: saved_tensors_hooks) -> None:
+        pack = hooks.pack_hook
+
+        def pack_seen(tensor: Tensor):
+            packed = pack(tensor)
+            see(*packed if isinstance(packed, tuple) else (packed,))
+            return packed
+
+        hooks.pack_hook = pack_seen
+        enter(hooks)
+
+    # of nested hooks autograd only calls the innermost, so those that a module sets itself are seen as well
+    with (
+        mock.patch.object(saved_tensors_hooks, '__enter__', enter_seen),
+        saved_tensors_hooks(Tensor.detach, lambda tensor: tensor),  # a result kept whole would hold its own graph
+    ):
         results = forward()
     if with_results:
-        for tensor in (results,) if isinstance(results, Tensor) else results:
-            see(tensor)
+        see(*(results,) if isinstance(results, Tensor) else results)
     for parameter in parameters:
         storages.pop(parameter.untyped_storage()._cdata, None)
     return sum(nbytes for kept, nbytes in storages.values() if not kept.expired())
@@ -71,29 +59,35 @@ class Memory(NamedTuple):
     held: int
 
 
-def memory_of(call: Callable, device: torch.device) -> Memory:
+def memory_of(call: Callable, device: str | torch.device) -> Memory:
     """Counts the memory of one call, whose results are kept until the count is done.
 
     CPU: all allocations of torch, in the order that its profiler recorded. Memory that a library allocates itself, such
     as oneDNN's scratch, is not counted. CUDA: torch's allocator, which includes cuDNN's workspace.
     """
     gc.collect()
-    if device.type == 'cuda':
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
+    if torch.device(device).type == 'cuda':
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
         results = call()
-        torch.cuda.synchronize(device)
-        return Memory(torch.cuda.max_memory_allocated(device) - before, torch.cuda.memory_allocated(device) - before)
+        torch.cuda.synchronize()
+        return Memory(torch.cuda.max_memory_allocated() - before, torch.cuda.memory_allocated() - before)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         results = call()  # noqa: F841
     events = [event for event in profile.profiler.kineto_results.events() if event.name() == '[memory]']
     now = peak = 0
-    for event in sorted(events, key=_start):
+    for event in sorted(
+        events, key=lambda event: (getattr(event, 'start_ns', None) or event.start_us)()
+    ):  # torch < 2.4
         now += event.nbytes()
         peak = max(peak, now)
     return Memory(peak, now)
 
 
-def _start(event) -> int:
-    return event.start_ns() if hasattr(event, 'start_ns') else event.start_us()  # before torch 2.4
+def process_peak(device: str = 'cpu') -> float:
+    """Returns the peak memory of this process in MiB: resident, on a GPU torch's allocations."""
+    if device == 'cuda':
+        return torch.cuda.max_memory_allocated() / 2**20
+    status = Path('/proc/self/status').read_text()  # getrusage would count the parent process too
+    return int(status.split('VmHWM:')[1].split()[0]) / 1024

@@ -73,7 +73,10 @@ OTHERS = {
     'mkdir -p data/lvis_v1/annotations': '',
     'python benchmarks/ablation.py': '--runs apa-gol --seeds 0 --out abl/a.csv --cfg-options train_cfg.max_epochs=1',
     'python benchmarks/ablation.py --table': '--out benchmarks/results/ablation_cpu.csv',
-    'python benchmarks/ranks.py': '--rounds 2 --side 64',
+    f'OMP_NUM_THREADS=1 python benchmarks/step.py {TINY} --batch-size 2': '--rounds 2 --batches 1',
+    f'OMP_NUM_THREADS=1 python -m torch.distributed.run --nproc-per-node 2 benchmarks/step.py {TINY} --batch-size 2': (
+        '--rounds 2 --batches 1'
+    ),
     'python benchmarks/step.py': f'{TINY} --rounds 2 --batches 1',
     'python benchmarks/step.py --out benchmarks/results': f'{TINY} --rounds 2 --batches 1',
     'python tools/browse_dataset.py CONFIG': '--images 4',

@@ -23,6 +23,7 @@ import step as training_step  # noqa: E402
 from helpers.tiny_runs import tinier  # noqa: E402
 
 from apa_mmdet.datasets.tiny_lvis.generate import make_tiny_lvis  # noqa: E402
+from apa_mmdet.utils import cli  # noqa: E402
 
 CPU = torch.device('cpu')
 SPREADS = [f'{step}_ms{end}' for step in ('forward', 'forward_backward') for end in ('_low', '', '_high')]
@@ -42,15 +43,15 @@ def start(script, *arguments, cwd, flags=(), **env):
 
 
 def table(path, *figures):
-    """Returns the environment and the rows of a CSV, whose ``figures`` must be finite and positive."""
-    described, rows = measure.read_results(path)
-    assert {'date', 'command', 'hardware', 'torch', 'apa_mmdet'} <= set(described)
+    """Returns the rows of a CSV, whose ``figures`` must be finite and positive."""
+    rows = measure.read_results(path)
     for row in rows:
+        assert {'date', 'command', 'hardware', 'torch', 'apa_mmdet'} <= set(row)
         for figure in (*SPREADS, *figures):
             assert 0 < float(row[figure]) < float('inf'), f'{figure} of {row["name"]}: {row[figure]!r}'
         low, middle, high = (float(row[f'forward_ms{end}']) for end in ('_low', '', '_high'))
         assert low <= middle <= high
-    return described, rows
+    return rows
 
 
 def looks_like_a_chart(path):
@@ -84,7 +85,7 @@ def test_activations_benchmark_needs_torch_alone(tmp_path, torch_alone):
         PYTHONPATH=str(torch_alone),
     )
     assert 'matplotlib is not installed' in output and not list(tmp_path.glob('out/*.png'))
-    described, rows = table(
+    rows = table(
         tmp_path / 'out/activations_cpu.csv',
         'saved_bytes',
         'peak_bytes',
@@ -92,8 +93,8 @@ def test_activations_benchmark_needs_torch_alone(tmp_path, torch_alone):
         'forward_to_silu',
         'forward_backward_to_silu',
     )
-    assert 'MALLOC_TRIM_THRESHOLD_=' in described['freed memory']
-    assert described['command'].startswith('python benchmarks/activations.py --rounds 2')
+    assert 'MALLOC_TRIM_THRESHOLD_=' in rows[0]['freed memory']
+    assert rows[0]['command'].startswith('python benchmarks/activations.py --rounds 2')
     rows = {row['name']: row for row in rows}
     assert {
         'SiLU',
@@ -138,7 +139,7 @@ def test_activations_are_checked_timed_and_drawn(tmp_path):
     )
     for line in ('analytic  float64   daglu_dkappa', 'float32   dapa_dlam', 'bfloat16  daglu_dz', 'float16   aglu'):
         assert line in output
-    _, rows = table(tmp_path / 'out/activations_cpu_channels_last.csv', 'saved_bytes')
+    rows = table(tmp_path / 'out/activations_cpu_channels_last.csv', 'saved_bytes')
     given = {(row['dtype'], row['shape'], row['memory_format']) for row in rows}
     assert given == {('bfloat16', '3x8x6x5', 'channels_last')}
     assert {row['name'] for row in rows if row['note'] == 'the result is float32'} == {'textbook aglu'}
@@ -148,7 +149,7 @@ def test_activations_are_checked_timed_and_drawn(tmp_path):
 @pytest.mark.slow
 def test_the_compiled_textbook_formula_is_timed(tmp_path):
     start('activations.py', '--shapes', '8x6x5', '8x6x7', cwd=tmp_path)
-    _, rows = table(tmp_path / 'out/activations_cpu.csv')
+    rows = table(tmp_path / 'out/activations_cpu.csv')
     rows = [row for row in rows if row['name'] == activations.COMPILED]
     assert [row['shape'] for row in rows] == ['2x8x6x5', '2x8x6x7']
     assert all(float(row['compile_s']) > 0.1 and not row['note'] for row in rows)
@@ -159,9 +160,9 @@ def test_wrong_values_are_not_timed(tmp_path, monkeypatch, capsys):
     right = activations.ops.aglu
     monkeypatch.setattr(activations.ops, 'aglu', lambda z, *parameters: right(z, *parameters) * (1 + 1e-5))
     monkeypatch.setattr(sys, 'argv', ['activations.py', '--device', 'cpu', '--check', '--out', str(tmp_path)])
-    assert activations.main() == 1
-    output = capsys.readouterr()
-    assert 'FAILED, more than 1e-12' in output.out and 'nothing is timed' in output.err
+    with pytest.raises(SystemExit, match='nothing is timed'):
+        activations.main()
+    assert 'FAILED, more than 1e-12' in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
 
 
@@ -171,26 +172,23 @@ def test_a_contender_that_cannot_run_leaves_a_note_and_the_others_run(tmp_path, 
         raise RuntimeError('no compiler\nhere')
 
     monkeypatch.setattr(torch, 'compile', no_compiler)
-    results = measure.Table(tmp_path / 'results.csv', activations.COLUMNS, dict(date='today'))
-    activations.measure_shape(
-        results,
-        (1, 2, 3, 4),
-        torch.float32,
-        Namespace(device=CPU, compile=True, rounds=2, channels_last=False),
-        measure.cpu_clock,
-    )
-    activations.draw_figure(results, CPU, 'today')
+    described = dict(date='today', hardware='a CPU', torch='2')
+    results = measure.Table(tmp_path / 'results.csv', described, 'name note')
+    args = Namespace(device='cpu', compile=True, rounds=2, memory_format='contiguous', types=None)
+    activations.measure_shape(results, (1, 2, 3, 4), 'float32', args)
+    measure.draw_ratios(results, 'SiLU', dict(forward='forward_ms', kept='saved_bytes'), ['dtype'], over='shape')
+    assert looks_like_a_chart(tmp_path / 'results.png')
     failed = [row for row in results.rows if 'forward_ms' not in row]
     notes = [(row['name'], row['note']) for row in failed]
     assert notes == [(activations.COMPILED, 'failed: RuntimeError: no compiler')]
-    assert len(results.rows) > 10 and len((tmp_path / 'results.csv').read_text().splitlines()) == 2 + len(results.rows)
+    assert len(results.rows) > 10 and len((tmp_path / 'results.csv').read_text().splitlines()) == 4 + len(results.rows)
 
 
 def test_backbones_are_timed_and_drawn(tmp_path, monkeypatch):
     options = f'--device cpu --rounds 2 --out {tmp_path / "out"} --depths 18 --shape 1x3x64x64 --frozen-stages -1'
     monkeypatch.setattr(sys, 'argv', ['backbone.py', *options.split()])
-    assert backbone.main() == 0
-    _, rows = table(tmp_path / 'out/backbone_cpu.csv', 'saved_mib', 'held_mib', 'peak_mib', 'forward_to_relu')
+    backbone.main()
+    rows = table(tmp_path / 'out/backbone_cpu.csv', 'saved_mib', 'held_mib', 'peak_mib', 'forward_to_relu')
     assert [row['name'] for row in rows] == list(backbone.NETWORKS)
     assert {(row['depth'], row['frozen_stages'], row['shape']) for row in rows} == {('18', '-1', '1x3x64x64')}
     saved = {row['name']: float(row['saved_mib']) for row in rows}
@@ -251,14 +249,15 @@ def test_peak_and_held_memory_equal_counts_by_hand():
     assert memory.memory_of(lambda: torch.autograd.grad(x.sigmoid(), x, gradient), CPU) == (2 * n, n)
 
 
-def test_spread_is_median_and_quartiles():
-    assert measure.spread([5.0, 1.0, 2.0, 4.0, 3.0]) == (3, 2, 4)
+def test_times_are_median_and_quartiles():
+    samples = [measure.Sample(ms, 0.0) for ms in (5.0, 1.0, 2.0, 4.0, 3.0)]
+    assert measure.milliseconds(samples) == dict(ms=3, ms_low=2, ms_high=4)
 
 
 def test_contenders_take_turns_in_another_order_each_round():
     turns = []
     calls = {name: lambda name=name: turns.append(name) for name in 'abc'}
-    samples = measure.round_robin(calls, 4, measure.cpu_clock)
+    samples = measure.round_robin(calls, 4, 'cpu')
     rounds = [turns[i : i + 3] for i in range(0, 12, 3)]
     assert all(sorted(turn) == ['a', 'b', 'c'] for turn in rounds) and len(set(map(tuple, rounds))) > 1
     assert all(len(taken) == 4 and min(taken) > (0, 0) for taken in samples.values())
@@ -280,10 +279,10 @@ def test_training_steps_of_two_detectors_are_measured(two_detectors, tmp_path, m
     arguments = ['--device', 'cpu', '--rounds', '2', '--batches', '1', '--out', tmp_path / 'out', *two_detectors]
     monkeypatch.setattr(sys, 'argv', ['step.py', *map(str, arguments)])
     monkeypatch.setattr(logging.root.manager, 'disable', 0)  # put back in the end: the tool silences MMEngine
-    assert training_step.main() == 0
+    training_step.main()
     assert len(capsys.readouterr().out.splitlines()) < 15
-    described, (aglu, relu) = measure.read_results(tmp_path / 'out/step_cpu.csv')
-    assert described['mmdet']
+    aglu, relu = measure.read_results(tmp_path / 'out/step_cpu.csv')
+    assert aglu['mmdet'] and aglu['processes'] == '1' and aglu['buckets'] == '0'
     assert (aglu['config'], relu['config'], float(aglu['to_first'])) == ('aglu', 'relu', 1)
     for row in (aglu, relu):
         assert 0 < float(row['step_ms_low']) <= float(row['step_ms']) <= float(row['step_ms_high'])
@@ -292,15 +291,17 @@ def test_training_steps_of_two_detectors_are_measured(two_detectors, tmp_path, m
     assert 4 * int(relu['parameters']) < int(relu['peak_bytes']) != int(aglu['peak_bytes'])
 
 
-def test_step_reports_missing_data_in_one_line(tmp_path, monkeypatch, capsys):
+def test_step_reports_missing_data_in_one_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
         sys, 'argv', ['step.py', '--device', 'cpu', str(ROOT / 'configs/tiny_lvis/mask_rcnn_se_r18_apa.py')]
     )
     monkeypatch.setattr(logging.root.manager, 'disable', 0)
-    assert training_step.main() == 2
-    error = capsys.readouterr().err
-    assert error.startswith('step: missing: data/tiny_lvis/annotations/lvis_v1_train.json; make the data set with')
+    with pytest.raises(SystemExit) as ended:
+        cli.run(training_step.main)
+    assert ended.value.code.startswith(
+        'step: missing: data/tiny_lvis/annotations/lvis_v1_train.json; make the data set with'
+    )
 
 
 def test_every_step_does_the_same_work_for_every_detector(two_detectors):
@@ -327,9 +328,9 @@ def test_every_step_does_the_same_work_for_every_detector(two_detectors):
 
 @pytest.mark.slow
 def test_every_part_of_the_heads_is_measured(tmp_path):
-    assert 'written: out/head_cpu.csv' in start('head.py', '--rois', '256', cwd=tmp_path)
+    assert 'results: out/head_cpu.csv' in start('head.py', '--rois', '256', cwd=tmp_path)
     results = measure.read_results(tmp_path / 'out/head_cpu.csv')
-    rows = {(row['name'].split(',')[0], row['part']): row for row in results.rows}
+    rows = {(row['name'].split(',')[0], row['part']): row for row in results}
     assert len(rows) == 15 and all(0 < float(row['ms']) < float('inf') for row in rows.values())
     for name in ('wrapped Cauchy', 'Linear'):  # ours: no more than twice the logits
         assert all(float(rows[name, part]['peak_logits']) <= 2.05 for part in ('loss', 'accuracy', 'detections'))
@@ -346,7 +347,7 @@ def test_lvis_metrics_agree_on_random_predictions(tmp_path):
     )
     assert run.returncode == 0, run.stderr[-3000:]
     results = measure.read_results(tmp_path / 'out/lvis_metric_8.csv')
-    rows = {(row['name'], row['metric']): row for row in results.rows}
+    rows = {(row['name'], row['metric']): row for row in results}
     assert len(rows) == 6 and all(float(row['seconds']) > 0 and not row['note'] for row in rows.values())
     for (name, metric), row in rows.items():
         for figure in ('AP', 'APr', 'APc', 'APf'):  # ours has three digits, as LVISMetric
