@@ -26,10 +26,10 @@ from apa_mmdet.utils.errors import one_line
 from apa_mmdet.utils.fileio import atomic_write
 
 from .operators import use_exportable_carafe
-from .stages import ExportPlan, Tensors, backbone_plan
+from .stages import ExportPlan, backbone_plan
 from .two_stage import detector_plan
 from .unsupported import NotExportable
-from .verify import TOLERANCE, Difference, compare, example_of, raise_if_different, run_stages, stage_sessions
+from .verify import TOLERANCE, Difference, Verifier, example_of, raise_if_different
 
 PARTS = dict(backbone=backbone_plan, detector=detector_plan)
 EXPORTERS = ('torchscript', 'dynamo')
@@ -65,7 +65,7 @@ def export_onnx(
     dynamic: Sequence[str] | None = None,
     opset: int = OPSETS[0],
     exporter: str = 'torchscript',
-    options: dict | None = None,
+    cfg_options: dict | None = None,
 ) -> Exported:
     """Exports a part of a config's detector, in eval mode and float32, and checks it.
 
@@ -79,7 +79,7 @@ def export_onnx(
             is ``size`` for a detector with proposals.
         opset: version of ONNX's operators.
         exporter: ``torchscript`` or ``dynamo``.
-        options: settings of the config.
+        cfg_options: settings of the config.
 
     Raises:
         NotExportable: if a part of the model cannot be exported, before the export starts.
@@ -89,7 +89,12 @@ def export_onnx(
     if not OPSETS[0] <= opset <= OPSETS[1]:
         raise ValueError(f'opset {opset} is not among {OPSETS[0]} to {OPSETS[1]}')
     with tqdm(total=5, desc='build', bar_format='{desc:<28} |{bar:20}| {n_fmt}/{total_fmt} {elapsed}') as steps:
-        model = build(load_config(config, options), config)
+
+        def step(name: str) -> None:
+            steps.set_description_str(name, refresh=False)
+            steps.update()
+
+        model = build(load_config(config, cfg_options), config)
         classes = load_weights(model, Path(checkpoint), part) if checkpoint else None
         with _in_one_line(f'{part} of {type(model).__name__} cannot be computed from an image alone'):
             plan = PARTS[part](model)
@@ -97,23 +102,21 @@ def export_onnx(
             dynamic = ('size',) if plan.one_image else ('batch', 'size')
         shapes = _shapes(plan, shape, dynamic)
         steps.total = 3 + len(shapes)
-        _step(steps, 'record')
-        content = _record(plan, model, shapes, dynamic, opset, exporter)
+        step('record')
+        with _in_one_line('torch cannot record the graph'):
+            content = _record(plan, shapes, dynamic, opset, exporter)
         differences = {}
         with _in_one_line('onnxruntime cannot run the graph'):
-            sessions = stage_sessions(content, plan)
+            verifier = Verifier(content, plan)
             for images in shapes:
-                _step(steps, f'check {"x".join(map(str, images))}')
-                differences[images] = compare(sessions, plan, example_of(plan, images))
+                step(f'check {"x".join(map(str, images))}')
+                differences[images] = verifier.compare(images)
         raise_if_different(differences)
-        _step(steps, 'write')
+        step('write')
         _finish(content, plan, model, classes)
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
         atomic_write(out, content.SerializeToString())
         steps.update()
-    inputs, outputs = (
-        [_signature(value) for value in values] for values in (content.graph.input, content.graph.output)
-    )
+    inputs, outputs = (list(map(_signature, values)) for values in (content.graph.input, content.graph.output))
     return Exported(Path(out), opset, inputs, outputs, differences)
 
 
@@ -128,11 +131,6 @@ def _in_one_line(what: str) -> Iterator[None]:
         raise ValueError(f'{what}: {one_line(error)}') from error
 
 
-def _step(steps: tqdm, name: str) -> None:
-    steps.set_description_str(name, refresh=False)
-    steps.update()
-
-
 def build(cfg: Config, path: str) -> nn.Module:
     """Builds the model of a config in eval mode, on the CPU, without its weights.
 
@@ -142,9 +140,8 @@ def build(cfg: Config, path: str) -> nn.Module:
     """
     model = build_detector(cfg, path).eval().requires_grad_(False)
     if not hasattr(model, 'backbone'):
-        raise NotExportable(
-            'no-backbone', f"{type(model).__name__} of {path} has no backbone; name a detector's config"
-        )
+        reason = f"{type(model).__name__} of {path} has no backbone; name a detector's config"
+        raise NotExportable('no-backbone', reason)
     use_exportable_carafe(model)
     return model
 
@@ -172,9 +169,8 @@ def load_weights(model: nn.Module, checkpoint: Path, part: str = 'detector') -> 
 def _shapes(plan: ExportPlan, shape: tuple[int, int], dynamic: Sequence[str]) -> list[tuple[int, ...]]:
     """Shapes of the images for the check: that of the export and, if it may vary, another one."""
     if 'batch' in dynamic and plan.one_image:
-        raise NotExportable(
-            'one-image-only', 'a detector with proposals takes one image at a time; remove batch from --dynamic'
-        )
+        reason = 'a detector with proposals takes one image at a time; remove batch from --dynamic'
+        raise NotExportable('one-image-only', reason)
     height, width = shape
     other = (1 + ('batch' in dynamic), 3, height, width)
     if 'size' in dynamic:  # multiples of 32, as the data preprocessor makes them
@@ -186,67 +182,52 @@ def _shapes(plan: ExportPlan, shape: tuple[int, int], dynamic: Sequence[str]) ->
 class _AllStages(nn.Module):
     """All stages of a plan as one module; it returns every tensor that they compute."""
 
-    def __init__(self, plan: ExportPlan, model: nn.Module, inputs: Sequence[str]) -> None:
+    def __init__(self, plan: ExportPlan, inputs: Sequence[str]) -> None:
         super().__init__()
-        self.model, self.plan, self.inputs = model, plan, inputs
+        self.plan, self.inputs = plan, inputs
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        values = dict(zip(self.inputs, inputs))
-        for stage in self.plan.stages:
-            values.update(stage.run(values))
-        return tuple(values[name] for name in values if name not in self.inputs)
+        return tuple(self.plan.run(dict(zip(self.inputs, inputs))).values())
 
 
 def _record(
-    plan: ExportPlan, model: nn.Module, shapes: list[tuple[int, ...]], dynamic: Sequence[str], opset: int, exporter: str
+    plan: ExportPlan, shapes: list[tuple[int, ...]], dynamic: Sequence[str], opset: int, exporter: str
 ) -> onnx.ModelProto:
     """Records the graph of all stages; every tensor that passes between two of them is an output."""
-    example = example_of(
-        plan, shapes[-1 if exporter == 'dynamo' else 0]
-    )  # torch.export would take one image for a constant
-    with torch.no_grad():
-        values = run_stages(plan, example)
-    fixed = () if 'size' in dynamic else (2, 3)
-    fixed += () if 'batch' in dynamic or plan.one_image else (0,)
-    kept = {
-        name: {dim: label for dim, label in axes.items() if dim not in fixed or label in ('detections', 'proposals')}
-        for name, axes in plan.axes.items()
+    dynamo = exporter == 'dynamo'
+    example = example_of(plan, shapes[-1 if dynamo else 0])  # torch.export would take one image for a constant
+    values = plan.run(example)
+    free = {'detections', 'proposals', *dynamic, *(('height', 'width') if 'size' in dynamic else ())}
+    axes = {
+        name: {dim: label for dim, label in labels.items() if label.split('_')[0] in free}
+        for name, labels in plan.axes.items()
     }
-    file = io.BytesIO()
+    module, args = _AllStages(plan, list(example)).eval(), tuple(example.values())
     options = dict(input_names=list(example), output_names=list(values), opset_version=opset)
-    module = _AllStages(plan, model, list(example)).eval()
-    with _in_one_line('torch cannot record the graph'), warnings.catch_warnings(), torch.no_grad():
+    known = inspect.signature(torch.onnx.export).parameters
+    with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter('ignore')  # sizes read in Python: the check uses another size
-        if exporter == 'dynamo':
-            content = _record_by_dynamo(module, example, kept['image'], options)
-        else:
-            old = dict(dynamo=False) if 'dynamo' in inspect.signature(torch.onnx.export).parameters else {}
-            torch.onnx.export(module, tuple(example.values()), file, dynamic_axes=kept, **options, **old)
+        if not dynamo:
+            options.update(dict(dynamo=False) if 'dynamo' in known else {}, dynamic_axes=axes)
+            file = io.BytesIO()
+            torch.onnx.export(module, args, file, **options)
             content = onnx.load_from_string(file.getvalue())
+        elif plan.one_image or 'dynamic_shapes' not in known:
+            reason = 'a detector with proposals' if plan.one_image else f'torch {torch.__version__}'
+            raise NotExportable('torchscript-only', f'{reason} needs TorchScript; remove --exporter dynamo')
+        else:
+            options['dynamic_shapes'] = ((dict.fromkeys(axes['image'], torch.export.Dim.DYNAMIC),),)
+            content = torch.onnx.export(module, args, dynamo=True, verbose=False, **options).model_proto
     for output in content.graph.output:  # the exporter lacks some sizes, and names others itself
-        sizes, names = values[output.name].shape, kept.get(output.name, {})
-        dtype = onnx.helper.np_dtype_to_tensor_dtype(values[output.name].numpy().dtype)
-        shape = [names.get(dim, size) for dim, size in enumerate(sizes)]
+        tensor, labels = values[output.name], axes.get(output.name, {})
+        dtype = onnx.helper.np_dtype_to_tensor_dtype(tensor.numpy().dtype)
+        shape = [labels.get(dim, size) for dim, size in enumerate(tensor.shape)]
         output.CopyFrom(onnx.helper.make_tensor_value_info(output.name, dtype, shape))
     onnx.checker.check_model(content)
     foreign = {node.domain for node in content.graph.node} - {'', 'ai.onnx'}
     if foreign:
         raise NotExportable('foreign-operator', f'the graph has operators of {", ".join(sorted(foreign))}, not of ONNX')
     return content
-
-
-def _record_by_dynamo(module: nn.Module, example: Tensors, axes: dict[int, str], options: dict) -> onnx.ModelProto:
-    if 'dynamic_shapes' not in inspect.signature(torch.onnx.export).parameters:
-        raise NotExportable(
-            'torchscript-only', f'torch {torch.__version__} lacks the exporter; remove --exporter dynamo'
-        )
-    if len(module.plan.stages) > 1:
-        raise NotExportable('torchscript-only', 'a detector with proposals needs TorchScript; remove --exporter dynamo')
-    shapes = dict.fromkeys(axes, torch.export.Dim.DYNAMIC)
-    program = torch.onnx.export(
-        module, tuple(example.values()), dynamo=True, dynamic_shapes=((shapes,),), verbose=False, **options
-    )
-    return program.model_proto
 
 
 def _finish(content: onnx.ModelProto, plan: ExportPlan, model: nn.Module, classes: list[str] | None) -> None:

@@ -4,6 +4,7 @@ mmcv 2.1 records RoIAlign for opsets before 16 (half a pixel off from then on), 
 own, which onnxruntime does not know. Equal scores are ranked by index, as ONNX specifies for TopK.
 """
 
+from functools import partial
 from typing import Any
 
 import mmcv.ops
@@ -21,7 +22,10 @@ def topk(scores: Tensor, limit: int) -> tuple[Tensor, Tensor]:
         >>> topk(torch.tensor([1., 3., 1.]), 2)
         (tensor([3., 1.]), tensor([1, 0]))
     """
-    return _TopK.apply(scores, limit)
+    if torch.onnx.is_in_onnx_export():  # a number of scores that varies
+        return scores.topk(torch.tensor(limit).clamp(max=scores.shape[0]))
+    values, indices = scores.sort(descending=True, stable=True)
+    return values[:limit], indices[:limit]
 
 
 def nms(boxes: Tensor, scores: Tensor, limit: int, iou_threshold: float, score_threshold: float) -> Tensor:
@@ -58,7 +62,7 @@ def roi_align(feature: Tensor, rois: Tensor, size: tuple[int, int], scale: float
         (R, C, *size).
     """
     images = torch.zeros_like(rois[:, 0], dtype=torch.int64)
-    return _RoIAlign.apply(feature, rois, images, (int(feature.shape[1]), *size), scale, samples)
+    return _RoIAlign.apply(feature, rois, images, size, scale, samples)
 
 
 def carafe(features: Tensor, masks: Tensor, kernel_size: int, group_size: int, scale_factor: int) -> Tensor:
@@ -84,28 +88,8 @@ def use_exportable_carafe(model: torch.nn.Module) -> None:
     """Makes every CARAFE layer of the model compute with :func:`carafe`."""
     for module in model.modules():
         if isinstance(module, CARAFEPack):
-            module.feature_reassemble = _FeatureReassembly(module)
-
-
-class _FeatureReassembly:
-    def __init__(self, layer: CARAFEPack) -> None:
-        self.sizes = layer.up_kernel, layer.up_group, layer.scale_factor
-
-    def __call__(self, x: Tensor, mask: Tensor) -> Tensor:
-        return carafe(x, mask, *self.sizes)
-
-
-class _TopK(Function):
-    @staticmethod
-    def forward(ctx: Any, scores: Tensor, limit: int) -> tuple[Tensor, Tensor]:
-        values, indices = scores.sort(descending=True, stable=True)
-        return values[:limit], indices[:limit]
-
-    @staticmethod
-    def symbolic(g: Any, scores: Any, limit: int) -> tuple[Any, Any]:
-        count = g.op('Min', g.op('Shape', scores), _constant(g, [limit], torch.int64))
-        values, indices = g.op('TopK', scores, count, axis_i=0, outputs=2)
-        return _typed(values, scores, torch.float32, [None]), _typed(indices, scores, torch.int64, [None])
+            sizes = dict(kernel_size=module.up_kernel, group_size=module.up_group, scale_factor=module.scale_factor)
+            module.feature_reassemble = partial(carafe, **sizes)
 
 
 class _NonMaxSuppression(Function):
@@ -115,9 +99,8 @@ class _NonMaxSuppression(Function):
             return torch.zeros(1, 3, dtype=torch.int64)
         rows = [torch.zeros(0, 3, dtype=torch.int64)]
         for group, label in (scores > threshold).any(2).nonzero().tolist():
-            index = (scores[group, label] > threshold).nonzero().squeeze(1)
-            _, order = scores[group, label, index].sort(descending=True, stable=True)
-            index = index[order]
+            ranked, index = scores[group, label].sort(descending=True, stable=True)
+            index = index[ranked > threshold]
             places = torch.arange(len(index), 0, -1).float()  # instead of scores: mmcv reorders equal ones
             kept = index[mmcv.ops.nms(boxes[group, index], places, iou)[1][:limit]]
             rows.append(torch.stack([torch.full_like(kept, group), torch.full_like(kept, label), kept], 1))
@@ -125,41 +108,16 @@ class _NonMaxSuppression(Function):
 
     @staticmethod
     def symbolic(g: Any, boxes: Any, scores: Any, limit: int, iou: float, threshold: float) -> Any:
-        most = _constant(g, [limit], torch.int64)
-        limits = (_constant(g, [value], torch.float32) for value in (iou, threshold))
-        return _typed(g.op('NonMaxSuppression', boxes, scores, most, *limits), boxes, torch.int64, [None, 3])
+        limits = (g.op('Constant', value_t=torch.tensor([value])) for value in (limit, float(iou), float(threshold)))
+        return g.op('NonMaxSuppression', boxes, scores, *limits)
 
 
 class _RoIAlign(Function):
     @staticmethod
-    def forward(
-        ctx: Any, feature: Tensor, rois: Tensor, images: Tensor, shape: tuple, scale: float, samples: int
-    ) -> Tensor:
-        with_image = torch.cat([images[:, None].to(rois), rois], 1)
-        return mmcv.ops.roi_align(feature, with_image, shape[1:], scale, samples, 'avg', True)
+    def forward(ctx: Any, feature: Tensor, rois: Tensor, images: Tensor, size: tuple, scale: float, samples: int):
+        return mmcv.ops.roi_align(feature, torch.cat([images[:, None].to(rois), rois], 1), size, scale, samples)
 
     @staticmethod
-    def symbolic(g: Any, feature: Any, rois: Any, images: Any, shape: tuple, scale: float, samples: int) -> Any:
-        value = g.op(
-            'RoiAlign',
-            feature,
-            rois,
-            images,
-            coordinate_transformation_mode_s='half_pixel',
-            mode_s='avg',
-            output_height_i=shape[1],
-            output_width_i=shape[2],
-            sampling_ratio_i=samples,
-            spatial_scale_f=scale,
-        )
-        return _typed(value, feature, torch.float32, [None, *shape])
-
-
-def _constant(g: Any, values: list, dtype: torch.dtype) -> Any:
-    return g.op('Constant', value_t=torch.tensor(values, dtype=dtype))
-
-
-def _typed(value: Any, like: Any, dtype: torch.dtype, sizes: list[int | None]) -> Any:
-    """Sets the type of ``value``, which the exporter does not infer and later operators are recorded by."""
-    value.setType(like.type().with_dtype(dtype).with_sizes(sizes))
-    return value
+    def symbolic(g: Any, feature: Any, rois: Any, images: Any, size: tuple, scale: float, samples: int) -> Any:
+        options = dict(output_height_i=size[0], output_width_i=size[1], sampling_ratio_i=samples, spatial_scale_f=scale)
+        return g.op('RoiAlign', feature, rois, images, coordinate_transformation_mode_s='half_pixel', **options)

@@ -15,39 +15,33 @@ from torch import Tensor, nn
 from .unsupported import check_layers, check_single_stage
 
 Tensors = dict[str, Tensor]
-PROBE_SIDE = 256  # height and width of an image that shows the outputs of a model
-
-
-class Stage(NamedTuple):
-    """A function of named tensors.
-
-    Attributes:
-        run: computes the tensors ``outputs`` from a dict that holds ``inputs``.
-        inputs: names of the tensors that it reads.
-        outputs: names of the tensors that it returns.
-        adjust: replaces inputs for the check, so that the outputs are not empty.
-    """
-
-    run: Callable[[Tensors], Tensors]
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    adjust: Callable[[Tensors], Tensors] = lambda values: {}
+Stage = Callable[[Tensors], Tensors]
+PROBE = torch.zeros(1, 3, 256, 256)  # an image that shows the outputs of a model
 
 
 class ExportPlan(NamedTuple):
     """Everything that is recorded of a model.
 
     Attributes:
-        stages: in order.
+        stages: in order; each reads tensors by name and returns new ones.
         results: names of the graph's outputs, among the outputs of the stages.
         axes: names of the dimensions that may vary, by tensor.
         one_image: whether the input is one image with its height and width.
+        adjust: replaces tensors before a stage is checked, so that its outputs are not empty.
     """
 
     stages: list[Stage]
     results: tuple[str, ...]
     axes: dict[str, dict[int, str]]
     one_image: bool = False
+    adjust: Stage = lambda values: {}
+
+    def run(self, inputs: Tensors) -> Tensors:
+        """Returns every tensor that the stages compute in PyTorch, by name."""
+        values = dict(inputs)
+        for stage in self.stages:
+            values.update(stage(values))
+        return {name: tensor for name, tensor in values.items() if name not in inputs}
 
 
 def backbone_plan(model: nn.Module) -> ExportPlan:
@@ -57,9 +51,7 @@ def backbone_plan(model: nn.Module) -> ExportPlan:
         NotExportable: if a layer has no operator in ONNX.
     """
     check_layers(model, 'backbone', 'neck')
-    with torch.no_grad():
-        sides = [t.shape[2] for t in feature_maps(model, torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE))]
-    levels = [round(math.log2(PROBE_SIDE / side)) for side in sides]
+    levels = [round(math.log2(PROBE.shape[2] / t.shape[2])) for t in feature_maps(model, PROBE)]
     names = [f'p{level}' if len(set(levels)) == len(levels) else f'map_{i}' for i, level in enumerate(levels)]
     return _one_stage_plan(lambda values: dict(zip(names, feature_maps(model, values['image']))))
 
@@ -81,11 +73,10 @@ def single_stage_plan(model: SingleStageDetector) -> ExportPlan:
     return _one_stage_plan(run)
 
 
-def _one_stage_plan(run: Callable[[Tensors], Tensors]) -> ExportPlan:
-    with torch.no_grad():
-        names = tuple(run(dict(image=torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE))))
+def _one_stage_plan(run: Stage) -> ExportPlan:
+    names = tuple(run(dict(image=PROBE)))
     maps = {name: {0: 'batch', 2: f'height_{name}', 3: f'width_{name}'} for name in names}
-    return ExportPlan([Stage(run, ('image',), names)], names, dict(image={0: 'batch', 2: 'height', 3: 'width'}, **maps))
+    return ExportPlan([run], names, dict(image={0: 'batch', 2: 'height', 3: 'width'}, **maps))
 
 
 def feature_maps(model: nn.Module, image: Tensor) -> list[Tensor]:

@@ -8,7 +8,7 @@ from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from torch import Tensor, nn
 
 from .operators import nms, roi_align, topk
-from .stages import ExportPlan, Stage, Tensors, feature_maps, single_stage_plan
+from .stages import ExportPlan, Tensors, feature_maps, single_stage_plan
 from .unsupported import FEATURES, NotExportable, check_two_stage
 
 LOWEST = -1e38  # below every logit
@@ -24,9 +24,8 @@ def detector_plan(model: nn.Module) -> ExportPlan:
         return single_stage_plan(model)
     if isinstance(model, TwoStageDetector):
         return two_stage_plan(model)
-    raise NotExportable(
-        'unsupported-detector', f'{type(model).__name__} is neither a single-stage nor a two-stage detector; {FEATURES}'
-    )
+    reason = f'{type(model).__name__} is neither a single-stage nor a two-stage detector; {FEATURES}'
+    raise NotExportable('unsupported-detector', reason)
 
 
 def two_stage_plan(model: TwoStageDetector) -> ExportPlan:
@@ -36,23 +35,16 @@ def two_stage_plan(model: TwoStageDetector) -> ExportPlan:
         NotExportable: if a part computes something else than these stages.
     """
     check_two_stage(model)
-    parts = TwoStage(model)
-    maps = tuple(f'p{level}' for level in parts.levels)
-    rpn = tuple(f'rpn_{kind}_p{level}' for kind in ('cls', 'bbox') for level in parts.levels)
-    stages = [
-        Stage(parts.features, ('image',), (*maps, *rpn)),
-        Stage(parts.proposals, ('image_shape', *rpn), ('proposals',)),
-        Stage(parts.classified, ('image_shape', 'proposals', *maps[: parts.roi_levels]), ('roi_scores', 'roi_boxes')),
-        Stage(parts.detections, ('roi_scores', 'roi_boxes'), ('boxes', 'scores', 'labels'), parts.fallback_scores),
-    ]
-    results = ('boxes', 'scores', 'labels')
+    parts, results = TwoStage(model), ['boxes', 'scores', 'labels']
+    stages = [parts.features, parts.proposals, parts.classified, parts.detections]
     if model.roi_head.with_mask:
-        stages.append(Stage(parts.masks, ('boxes', 'labels', *maps[: parts.roi_levels]), ('masks',)))
-        results += ('masks',)
-    size = {name: {2: f'height_{name}', 3: f'width_{name}'} for name in (*maps, *rpn)}
-    rows = {name: {0: 'detections'} for name in results}
-    rows.update({name: {0: 'proposals'} for name in ('proposals', 'roi_scores', 'roi_boxes')})
-    return ExportPlan(stages, results, dict(image={2: 'height', 3: 'width'}, **size, **rows), one_image=True)
+        stages.append(parts.masks)
+        results.append('masks')
+    maps = [f'{kind}{level}' for kind in ('p', 'rpn_cls_p', 'rpn_bbox_p') for level in parts.levels]
+    axes = {name: {2: f'height_{name}', 3: f'width_{name}'} for name in maps}
+    axes.update(image={2: 'height', 3: 'width'}, **{name: {0: 'detections'} for name in results})
+    axes.update({name: {0: 'proposals'} for name in ('proposals', 'roi_scores', 'roi_boxes')})
+    return ExportPlan(stages, tuple(results), axes, one_image=True, adjust=parts.fallback_scores)
 
 
 class TwoStage:
@@ -112,9 +104,9 @@ class TwoStage:
 
     def fallback_scores(self, values: Tensors) -> Tensors:
         """Scales the scores so that the highest is 1, where none passes the threshold."""
-        highest = values['roi_scores'].max()
-        enough = highest > self.model.test_cfg.rcnn.score_thr
-        return {} if enough else dict(roi_scores=values['roi_scores'] / highest)
+        if 'roi_scores' not in values or values['roi_scores'].max() > self.model.test_cfg.rcnn.score_thr:
+            return {}
+        return dict(roi_scores=values['roi_scores'] / values['roi_scores'].max())
 
     def masks(self, values: Tensors) -> Tensors:
         """Probability of each cell of a grid over the box."""

@@ -15,22 +15,17 @@ from mmdet.models.task_modules.prior_generators import AnchorGenerator
 from torch import nn
 
 from apa_mmdet.models.roi_heads import LargeVocabularyBBoxHead
+from apa_mmdet.utils.errors import CodedError
 
 FEATURES = '--part backbone exports the features'
 
 
-class NotExportable(ValueError):
-    """Raised for a model, or options, that cannot be exported.
+class NotExportable(CodedError):
+    """Raised for a model, or options, that cannot be exported; the message names the part and the reason.
 
-    Args:
-        code: the reason, for callers: ``no-backbone``, ``unsupported-detector``, ``unsupported-layer``,
-            ``changed-method``, ``unsupported-setting``, ``one-image-only``, ``foreign-operator``, ``torchscript-only``.
-        message: the part that cannot be exported and why, in one line.
+    Codes: ``no-backbone``, ``unsupported-detector``, ``unsupported-layer``, ``changed-method``,
+    ``unsupported-setting``, ``one-image-only``, ``foreign-operator`` and ``torchscript-only``.
     """
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 def check_layers(model: nn.Module, *parts: str) -> None:
@@ -39,39 +34,37 @@ def check_layers(model: nn.Module, *parts: str) -> None:
         for name, layer in getattr(model, part, nn.Identity()).named_modules():
             types = [cls for cls in type(layer).__mro__ if cls.__module__.startswith('mmcv.ops')]
             if types and not isinstance(layer, (RoIAlign, CARAFEPack)):
-                raise NotExportable(
-                    'unsupported-layer', f"{part}.{name} is mmcv's {types[0].__name__}, for which ONNX has no operator"
-                )
+                reason = f"{part}.{name} is mmcv's {types[0].__name__}, for which ONNX has no operator"
+                raise NotExportable('unsupported-layer', reason)
 
 
 def check_single_stage(model: SingleStageDetector) -> None:
     """Raises NotExportable if the detector computes more than its head on its maps."""
     check_layers(model, 'backbone', 'neck', 'bbox_head')
-    _check_method(model, SingleStageDetector, '_forward', 'the detector')
+    _check_methods(model, SingleStageDetector, 'the detector', '_forward')
 
 
 def check_two_stage(model: TwoStageDetector) -> None:
     """Raises NotExportable if a part computes something else than the one whose stages ``two_stage.py`` implements."""
     check_layers(model, 'backbone', 'neck', 'rpn_head', 'roi_head')
     rpn, roi = model.rpn_head, model.roi_head
-    _check_method(model, TwoStageDetector, 'predict', 'the detector')
-    _check_method(rpn, RPNHead, '_predict_by_feat_single', 'rpn_head')
-    _check_method(rpn, RPNHead, '_bbox_post_process', 'rpn_head')
-    for method in ('predict', 'predict_bbox', 'predict_mask', '_bbox_forward', '_mask_forward'):
-        _check_method(roi, StandardRoIHead, method, 'roi_head')
+    _check_methods(model, TwoStageDetector, 'the detector', 'predict')
+    _check_methods(rpn, RPNHead, 'rpn_head', '_predict_by_feat_single', '_bbox_post_process')
+    roi_methods = ('predict', 'predict_bbox', 'predict_mask', '_bbox_forward', '_mask_forward')
+    _check_methods(roi, StandardRoIHead, 'roi_head', *roi_methods)
     if not isinstance(roi.bbox_head, LargeVocabularyBBoxHead):  # it computes the same
-        _check_method(roi.bbox_head, BBoxHead, '_predict_by_feat_single', 'bbox_head')
+        _check_methods(roi.bbox_head, BBoxHead, 'bbox_head', '_predict_by_feat_single')
     if roi.with_mask:
-        _check_method(roi.mask_head, FCNMaskHead, 'predict_by_feat', 'mask_head')
+        _check_methods(roi.mask_head, FCNMaskHead, 'mask_head', 'predict_by_feat')
     for reason in _unsupported_settings(model):
         raise NotExportable('unsupported-setting', f'{reason}; {FEATURES}')
 
 
-def _check_method(part: object, base: type, method: str, name: str) -> None:
-    if getattr(type(part), method) is not getattr(base, method):
-        raise NotExportable(
-            'changed-method', f'{name}, {type(part).__name__}, overrides {method} of {base.__name__}; {FEATURES}'
-        )
+def _check_methods(part: object, base: type, name: str, *methods: str) -> None:
+    for method in methods:
+        if getattr(type(part), method) is not getattr(base, method):
+            reason = f'{name}, {type(part).__name__}, overrides {method} of {base.__name__}; {FEATURES}'
+            raise NotExportable('changed-method', reason)
 
 
 def _unsupported_settings(model: TwoStageDetector) -> Iterator[str]:

@@ -9,7 +9,7 @@ import torch
 from onnx.utils import Extractor
 from torch import nn
 
-from .stages import ExportPlan, Tensors
+from .stages import ExportPlan, Stage, Tensors
 
 TOLERANCE = 1e-4  # of the largest value: float32 sums in another order differ by less
 
@@ -36,46 +36,38 @@ def example_of(plan: ExportPlan, images: tuple[int, ...]) -> Tensors:
     return dict(image=image, image_shape=torch.tensor(images[2:]) - 3.0) if plan.one_image else dict(image=image)
 
 
-def run_stages(plan: ExportPlan, inputs: Tensors) -> Tensors:
-    """Returns every tensor that the stages compute in PyTorch, by name."""
-    values = dict(inputs)
-    for stage in plan.stages:
-        values.update(stage.run(values))
-    return {name: tensor for name, tensor in values.items() if name not in inputs}
-
-
-def stage_sessions(content: onnx.ModelProto, plan: ExportPlan) -> list[onnxruntime.InferenceSession]:
-    """Opens each stage of the graph as a graph of its own."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    parts = [content]
-    if len(plan.stages) > 1:
-        names = {value.name for value in (*content.graph.input, *content.graph.output)}
-        split = Extractor(content)
-        # an input that no operator reads is not in the graph
-        parts = [
-            split.extract_model([n for n in stage.inputs if n in names], list(stage.outputs)) for stage in plan.stages
-        ]
-    return [
-        onnxruntime.InferenceSession(part.SerializeToString(), options, providers=['CPUExecutionProvider'])
-        for part in parts
-    ]
-
-
-@torch.no_grad()
-def compare(sessions: list[onnxruntime.InferenceSession], plan: ExportPlan, inputs: Tensors) -> list[Difference]:
+class Verifier:
     """Compares each stage in onnxruntime with PyTorch on the same tensors.
 
     Over all stages a difference in the last digit can change which of two boxes is kept.
     """
-    differences, values = [], dict(inputs)
-    for stage, session in zip(plan.stages, sessions):
-        values.update(stage.adjust(values))
-        want = stage.run(values)
-        got = session.run(list(want), {value.name: values[value.name].numpy() for value in session.get_inputs()})
-        differences += [_difference(name, found, tensor.numpy()) for found, (name, tensor) in zip(got, want.items())]
-        values.update(want)
-    return differences
+
+    def __init__(self, content: onnx.ModelProto, plan: ExportPlan) -> None:
+        self.graph, self.plan = Extractor(content), plan
+        self.sessions: dict[Stage, onnxruntime.InferenceSession] = {}
+
+    @torch.no_grad()
+    def compare(self, images: tuple[int, ...]) -> list[Difference]:
+        """Returns the differences in all tensors that the stages compute, for images of a shape."""
+        differences, values = [], example_of(self.plan, images)
+        for stage in self.plan.stages:
+            values.update(self.plan.adjust(values))
+            want = stage(values)
+            if stage not in self.sessions:
+                self.sessions[stage] = self._open(values, want)
+            inputs = {value.name: values[value.name].numpy() for value in self.sessions[stage].get_inputs()}
+            got = self.sessions[stage].run(list(want), inputs)
+            differences += [_difference(name, new, tensor.numpy()) for new, (name, tensor) in zip(got, want.items())]
+            values.update(want)
+        return differences
+
+    def _open(self, inputs: Tensors, outputs: Tensors) -> onnxruntime.InferenceSession:
+        """Opens the part of the graph between some tensors as a graph of its own."""
+        known = [name for name in inputs if name in self.graph.value_infos]  # an input that no operator reads is not
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        part = self.graph.extract_model(known, list(outputs)).SerializeToString()
+        return onnxruntime.InferenceSession(part, options, providers=['CPUExecutionProvider'])
 
 
 def _difference(name: str, got: np.ndarray, want: np.ndarray) -> Difference:
@@ -87,17 +79,13 @@ def _difference(name: str, got: np.ndarray, want: np.ndarray) -> Difference:
 
 def raise_if_different(differences: dict[tuple[int, ...], list[Difference]]) -> None:
     """Raises ValueError if a tensor differs by more than :data:`TOLERANCE`, for any size of images."""
+    hint = ''
     for images, found in differences.items():
-        for difference in found:
-            if not difference.relative <= TOLERANCE:
-                size = 'x'.join(map(str, images))
-                first = images == next(iter(differences))
-                hint = (
-                    ''
-                    if first
-                    else '; the model computes with sizes in Python: try --dynamic size, or --dynamic with no value'
-                )
+        size = 'x'.join(map(str, images))
+        for name, _, _, relative in found:
+            if not relative <= TOLERANCE:
                 raise ValueError(
-                    f'onnxruntime and PyTorch differ in {difference.tensor} by {difference.relative:.1e} of its '
-                    f'largest value for images {size} (allowed: {TOLERANCE:g}); nothing is written{hint}'
+                    f'onnxruntime and PyTorch differ in {name} by {relative:.1e} of its largest value for images {size} '
+                    f'(allowed: {TOLERANCE:g}); nothing is written{hint}'
                 )
+        hint = '; the model computes with sizes in Python: try --dynamic size, or --dynamic with no value'

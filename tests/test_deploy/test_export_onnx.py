@@ -20,6 +20,7 @@ from mmdet.apis import inference_detector
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from torch import nn
 
 from apa_mmdet.deploy.export_onnx import build, export_onnx, load_weights
@@ -133,6 +134,7 @@ def test_the_example_of_the_docs_gives_mmdets_mask_rcnn_predictions(mask_rcnn, m
     cfg = Config.fromfile(config)
     resize = next(step for step in cfg.test_dataloader.dataset.pipeline if step.type == 'Resize')
     resize.scale = (160, 160)
+    init_default_scope('mmdet')
     model = MODELS.build(cfg.model).eval()
     load_weights(model, Path(weights))
     model.cfg = cfg
@@ -173,7 +175,7 @@ def test_faster_rcnn_with_class_specific_boxes_and_softmax_matches_mmdet(tmp_pat
 def test_an_image_without_detections_gives_empty_outputs(mask_rcnn, tmp_path):
     config, weights, _ = mask_rcnn
     options = {'model.test_cfg.rcnn.score_thr': 0.99999}
-    done = export_onnx(config, weights, tmp_path / 'a.onnx', 'detector', SIZE, (), options=options)
+    done = export_onnx(config, weights, tmp_path / 'a.onnx', 'detector', SIZE, (), cfg_options=options)
     shape = (1, 3, *SIZE)
     checked = {d.tensor: d.shape for d in done.differences[shape]}
     assert checked['masks'][0] > 0, 'the masks of no detection were checked'
