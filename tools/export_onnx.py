@@ -47,25 +47,13 @@ def parse_args():
     )
     parser.add_argument('--exporter', choices=EXPORTERS, default=EXPORTERS[0], help='(default: %(default)s)')
     cli.add_cfg_options(parser)
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.out = args.out or f'work_dirs/onnx/{Path(args.config).stem}_{args.part}.onnx'
+    return args
 
 
 def main():
-    args = parse_args()
-    out = args.out or f'work_dirs/onnx/{Path(args.config).stem}_{args.part}.onnx'
-    print(
-        export_onnx(
-            args.config,
-            args.checkpoint,
-            out,
-            args.part,
-            tuple(args.shape),
-            args.dynamic,
-            args.opset,
-            args.exporter,
-            args.cfg_options,
-        )
-    )
+    print(export_onnx(**vars(parse_args())))
 
 
 if __name__ == '__main__':

@@ -8,8 +8,7 @@ import inspect
 import io
 import json
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +21,7 @@ from tqdm import tqdm
 from apa_mmdet.checkpoint.compare import check_fit
 from apa_mmdet.checkpoint.io import read_checkpoint
 from apa_mmdet.utils.config import build_detector, load_config
-from apa_mmdet.utils.errors import one_line
+from apa_mmdet.utils.errors import in_one_line
 from apa_mmdet.utils.fileio import atomic_write
 
 from .operators import use_exportable_carafe
@@ -48,8 +47,7 @@ class Exported(NamedTuple):
     def __str__(self) -> str:
         lines = []
         for images, differences in self.differences.items():
-            size = 'x'.join(map(str, images))
-            lines.append(f'onnxruntime and PyTorch, images {size} (allowed: {TOLERANCE:g} relative)')
+            lines += [f'onnxruntime and PyTorch, images {"x".join(map(str, images))} (allowed: {TOLERANCE:g} relative)']
             lines += map(str, differences)
         size = f'{self.path.stat().st_size / 1e6:.1f} MB, opset {self.opset}'
         lines.append(f'written: {self.path}, {size}; {", ".join(self.inputs)} → {", ".join(self.outputs)}')
@@ -86,8 +84,6 @@ def export_onnx(
         OSError: if a file is missing, or ``out`` cannot be written.
         ValueError: if config or checkpoint are wrong, or the check fails.
     """
-    if not OPSETS[0] <= opset <= OPSETS[1]:
-        raise ValueError(f'opset {opset} is not among {OPSETS[0]} to {OPSETS[1]}')
     with tqdm(total=5, desc='build', bar_format='{desc:<28} |{bar:20}| {n_fmt}/{total_fmt} {elapsed}') as steps:
 
         def step(name: str) -> None:
@@ -96,17 +92,18 @@ def export_onnx(
 
         model = build(load_config(config, cfg_options), config)
         classes = load_weights(model, Path(checkpoint), part) if checkpoint else None
-        with _in_one_line(f'{part} of {type(model).__name__} cannot be computed from an image alone'):
+        with in_one_line(
+            f'{part} of {type(model).__name__} cannot be computed from an image alone', keep=NotExportable
+        ):
             plan = PARTS[part](model)
-        if dynamic is None:
-            dynamic = ('size',) if plan.one_image else ('batch', 'size')
+        dynamic = (['size'] if plan.one_image else ['batch', 'size']) if dynamic is None else dynamic
         shapes = _shapes(plan, shape, dynamic)
         steps.total = 3 + len(shapes)
         step('record')
-        with _in_one_line('torch cannot record the graph'):
+        with in_one_line('torch cannot record the graph', keep=NotExportable):
             content = _record(plan, shapes, dynamic, opset, exporter)
         differences = {}
-        with _in_one_line('onnxruntime cannot run the graph'):
+        with in_one_line('onnxruntime cannot run the graph', keep=NotExportable):
             verifier = Verifier(content, plan)
             for images in shapes:
                 step(f'check {"x".join(map(str, images))}')
@@ -118,17 +115,6 @@ def export_onnx(
         steps.update()
     inputs, outputs = (list(map(_signature, values)) for values in (content.graph.input, content.graph.output))
     return Exported(Path(out), opset, inputs, outputs, differences)
-
-
-@contextmanager
-def _in_one_line(what: str) -> Iterator[None]:
-    """Turns an error of torch, onnx or onnxruntime, which may be of any class, into a ValueError of one line."""
-    try:
-        yield
-    except NotExportable:
-        raise
-    except Exception as error:
-        raise ValueError(f'{what}: {one_line(error)}') from error
 
 
 def build(cfg: Config, path: str) -> nn.Module:
@@ -197,11 +183,8 @@ def _record(
     dynamo = exporter == 'dynamo'
     example = example_of(plan, shapes[-1 if dynamo else 0])  # torch.export would take one image for a constant
     values = plan.run(example)
-    free = {'detections', 'proposals', *dynamic, *(('height', 'width') if 'size' in dynamic else ())}
-    axes = {
-        name: {dim: label for dim, label in labels.items() if label.split('_')[0] in free}
-        for name, labels in plan.axes.items()
-    }
+    free = ('detections', 'proposals', *dynamic, *(['height', 'width'] if 'size' in dynamic else []))
+    axes = {name: {dim: a for dim, a in labels.items() if a.startswith(free)} for name, labels in plan.axes.items()}
     module, args = _AllStages(plan, list(example)).eval(), tuple(example.values())
     options = dict(input_names=list(example), output_names=list(values), opset_version=opset)
     known = inspect.signature(torch.onnx.export).parameters
@@ -224,8 +207,7 @@ def _record(
         shape = [labels.get(dim, size) for dim, size in enumerate(tensor.shape)]
         output.CopyFrom(onnx.helper.make_tensor_value_info(output.name, dtype, shape))
     onnx.checker.check_model(content)
-    foreign = {node.domain for node in content.graph.node} - {'', 'ai.onnx'}
-    if foreign:
+    if foreign := {node.domain for node in content.graph.node} - {'', 'ai.onnx'}:
         raise NotExportable('foreign-operator', f'the graph has operators of {", ".join(sorted(foreign))}, not of ONNX')
     return content
 

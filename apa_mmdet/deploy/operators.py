@@ -76,10 +76,8 @@ def carafe(features: Tensor, masks: Tensor, kernel_size: int, group_size: int, s
     padded = F.pad(features.reshape(n * group_size, 1, channels // group_size, height, width), [k // 2] * 4)
     weights = masks.reshape(n * group_size, k * k, height, s, width, s).permute(1, 0, 3, 5, 2, 4)
     weights = weights.reshape(k * k, n * group_size, s * s, 1, height, width)
-    total = 0
-    for i in range(k):
-        for j in range(k):
-            total = total + padded[..., i : i + height, j : j + width] * weights[i * k + j]
+    shifts = (padded[..., i : i + height, j : j + width] for i in range(k) for j in range(k))
+    total = sum(shift * weight for shift, weight in zip(shifts, weights))
     total = total.reshape(n * group_size, s, s, channels // group_size, height, width).permute(0, 3, 4, 1, 5, 2)
     return total.reshape(n, channels, height * s, width * s)
 

@@ -12,7 +12,7 @@ import torch
 from mmdet.models.detectors import SingleStageDetector
 from torch import Tensor, nn
 
-from .unsupported import check_layers, check_single_stage
+from .unsupported import check_layers, check_methods
 
 Tensors = dict[str, Tensor]
 Stage = Callable[[Tensors], Tensors]
@@ -45,11 +45,7 @@ class ExportPlan(NamedTuple):
 
 
 def backbone_plan(model: nn.Module) -> ExportPlan:
-    """Images (N, 3, H, W) → maps of backbone and neck: ``p2`` of stride 4, ``p3`` of stride 8 and so on.
-
-    Raises:
-        NotExportable: if a layer has no operator in ONNX.
-    """
+    """Images (N, 3, H, W) → maps of backbone and neck: ``p2`` of stride 4, ``p3`` of stride 8 and so on."""
     check_layers(model, 'backbone', 'neck')
     levels = [round(math.log2(PROBE.shape[2] / t.shape[2])) for t in feature_maps(model, PROBE)]
     names = [f'p{level}' if len(set(levels)) == len(levels) else f'map_{i}' for i, level in enumerate(levels)]
@@ -57,12 +53,9 @@ def backbone_plan(model: nn.Module) -> ExportPlan:
 
 
 def single_stage_plan(model: SingleStageDetector) -> ExportPlan:
-    """Images (N, 3, H, W) → maps of the head, named as in mmdet: ``cls_scores_0``, …, ``bbox_preds_0``, …
-
-    Raises:
-        NotExportable: if the head needs more than maps, or a layer has no operator in ONNX.
-    """
-    check_single_stage(model)
+    """Images (N, 3, H, W) → maps of the head, named as in mmdet: ``cls_scores_0``, …, ``bbox_preds_0``, …"""
+    check_layers(model, 'backbone', 'neck', 'bbox_head')
+    check_methods(model, SingleStageDetector, 'the detector', '_forward')  # more than the head on its maps
     names = list(inspect.signature(model.bbox_head.predict_by_feat).parameters)
 
     def run(values: Tensors) -> Tensors:

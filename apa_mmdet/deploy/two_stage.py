@@ -15,11 +15,7 @@ LOWEST = -1e38  # below every logit
 
 
 def detector_plan(model: nn.Module) -> ExportPlan:
-    """All of a two-stage detector, or a single-stage one up to the maps of its head.
-
-    Raises:
-        NotExportable: for another detector, or a part that is not mmdet's own.
-    """
+    """All of a two-stage detector, or a single-stage one up to the maps of its head."""
     if isinstance(model, SingleStageDetector):
         return single_stage_plan(model)
     if isinstance(model, TwoStageDetector):
@@ -29,11 +25,7 @@ def detector_plan(model: nn.Module) -> ExportPlan:
 
 
 def two_stage_plan(model: TwoStageDetector) -> ExportPlan:
-    """An image (1, 3, H, W) and its size → boxes (D, 4), scores and labels (D,), and masks (D, h, w) within the boxes.
-
-    Raises:
-        NotExportable: if a part computes something else than these stages.
-    """
+    """An image (1, 3, H, W) and its size → boxes (D, 4), scores, labels (D,), and masks (D, h, w) within the boxes."""
     check_two_stage(model)
     parts, results = TwoStage(model), ['boxes', 'scores', 'labels']
     stages = [parts.features, parts.proposals, parts.classified, parts.detections]
@@ -48,11 +40,7 @@ def two_stage_plan(model: TwoStageDetector) -> ExportPlan:
 
 
 class TwoStage:
-    """The stages of a two-stage detector on one image: mmdet's ``predict`` without its branches on data.
-
-    Args:
-        model: a detector that :func:`check_two_stage` accepts.
-    """
+    """The stages of a two-stage detector on one image: mmdet's ``predict`` without its branches on data."""
 
     def __init__(self, model: TwoStageDetector) -> None:
         self.model, self.rpn, self.roi = model, model.rpn_head, model.roi_head

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from mmcv.ops import RoIAlign
 from mmcv.ops.carafe import CARAFEPack
 from mmdet.models.dense_heads import RPNHead
-from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
+from mmdet.models.detectors import TwoStageDetector
 from mmdet.models.roi_heads import StandardRoIHead
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
@@ -38,29 +38,24 @@ def check_layers(model: nn.Module, *parts: str) -> None:
                 raise NotExportable('unsupported-layer', reason)
 
 
-def check_single_stage(model: SingleStageDetector) -> None:
-    """Raises NotExportable if the detector computes more than its head on its maps."""
-    check_layers(model, 'backbone', 'neck', 'bbox_head')
-    _check_methods(model, SingleStageDetector, 'the detector', '_forward')
-
-
 def check_two_stage(model: TwoStageDetector) -> None:
     """Raises NotExportable if a part computes something else than the one whose stages ``two_stage.py`` implements."""
     check_layers(model, 'backbone', 'neck', 'rpn_head', 'roi_head')
     rpn, roi = model.rpn_head, model.roi_head
-    _check_methods(model, TwoStageDetector, 'the detector', 'predict')
-    _check_methods(rpn, RPNHead, 'rpn_head', '_predict_by_feat_single', '_bbox_post_process')
+    check_methods(model, TwoStageDetector, 'the detector', 'predict')
+    check_methods(rpn, RPNHead, 'rpn_head', '_predict_by_feat_single', '_bbox_post_process')
     roi_methods = ('predict', 'predict_bbox', 'predict_mask', '_bbox_forward', '_mask_forward')
-    _check_methods(roi, StandardRoIHead, 'roi_head', *roi_methods)
+    check_methods(roi, StandardRoIHead, 'roi_head', *roi_methods)
     if not isinstance(roi.bbox_head, LargeVocabularyBBoxHead):  # it computes the same
-        _check_methods(roi.bbox_head, BBoxHead, 'bbox_head', '_predict_by_feat_single')
+        check_methods(roi.bbox_head, BBoxHead, 'bbox_head', '_predict_by_feat_single')
     if roi.with_mask:
-        _check_methods(roi.mask_head, FCNMaskHead, 'mask_head', 'predict_by_feat')
+        check_methods(roi.mask_head, FCNMaskHead, 'mask_head', 'predict_by_feat')
     for reason in _unsupported_settings(model):
         raise NotExportable('unsupported-setting', f'{reason}; {FEATURES}')
 
 
-def _check_methods(part: object, base: type, name: str, *methods: str) -> None:
+def check_methods(part: object, base: type, name: str, *methods: str) -> None:
+    """Raises NotExportable if a part overrides a method of its base class that the stages implement."""
     for method in methods:
         if getattr(type(part), method) is not getattr(base, method):
             reason = f'{name}, {type(part).__name__}, overrides {method} of {base.__name__}; {FEATURES}'

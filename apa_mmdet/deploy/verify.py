@@ -81,11 +81,10 @@ def raise_if_different(differences: dict[tuple[int, ...], list[Difference]]) -> 
     """Raises ValueError if a tensor differs by more than :data:`TOLERANCE`, for any size of images."""
     hint = ''
     for images, found in differences.items():
-        size = 'x'.join(map(str, images))
         for name, _, _, relative in found:
             if not relative <= TOLERANCE:
                 raise ValueError(
-                    f'onnxruntime and PyTorch differ in {name} by {relative:.1e} of its largest value for images {size} '
-                    f'(allowed: {TOLERANCE:g}); nothing is written{hint}'
+                    f'onnxruntime and PyTorch differ in {name} by {relative:.1e} of its largest value for images '
+                    f'{"x".join(map(str, images))} (allowed: {TOLERANCE:g}); nothing is written{hint}'
                 )
         hint = '; the model computes with sizes in Python: try --dynamic size, or --dynamic with no value'

@@ -1,5 +1,8 @@
 """Errors with codes, and exceptions in one line."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class CodedError(ValueError):
     """An error that a caller can act on: ``code`` is stable, the message is for people.
@@ -33,3 +36,14 @@ def one_line(error: BaseException, limit: int = 200) -> str:
     lines = str(error).strip().splitlines()
     text = f'{type(error).__name__}: {lines[0]}' if lines else type(error).__name__
     return ''.join(c if c.isprintable() else repr(c)[1:-1] for c in text)[:limit]
+
+
+@contextmanager
+def in_one_line(what: str, keep: type[Exception], hint: str = '') -> Iterator[None]:
+    """Turns an error of code that may raise any class into a ValueError of one line; one of class ``keep`` passes."""
+    try:
+        yield
+    except keep:
+        raise
+    except Exception as error:
+        raise ValueError(f'{what}: {one_line(error)}{hint}') from error

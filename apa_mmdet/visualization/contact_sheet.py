@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +16,13 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import set_random_seed
 from tqdm import tqdm
 
-from apa_mmdet.utils.errors import one_line
+from apa_mmdet.utils.config import leaves
+from apa_mmdet.utils.errors import in_one_line
 
 from .grid import caption, grid
 from .local_visualizer import MIN_DISPLAY_SIDE, draw, make_visualizer
 
-CHECK = 'to validate the data: python tools/check_dataset.py CONFIG'
+CHECK = '; to validate the data: python tools/check_dataset.py CONFIG'
 
 
 class ContactSheet(NamedTuple):
@@ -34,15 +36,12 @@ class ContactSheet(NamedTuple):
     classes: int
 
     def __str__(self) -> str:
-        number = self.objects.total()
         most = ', '.join(f'{name} {count}' for name, count in self.objects.most_common(10))
-        return '\n'.join(
-            [
-                f'data set   {self.split}, {self.length} images an epoch, {self.drawn} shown',
-                f'objects    {number} of {len(self.objects)} of its {self.classes} classes'
-                + (f': {most}{", …" * (len(self.objects) > 10)}' if number else ''),
-                f'sheet      {self.path}',
-            ]
+        most = f': {most}{", …" * (len(self.objects) > 10)}' if most else ''
+        return (
+            f'data set   {self.split}, {self.length} images an epoch, {self.drawn} shown\n'
+            f'objects    {self.objects.total()} of {len(self.objects)} of its {self.classes} classes{most}\n'
+            f'sheet      {self.path}'
         )
 
 
@@ -84,52 +83,33 @@ def browse(
 
 def _open(cfg: Config, split: str) -> Any:
     """Builds the data set of a split, with its wrappers."""
-    dataset_cfg = (cfg.get(f'{split}_dataloader') or {}).get('dataset')
+    dataset_cfg = deepcopy((cfg.get(f'{split}_dataloader') or {}).get('dataset'))
     if not dataset_cfg:
         raise ValueError(f'the config has no data set for {split}')
     init_default_scope(cfg.get('default_scope') or 'mmdet')
-    try:
-        dataset = DATASETS.build(_annotations_first(dataset_cfg))
+    with in_one_line(f'the data set for {split} is empty or cannot be read', keep=FileNotFoundError, hint=CHECK):
+        for leaf in leaves(dataset_cfg):
+            leaf['pipeline'] = sorted(leaf.get('pipeline', ()), key=_rank)
+        dataset = DATASETS.build(dataset_cfg)
         if not len(dataset):
             raise ValueError('it has no image, or its filter_cfg removes all')
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # mmdet raises errors of any class
-        raise ValueError(f'the data set for {split} is empty or cannot be read: {one_line(error)}; {CHECK}') from None
     return dataset
 
 
-def _annotations_first(node: Any) -> Any:
-    """Moves the loading of annotations right behind that of the image, so that transforms apply to both.
+def _rank(step: dict) -> int:
+    """Ranks a step so that annotations are loaded right behind the image, and transforms apply to both.
 
     Test pipelines load them last, as metrics need them unchanged.
     """
-    if isinstance(node, (list, tuple)):
-        return type(node)(_annotations_first(part) for part in node)
-    if not isinstance(node, dict):
-        return node
-    node = {key: _annotations_first(value) for key, value in node.items()}
-    steps = node.get('pipeline')
-    if steps:
-        loaders = [step for step in steps if _loads_annotations(step)]
-        others = [step for step in steps if step not in loaders]
-        first = next((i for i, step in enumerate(others) if 'LoadImage' in str(step.get('type'))), -1) + 1
-        node['pipeline'] = others[:first] + loaders + others[first:]
-    return node
-
-
-def _loads_annotations(step: dict) -> bool:
     transform = TRANSFORMS.get(step['type']) if isinstance(step['type'], str) else step['type']
-    return isinstance(transform, type) and issubclass(transform, LoadAnnotations)
+    if 'LoadImage' in str(step['type']):
+        return 0
+    return 1 if isinstance(transform, type) and issubclass(transform, LoadAnnotations) else 2
 
 
 def _load(dataset: Any, index: int, split: str) -> tuple[np.ndarray, Any]:
     """Loads an image in RGB, 0 to 255, and its sample."""
-    try:
+    with in_one_line(f'image {index} of {split} cannot be loaded', keep=FileNotFoundError, hint=CHECK):
         data = dataset[index]
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # a pipeline is a program
-        raise ValueError(f'image {index} of {split} cannot be loaded: {one_line(error)}; {CHECK}') from None
     inputs = data['inputs'].clamp(0, 255).to(torch.uint8)  # some pipelines return float32
     return np.ascontiguousarray(inputs.permute(1, 2, 0).numpy()[..., ::-1]), data['data_samples']

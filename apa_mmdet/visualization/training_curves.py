@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
+from numpy.lib.stride_tricks import sliding_window_view
 
 from .activation_curves import colors, save
 
@@ -24,13 +25,12 @@ def precisions(metrics: dict[str, float]) -> dict[str, dict[str, float]]:
         >>> precisions({'lvis/bbox_AP': 0.3, 'lvis/bbox_APl': 0.4, 'coco/segm_mAP_50': 0.2, 'step': 5})
         {'box': {'AP': 0.3}, 'mask': {'mAP_50': 0.2}}
     """
-    tables: dict[str, dict[str, float]] = {}
     values = {key.split('/')[-1]: value for key, value in metrics.items()}
-    for kind, name in IOU_TYPES.items():
-        known = {column: values[f'{kind}_{column}'] for column in COLUMNS if f'{kind}_{column}' in values}
-        if known:
-            tables[name] = known
-    return tables
+    tables = {
+        name: {column: values[f'{kind}_{column}'] for column in COLUMNS if f'{kind}_{column}' in values}
+        for kind, name in IOU_TYPES.items()
+    }
+    return {name: table for name, table in tables.items() if table}
 
 
 class Log(NamedTuple):
@@ -48,30 +48,23 @@ class Log(NamedTuple):
 def read_log(work_dir: Path) -> Log | None:
     """Reads the log of the latest training run in a work dir, or returns None if there is none."""
     for path in sorted(work_dir.glob('*/vis_data/scalars.json'), reverse=True):
-        log = _read(path)
-        if log.steps:  # not that of a test, or of a run that stopped before its first line
-            return log
+        steps, validations = [], []
+        for line in path.read_text().splitlines():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # cut short when the run was killed
+            if not isinstance(row, dict) or 'step' not in row:
+                continue
+            if 'loss' in row:
+                steps.append(row)
+            elif precisions(row):
+                # a run that counts steps may number its validations by epochs, the default of MMEngine's LoggerHook
+                by_step = steps and 'epoch' not in steps[-1]
+                validations.append(dict(row, step=max(row['step'], steps[-1]['step'])) if by_step else row)
+        if steps:  # not the log of a test, or of a run that stopped before its first line
+            return Log(steps, validations)
     return None
-
-
-def _read(path: Path) -> Log:
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue  # cut short when the run was killed
-    steps, validations = [], []
-    for row in rows:
-        if not isinstance(row, dict) or 'step' not in row:
-            continue
-        if 'loss' in row:
-            steps.append(row)
-        elif precisions(row):
-            # a run that counts steps may number its validations by epochs, the default of MMEngine's LoggerHook
-            by_step = steps and 'epoch' not in steps[-1]
-            validations.append(dict(row, step=max(row['step'], steps[-1]['step'])) if by_step else row)
-    return Log(steps, validations)
 
 
 def draw_training_curves(work_dir: Path, out: Path) -> Path | None:
@@ -121,13 +114,10 @@ def loss_curves(rows: list[dict]) -> dict[str, np.ndarray]:
         >>> loss_curves([dict(loss=6.0, loss_rpn_cls=1.0, loss_rpn_bbox=2.0, loss_cls=3.0, lr=0.1)])
         {'total': array([6.]), 'RPN': array([3.]), 'class and box': array([3.])}
     """
-    curves = {'total': np.array([row['loss'] for row in rows], float)}
-    names = {key: _part(key) for row in rows for key in row if 'loss' in key and key != 'loss'}
-    for part in PARTS:
-        keys = [key for key, its_part in names.items() if its_part == part]
-        if keys and len(set(names.values())) > 1:
-            curves[part] = np.array([sum(row.get(key, 0.0) for key in keys) for row in rows], float)
-    return curves
+    parts = {key: _part(key) for row in rows for key in row if 'loss' in key and key != 'loss'}
+    names = [name for name in PARTS if name in parts.values()] if len(set(parts.values())) > 1 else []
+    sums = {name: [sum(row.get(key, 0.0) for key in parts if parts[key] == name) for row in rows] for name in names}
+    return {name: np.array(values, float) for name, values in dict(total=[row['loss'] for row in rows], **sums).items()}
 
 
 def _part(key: str) -> str:
@@ -144,12 +134,8 @@ def smooth(values: np.ndarray) -> np.ndarray:
         [1.6666666666666667, 2.5]
     """
     reach = len(values) // 40
-    finite = np.isfinite(values)
-    window = np.ones(2 * reach + 1)
-    total, count = (
-        np.convolve(part, window)[reach : reach + len(values)] for part in (np.where(finite, values, 0.0), finite)
-    )
-    return np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0.5)
+    windows = sliding_window_view(np.pad(values, reach, constant_values=np.nan), 2 * reach + 1)
+    return np.ma.masked_invalid(windows).mean(1).filled(np.nan)
 
 
 def _draw_precisions(figure, log: Log) -> None:
