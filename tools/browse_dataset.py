@@ -4,7 +4,6 @@ python tools/browse_dataset.py configs/tiny_lvis/mask_rcnn_se_r18_apa.py
 DATA_ROOT=path/to/data python tools/browse_dataset.py configs/custom_dataset/mask_rcnn_se_r18_apa_custom.py --split val
 """
 
-import argparse
 from pathlib import Path
 
 from apa_mmdet.utils import cli
@@ -13,15 +12,12 @@ from apa_mmdet.visualization.contact_sheet import browse
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser(__doc__, cfg_options=True)
     parser.add_argument('config')
-    parser.add_argument(
-        '--images', type=cli.at_least(1), default=16, help='number, evenly spread over the data set (default: 16)'
-    )
-    parser.add_argument('--split', choices=('train', 'val', 'test'), default='train', help='(default: %(default)s)')
+    parser.add_argument('--images', type=cli.at_least(1), default=16, help='number, evenly spread over the data set')
+    parser.add_argument('--split', choices=('train', 'val', 'test'), default='train', help='part of the data')
     parser.add_argument('--out', type=Path, help='(default: work_dirs/browse/CONFIG_SPLIT.png)')
-    parser.add_argument('--seed', type=int, default=0, help='of the augmentation (default: %(default)s)')
-    cli.add_cfg_options(parser)
+    parser.add_argument('--seed', type=int, default=0, help='of the augmentation')
     return parser.parse_args()
 
 

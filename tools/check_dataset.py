@@ -7,27 +7,21 @@ Ends with 0 if training can start, with 1 if it cannot. Each finding ends with i
 docs/dataset_prepare.md lists the codes.
 """
 
-import argparse
 import os
 import sys
 
 from apa_mmdet.datasets.validation.validate_config import SPLITS, validate_config
-from apa_mmdet.utils.cli import add_cfg_options, at_least, run
+from apa_mmdet.utils import cli
 from apa_mmdet.utils.config import load_config
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser(__doc__, cfg_options=True)
     parser.add_argument('config')
-    parser.add_argument('--split', nargs='+', choices=SPLITS, default=SPLITS, help='(default: all three)')
+    parser.add_argument('--split', nargs='+', choices=SPLITS, default=SPLITS, help='the parts to validate')
     parser.add_argument('--no-images', action='store_true', help='check that images exist, but do not open them')
-    parser.add_argument(
-        '--workers',
-        type=at_least(0),
-        default=min(8, os.cpu_count() or 1),
-        help='processes that read images (default: %(default)s)',
-    )
-    add_cfg_options(parser)
+    workers = min(8, os.cpu_count() or 1)
+    parser.add_argument('--workers', type=cli.at_least(0), default=workers, help='processes that read images')
     return parser.parse_args()
 
 
@@ -36,8 +30,8 @@ def main():
     sys.stdout.reconfigure(errors='backslashreplace')  # names in the findings may be unprintable
     report = validate_config(load_config(args.config, args.cfg_options), args.split, not args.no_images, args.workers)
     print(report)
-    sys.exit(int(report.errors > 0))
+    return int(report.errors > 0)
 
 
 if __name__ == '__main__':
-    run(main)
+    cli.run(main)

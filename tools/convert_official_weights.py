@@ -1,22 +1,23 @@
 #!/usr/bin/env python
-"""Converts published weights to this package's names, and back; nothing is written unless every one of them fits.
+"""Converts official weights to this package's names, and back; nothing is written unless every one of them fits.
 
 tools/convert_official_weights.py IN OUT                     classification → pretrained backbone
 tools/convert_official_weights.py IN OUT --config CONFIG     detector → checkpoint for tools/test.py CONFIG
 """
 
-import argparse
 import sys
 
 from apa_mmdet.apis.convert_weights import convert_file
+from apa_mmdet.checkpoint.compare import WrongWeights
+from apa_mmdet.utils import cli
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser(__doc__)
     parser.add_argument('source', metavar='IN', help='checkpoint of a classifier or detector')
-    parser.add_argument('target', metavar='OUT', help='where to write; its folder is made')
-    parser.add_argument('--config', help='whose model to compare with; without it, a backbone is told from its weights')
-    parser.add_argument('--to-official', action='store_true', help='from our names to the published ones')
+    parser.add_argument('target', metavar='OUT', help='file to write; its folder is created')
+    parser.add_argument('--config', help='of the model to compare with; without it, a backbone is known by its weights')
+    parser.add_argument('--to-official', action='store_true', help='from our names to the official ones')
     parser.add_argument('--force', action='store_true', help='overwrite OUT')
     return parser.parse_args()
 
@@ -26,11 +27,11 @@ def main():
     print(f'converting {args.source} …', file=sys.stderr)
     try:
         print(convert_file(**vars(args)))
-    except (OSError, ValueError, MemoryError) as error:
-        if getattr(error, 'report', ''):
+    except WrongWeights as error:
+        if error.report:
             print(error.report)
-        return f'convert_official_weights: {error}'
+        raise
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    cli.run(main)

@@ -23,30 +23,18 @@ def _side(text):
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser(__doc__, cfg_options=True)
     parser.add_argument('config')
     parser.add_argument('checkpoint', nargs='?', help='(default: random weights, to try the export)')
     parser.add_argument('--out', help='(default: work_dirs/onnx/<config>_<part>.onnx)')
-    parser.add_argument('--part', choices=PARTS, default='backbone', help='(default: %(default)s, with the neck)')
-    parser.add_argument(
-        '--shape',
-        nargs=2,
-        type=_side,
-        default=(800, 1344),
-        metavar=('HEIGHT', 'WIDTH'),
-        help='of the images for recording and checking, in pixels (default: 800 1344)',
-    )
-    parser.add_argument(
-        '--dynamic',
-        nargs='*',
-        choices=('batch', 'size'),
-        help='what may vary later (default: all that the part allows; without a value, nothing)',
-    )
-    parser.add_argument(
-        '--opset', type=int, choices=range(OPSETS[0], OPSETS[1] + 1), default=OPSETS[0], help='(default: %(default)s)'
-    )
-    parser.add_argument('--exporter', choices=EXPORTERS, default=EXPORTERS[0], help='(default: %(default)s)')
-    cli.add_cfg_options(parser)
+    parser.add_argument('--part', choices=PARTS, default='backbone', help='backbone includes the neck')
+    text = 'height and width of the images for recording and checking, in pixels'
+    parser.add_argument('--shape', nargs=2, type=_side, default=(800, 1344), metavar=('HEIGHT', 'WIDTH'), help=text)
+    text = 'what may vary later (default: all that the part allows; without a value, nothing)'
+    parser.add_argument('--dynamic', nargs='*', choices=('batch', 'size'), help=text)
+    opsets = range(OPSETS[0], OPSETS[1] + 1)
+    parser.add_argument('--opset', type=int, choices=opsets, default=OPSETS[0], help="version of ONNX's operators")
+    parser.add_argument('--exporter', choices=EXPORTERS, default=EXPORTERS[0], help='of torch')
     args = parser.parse_args()
     args.out = args.out or f'work_dirs/onnx/{Path(args.config).stem}_{args.part}.onnx'
     return args

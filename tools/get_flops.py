@@ -3,7 +3,6 @@
 python tools/get_flops.py configs/lvis/mask_rcnn_se_r50_apa.py configs/coco/*.py
 """
 
-import argparse
 import logging
 
 from apa_mmdet.apis.get_flops import get_flops
@@ -12,7 +11,7 @@ from apa_mmdet.utils.config import load_config
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser(__doc__)
     parser.add_argument('configs', nargs='+')
     logging.disable(logging.WARNING)  # MMEngine lists every operator that it does not count
     for path in parser.parse_args().configs:

@@ -13,28 +13,22 @@ OUT_DIR/preds/NAME.json {"image", "height", "width", and one entry per object in
 Both hold the objects of score SCORE_THR or more; NAME is the image's path in the folder.
 """
 
-import argparse
-import sys
-
 import torch
 
 from apa_mmdet.apis.det_inferencer import StrictDetInferencer
 from apa_mmdet.apis.inference_folder import detect_folder
-from apa_mmdet.utils.cli import at_least
-from apa_mmdet.utils.missing_data_hints import explain
+from apa_mmdet.utils import cli
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser(__doc__)
     parser.add_argument('source', metavar='IMAGE_OR_FOLDER')
     parser.add_argument('config', metavar='CONFIG', help='config of the detector')
     parser.add_argument('checkpoint', metavar='CHECKPOINT', help='its weights')
-    parser.add_argument('--out-dir', default='outputs', help='(default: %(default)s)')
+    parser.add_argument('--out-dir', default='outputs', help='folder of the results')
     parser.add_argument('--device', help='e.g. cpu or cuda:1 (default: the GPU if there is one)')
-    parser.add_argument(
-        '--batch-size', type=at_least(1), default=1, help='images at once; more is faster on a GPU (default: 1)'
-    )
-    parser.add_argument('--score-thr', type=float, default=0.3, help='lowest score of an object (default: %(default)s)')
+    parser.add_argument('--batch-size', type=cli.at_least(1), default=1, help='images at once; more is faster on a GPU')
+    parser.add_argument('--score-thr', type=float, default=0.3, help='lowest score of an object')
     skipped = parser.add_mutually_exclusive_group()
     skipped.add_argument('--no-save-vis', action='store_true', help='write JSON only')
     skipped.add_argument('--no-save-pred', action='store_true', help='write images only')
@@ -42,31 +36,17 @@ def parse_args():
 
 
 def main():
-    args = parse_args()
+    args = vars(parse_args())
     try:
-        summary = detect_folder(
-            StrictDetInferencer(args.config, args.checkpoint, args.device),
-            args.source,
-            args.out_dir,
-            args.batch_size,
-            args.score_thr,
-            no_save_vis=args.no_save_vis,
-            no_save_pred=args.no_save_pred,
-        )
-    except FileNotFoundError as error:
-        return f'image_demo: {explain(error)}'
+        inferencer = StrictDetInferencer(*(args.pop(name) for name in ('config', 'checkpoint', 'device')))
+        summary = detect_folder(inferencer, **args)
     except torch.cuda.OutOfMemoryError:
-        return 'image_demo: the GPU has not enough memory; use a smaller --batch-size, or --device cpu'
-    except (OSError, ValueError) as error:
-        return f'image_demo: {error}'
-    except KeyboardInterrupt:
-        return 130
+        return 'the GPU has not enough memory; use a smaller --batch-size, or --device cpu'
     if summary.images:
-        print(f'found {summary}\nwritten to {args.out_dir}')
+        print(f'found {summary}\nwritten to {args["out_dir"]}')
     if summary.unreadable:
-        some = ', '.join(summary.unreadable[:5]) + ', …' * (len(summary.unreadable) > 5)
-        return f'image_demo: not an image, or damaged: {some}'
+        return f'not an image, or damaged: {", ".join(summary.unreadable[:5])}' + ', …' * (len(summary.unreadable) > 5)
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    cli.run(main)

@@ -7,37 +7,32 @@
 which the first 48 are drawn. A config of one of them then trains on it through a link: ln -s tiny_coco data/coco
 """
 
-import argparse
 import sys
+from argparse import ArgumentTypeError
 
 from apa_mmdet.datasets.tiny_lvis.formats import FORMATS
 from apa_mmdet.datasets.tiny_lvis.generate import make_tiny_lvis
-from apa_mmdet.utils.cli import at_least
+from apa_mmdet.utils import cli
 
 
 def _size(text):
     parts = text.lower().split('x')
     if len(parts) > 2 or not all(p.isdecimal() and int(p) >= 64 for p in parts):
-        raise argparse.ArgumentTypeError(f'{text!r} is not a side, or WIDTHxHEIGHT, of 64 pixels or more')
+        raise ArgumentTypeError(f'{text!r} is not a side, or WIDTHxHEIGHT, of 64 pixels or more')
     return int(parts[0]), int(parts[-1])
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.Parser(__doc__)
     folders = ', '.join(form.folder for form in FORMATS.values())
     parser.add_argument('out', nargs='?', help=f'folder (default, by format: {folders})')
-    parser.add_argument(
-        '--form', choices=FORMATS, default='tiny_lvis', help='format of the files and classes (default: %(default)s)'
-    )
-    parser.add_argument('--train', type=at_least(1), default=800, help='training images (default: %(default)s)')
-    parser.add_argument('--val', type=at_least(1), default=200, help='validation images (default: %(default)s)')
-    parser.add_argument('--size', type=_size, default='160', help='side, or WxH, in pixels (default: %(default)s)')
-    parser.add_argument('--seed', type=at_least(0), default=0, help='same seed, same bytes (default: %(default)s)')
-    parser.add_argument(
-        '--force',
-        action='store_true',
-        help='write even if OUT holds something else; only files of an earlier tiny LVIS are removed',
-    )
+    parser.add_argument('--form', choices=FORMATS, default='tiny_lvis', help='format of the files and classes')
+    parser.add_argument('--train', type=cli.at_least(1), default=800, help='training images')
+    parser.add_argument('--val', type=cli.at_least(1), default=200, help='validation images')
+    parser.add_argument('--size', type=_size, default='160', help='side, or WxH, in pixels')
+    parser.add_argument('--seed', type=cli.at_least(0), default=0, help='same seed, same bytes')
+    text = 'write even if OUT holds something else; only files of an earlier tiny LVIS are removed'
+    parser.add_argument('--force', action='store_true', help=text)
     return parser.parse_args()
 
 
@@ -66,4 +61,4 @@ def main():
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    cli.run(main)

@@ -5,25 +5,16 @@ python tools/report.py work_dirs/mask_rcnn_se_r18_apa
 The images, predictions.png and training_curves.png, are written to that folder.
 """
 
-import argparse
-
 from apa_mmdet.apis.report import report
 from apa_mmdet.utils import cli
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('work_dir', help='folder of a run that was trained and tested')
-    parser.add_argument(
-        '--images', type=cli.at_least(1), default=8, help='test images in predictions.png (default: %(default)s)'
-    )
-    parser.add_argument('--score-thr', type=float, default=0.5, help='lowest score drawn (default: %(default)s)')
-    return parser.parse_args()
-
-
 def main():
-    args = parse_args()
-    print(report(args.work_dir, args.images, args.score_thr))
+    parser = cli.Parser(__doc__)
+    parser.add_argument('work_dir', help='folder of a run that was trained and tested')
+    parser.add_argument('--images', type=cli.at_least(1), default=8, help='test images in predictions.png')
+    parser.add_argument('--score-thr', type=float, default=0.5, help='lowest score drawn')
+    print(report(**vars(parser.parse_args())))
 
 
 if __name__ == '__main__':

@@ -1,11 +1,35 @@
-"""What the command-line tools share: types of arguments, the option ``--cfg-options``, errors in one line."""
+"""What the command-line tools share: the format of help, types of arguments, ``--cfg-options``, errors in one line."""
 
 import sys
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import (
+    Action,
+    ArgumentDefaultsHelpFormatter,
+    ArgumentParser,
+    ArgumentTypeError,
+    RawDescriptionHelpFormatter,
+)
 from collections.abc import Callable
 from pathlib import Path
 
 from .missing_data_hints import explain
+
+
+class Parser(ArgumentParser):
+    """A parser whose help shows ``doc`` as it is and all defaults; ``cfg_options`` adds MMDetection's option."""
+
+    def __init__(self, doc: str, cfg_options: bool = False) -> None:
+        super().__init__(description=doc, formatter_class=_HelpFormatter)
+        if cfg_options:
+            from mmengine.config import DictAction  # the rest needs Python alone
+
+            text = 'override settings of the config'
+            self.add_argument('--cfg-options', nargs='+', type=key_value, action=DictAction, help=text)
+
+
+class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
+    def _get_help_string(self, action: Action) -> str | None:
+        has_default = action.default is not None and action.default is not False
+        return super()._get_help_string(action) if has_default else action.help
 
 
 def at_least(low: int) -> Callable[[str], int]:
@@ -40,27 +64,18 @@ def key_value(text: str) -> str:
     return text
 
 
-def add_cfg_options(parser: ArgumentParser) -> None:
-    """Adds MMDetection's ``--cfg-options``."""
-    from mmengine.config import DictAction  # the rest needs Python alone
-
-    parser.add_argument(
-        '--cfg-options', nargs='+', type=key_value, action=DictAction, help='override settings of the config'
-    )
-
-
-def run(main: Callable[[], str | None]) -> None:
+def run(main: Callable[[], str | int | None]) -> None:
     """Runs a tool's ``main`` and ends the process: with status 0, or with the error of its config or files in one line.
 
-    ``main`` may return such a line itself.
+    ``main`` may return such a line, or a status, itself.
     """
     name = Path(sys.argv[0]).stem
     try:
         error = main()
     except FileNotFoundError as missing:
         error = explain(missing)
-    except (OSError, ValueError) as wrong:
+    except (OSError, ValueError, MemoryError) as wrong:
         error = str(wrong)
     except KeyboardInterrupt:
         sys.exit(130)
-    sys.exit(error and f'{name}: {error}')
+    sys.exit(f'{name}: {error}' if isinstance(error, str) else error)

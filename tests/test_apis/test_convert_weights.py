@@ -422,8 +422,10 @@ def test_the_tool_with_a_detector_of_another_depth_as_a_process(tmp_path):
 
 
 def test_the_tool_with_a_missing_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, 'argv', ['convert', str(tmp_path / 'nowhere.pth'), str(tmp_path / 'out.pth')])
-    with pytest.raises(SystemExit, match="convert_official_weights: .*No such file or directory: '.*nowhere.pth'$"):
+    monkeypatch.setattr(
+        sys, 'argv', ['convert_official_weights.py', str(tmp_path / 'nowhere.pth'), str(tmp_path / 'out.pth')]
+    )
+    with pytest.raises(SystemExit, match='convert_official_weights: missing: .*nowhere.pth$'):
         runpy.run_path(str(TOOL), run_name='__main__')
 
 

@@ -1,4 +1,4 @@
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import ArgumentTypeError
 
 import pytest
 
@@ -20,13 +20,22 @@ def test_positive_rejects_what_is_not_a_finite_number_above_0(text):
 
 
 def test_config_options_are_parsed_as_mmdetections(capsys):
-    parser = ArgumentParser()
-    cli.add_cfg_options(parser)
+    parser = cli.Parser('a tool', cfg_options=True)
     assert parser.parse_args(['--cfg-options', 'a.b=1', 'c=[1,x]']).cfg_options == {'a.b': 1, 'c': [1, 'x']}
     for text, reason in (('a', "'a' is not KEY=VALUE"), ('a=(1', "'a=(1' has brackets that do not match")):
         with pytest.raises(SystemExit):
             parser.parse_args(['--cfg-options', text])
         assert reason in capsys.readouterr().err
+
+
+def test_help_shows_the_docstring_as_it_is_and_every_default():
+    parser = cli.Parser('first line\n\n    second line')
+    parser.add_argument('--seed', default=0, help='of the run')
+    parser.add_argument('--out', help='file')
+    parser.add_argument('--force', action='store_true', help='overwrite')
+    text = parser.format_help()
+    assert 'first line\n\n    second line' in text and 'of the run (default: 0)' in text
+    assert text.count('default') == 1
 
 
 @pytest.mark.parametrize(
@@ -36,9 +45,10 @@ def test_config_options_are_parsed_as_mmdetections(capsys):
         (FileNotFoundError(2, 'No such file', 'a.json'), 'tool: missing: a.json'),
         (OSError('disk full'), 'tool: disk full'),
         (ValueError('no data set'), 'tool: no data set'),
+        (MemoryError('a.pth needs more memory'), 'tool: a.pth needs more memory'),
         (KeyboardInterrupt(), 130),
     ],
-    ids=['nothing', 'missing file', 'OSError', 'ValueError', 'interrupted'],
+    ids=['nothing', 'missing file', 'OSError', 'ValueError', 'MemoryError', 'interrupted'],
 )
 def test_run_ends_the_process_with_the_error_in_one_line(raised, code, monkeypatch):
     def main():
@@ -48,6 +58,14 @@ def test_run_ends_the_process_with_the_error_in_one_line(raised, code, monkeypat
     monkeypatch.setattr('sys.argv', ['tools/tool.py'])
     with pytest.raises(SystemExit) as ended:
         cli.run(main)
+    assert ended.value.code == code
+
+
+@pytest.mark.parametrize('returned, code', [('no data', 'tool: no data'), (2, 2), (0, 0)])
+def test_run_ends_the_process_with_what_main_returns(returned, code, monkeypatch):
+    monkeypatch.setattr('sys.argv', ['tools/tool.py'])
+    with pytest.raises(SystemExit) as ended:
+        cli.run(lambda: returned)
     assert ended.value.code == code
 
 

@@ -1,6 +1,6 @@
 """The figures of types show the curves of the formulas for the values in their legends."""
 
-import importlib.util
+import runpy
 import sys
 
 import cv2
@@ -141,20 +141,18 @@ def test_a_type_that_cannot_be_drawn_is_named(name, message, tmp_path):
 
 
 def test_the_tool_prints_one_line_per_figure_or_error(tmp_path, monkeypatch, capsys):
-    spec = importlib.util.spec_from_file_location('plot_tool', ROOT / 'tools/plot_activations.py')
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    monkeypatch.setattr(sys, 'argv', ['plot_activations.py', '--types', 'SiLU', '--out', str(tmp_path)])
-    assert tool.main() is None and capsys.readouterr().out == f'written: {tmp_path / "SiLU.png"}\n'
-    monkeypatch.setattr(sys, 'argv', ['plot_activations.py', str(tmp_path / 'none.pth')])
-    said = tool.main()
-    assert said.startswith('plot_activations: ') and 'none.pth' in said and '\n' not in said
+    def tool(*arguments):
+        monkeypatch.setattr(sys, 'argv', ['plot_activations.py', *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(ROOT / 'tools/plot_activations.py'), run_name='__main__')
+        return ended.value.code
+
+    assert tool('--types', 'SiLU', '--out', tmp_path) is None
+    assert capsys.readouterr().out == f'written: {tmp_path / "SiLU.png"}\n'
+    assert tool(tmp_path / 'none.pth') == f'plot_activations: missing: {tmp_path / "none.pth"}'
     for arguments, message in (
         (['--limit', '-1'], "'-1' is not a number above 0"),
         (['--config', 'a.py'], '--config needs a checkpoint'),
         (['a.pth', '--types', 'APA'], '--types and a checkpoint exclude each other'),
     ):
-        monkeypatch.setattr(sys, 'argv', ['plot_activations.py', *arguments])
-        with pytest.raises(SystemExit):
-            tool.main()
-        assert message in capsys.readouterr().err
+        assert tool(*arguments) == 2 and message in capsys.readouterr().err
