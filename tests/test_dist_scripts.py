@@ -31,22 +31,22 @@ def start(tmp_path):
 @pytest.mark.parametrize(
     'script, arguments, env, machines, tool',
     [
-        ('dist_train.sh', 'c.py 2 --resume auto', {}, ONE_MACHINE, 'train.py c.py --launcher pytorch --resume auto'),
-        ('dist_train.sh', 'c.py 2', dict(NNODES='1', PORT='1'), ONE_MACHINE, 'train.py c.py --launcher pytorch'),
-        ('dist_test.sh', 'c.py c.pth 2 --out a', {}, ONE_MACHINE, 'test.py c.py c.pth --launcher pytorch --out a'),
+        ('dist_train.sh', 'c.py 2 --resume auto', {}, ONE_MACHINE, 'train.py --launcher pytorch c.py --resume auto'),
+        ('dist_train.sh', 'c.py 2', dict(NNODES='1', PORT='1'), ONE_MACHINE, 'train.py --launcher pytorch c.py'),
+        ('dist_test.sh', 'c.py c.pth 2 --out a', {}, ONE_MACHINE, 'test.py --launcher pytorch c.py c.pth --out a'),
         (
             'dist_test.sh',
             'c.py c.pth 2',
             SEVERAL,
             '--nnodes=3 --node-rank=1 --master-addr=10.0.0.1 --master-port=29500',
-            'test.py c.py c.pth --launcher pytorch',
+            'test.py --launcher pytorch c.py c.pth',
         ),
         (
             'dist_train.sh',
             'c.py 2',
             dict(SEVERAL, PORT='4000'),
             '--nnodes=3 --node-rank=1 --master-addr=10.0.0.1 --master-port=4000',
-            'train.py c.py --launcher pytorch',
+            'train.py --launcher pytorch c.py',
         ),
     ],
 )

@@ -1,14 +1,6 @@
 #!/usr/bin/env bash
-# Tests in several processes: one GPU each (nccl) or, on a machine without a GPU, on the CPU (gloo). One machine takes
-# a free port; several need NNODES, NODE_RANK and MASTER_ADDR, and use PORT (29500). See docs/distributed.md.
+# Tests in several processes, which dist_train.sh starts. See docs/distributed.md.
 set -euo pipefail
 usage='usage: tools/dist_test.sh CONFIG CHECKPOINT PROCESSES [options of tools/test.py]'
 config=${1:?$usage} checkpoint=${2:?$usage} processes=${3:?$usage}
-if [ "${NNODES:-1}" = 1 ]; then
-  machines=(--standalone --local-addr=127.0.0.1)
-else
-  machines=(--nnodes="$NNODES" --node-rank="${NODE_RANK:?set it to the rank of this machine, from 0 on}"
-    --master-addr="${MASTER_ADDR:?set it to the address of machine 0}" --master-port="${PORT:-29500}")
-fi
-exec python -m torch.distributed.run "${machines[@]}" --nproc-per-node="$processes" \
-  "$(dirname "$0")/test.py" "$config" "$checkpoint" --launcher pytorch "${@:4}"
+TOOL=test.py exec bash "$(dirname "$0")/dist_train.sh" "$config" "$processes" "$checkpoint" "${@:4}"

@@ -11,4 +11,4 @@ else
     --master-addr="${MASTER_ADDR:?set it to the address of machine 0}" --master-port="${PORT:-29500}")
 fi
 exec python -m torch.distributed.run "${machines[@]}" --nproc-per-node="$processes" \
-  "$(dirname "$0")/train.py" "$config" --launcher pytorch "${@:3}"
+  "$(dirname "$0")/${TOOL:-train.py}" --launcher pytorch "$config" "${@:3}"

@@ -25,6 +25,8 @@ from apa_mmdet.checkpoint.scheme import data_only
 from apa_mmdet.utils.config import BadConfig, leaves, load_config, model_parts
 from apa_mmdet.visualization.local_visualizer import draw, make_visualizer
 
+COLOR_EXTENSIONS = tuple(set(IMG_EXTENSIONS) - {'.pgm'})
+
 
 class StrictDetInferencer(DetInferencer):
     """MMDetection's DetInferencer, which accepts neither random weights nor class names of another data set.
@@ -95,25 +97,17 @@ class StrictDetInferencer(DetInferencer):
         return samples
 
     def visualize(
-        self,
-        inputs: Sequence,
-        preds: Sequence[DetDataSample],
-        no_save_vis: bool = False,
-        img_out_dir: str = '',
-        **kwargs,
+        self, inputs: Sequence, preds: Sequence, no_save_vis: bool = False, img_out_dir: str = '', **kwargs
     ) -> list[np.ndarray] | None:
         """Writes ``img_out_dir/vis/NAME`` for paths, enlarged or reduced to be legible; the rest as the base class."""
         if no_save_vis or not img_out_dir or not all(isinstance(image, str) for image in inputs):
             return super().visualize(inputs, preds, no_save_vis=no_save_vis, img_out_dir=img_out_dir, **kwargs)
         for path, sample in zip(inputs, preds):
             image = mmcv.imread(path, channel_order='rgb')
-            image = draw(
-                self.visualizer, image, sample, draw_gt=False, pred_score_thr=kwargs.get('pred_score_thr', 0.3)
-            )
+            threshold = kwargs.get('pred_score_thr', 0.3)
+            image = draw(self.visualizer, image, sample, draw_gt=False, pred_score_thr=threshold)
             name = self._name(path)
-            if Path(name).suffix.lower() not in IMG_EXTENSIONS or name.lower().endswith(
-                '.pgm'
-            ):  # no format with colors
+            if Path(name).suffix.lower() not in COLOR_EXTENSIONS:
                 name += '.png'
             mmcv.imwrite(image, str(Path(img_out_dir) / 'vis' / name))
         return None

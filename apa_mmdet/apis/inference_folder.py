@@ -52,25 +52,15 @@ def detect_folder(
     """
     inferencer.root, paths = find_images(Path(source), Path(out_dir) / 'vis')
     objects, unreadable = Counter(), []
+    options = dict(out_dir=out_dir, no_save_vis=no_save_vis, no_save_pred=no_save_pred, pred_score_thr=-1)  # all left
     with tqdm(total=len(paths), unit='image') as bar:
         for begin in range(0, len(paths), batch_size):
             batch = paths[begin : begin + batch_size]
             readable = [path for path in batch if _is_readable(path)]
             unreadable += [path for path in batch if path not in readable]
-            predictions = (
-                readable
-                and inferencer(
-                    readable,
-                    batch_size=len(readable),
-                    out_dir=out_dir,
-                    score_thr=score_thr,
-                    pred_score_thr=-1,  # all that are left
-                    no_save_vis=no_save_vis,
-                    no_save_pred=no_save_pred,
-                )['predictions']
-            )
-            for prediction in predictions:
-                objects.update(prediction['label_names'])
+            if readable:
+                found = inferencer(readable, batch_size=len(readable), score_thr=score_thr, **options)
+                objects.update(name for image in found['predictions'] for name in image['label_names'])
             bar.update(len(batch))
     return Summary(len(paths) - len(unreadable), objects, unreadable)
 

@@ -40,16 +40,14 @@ def report(work_dir: str, images: int = 8, score_thr: float = 0.5) -> str:
     image = Path(work_dir) / 'predictions.png'
     curves = draw_training_curves(Path(work_dir), Path(work_dir) / 'training_curves.png')
     draw_predictions(cfg, cfg.load_from, image, images, score_thr)
-    return '\n'.join(
-        [
-            metric_table(json.loads(result.read_text())),
-            f'checkpoint  {cfg.load_from}',
-            f'predictions {image}',
-            f'curves      {curves or "none: this folder has no log of a training run"}',
-            f'next        every test image: python tools/test.py CONFIG {cfg.load_from} --show-dir images',
-            f'            other images:     python tools/image_demo.py IMAGE_OR_FOLDER CONFIG {cfg.load_from}',
-            '            your own data:    configs/custom_dataset; LVIS: configs/lvis; both in the README',
-        ]
+    return (
+        f'{metric_table(json.loads(result.read_text()))}\n'
+        f'checkpoint  {cfg.load_from}\n'
+        f'predictions {image}\n'
+        f'curves      {curves or "none: this folder has no log of a training run"}\n'
+        f'next        every test image: python tools/test.py CONFIG {cfg.load_from} --show-dir images\n'
+        f'            other images:     python tools/image_demo.py IMAGE_OR_FOLDER CONFIG {cfg.load_from}\n'
+        '            your own data:    configs/custom_dataset; LVIS: configs/lvis; both in the README'
     )
 
 
@@ -75,12 +73,10 @@ def metric_table(metrics: dict[str, float]) -> str:
     """
     tables = precisions(metrics)
     columns = [column for column in COLUMNS if any(column in table for table in tables.values())]
-    rows = [[kind, *(_cell(table.get(column, -1)) for column in columns)] for kind, table in tables.items()]
+    cells = {kind: [table.get(column, -1) for column in columns] for kind, table in tables.items()}
+    # LVIS gives −1 where there is nothing to average
+    rows = [[kind, *(f'{x:.3f}' if x >= 0 else '-' for x in values)] for kind, values in cells.items()]
     return AsciiTable([['', *columns], *rows]).table
-
-
-def _cell(value: float) -> str:
-    return f'{value:.3f}' if value >= 0 else '-'  # LVIS gives −1 where there is nothing to average
 
 
 def draw_predictions(cfg: Config, checkpoint: str, out: Path, images: int, score_thr: float) -> None:

@@ -118,12 +118,7 @@ def export_onnx(
 
 
 def build(cfg: Config, path: str) -> nn.Module:
-    """Builds the model of a config in eval mode, on the CPU, without its weights.
-
-    Raises:
-        BadConfig: if it has no model, or the model cannot be built.
-        NotExportable: if the model has no backbone.
-    """
+    """Builds the model of a config in eval mode, on the CPU, without its weights; it has to be a detector."""
     model = build_detector(cfg, path).eval().requires_grad_(False)
     if not hasattr(model, 'backbone'):
         reason = f"{type(model).__name__} of {path} has no backbone; name a detector's config"
@@ -133,15 +128,9 @@ def build(cfg: Config, path: str) -> nn.Module:
 
 
 def load_weights(model: nn.Module, checkpoint: Path, part: str = 'detector') -> list[str] | None:
-    """Loads the weights of a checkpoint into the model, or into its backbone and neck.
+    """Loads the weights of a checkpoint, which have to fit, into the model, or only into its backbone and neck.
 
-    Returns:
-        The names of the classes, where the checkpoint has them.
-
-    Raises:
-        OSError: if the file cannot be read.
-        BadCheckpoint: if it is not a checkpoint.
-        WrongWeights: if a weight is missing or of another shape.
+    Returns the names of the classes, where the checkpoint has them.
     """
     content = read_checkpoint(checkpoint)
     parts = ('backbone.', 'neck.') if part == 'backbone' else ('',)

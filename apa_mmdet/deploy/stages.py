@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from mmdet.models.detectors import SingleStageDetector
-from torch import Tensor, nn
+from mmdet.models.detectors import BaseDetector, SingleStageDetector
+from torch import Tensor
 
 from .unsupported import check_layers, check_methods
 
@@ -44,12 +44,12 @@ class ExportPlan(NamedTuple):
         return {name: tensor for name, tensor in values.items() if name not in inputs}
 
 
-def backbone_plan(model: nn.Module) -> ExportPlan:
+def backbone_plan(model: BaseDetector) -> ExportPlan:
     """Images (N, 3, H, W) → maps of backbone and neck: ``p2`` of stride 4, ``p3`` of stride 8 and so on."""
     check_layers(model, 'backbone', 'neck')
-    levels = [round(math.log2(PROBE.shape[2] / t.shape[2])) for t in feature_maps(model, PROBE)]
+    levels = [round(math.log2(PROBE.shape[2] / t.shape[2])) for t in model.extract_feat(PROBE)]
     names = [f'p{level}' if len(set(levels)) == len(levels) else f'map_{i}' for i, level in enumerate(levels)]
-    return _one_stage_plan(lambda values: dict(zip(names, feature_maps(model, values['image']))))
+    return _one_stage_plan(lambda values: dict(zip(names, model.extract_feat(values['image']))))
 
 
 def single_stage_plan(model: SingleStageDetector) -> ExportPlan:
@@ -59,7 +59,7 @@ def single_stage_plan(model: SingleStageDetector) -> ExportPlan:
     names = list(inspect.signature(model.bbox_head.predict_by_feat).parameters)
 
     def run(values: Tensors) -> Tensors:
-        outputs = model.bbox_head(feature_maps(model, values['image']))
+        outputs = model.bbox_head(model.extract_feat(values['image']))
         outputs = outputs if isinstance(outputs[0], (list, tuple)) else (outputs,)  # one list of maps, or several
         return {f'{name}_{i}': t for name, maps in zip(names, outputs) for i, t in enumerate(maps)}
 
@@ -70,10 +70,3 @@ def _one_stage_plan(run: Stage) -> ExportPlan:
     names = tuple(run(dict(image=PROBE)))
     maps = {name: {0: 'batch', 2: f'height_{name}', 3: f'width_{name}'} for name in names}
     return ExportPlan([run], names, dict(image={0: 'batch', 2: 'height', 3: 'width'}, **maps))
-
-
-def feature_maps(model: nn.Module, image: Tensor) -> list[Tensor]:
-    """Maps of backbone and neck, without the data preprocessor."""
-    maps = model.backbone(image)
-    maps = model.neck(maps) if getattr(model, 'with_neck', False) else maps
-    return list(maps) if isinstance(maps, (list, tuple)) else [maps]

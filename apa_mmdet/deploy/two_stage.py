@@ -3,18 +3,18 @@
 import math
 
 import torch
-from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
+from mmdet.models.detectors import BaseDetector, SingleStageDetector, TwoStageDetector
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
-from torch import Tensor, nn
+from torch import Tensor
 
 from .operators import nms, roi_align, topk
-from .stages import ExportPlan, Tensors, feature_maps, single_stage_plan
+from .stages import ExportPlan, Tensors, single_stage_plan
 from .unsupported import FEATURES, NotExportable, check_two_stage
 
 LOWEST = -1e38  # below every logit
 
 
-def detector_plan(model: nn.Module) -> ExportPlan:
+def detector_plan(model: BaseDetector) -> ExportPlan:
     """All of a two-stage detector, or a single-stage one up to the maps of its head."""
     if isinstance(model, SingleStageDetector):
         return single_stage_plan(model)
@@ -48,7 +48,7 @@ class TwoStage:
         self.levels = [round(math.log2(stride[0])) for stride in self.rpn.prior_generator.strides]
 
     def features(self, values: Tensors) -> Tensors:
-        maps = feature_maps(self.model, values['image'])
+        maps = self.model.extract_feat(values['image'])
         scores, deltas = self.rpn(maps)
         named = dict(p=maps, rpn_cls_p=scores, rpn_bbox_p=deltas)
         return {f'{kind}{level}': t for kind, maps in named.items() for level, t in zip(self.levels, maps)}
