@@ -19,9 +19,6 @@ MAX_DISPLAY_SIDE = 1600  # larger images are reduced to it: lines and letters do
 class LegibleVisualizer(DetLocalVisualizer):
     """mmdet's visualizer with names that neither overlap nor leave the image, and masks that objects show through."""
 
-    def __init__(self, name: str = 'legible', alpha: float = 0.4, line_width: int = 2, **kwargs) -> None:
-        super().__init__(name=name, alpha=alpha, line_width=line_width, **kwargs)
-
     def set_image(self, image: np.ndarray) -> None:
         super().set_image(image)
         self._taken: list[Bbox] = []
@@ -43,7 +40,7 @@ class LegibleVisualizer(DetLocalVisualizer):
 
 
 def make_visualizer(classes: Sequence[str], palette='random') -> LegibleVisualizer:
-    visualizer = LegibleVisualizer.get_instance('legible')
+    visualizer = LegibleVisualizer.get_instance('legible', alpha=0.4, line_width=2)
     visualizer.dataset_meta = dict(classes=tuple(classes), palette=palette)
     return visualizer
 
