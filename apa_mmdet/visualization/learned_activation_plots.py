@@ -86,6 +86,7 @@ def find_learnable_activations(model: nn.Module) -> list[LearnableActivationInfo
     """Returns every learnable activation of a model, in the order of its modules.
 
     Example:
+        >>> from mmdet.registry import MODELS
         >>> sites = find_learnable_activations(MODELS.build(dict(type='SEResNet', depth=18)))
         >>> [(site.stage, site.slot) for site in sites[:4]]
         [('stem', ''), ('layer1', 'conv1'), ('layer1', 'out'), ('layer1', 'se gate')]
