@@ -4,45 +4,30 @@ A *layer* here is a module with parameters of its own. Counting calls would fail
 again (gradient checkpointing) or several times (a head over the levels of a pyramid); the layer before stays the same.
 """
 
+import copy
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
-from typing import NamedTuple
 
 import torch
+from mmengine.utils import to_2tuple
 from torch import Size, Tensor, nn
 
 from apa_mmdet.utils.errors import one_line
 
 from .source_inspection import count_uses
 
-CHANNEL_ATTRIBUTES = ('out_channels', 'num_features', 'out_features', 'num_channels')  # of layers
-
 
 @dataclass
 class CallSite:
-    """One place in a forward pass where an activation is called.
+    """One place in a forward pass where an activation is called."""
 
-    Args:
-        layers: those that ran since the previous call of the activation; the last one identifies the call site.
-        num_features: channel count there; None if unknown, or if the channels are not in dimension 1.
-        layer_name: name of the last layer.
-        repeats: whether the activation may be called again with no layer in between.
-    """
-
-    layers: list[nn.Module]
-    num_features: int | None = None
-    layer_name: str = ''
-    repeats: bool = False
-
-
-class Unresolved(NamedTuple):
-    """Why the call sites of an activation are unknown: ``called-before-layers`` or ``no-suitable-input``."""
-
-    code: str
-    reason: str
+    layers: list[nn.Module]  # those that ran since the previous call; the last one identifies the call site
+    num_features: int | None = None  # channel count; None if unknown, or if the channels are not in dimension 1
+    layer_name: str = ''  # of the last layer
+    repeats: bool = False  # whether the activation may be called again with no layer in between
 
 
 class CallSiteDispatcher(nn.ModuleList):
@@ -66,7 +51,10 @@ class CallSiteDispatcher(nn.ModuleList):
             for layer in call_site.layers:  # all of them: a norm disappears when it is folded into its convolution
                 index_after.setdefault(layer, i)
         for layer, i in index_after.items():
-            layer.register_forward_hook(_SelectCallSite(self, i))
+            layer.register_forward_hook(partial(self._select, i))  # no closure: copies of the model are independent
+
+    def _select(self, index: int, *_) -> None:
+        self.current = index
 
     def forward(self, x: Tensor) -> Tensor:
         index = self.current
@@ -84,42 +72,34 @@ class CallSiteDispatcher(nn.ModuleList):
         return '\n'.join(f'{i} after {call_site.layer_name}' for i, call_site in enumerate(self.call_sites))
 
 
-class _SelectCallSite:
-    """Forward hook that selects the next call site; not a closure, so that copies of the model are independent."""
-
-    def __init__(self, dispatcher: CallSiteDispatcher, index: int) -> None:
-        self.dispatcher = dispatcher
-        self.index = index
-
-    def __call__(self, *_) -> None:
-        self.dispatcher.current = self.index
-
-
-def find_call_sites(owner: nn.Module, names: Sequence[str]) -> dict[str, list[CallSite] | Unresolved]:
+def find_call_sites(owner: nn.Module, names: Sequence[str]) -> dict[str, list[CallSite] | str]:
     """Finds the call sites of the activations that ``owner`` holds under ``names``, or why they are unknown."""
-    runs, error = _record_runs(owner, names)
+    runs, error = _run(owner, names)
     if runs:
-        layer_names = {layer: name for name, layer in owner.named_modules()}
-        return {name: _call_sites([run[name] for run in runs], layer_names) for name in names}
-    unresolved = Unresolved('no-suitable-input', f'no guessed input suits it ({error})')
+        return {name: _call_sites(owner, runs, name) for name in names}
     by_uses = {0: [], 1: [CallSite([owner])]}  # its source code is all there is to go by
-    return {name: by_uses.get(count_uses(owner, name), unresolved) for name in names}
+    return {name: by_uses.get(count_uses(owner, name), f'no guessed input suits it ({error})') for name in names}
 
 
-Call = tuple[list[nn.Module], Size]  # the layers that ran before, and the shape of the input
+Event = nn.Module | tuple[str, Size]  # a layer that ran, or the name of an activation and the shape of its input
 
 
-def _call_sites(runs: Sequence[list[Call]], layer_names: dict[nn.Module, str]) -> list[CallSite] | Unresolved:
-    """The call sites in the order of their first call."""
+def _call_sites(owner: nn.Module, runs: Sequence[list[Event]], name: str) -> list[CallSite] | str:
+    """The call sites of an activation in the order of their first call."""
+    layer_names = {layer: key for key, layer in owner.named_modules()}
     call_sites = {}
-    for calls in runs:
-        last = None
-        for layers, shape in calls:
-            last = layers[-1] if layers else last
-            new = CallSite(layers, _channels(shape, layers), layer_names.get(last, ''))
-            call_sites.setdefault(last, new).repeats |= not layers
+    for events in runs:
+        layers, last = [], None
+        for event in events:
+            if isinstance(event, nn.Module):
+                layers.append(event)
+            elif event[0] == name:
+                last = layers[-1] if layers else last
+                new = CallSite(layers, _channels(event[1], layers), layer_names.get(last, ''))
+                call_sites.setdefault(last, new).repeats |= not layers
+                layers = []
     if None in call_sites and len(call_sites) > 1:
-        return Unresolved('called-before-layers', 'it is called before any layer')
+        return 'it is called before any layer'
     return list(call_sites.values())
 
 
@@ -128,8 +108,7 @@ def _channels(shape: Size, layers: list[nn.Module]) -> int | None:
     if len(shape) < 3:
         return shape[1] if len(shape) == 2 else None
     for layer in reversed(layers):
-        attributes = (getattr(layer, key, None) for key in CHANNEL_ATTRIBUTES)
-        counts = {*getattr(layer, 'normalized_shape', ())[-1:], *attributes}
+        counts = {parameter.shape[0] for parameter in layer.parameters(recurse=False) if parameter.dim()}
         first, last = shape[1] in counts, shape[-1] in counts
         if last and (not first or isinstance(layer, (nn.Linear, nn.LayerNorm))):
             return None
@@ -138,77 +117,33 @@ def _channels(shape: Size, layers: list[nn.Module]) -> int | None:
     return shape[1] if len(shape) > 3 else None  # three dimensions are those of tokens, with the channels last
 
 
-class _Recorder(nn.Module):
-    """Calls the activation that it replaces, and records the layers that ran since its previous call."""
-
-    def __init__(self, activation: nn.Module) -> None:
-        super().__init__()
-        self.activation = activation
-        self.clear()
-
-    def clear(self) -> None:
-        self.layers: list = []
-        self.calls: list[Call] = []
-
-    @property
-    def num_layers(self) -> int:
-        """Number of layers that ran."""
-        return len(self.layers) + sum(len(layers) for layers, _ in self.calls)
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls.append((self.layers, x.shape))
-        self.layers = []
-        return self.activation(x)
-
-
-def _record_runs(owner: nn.Module, names: Sequence[str]) -> tuple[list[dict[str, list[Call]]], str]:
-    """Calls of each activation in forward passes of zeros, in train and in eval mode; the error of the best guess."""
-    runs, error, furthest = [], 'none could be made', 0
+def _run(owner: nn.Module, names: Sequence[str]) -> tuple[list[list[Event]], str]:
+    """Events of passes of zeros through a copy, in train and in eval mode; the error of the best guess."""
+    events, runs, error, furthest = [], [], 'none could be made', 0
+    copied = copy.deepcopy(owner)
+    skipped = {owner, *(owner._modules[name] for name in names)}
+    for layer, part in zip(owner.modules(), copied.modules()):
+        if layer not in skipped and next(layer.parameters(recurse=False), None) is not None:
+            part.register_forward_hook(lambda *_, layer=layer: events.append(layer))
+    for name in names:  # in a container of its own, because other parts may have the same activation
+        copied._modules[name] = nn.Sequential(copied._modules[name])
+        copied._modules[name].register_forward_pre_hook(lambda _, x, name=name: events.append((name, x[0].shape)))
     devices = [part.device for part in owner.parameters() if part.is_cuda][:1]
-    with _recorders(owner, names) as recorders, torch.no_grad(), torch.random.fork_rng(devices):
+    with torch.no_grad(), torch.random.fork_rng(devices):
         for training in (True, False):
-            for part in owner.modules():  # not train(), which some modules override
+            for part in copied.modules():  # not train(), which some modules override; norms refuse single values
                 part.training = training and not hasattr(part, 'running_mean')
             for inputs in _guess_inputs(owner):
-                for recorder in recorders.values():
-                    recorder.clear()
+                events.clear()
                 try:
-                    owner(*inputs)
+                    copied(*inputs)
                 except Exception as raised:  # an unsuitable input may raise anything
-                    reached = max(recorder.num_layers for recorder in recorders.values())
-                    if reached >= furthest:
-                        furthest, error = reached, one_line(raised)
+                    if len(events) >= furthest:
+                        furthest, error = len(events), one_line(raised)
                 else:
-                    runs.append({name: recorder.calls for name, recorder in recorders.items()})
+                    runs.append([*events])
                     break
     return runs, error
-
-
-@contextmanager
-def _recorders(owner: nn.Module, names: Sequence[str]) -> Iterator[dict[str, _Recorder]]:
-    """Puts recorders in place of the activations and hooks on the layers; restores ``owner`` afterwards."""
-    activations = {name: owner._modules[name] for name in names}
-    recorders = {name: _Recorder(activation) for name, activation in activations.items()}
-    modes = {part: part.training for part in owner.modules()}
-
-    def record(layer: nn.Module, *_) -> None:
-        for recorder in recorders.values():
-            recorder.layers.append(layer)
-
-    hooks = [
-        part.register_forward_hook(record)
-        for part in modes
-        if part not in {owner, *activations.values()} and next(part.parameters(recurse=False), None) is not None
-    ]
-    owner._modules.update(recorders)
-    try:
-        yield recorders
-    finally:
-        owner._modules.update(activations)
-        for hook in hooks:
-            hook.remove()
-        for part, mode in modes.items():
-            part.training = mode
 
 
 def _guess_inputs(owner: nn.Module) -> Iterator[tuple]:
@@ -220,7 +155,12 @@ def _guess_inputs(owner: nn.Module) -> Iterator[tuple]:
         return
     parameters = inspect.signature(owner.forward).parameters.values()
     arity = sum(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters) or 1
-    for channels, (height, width) in _sizes(owner) if arity < 3 else ():
+    roi = getattr(owner, 'roi_feat_size', None) or getattr(owner, 'input_feat_shape', None)
+    sizes = [to_2tuple(roi)] if roi else [(7, 11), (14, 14), (32, 48), (128, 192)]  # not to look like channels
+    for key, (height, width) in product(('in_channels', 'in_features'), sizes if arity < 3 else ()):
+        channels = next((n for part in owner.modules() if isinstance(n := getattr(part, key, None), int)), 0)
+        if not channels or (channels > 4 and height > 100):
+            continue
         shapes = (  # a map, tokens, a vector, tokens of layers, a mask, points
             (1, channels, height, width),
             (1, 13, channels),
@@ -231,15 +171,3 @@ def _guess_inputs(owner: nn.Module) -> Iterator[tuple]:
         )
         guesses = [like.new_zeros(shape) for shape in shapes]
         yield from product([(guesses[0],), *guesses], repeat=arity)
-
-
-def _sizes(owner: nn.Module) -> Iterator[tuple[int, tuple[int, int]]]:
-    """Channel counts, each with height and width of a RoI or of a map, unequal so as not to look like channels."""
-    roi = getattr(owner, 'roi_feat_size', None) or getattr(owner, 'input_feat_shape', None)
-    counts = ([getattr(part, key, None) for part in owner.modules()] for key in ('in_channels', 'in_features'))
-    first = (next((count for count in some if isinstance(count, int)), None) for some in counts)
-    for channels in dict.fromkeys(count for count in first if count):
-        if roi:
-            yield channels, (roi, roi) if isinstance(roi, int) else tuple(roi)
-        else:
-            yield from product([channels], [(7, 11), (14, 14), (32, 48), *([(128, 192)] if channels < 5 else ())])

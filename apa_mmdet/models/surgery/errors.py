@@ -1,26 +1,31 @@
-from collections.abc import Sequence
+from collections.abc import Iterable
+
+MESSAGES = {
+    'invalid-module': "module must be a config, such as module=dict(type='ResNet'); got {given!r}",
+    'invalid-swap': "swap must map types to new activations, such as swap=dict(ReLU=dict(type='AGLU')); got {given!r}",
+    'invalid-activation': "swap={{'{names}': …}} must give a config, such as dict(type='AGLU'); got {given!r}",
+    'missing-type': 'no {names} in {module}; its activations are {listed}',
+    'module-is-activation': 'the module is itself a {names}; only the children of a module can be swapped, so build '
+    'the other activation instead',
+    'unmatched-pattern': "pattern '{names}' matches none of the {count} call sites in {module}, which are {listed}",
+    'unknown-call-sites': 'the call sites of some activations are unknown ({reasons}); keep these activations with '
+    'exclude={exclude}',
+    'unknown-channels': '{types} needs the channel count, but the channels are not in dimension 1 (tokens), or no '
+    'guessed input suits the module; set num_features=1, or keep these activations with exclude={exclude}',
+    'nothing-to-swap': 'nothing to swap in {module}: every {names} is excluded, or never called',
+}
 
 
 class SwapError(ValueError):
     """Raised where activations cannot be swapped; the module is unchanged.
 
     Args:
-        code: one of
-
-            - ``invalid-module``: ``module`` is not a config;
-            - ``invalid-swap``: ``swap`` is not a dict from types to configs;
-            - ``invalid-activation``: ``swap`` gives something else than a config for the type in ``names``;
-            - ``missing-type``: the module has no activation of the types in ``names``;
-            - ``module-is-activation``: the module is itself an activation of the type in ``names``;
-            - ``unmatched-pattern``: the pattern in ``names`` matches no activation;
-            - ``unknown-call-sites``: those of the activations in ``names`` are unknown;
-            - ``unknown-channels``: the channel count at the call sites in ``names`` is needed and unknown;
-            - ``nothing-to-swap``: every activation of the types in ``names`` is excluded or never called.
-        message: what is wrong and what to do, in one line.
+        code: a key of ``MESSAGES``.
         names: types, patterns, activations or call sites that the error is about.
+        values: what the message shows besides.
     """
 
-    def __init__(self, code: str, message: str, names: Sequence[str] = ()) -> None:
-        super().__init__(f'SwapActivations: {message}')
+    def __init__(self, code: str, names: Iterable[str] = (), **values) -> None:
         self.code = code
         self.names = list(names)
+        super().__init__('SwapActivations: ' + MESSAGES[code].format(names=' or '.join(self.names), **values))

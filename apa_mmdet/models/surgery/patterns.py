@@ -1,22 +1,16 @@
 """Include and exclude patterns over the names of activations."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
-from typing import NamedTuple
 
 Patterns = str | Sequence[str]
 
 
-class Selection(NamedTuple):
-    """Selects names that match one of ``include`` and none of ``exclude``."""
+class Selection:
+    """Selects names that match one of ``include`` and none of ``exclude``; a string is one pattern."""
 
-    include: tuple[str, ...]
-    exclude: tuple[str, ...]
-
-    @classmethod
-    def of(cls, include: Patterns, exclude: Patterns) -> 'Selection':
-        """A string is one pattern."""
-        return cls(*((given,) if isinstance(given, str) else tuple(given) for given in (include, exclude)))
+    def __init__(self, include: Patterns, exclude: Patterns) -> None:
+        self.include, self.exclude = ([given] if isinstance(given, str) else [*given] for given in (include, exclude))
 
     def __call__(self, *names: str) -> bool:
         return matches(self.include, names) and not matches(self.exclude, names)
@@ -24,16 +18,11 @@ class Selection(NamedTuple):
     def may_hold(self, path: str, name: str) -> bool:
         """Whether it may select something within the part at ``path``, or a child ``name`` of that."""
         inner = f'{path}.{name}'.lstrip('.')
-        within = matches(_parents(self.include), [path]) or matches(self.include, [inner])
-        return within and not matches(self.exclude, [inner])
+        split = [pattern.split('.') for pattern in self.include]
+        parents = ['.'.join(names[:depth]) for names in split for depth in range(len(names))]  # a.b, a, '' for a.b.*
+        return (matches(parents, [path]) or matches(self.include, [inner])) and not matches(self.exclude, [inner])
 
 
-def matches(patterns: Sequence[str], names: Sequence[str]) -> bool:
+def matches(patterns: Iterable[str], names: Iterable[str]) -> bool:
     """Whether any of the names matches any of the patterns."""
     return any(fnmatchcase(name, pattern) for pattern in patterns for name in names)
-
-
-def _parents(patterns: Sequence[str]) -> list[str]:
-    """Patterns of the modules around those that ``patterns`` name: ``a.b``, ``a`` and the whole for ``a.b.*``."""
-    split = [pattern.split('.') for pattern in patterns]
-    return ['.'.join(names[:depth]) for names in split for depth in range(len(names))]

@@ -2,10 +2,10 @@
 
 import ast
 import inspect
-import sys
+import re
 from collections.abc import Iterator
 from functools import cache
-from typing import NamedTuple
+from textwrap import dedent
 
 from torch import nn
 
@@ -15,18 +15,14 @@ FORWARD_METHODS = ('forward', 'forward_single')  # mmdet's heads call the latter
 LOOPS = (ast.For, ast.While, ast.ListComp, ast.GeneratorExp, ast.SetComp, ast.DictComp)
 
 
-class FunctionalCalls(NamedTuple):
-    """Methods that call an activation as a function, as ``RPNHead.forward_single``; classes whose source is unknown."""
-
-    places: list[str]
-    unknown: list[str]
-
-
-def functional_calls(modules: list[nn.Module], activation: str) -> FunctionalCalls:
+def functional_calls(modules: list[nn.Module], activation: str) -> tuple[list[str], list[str]]:
     """Finds ``F.relu``, ``torch.relu_``, ``x.relu`` or ``relu(…)``, for ``ReLU``, in the code of modules.
 
     It reads the methods of their classes only: neither functions outside of them nor torch's own layers, of which
     ``nn.TransformerEncoderLayer`` calls ``F.relu``. A child in a local variable, ``block.relu(x)``, looks the same.
+
+    Returns:
+        The methods with such calls, as ``RPNHead.forward_single``, and the classes whose source is unknown.
     """
     places, unknown = {}, {}
     name = TORCH_NAMES.get(activation.lower(), activation.lower())
@@ -36,7 +32,7 @@ def functional_calls(modules: list[nn.Module], activation: str) -> FunctionalCal
                 unknown[cls.__name__] = None
             elif any(_is_function(node, name) for node in _code(method, module)):
                 places[f'{cls.__name__}.{method.name}'] = None
-    return FunctionalCalls(list(places), list(unknown))
+    return list(places), list(unknown)
 
 
 def count_uses(module: nn.Module, name: str) -> int | None:
@@ -50,7 +46,7 @@ def count_uses(module: nn.Module, name: str) -> int | None:
             return None
         for node in _code(method, module):
             loops = isinstance(node, LOOPS) and any(_is_use(part, name) for part in ast.walk(node))
-            uses += 2 if loops or (method.name not in FORWARD_METHODS and _is_use(node, name)) else _is_use(node, name)
+            uses += 2 * loops + _is_use(node, name) * (1 if method.name in FORWARD_METHODS else 2)
     return min(uses, 2)
 
 
@@ -65,35 +61,21 @@ def _methods(module: nn.Module) -> Iterator[tuple[type, ast.FunctionDef | None]]
             yield cls, None
             continue
         methods = [part for part in definition.body if isinstance(part, ast.FunctionDef) and part.name not in hidden]
-        for method in methods:
-            yield cls, method
-        hidden.update(
-            method.name
-            for method in methods
-            if not any(isinstance(node, ast.Name) and node.id == 'super' for node in ast.walk(method))
-        )
+        yield from ((cls, method) for method in methods)
+        hidden.update(method.name for method in methods if 'super(' not in ast.unparse(method))
 
 
 def _is_function(node: ast.AST, name: str) -> bool:
     """Whether it is ``relu`` of anything but ``self`` and its attributes, or a call of a plain ``relu``."""
     if isinstance(node, ast.Call):
-        return isinstance(node.func, ast.Name) and node.func.id.replace('_', '') == name
-    if not isinstance(node, ast.Attribute) or node.attr.replace('_', '') != name:
-        return False
-    root = node.value
-    while isinstance(root, (ast.Attribute, ast.Subscript)):
-        root = root.value
-    return not (isinstance(root, ast.Name) and root.id == 'self')
+        return getattr(node.func, 'id', '').replace('_', '') == name
+    is_named = isinstance(node, ast.Attribute) and node.attr.replace('_', '') == name
+    return is_named and not re.fullmatch(r'self\b[^()]*', ast.unparse(node.value))
 
 
 def _is_use(node: ast.AST, name: str) -> bool:
-    return (
-        isinstance(node, ast.Attribute)
-        and node.attr == name
-        and isinstance(node.ctx, ast.Load)
-        and isinstance(node.value, ast.Name)
-        and node.value.id == 'self'
-    )
+    is_named = isinstance(node, ast.Attribute) and node.attr == name and isinstance(node.ctx, ast.Load)
+    return is_named and ast.unparse(node.value) == 'self'
 
 
 def _code(node: ast.AST, module: nn.Module) -> Iterator[ast.AST]:
@@ -107,13 +89,7 @@ def _code(node: ast.AST, module: nn.Module) -> Iterator[ast.AST]:
 
 @cache
 def _definition(cls: type) -> ast.ClassDef | None:
-    return next((node for node in _definitions(cls.__module__) if node.name == cls.__name__), None)
-
-
-@cache
-def _definitions(module: str) -> tuple[ast.ClassDef, ...]:
     try:
-        tree = ast.parse(inspect.getsource(sys.modules[module]))
-    except (KeyError, OSError, TypeError, SyntaxError):  # made at run time, compiled, or interactive
-        return ()
-    return tuple(node for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+        return ast.parse(dedent(inspect.getsource(cls))).body[0]
+    except (OSError, TypeError, SyntaxError):  # made at run time, compiled, or interactive
+        return None

@@ -1,7 +1,6 @@
 """Replaces activations in any MMDetection model, from its config."""
 
 import copy
-from collections.abc import Sequence
 
 from mmdet.registry import MODELS
 from mmengine.logging import MMLogger
@@ -10,7 +9,7 @@ from torch import nn
 from apa_mmdet.models.activations import build_activation
 from apa_mmdet.models.activations.base import needs_channels
 
-from .call_sites import CallSite, CallSiteDispatcher, Unresolved
+from .call_sites import CallSite, CallSiteDispatcher
 from .errors import SwapError
 from .find_activations import FoundActivation, find_activations
 from .patterns import Patterns, Selection, matches
@@ -25,9 +24,7 @@ def build_swapped(
     exclude: Patterns = (),
     **arguments,
 ) -> nn.Module:
-    """Builds a model, or a part of one, and swaps its activations; see :func:`swap_activations`.
-
-    Returns the module that ``module`` describes, without a wrapper.
+    """Builds a model, or a part of one, and swaps its activations, without a wrapper; see :func:`swap_activations`.
 
     Args:
         module: config of the module, e.g. ``dict(type='ResNet', depth=50)``; may be another ``SwapActivations``.
@@ -43,9 +40,7 @@ def build_swapped(
         3
     """
     if not isinstance(module, dict) or 'type' not in module:
-        raise SwapError(
-            'invalid-module', f"module must be a config, such as module=dict(type='ResNet'); got {module!r}"
-        )
+        raise SwapError('invalid-module', given=module)
     return swap_activations(MODELS.build({**module, **arguments}), swap, include, exclude)
 
 
@@ -69,7 +64,7 @@ def swap_activations(
     as far as :func:`~.source_inspection.functional_calls` finds them.
 
     Args:
-        module: changed in place.
+        module: changed in place, and returned.
         swap: config of the new activation for each type to replace, by registered or class name, e.g.
             ``dict(ReLU=dict(type='AGLU'))``. An activation with ``num_features=None``, or one that requires it, gets
             the channel count of the call site, if the channels are in dimension 1 (those of tokens are not). To give
@@ -77,9 +72,6 @@ def swap_activations(
         include: patterns, as of file names, of what to replace: names of call sites, or of an activation for all of
             its call sites.
         exclude: patterns of what not to replace.
-
-    Returns:
-        ``module``.
 
     Raises:
         SwapError: if a type or a pattern matches nothing, if call sites are unknown, or a channel count that is needed.
@@ -91,104 +83,62 @@ def swap_activations(
         >>> net[1].num_features, type(net[3]).__name__
         (8, 'ReLU')
     """
-    _check_swap(swap)
-    selection = Selection.of(include, exclude)
+    if not isinstance(swap, dict) or not swap:
+        raise SwapError('invalid-swap', given=swap)
+    for type_name, cfg in swap.items():
+        if not isinstance(cfg, dict) or 'type' not in cfg:
+            raise SwapError('invalid-activation', [type_name], given=cfg)
+    selection = Selection(include, exclude)
     activations = find_activations(module, swap)
-    _check_patterns(module, selection, activations)
-    _check_resolved(selection, activations)
-    _check_channels(swap, selection, activations)
-    new = [_build_all(activation, swap[activation.type_name], selection) for activation in activations]
-    if not any(new):
-        raise SwapError(
-            'nothing-to-swap',
-            f'nothing to swap in {type(module).__name__}: every {_or(swap)} is excluded, or never called',
-            swap,
-        )
-    for activation, parts in zip(activations, new):  # only now, so that an error leaves the module unchanged
-        if parts:
-            parts = [copy.deepcopy(activation.module) if part is None else part for part in parts]
-            replacement = CallSiteDispatcher(parts, activation.call_sites) if len(parts) > 1 else parts[0]
+    selected = _select(module, activations, selection)
+    new = {name: _build(activation, call_site) for name, (activation, call_site) in selected.items()}
+    if not new:
+        raise SwapError('nothing-to-swap', swap, module=type(module).__name__)
+    for activation in activations:  # only now, so that an error leaves the module unchanged
+        call_sites = activation.call_sites
+        if call_sites.keys() & new.keys():
+            parts = [new[name] if name in new else copy.deepcopy(activation.module) for name in call_sites]
+            replacement = CallSiteDispatcher(parts, [*call_sites.values()]) if len(parts) > 1 else parts[0]
             activation.owner._modules[activation.name] = replacement
-    _log(module, swap, selection, activations, sum(part is not None for parts in new for part in parts))
+    unused = [activation.path for activation in activations if not activation.call_sites and not activation.unknown]
+    _log(module, swap, selection, len(new), unused)
     return module
 
 
-def _or(names: Sequence[str]) -> str:
-    return ' or '.join(names)
+def _select(module: nn.Module, activations: list[FoundActivation], selection: Selection) -> dict[str, tuple]:
+    """Activation and call site for each selected name.
 
-
-def _check_swap(swap: dict[str, dict]) -> None:
-    if not isinstance(swap, dict) or not swap:
-        raise SwapError(
-            'invalid-swap',
-            f"swap must map types to new activations, such as swap=dict(ReLU=dict(type='AGLU')); got {swap!r}",
-        )
-    for type_name, cfg in swap.items():
-        if not isinstance(cfg, dict) or 'type' not in cfg:
-            raise SwapError(
-                'invalid-activation',
-                f"swap={{{type_name!r}: …}} must give a config, such as dict(type='AGLU'); got {cfg!r}",
-                [type_name],
-            )
-
-
-def _check_patterns(module: nn.Module, selection: Selection, activations: list[FoundActivation]) -> None:
-    names = [name for activation in activations for name in activation.resolved]
+    Raises one error for all whose call sites are unknown, and one for all whose channel count is.
+    """
+    names = [name for activation in activations for name in activation.call_sites]
+    known = dict(module=type(module).__name__, count=len(names), listed=', '.join(names[:3]) + ' …' * (len(names) > 3))
     for pattern in (*selection.include, *selection.exclude):
-        if not matches([pattern], names + [activation.path for activation in activations]):
-            raise SwapError(
-                'unmatched-pattern',
-                f'pattern {pattern!r} matches none of the {len(names)} call sites in {type(module).__name__}, '
-                f'which are {", ".join(names[:3])}{" …" * (len(names) > 3)}',
-                [pattern],
-            )
-
-
-def _check_resolved(selection: Selection, activations: list[FoundActivation]) -> None:
-    """Raises one error for all activations whose call sites are unknown."""
-    unknown = [a for a in activations if isinstance(a.call_sites, Unresolved) and selection(a.path)]
-    if not unknown:
-        return
-    reasons = dict.fromkeys(f'{type(a.owner).__name__}.{a.name}: {a.call_sites.reason}' for a in unknown)
-    paths = [a.path for a in unknown]
-    raise SwapError(
-        'unknown-call-sites',
-        f'the call sites of some activations are unknown ({"; ".join(reasons)}); keep these activations with '
-        f'exclude={[*selection.exclude, *paths]}',
-        paths,
-    )
-
-
-def _check_channels(swap: dict[str, dict], selection: Selection, activations: list[FoundActivation]) -> None:
-    """Raises one error for all call sites whose channel count is needed and unknown."""
-    unknown = {
-        name: swap[activation.type_name]['type']
+        if not matches([pattern], [*names, *(activation.path for activation in activations)]):
+            raise SwapError('unmatched-pattern', [pattern], **known)
+    unknown = {found.path: found for found in activations if found.unknown and selection(found.path)}
+    if unknown:
+        reasons = (f'{type(found.owner).__name__}.{found.name}: {found.unknown}' for found in unknown.values())
+        listed = '; '.join(dict.fromkeys(reasons))
+        raise SwapError('unknown-call-sites', unknown, reasons=listed, exclude=[*selection.exclude, *unknown])
+    selected = {
+        name: (activation, call_site)
         for activation in activations
-        for name, call_site in activation.resolved.items()
+        for name, call_site in activation.call_sites.items()
         if selection(name, activation.path)
-        and call_site.num_features is None
-        and needs_channels(swap[activation.type_name])
+    }
+    unknown = {
+        name: activation.cfg['type']
+        for name, (activation, call_site) in selected.items()
+        if call_site.num_features is None and needs_channels(activation.cfg)
     }
     if unknown:
-        raise SwapError(
-            'unknown-channels',
-            f'{_or(dict.fromkeys(unknown.values()))} needs the channel count, but the channels are not in dimension 1 '
-            '(tokens), or no guessed input suits the module; set num_features=1, or keep these activations with '
-            f'exclude={[*selection.exclude, *unknown]}',
-            unknown,
-        )
+        types = ' or '.join(dict.fromkeys(unknown.values()))
+        raise SwapError('unknown-channels', unknown, types=types, exclude=[*selection.exclude, *unknown])
+    return selected
 
 
-def _build_all(activation: FoundActivation, cfg: dict, selection: Selection) -> list[nn.Module | None]:
-    """A new activation for each call site, None for those that keep theirs; empty if all do."""
-    new = [
-        _build(cfg, call_site, activation.module) if selection(name, activation.path) else None
-        for name, call_site in activation.resolved.items()
-    ]
-    return new if any(new) else []
-
-
-def _build(cfg: dict, call_site: CallSite, old: nn.Module) -> nn.Module:
+def _build(activation: FoundActivation, call_site: CallSite) -> nn.Module:
+    cfg, old = activation.cfg, activation.module
     new = build_activation(cfg, call_site.num_features)
     if hasattr(new, 'inplace') and 'inplace' not in cfg:
         new.inplace = getattr(old, 'inplace', False)  # where the old one kept its input, other code may need it
@@ -200,24 +150,15 @@ def _build(cfg: dict, call_site: CallSite, old: nn.Module) -> nn.Module:
     return new.train(old.training)
 
 
-def _log(
-    module: nn.Module, swap: dict[str, dict], selection: Selection, activations: list[FoundActivation], count: int
-) -> None:
+def _log(module: nn.Module, swap: dict[str, dict], selection: Selection, count: int, unused: list[str]) -> None:
     logger = MMLogger.get_current_instance()
-    unused = [activation.path for activation in activations if activation.call_sites == []]
-    logger.info(
-        f'SwapActivations: swapped at {count} call sites of {type(module).__name__}'
-        + f'; never called, so not swapped: {", ".join(unused)}' * bool(unused)
-    )
+    ending = f'; never called, so not swapped: {", ".join(unused)}' if unused else ''
+    logger.info(f'SwapActivations: swapped at {count} call sites of {type(module).__name__}{ending}')
     for type_name in swap:
         parts = [part for path, part in module.named_modules() if selection.may_hold(path, type_name.lower())]
-        calls = functional_calls(parts, type_name)
-        if calls.places:
-            logger.warning(
-                f'SwapActivations: {type_name} is called as a function, and not swapped, in {", ".join(calls.places)}'
-            )
-        if calls.unknown:
-            logger.warning(
-                f'SwapActivations: {type_name} may be called as a function, and not swapped, in '
-                f'{", ".join(calls.unknown)}, whose source code is unknown'
-            )
+        places, unknown = functional_calls(parts, type_name)
+        start, kept = f'SwapActivations: {type_name}', 'called as a function, and not swapped, in'
+        if places:
+            logger.warning(f'{start} is {kept} {", ".join(places)}')
+        if unknown:
+            logger.warning(f'{start} may be {kept} {", ".join(unknown)}, whose source code is unknown')

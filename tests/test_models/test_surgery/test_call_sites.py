@@ -11,7 +11,7 @@ from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from apa_mmdet.models.surgery import swap_activations
+from apa_mmdet.models.surgery import SwapError, swap_activations
 from apa_mmdet.models.surgery.call_sites import find_call_sites
 
 AGLU = dict(ReLU=dict(type='AGLU', lambda_init=(0.2, 2), kappa_init=(0.5, 3)))  # far apart
@@ -157,7 +157,10 @@ def test_call_sites_before_all_layers_are_unresolved():
         def forward(self, x):
             return self.conv2(self.relu(self.conv1(self.relu(x))))
 
-    assert find_call_sites(PreActivation(), ['relu'])['relu'].code == 'called-before-layers'
+    with pytest.raises(SwapError) as error:
+        swap_activations(PreActivation(), AGLU)
+    assert (error.value.code, error.value.names) == ('unknown-call-sites', ['relu'])
+    assert '(PreActivation.relu: it is called before any layer)' in str(error.value)
 
 
 @pytest.mark.parametrize(
