@@ -18,7 +18,6 @@ from apa_mmdet.datasets.class_statistics import check_frequencies, load_class_fr
 
 from .links import build_link
 
-REDUCTIONS = ('none', 'mean', 'sum')
 BLOCK_LOGITS = 1 << 21  # LVIS' 1,024 RoIs are one block, V3Det's are 16
 
 
@@ -72,8 +71,7 @@ class DropLoss(nn.Module):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        if reduction not in REDUCTIONS:
-            raise ValueError(f'DropLoss: reduction must be one of {", ".join(REDUCTIONS)}, got {reduction!r}')
+        _check_reduction(reduction)
         self.num_classes = num_classes
         self.link = build_link(link)
         self.class_frequency = class_frequency
@@ -110,7 +108,7 @@ class DropLoss(nn.Module):
     @torch.no_grad()
     def get_accuracy(self, cls_score: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """``acc_classes``: percentage of the foreground RoIs whose highest p is their class; 0 without any."""
-        hits = [(self.link(x).argmax(1) == label).sum() for x, label in _blocks(cls_score, labels)] or [labels.sum()]
+        hits = [(self.link(x).argmax(1) == label).sum() for x, label in _blocks(cls_score, labels)]
         return dict(acc_classes=100.0 * torch.stack(hits).sum() / (labels < self.num_classes).sum().clamp(min=1))
 
     def forward(
@@ -136,21 +134,19 @@ class DropLoss(nn.Module):
             RuntimeError: if ``init_weights`` has not read the file of class frequencies.
         """
         reduction = self.reduction if reduction_override is None else reduction_override
-        self._check(cls_score, labels, reduction)
-        loss = self._sum_over_classes(cls_score, labels)
+        _check_reduction(reduction)
+        self._check(cls_score, labels)
+        foreground = labels < self.num_classes
+        target = labels.clamp(max=self.num_classes - 1)[:, None]
+        skipped = self._skipped_negatives(cls_score, foreground, target)
+        loss = _RowBlocks.apply(self._sum_of_rows, cls_score, skipped, foreground, target, *self.link.parameters())
         if len(loss) == 0 and reduction == 'mean':
             reduction, avg_factor = 'sum', None
         weights = None if label_weights is None else label_weights.to(loss.dtype)
         return self.loss_weight * weight_reduce_loss(loss, weights, reduction, avg_factor)
 
-    def _sum_over_classes(self, cls_score: Tensor, labels: Tensor) -> Tensor:
-        """Σ_c w_ic · BCE(p_ic, t_ic), (N,)."""
-        foreground = labels < self.num_classes
-        target = labels.clamp(max=self.num_classes - 1)[:, None]
-        skipped = self._skipped_negatives(cls_score, foreground, target)
-        return _RowBlocks.apply(self._sum_of_rows, cls_score, skipped, foreground, target, *self.link.parameters())
-
     def _sum_of_rows(self, cls_score: Tensor, skipped: Tensor, foreground: Tensor, target: Tensor) -> Tensor:
+        """Σ_c w_ic · BCE(p_ic, t_ic), (N,)."""
         negatives = self.link.neg_log_complement(cls_score).masked_fill_(skipped, 0).sum(1)
         positive = self.link.neg_log(cls_score.gather(1, target)).squeeze(1)
         return negatives + torch.where(foreground, positive, torch.zeros_like(positive))
@@ -164,9 +160,7 @@ class DropLoss(nn.Module):
         skipped.logical_or_(foreground[:, None]).logical_and_(self.dropped)
         return skipped.scatter_(1, target, foreground[:, None] | skipped.gather(1, target))
 
-    def _check(self, cls_score: Tensor, labels: Tensor, reduction: str) -> None:
-        if reduction not in REDUCTIONS:
-            raise ValueError(f'DropLoss: reduction must be one of {", ".join(REDUCTIONS)}, got {reduction!r}')
+    def _check(self, cls_score: Tensor, labels: Tensor) -> None:
         if cls_score.dim() != 2 or cls_score.size(1) != self.num_classes or labels.shape != cls_score.shape[:1]:
             raise ValueError(
                 f'DropLoss expects logits (N, {self.num_classes}) and labels (N,), '
@@ -174,8 +168,7 @@ class DropLoss(nn.Module):
             )
         if self.class_frequency is None:
             raise ValueError(
-                'DropLoss computes no loss without class_frequency: '
-                'give a list of image frequencies, or the path of a file with them'
+                'DropLoss computes no loss without class_frequency: give a list of image frequencies, or their file'
             )
         if not self.is_ready:
             raise RuntimeError(
@@ -197,6 +190,11 @@ class DropLoss(nn.Module):
             )
         self.dropped.copy_(torch.tensor([frequency < self.frequency_threshold for frequency in frequencies]))
         self.is_ready = True
+
+
+def _check_reduction(reduction: str) -> None:
+    if reduction not in ('none', 'mean', 'sum'):
+        raise ValueError(f'DropLoss: reduction must be one of none, mean, sum, got {reduction!r}')
 
 
 class _RowBlocks(Function):
@@ -225,8 +223,7 @@ class _RowBlocks(Function):
                 x_block = x_block.detach().requires_grad_()
                 value = ctx.function(x_block, *block)
             to_x_block[:], *to_parameters = torch.autograd.grad(value, (x_block, *trained), grad_block)
-            for total, part in zip(sums, to_parameters):
-                total += part
+            sums = [total + part for total, part in zip(sums, to_parameters)]
         sums = iter(sums)
         return None, to_x, None, None, None, *(next(sums) if p.requires_grad else None for p in parameters)
 

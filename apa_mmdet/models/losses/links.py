@@ -97,7 +97,14 @@ class APALink(nn.Module):
         return neg_log_apa(_bounded(x), self.lambda_, self.kappa)
 
     def neg_log_complement(self, x: Tensor) -> Tensor:
-        return _apa_complement(x, self.lambda_, self.kappa)
+        # Where p rounds to 1, i.e. max(λ, 1)·exp(−κx) is below the dtype's rounding, y = exp(−κx) vanishes and 1/y
+        # overflows. There −log(1 − p) = −log y = κx to the last digit, and is computed so.
+        x = _bounded(x)
+        scaled = self.kappa.to(x.dtype) * x
+        bound = self.lambda_.detach().clamp(min=1).log().to(x.dtype) - math.log(torch.finfo(x.dtype).eps)
+        saturated = scaled > bound
+        y = neg_log_apa(x, self.lambda_, self.kappa).masked_fill(saturated, 1)
+        return torch.where(saturated, scaled, _NegLogComplement.apply(y))
 
 
 LINKS: dict[str, type[nn.Module]] = dict(sigmoid=SigmoidLink, gumbel=GumbelLink, apa=APALink)
@@ -113,7 +120,7 @@ def build_link(link: str | dict) -> nn.Module:
         >>> build_link(dict(type='apa', lambda_init=0.5)).lambda_.item()
         0.5
     """
-    arguments = dict(type=link) if isinstance(link, str) else dict(link) if isinstance(link, dict) else {}
+    arguments = dict(link) if isinstance(link, dict) else dict(type=link)
     name = arguments.pop('type', None)
     if not isinstance(name, str) or name not in LINKS:
         raise ValueError(f'unknown link {link!r}: known links are {", ".join(sorted(LINKS))}')
@@ -160,16 +167,3 @@ class _NegLogComplement(Function):
     def backward(ctx, grad: Tensor) -> Tensor:
         (y,) = ctx.saved_tensors
         return grad / torch.expm1(y).neg_()
-
-
-def _apa_complement(x: Tensor, lambda_: Tensor, kappa: Tensor) -> Tensor:
-    """−log(1 − APA(x; λ, κ)) through autograd.
-
-    Where p rounds to 1, i.e. max(λ, 1)·exp(−κx) is below the dtype's rounding, y = exp(−κx) vanishes and 1/y
-    overflows. There −log(1 − p) = −log y = κx to the last digit, and is computed so.
-    """
-    x = _bounded(x)
-    scaled = kappa.to(x.dtype) * x
-    saturated = scaled > lambda_.detach().clamp(min=1).log().to(x.dtype) - math.log(torch.finfo(x.dtype).eps)
-    y = neg_log_apa(x, lambda_, kappa).masked_fill(saturated, 1)
-    return torch.where(saturated, scaled, _NegLogComplement.apply(y))
