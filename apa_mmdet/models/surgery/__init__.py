@@ -1,4 +1,4 @@
-from .errors import SwapError
+from .errors import MESSAGES, SwapError
 from .swap_activations import swap_activations
 
-__all__ = ['SwapError', 'swap_activations']
+__all__ = ['MESSAGES', 'SwapError', 'swap_activations']

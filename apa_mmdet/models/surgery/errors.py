@@ -14,13 +14,14 @@ MESSAGES = {
     'guessed input suits the module; set num_features=1, or keep these activations with exclude={exclude}',
     'nothing-to-swap': 'nothing to swap in {module}: every {names} is excluded, or never called',
 }
+"""Codes of :class:`SwapError` and their messages; ``names`` are its types, patterns, activations or call sites."""
 
 
 class SwapError(ValueError):
     """Raised where activations cannot be swapped; the module is unchanged.
 
     Args:
-        code: a key of ``MESSAGES``.
+        code: a key of :data:`MESSAGES`.
         names: types, patterns, activations or call sites that the error is about.
         values: what the message shows besides.
     """

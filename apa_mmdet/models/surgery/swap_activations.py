@@ -106,10 +106,7 @@ def swap_activations(
 
 
 def _select(module: nn.Module, activations: list[FoundActivation], selection: Selection) -> dict[str, tuple]:
-    """Activation and call site for each selected name.
-
-    Raises one error for all whose call sites are unknown, and one for all whose channel count is.
-    """
+    """Activation and call site by the name of each that is selected; one error for all that are unknown."""
     names = [name for activation in activations for name in activation.call_sites]
     known = dict(module=type(module).__name__, count=len(names), listed=', '.join(names[:3]) + ' …' * (len(names) > 3))
     for pattern in (*selection.include, *selection.exclude):

@@ -12,7 +12,6 @@ from pycocotools import mask as mask_utils
 
 from apa_mmdet.datasets.transforms import LoadPartialMaskAnnotations
 from apa_mmdet.datasets.validation.findings import ValidationError
-from apa_mmdet.models.roi_heads.mask_heads.partially_labeled_mask_head import Positives
 
 SQUARE = [[1, 1, 5, 1, 5, 5, 1, 5]]
 RLE = mask_utils.frPyObjects(SQUARE, 8, 10)[0]
@@ -118,9 +117,8 @@ def batch(masks_of_images, rois):
     for masks, indices in zip(masks_of_images, rois):
         truth.append(InstanceData(masks=loaded(masks)['gt_masks']))
         boxes = torch.tensor([[0.0, 0.0, 6.0, 6.0]]).repeat(len(indices), 1) + torch.arange(len(indices))[:, None] * 0.3
-        samples.append(
-            Positives(boxes, torch.tensor(indices, dtype=torch.long), torch.tensor(indices, dtype=torch.long))
-        )
+        assigned = torch.tensor(indices, dtype=torch.long)
+        samples.append(InstanceData(pos_priors=boxes, pos_assigned_gt_inds=assigned, pos_gt_labels=assigned))
     return samples, truth
 
 
@@ -134,7 +132,7 @@ def test_rois_without_a_mask_take_no_part(heads):
     features = torch.randn(7, 3, 14, 14)
     got = ours.loss_and_target(ours(features), samples, truth, CFG)
     samples, truth = batch([[some, none, some], [], [some]], [[0, 1, 2, 1], [], [0]])
-    samples[0] = Positives(*(field[[0, 2]] for field in samples[0]))
+    samples[0] = samples[0][[0, 2]]
     expected = theirs.loss_and_target(theirs(features[[0, 2, 6]]), samples, truth, CFG)
     torch.testing.assert_close(got['loss_mask']['loss_mask'], expected['loss_mask']['loss_mask'])
     assert torch.equal(got['mask_targets'], expected['mask_targets']) and got['mask_targets'].any()

@@ -1,6 +1,5 @@
 """Letters: N RoIs of an image, C classes, K candidates (box and class) above the score threshold."""
 
-import torch
 from mmcv.ops import batched_nms
 from mmdet.models.roi_heads.bbox_heads import Shared2FCBBoxHead
 from mmdet.registry import MODELS
@@ -37,13 +36,9 @@ class LargeVocabularyBBoxHead(Shared2FCBBoxHead):
         index, labels = (scores > rcnn_test_cfg.score_thr).nonzero().unbind(1)
         boxes = all_pairs.bboxes.view(len(scores), -1, self.bbox_coder.encode_size)
         boxes = boxes[index, 0 if boxes.size(1) == 1 else labels]
-        dets, keep = _nms(boxes, scores[index, labels], labels, rcnn_test_cfg.nms, rcnn_test_cfg.max_per_img)
-        return InstanceData(bboxes=dets[:, :-1], scores=dets[:, -1], labels=labels[keep])
-
-
-def _nms(boxes: Tensor, scores: Tensor, labels: Tensor, cfg: dict, limit: int):
-    """The boxes that are kept, with their scores (M, 5), and their indices among the K."""
-    if len(boxes) == 0:
-        return torch.cat([boxes, scores[:, None]], 1), labels
-    dets, keep = batched_nms(boxes, scores, labels, cfg)
-    return (dets[:limit], keep[:limit]) if limit > 0 else (dets, keep)
+        scores = scores[index, labels]
+        if len(boxes) == 0:  # batched_nms cannot take them
+            return InstanceData(bboxes=boxes, scores=scores, labels=labels)
+        dets, keep = batched_nms(boxes, scores, labels, rcnn_test_cfg.nms)
+        most = slice(rcnn_test_cfg.max_per_img) if rcnn_test_cfg.max_per_img > 0 else slice(None)
+        return InstanceData(bboxes=dets[most, :-1], scores=dets[most, -1], labels=labels[keep][most])

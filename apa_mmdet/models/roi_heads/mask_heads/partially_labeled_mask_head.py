@@ -1,24 +1,16 @@
-from typing import NamedTuple
-
 import torch
 from mmdet.models.task_modules.samplers import SamplingResult
 from mmdet.registry import MODELS
 from mmdet.utils import InstanceList
 from mmengine.config import ConfigDict
+from mmengine.structures import InstanceData
 from torch import Tensor
 
 from .device_agnostic_fcn_mask_head import DeviceAgnosticFCNMaskHead
 
-
-class Positives(NamedTuple):
-    """The fields of a sampling result that mask targets need, for the P positive RoIs of an image.
-
-    Boxes (P, 4), and indices (P,) and labels (P,) of the ground truth that each is assigned to.
-    """
-
-    pos_priors: Tensor
-    pos_assigned_gt_inds: Tensor
-    pos_gt_labels: Tensor
+# of a sampling result, what mask targets need for the P positive RoIs of an image: boxes (P, 4), and indices (P,) and
+# labels (P,) of the ground truth that each is assigned to
+FIELDS = ('pos_priors', 'pos_assigned_gt_inds', 'pos_gt_labels')
 
 
 @MODELS.register_module()
@@ -42,5 +34,5 @@ class PartiallyLabeledMaskHead(DeviceAgnosticFCNMaskHead):
         for result, instances in zip(sampling_results, batch_gt_instances):
             has_mask = torch.from_numpy(instances.masks.areas > 0).to(mask_preds.device)[result.pos_assigned_gt_inds]
             with_mask.append(has_mask)
-            positives.append(Positives(*(getattr(result, field)[has_mask] for field in Positives._fields)))
+            positives.append(InstanceData(**{field: getattr(result, field) for field in FIELDS})[has_mask])
         return super().loss_and_target(mask_preds[torch.cat(with_mask)], positives, batch_gt_instances, rcnn_train_cfg)
