@@ -120,7 +120,10 @@ def _channels(shape: Size, layers: list[nn.Module]) -> int | None:
 def _run(owner: nn.Module, names: Sequence[str]) -> tuple[list[list[Event]], str]:
     """Events of passes of zeros through a copy, in train and in eval mode; the error of the best guess."""
     events, runs, error, furthest = [], [], 'none could be made', 0
-    copied = copy.deepcopy(owner)
+    try:
+        copied = copy.deepcopy(owner)
+    except Exception as raised:  # torch.nn.utils.weight_norm leaves tensors that cannot be copied
+        return [], one_line(raised)
     skipped = {owner, *(owner._modules[name] for name in names)}
     for layer, part in zip(owner.modules(), copied.modules()):
         if layer not in skipped and next(layer.parameters(recurse=False), None) is not None:

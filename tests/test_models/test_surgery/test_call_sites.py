@@ -163,6 +163,23 @@ def test_call_sites_before_all_layers_are_unresolved():
     assert '(PreActivation.relu: it is called before any layer)' in str(error.value)
 
 
+class WeightNormed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.relu, self.silu = torch.nn.utils.weight_norm(nn.Conv2d(4, 4, 1)), nn.ReLU(), nn.SiLU()
+
+    def forward(self, x):
+        return self.silu(self.conv(self.silu(self.relu(self.conv(x)))))
+
+
+@pytest.mark.filterwarnings('ignore:.*weight_norm')
+def test_a_module_that_cannot_be_copied_is_judged_by_its_source():
+    assert type(swap_activations(WeightNormed(), dict(ReLU=dict(type='AGLU'))).relu).__name__ == 'AGLU'
+    with pytest.raises(SwapError) as error:
+        swap_activations(WeightNormed(), dict(SiLU=dict(type='AGLU')))
+    assert (error.value.code, error.value.names) == ('unknown-call-sites', ['silu'])
+
+
 @pytest.mark.parametrize(
     'change',
     [
