@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .backends import onnx
 from .dispatch import Parametric
-from .memory_layout import Arguments, compute_dtype, is_compiling
+from .memory_layout import Arguments, check_input, compute_dtype, is_compiling
 from .recompute import attach_recomputation
 
 LAMBDA_FLOOR = 1e-4  # APA is the Gumbel link to four digits there; below, 1/λ costs the other digits
@@ -56,7 +56,7 @@ def apa(
         >>> apa(torch.tensor([0., 2.]), one, one)      # the sigmoid
         tensor([0.5000, 0.8808])
     """
-    return _call('apa', recompute, z, lambda_, kappa, scale, shift, residual, residual_scale)
+    return _call('apa', Arguments(z, lambda_, kappa, scale, shift, residual, residual_scale), recompute)
 
 
 def aglu(
@@ -78,7 +78,7 @@ def aglu(
         >>> aglu(torch.tensor([0., 2.]), one, one)     # SiLU
         tensor([0.0000, 1.7616])
     """
-    return _call('aglu', recompute, z, lambda_, kappa, scale, shift, residual, residual_scale)
+    return _call('aglu', Arguments(z, lambda_, kappa, scale, shift, residual, residual_scale), recompute)
 
 
 def neg_log_apa(z: Tensor, lambda_: Tensor, kappa: Tensor) -> Tensor:
@@ -88,28 +88,12 @@ def neg_log_apa(z: Tensor, lambda_: Tensor, kappa: Tensor) -> Tensor:
         >>> neg_log_apa(torch.zeros(1), torch.ones(1), torch.ones(1))      # log 2
         tensor([0.6931])
     """
-    return _call('neg_log_apa', False, z, lambda_, kappa)
+    return _call('neg_log_apa', Arguments(z, lambda_, kappa))
 
 
-def _call(
-    formula: str,
-    recompute: bool,
-    z: Tensor,
-    lambda_: Tensor,
-    kappa: Tensor,
-    scale: Tensor | None = None,
-    shift: Tensor | None = None,
-    residual: Tensor | None = None,
-    residual_scale: Tensor | None = None,
-) -> Tensor:
-    if not z.is_floating_point():
-        raise TypeError(f'the input must have a floating point dtype, got {z.dtype}')
-    tensors = dict(
-        lambda_=lambda_, kappa=kappa, scale=scale, shift=shift, residual=residual, residual_scale=residual_scale
-    )
-    for name, tensor in tensors.items():
-        if tensor is not None and tensor.device != z.device:
-            raise ValueError(f'{name} is on {tensor.device}, but the input is on {z.device}')
+def _call(formula: str, given: Arguments, recompute: bool = False) -> Tensor:
+    z, lambda_, kappa, scale, shift, residual, residual_scale = given
+    check_input(z, **dict(zip(Arguments._fields[1:], given[1:])))
     if (scale is None) != (shift is None):
         raise ValueError('scale and shift go together: give both or neither')
     if residual_scale is not None and residual is None:

@@ -27,8 +27,7 @@ _chosen: list[str] = []
 
 def backends() -> dict[str, ModuleType]:
     """Returns the modules that can compute on this machine, by name."""
-    available = dict(triton=triton is not None, cpu=cpu.load() is not None, analytic=True)
-    return {name: module for name, module in _backends.items() if available[name]}
+    return {name: module for name, module in _backends.items() if module and (module is not cpu or cpu.load())}
 
 
 @contextmanager
@@ -61,21 +60,25 @@ _library.define(f'parametric(str formula, {_ARGUMENTS}) -> Tensor')
 _library.define(f'parametric_backward(str formula, Tensor grad, {_ARGUMENTS}) -> Tensor[]')
 
 
+@torch.library.impl(_library, 'parametric', 'CompositeExplicitAutograd')
 def _forward(formula: str, *args: Tensor | None) -> Tensor:
     args = Arguments._make(args)
     return _backend(args.x).forward(formula, args)
 
 
+@torch.library.impl(_library, 'parametric_backward', 'CompositeExplicitAutograd')
 def _backward(formula: str, grad: Tensor, *args: Tensor | None) -> list[Tensor]:
     args = Arguments._make(args)
     return [t for t in _backend(args.x).backward(formula, grad, args) if t is not None]
 
 
+@torch.library.impl(_library, 'parametric', 'Meta')
 def _shape_of_forward(formula: str, *args: Tensor | None) -> Tensor:
     args = Arguments._make(args)
     return empty_result(args.x, args.per_channel)
 
 
+@torch.library.impl(_library, 'parametric_backward', 'Meta')
 def _shape_of_backward(formula: str, grad: Tensor, *args: Tensor | None) -> list[Tensor]:
     args = Arguments._make(args)
     gradients = Arguments._make(None if t is None else t.new_empty(t.shape) for t in args)
@@ -112,12 +115,4 @@ class Parametric(Function):
         return None, *(None if arg is None else next(gradients) for arg in args)
 
 
-def _differentiable(formula: str, *args: Tensor | None) -> Tensor:
-    return Parametric.apply(formula, *args)
-
-
-_library.impl('parametric', _forward, 'CompositeExplicitAutograd')
-_library.impl('parametric', _differentiable, 'Autograd')
-_library.impl('parametric_backward', _backward, 'CompositeExplicitAutograd')
-_library.impl('parametric', _shape_of_forward, 'Meta')
-_library.impl('parametric_backward', _shape_of_backward, 'Meta')
+_library.impl('parametric', lambda *args: Parametric.apply(*args), 'Autograd')

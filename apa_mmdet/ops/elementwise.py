@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from .memory_layout import against, compute_dtype, empty_result, in_order_of, is_compiling
+from .memory_layout import against, check_input, compute_dtype, empty_result, in_order_of, is_compiling
 
 BLOCK = 1 << 16  # elements of a block on a CPU: its temporaries stay in the L2 cache
 DEVICE_BLOCK = 1 << 22  # on other devices, which need large steps: a temporary takes 16 MiB at most
@@ -22,12 +22,9 @@ def parameters_of(x: Tensor, **parameters: Tensor) -> list[Tensor]:
         ValueError: if a parameter has another shape or is on another device.
         TypeError: if the dtype of ``x`` is not a floating point one.
     """
-    if not x.is_floating_point():
-        raise TypeError(f'the input must have a floating point dtype, got {x.dtype}')
+    check_input(x, **parameters)
     shaped = []
     for name, parameter in parameters.items():
-        if parameter.device != x.device:
-            raise ValueError(f'{name} is on {parameter.device}, but the input is on {x.device}')
         if parameter.numel() == 1 and parameter.dim() < 2:
             parameter = parameter.reshape(())
         elif parameter.shape != (x.shape[1:2] if parameter.dim() == 1 else x.shape[:2]):

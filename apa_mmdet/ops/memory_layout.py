@@ -50,6 +50,15 @@ class Layout(NamedTuple):
     channels_last: bool
 
 
+def check_input(x: Tensor, **others: Tensor | None) -> None:
+    """Raises a TypeError unless ``x`` is floating point, a ValueError if another tensor is on another device."""
+    if not x.is_floating_point():
+        raise TypeError(f'the input must have a floating point dtype, got {x.dtype}')
+    for name, tensor in others.items():
+        if tensor is not None and tensor.device != x.device:
+            raise ValueError(f'{name} is on {tensor.device}, but the input is on {x.device}')
+
+
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """Returns float64 for float64, float32 for all others."""
     return torch.float64 if dtype == torch.float64 else torch.float32

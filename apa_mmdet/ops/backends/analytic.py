@@ -86,17 +86,12 @@ def _gradients(formula: str, grad: Tensor, z: Tensor, lambda_: Tensor, kappa: Te
     z = z.clamp(-MAX_INPUT, MAX_INPUT)  # z²·p·q grows as z² where κ = 0
     e, w, beyond = log_terms(z, lambda_, kappa)
     log, difference = log_and_difference(w, beyond)
-    direct = None
-    if formula == 'neg_log_apa':
-        u = -grad
-    else:
-        u = log.div_(-lambda_).exp_().mul_(grad)
-    if formula == 'aglu':
-        direct, u = u, u * z
+    direct = -grad if formula == 'neg_log_apa' else log.div_(-lambda_).exp_().mul_(grad)
+    u = direct * z if formula == 'aglu' else direct
     uq = e.div_(w.add_(1)).mul_(u)
     to_kappa = z.mul_(uq)
     to_z = uq.mul_(kappa)
-    if direct is not None:
+    if formula == 'aglu':
         to_z.add_(direct)
     return to_z, difference.mul_(u).div_(lambda_.square()), to_kappa
 

@@ -32,35 +32,25 @@ from apa_mmdet.ops.memory_layout import (
 )
 
 SOURCE = Path(__file__).with_name('cpu_kernels.c')
-FLAGS = [
-    '-std=gnu11',
-    '-O3',
-    '-march=native',
-    '-fopenmp',
-    '-fPIC',
-    '-shared',
-    '-ffp-contract=fast',
-    '-fno-math-errno',
-    '-fno-trapping-math',
-    '-fno-signed-zeros',
-    '-ffinite-math-only',
-]
+FLAGS = (
+    '-std=gnu11 -O3 -march=native -fopenmp -fPIC -shared -ffp-contract=fast -fno-math-errno -fno-trapping-math '
+    '-fno-signed-zeros -ffinite-math-only'
+)
 if platform.machine() in ('x86_64', 'AMD64'):
-    FLAGS.append('-mprefer-vector-width=512')
+    FLAGS += ' -mprefer-vector-width=512'
 SUMS = ('scale', 'shift', 'residual_scale', 'lambda_', 'kappa')  # the order in which the kernels write their sums
 PIECE = 16384  # elements of a piece, which a thread handles at a time and sums in float32
 MIN_PIECE_POSITIONS = 64  # in channels_last, where every piece writes sums for all channels
 
 
 class Shape(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int64) for name in ('images', 'channels', 'positions', 'piece')]
-    _fields_ += [('channels_last', ctypes.c_int), ('threads', ctypes.c_int)]
+    _names = 'images', 'channels', 'positions', 'piece', 'channels_last', 'image_step', 'threads'
+    _fields_ = [(name, ctypes.c_int64) for name in _names]
 
 
 class Parameters(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_void_p) for name in ('scale', 'shift', 'residual_scale')]
-    _fields_ += [('image_step', ctypes.c_int64)]
-    _fields_ += [(name, ctypes.c_void_p) for name in ('lambda_', 'inverse', 'log_lambda', 'kappa')]
+    _names = 'scale', 'shift', 'residual_scale', 'lambda_', 'inverse', 'log_lambda', 'kappa'
+    _fields_ = [(name, ctypes.c_void_p) for name in _names]
 
 
 def build() -> Path:
@@ -71,14 +61,14 @@ def build() -> Path:
         ValueError: if ``CC`` is not a command.
         subprocess.CalledProcessError: if the compiler fails.
     """
-    key = hashlib.sha256(b'\0'.join([SOURCE.read_bytes(), ' '.join(FLAGS).encode(), _processor()])).hexdigest()
+    key = hashlib.sha256(b'\0'.join([SOURCE.read_bytes(), FLAGS.encode(), _processor()])).hexdigest()
     library = _folder() / f'cpu_kernels-{key[:16]}.so'
     if not library.exists():
         compiler = shlex.split(os.environ.get('CC') or 'cc')
         # Processes may build at once, and the last one wins. Not utils/fileio.py: ops import torch alone.
         with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
             made = Path(scratch, library.name)
-            subprocess.run([*compiler, *FLAGS, str(SOURCE), '-o', str(made)], check=True, capture_output=True)
+            subprocess.run([*compiler, *FLAGS.split(), str(SOURCE), '-o', str(made)], check=True, capture_output=True)
             os.replace(made, library)
     return library
 
@@ -135,11 +125,8 @@ def serves(x: Tensor) -> bool:
 def forward(formula: str, args: Arguments) -> Tensor:
     out = empty_result(args.x, args.per_channel)
     work = out if out.dtype == torch.float32 else torch.empty_like(out, dtype=torch.float32)
-    x, residual = _single(args.x, out), _single(args.residual, out)
-    shape, parameters, _keep = _describe(out, args)
-    _library().apa_forward(
-        FORMULAS.index(formula), ctypes.byref(shape), ctypes.byref(parameters), _at(x), _at(residual), _at(work)
-    )
+    inputs = [_single(t, out) for t in (args.x, args.residual)]
+    _call('apa_forward', formula, *_describe(out, args), *inputs, work)
     return out if work is out else out.copy_(work)
 
 
@@ -147,19 +134,14 @@ def backward(formula: str, grad: Tensor, args: Arguments) -> Arguments:
     to_x = empty_result(args.x, args.per_channel)
     grad_x = to_x if to_x.dtype == torch.float32 else torch.empty_like(to_x, dtype=torch.float32)
     grad_residual = None if args.residual is None else torch.empty_like(to_x, dtype=torch.float32)
-    shape, parameters, _keep = _describe(to_x, args)
+    shape, parameters = _describe(to_x, args)
     pieces = -(-shape.positions // shape.piece)
     if shape.channels_last:
         sums = grad_x.new_zeros(shape.images, pieces, len(SUMS), shape.channels)
     else:
         sums = grad_x.new_zeros(shape.images, shape.channels, pieces, len(SUMS)).permute(0, 2, 3, 1)
     inputs = [_single(t, to_x) for t in (grad, args.x, args.residual)]
-    _library().apa_backward(
-        FORMULAS.index(formula),
-        ctypes.byref(shape),
-        ctypes.byref(parameters),
-        *map(_at, (*inputs, grad_x, grad_residual, sums)),
-    )
+    _call('apa_backward', formula, shape, parameters, *inputs, grad_x, grad_residual, sums)
     totals = dict(zip(SUMS, sums.sum(1, dtype=torch.float64).unbind(1)))
     totals['lambda_'] /= args.lambda_.square()
     totals['kappa'] /= args.lambda_
@@ -170,22 +152,16 @@ def backward(formula: str, grad: Tensor, args: Arguments) -> Arguments:
     )
 
 
-def _library() -> ctypes.CDLL:
-    library = load()
-    assert library is not None, 'the caller asks serves() first'
-    return library
-
-
 def _single(tensor: Tensor | None, like: Tensor) -> Tensor | None:
     """Returns the tensor in float32 and in the memory order of ``like``."""
     return None if tensor is None else in_order_of(like, tensor).float()
 
 
-def _describe(result: Tensor, args: Arguments) -> tuple[Shape, Parameters, list]:
-    """Returns the two structures, and the tensors that they point into."""
+def _describe(result: Tensor, args: Arguments) -> tuple[Shape, list[Tensor]]:
+    """Returns the shape for the kernels, and the tensors of :class:`Parameters`."""
     layout = layout_of(result, args)
     piece = max(MIN_PIECE_POSITIONS, PIECE // layout.channels) if layout.channels_last and layout.channels else PIECE
-    shape = Shape(*layout[:3], piece, layout.channels_last, torch.get_num_threads())
+    shape = Shape(*layout[:3], piece, layout.channels_last, args.per_image * layout.channels, torch.get_num_threads())
     planes = [
         per_plane(parameter, layout, default, result)
         for parameter, default in ((args.scale, 1.0), (args.shift, 0.0), (args.residual_scale, 1.0))
@@ -198,10 +174,10 @@ def _describe(result: Tensor, args: Arguments) -> tuple[Shape, Parameters, list]
     ]
     if (args.lambda_ + args.kappa).isnan().any():  # the kernels detect NaN in z only
         planes[1] = torch.where((curve[0] + curve[3]).isnan(), torch.nan, planes[1]).contiguous()
-    image_step = layout.channels if args.per_image else 0
-    parameters = Parameters(*map(_at, planes), image_step, *map(_at, curve))
-    return shape, parameters, [*planes, *curve]
+    return shape, planes + curve
 
 
-def _at(tensor: Tensor | None) -> ctypes.c_void_p | None:
-    return None if tensor is None else ctypes.c_void_p(tensor.data_ptr())
+def _call(function: str, formula: str, shape: Shape, parameters: list[Tensor], *tensors: Tensor | None) -> None:
+    pointers = Parameters(*(t.data_ptr() for t in parameters))
+    addresses = [None if t is None else ctypes.c_void_p(t.data_ptr()) for t in tensors]
+    getattr(load(), function)(FORMULAS.index(formula), ctypes.byref(shape), ctypes.byref(pointers), *addresses)

@@ -20,13 +20,8 @@ enum { SCALE, SHIFT, RESIDUAL_SCALE, LAMBDA, KAPPA, SUMS };
 #define LOG2_E 1.44269504f
 #define MAX_INPUT 1e15f /* as in analytic.py */
 
-typedef struct {
-    const float *scale, *shift, *residual_scale;
-    int64_t image_step;
-    const float *lambda, *inverse, *log_lambda, *kappa;
-} Parameters;
-
-typedef struct { int64_t images, channels, positions, piece; int channels_last, threads; } Shape;
+typedef struct { const float *scale, *shift, *residual_scale, *lambda, *inverse, *log_lambda, *kappa; } Parameters;
+typedef struct { int64_t images, channels, positions, piece, channels_last, image_step, threads; } Shape;
 
 INLINE float as_float(int32_t i) { union { int32_t i; float f; } u = {.i = i}; return u.f; }
 INLINE int32_t as_int(float f) { union { float f; int32_t i; } u = {.f = f}; return u.i; }
@@ -35,9 +30,7 @@ INLINE float at_most(float x, float top) { return x < top ? x : top; }
 INLINE float at_least(float x, float bottom) { return x > bottom ? x : bottom; }
 
 /* The build assumes finite numbers, so NaN is known by its bits. */
-INLINE float nan_or(float x, float y) {
-    return (as_int(x) & 0x7fffffff) > 0x7f800000 ? x : y;
-}
+INLINE float nan_or(float x, float y) { return (as_int(x) & 0x7fffffff) > 0x7f800000 ? x : y; }
 
 /* 2^x for x < 127, to 1 ulp; 0 below -126.5 */
 INLINE float exp2_(float x) {
@@ -72,8 +65,7 @@ INLINE Terms terms_(float z, Curve c) {
     r = -0.2498544785f + x * r;
     r = 0.3333278715f + x * r;
     r = -0.4999999652f + x * r;
-    Terms t = {above, x, r, at_least(y, 0.f) + x * (1.f + x * r)};
-    return t;
+    return (Terms){above, x, r, at_least(y, 0.f) + x * (1.f + x * r)};
 }
 
 INLINE float value_(int formula, float z, Curve c) {
@@ -96,27 +88,16 @@ INLINE Gradients gradients_(int formula, float grad, float z, Curve c) {
     float direct = formula == NEG_LOG_APA ? -grad : grad * exp2_(t.log * (c.inverse * -LOG2_E));
     float u = formula == AGLU ? direct * z : direct;
     float uq = u * (t.above ? part : share);
-    Gradients g = {c.kappa * c.inverse * uq + (formula == AGLU ? direct : 0.f), u * difference, z * uq};
-    return g;
+    return (Gradients){c.kappa * c.inverse * uq + (formula == AGLU ? direct : 0.f), u * difference, z * uq};
 }
 
 /* ---- loops: `step` is 1 where the parameters change from element to element (channels_last), 0 where they do not ---- */
 
-typedef struct { const float *scale, *shift, *residual_scale, *lambda, *inverse, *log_lambda, *kappa; } Row;
-
-INLINE Row row_(const Parameters *p, int64_t image, int64_t channel) {
-    int64_t at = image * p->image_step + channel;
-    Row r = {p->scale + at, p->shift + at, p->residual_scale + at,
-             p->lambda + channel, p->inverse + channel, p->log_lambda + channel, p->kappa + channel};
-    return r;
+INLINE Curve curve_(Parameters p, int64_t j) {
+    return (Curve){p.lambda[j], p.inverse[j], p.log_lambda[j], p.kappa[j]};
 }
 
-INLINE Curve curve_(Row p, int64_t j) {
-    Curve c = {p.lambda[j], p.inverse[j], p.log_lambda[j], p.kappa[j]};
-    return c;
-}
-
-INLINE void forward_row(int formula, int with_residual, int step, int64_t count, Row p,
+INLINE void forward_row(int formula, int with_residual, int step, int64_t count, Parameters p,
                         const float *restrict x, const float *restrict residual, float *restrict out) {
     #pragma omp simd
     for (int64_t i = 0; i < count; i++) {
@@ -128,7 +109,7 @@ INLINE void forward_row(int formula, int with_residual, int step, int64_t count,
 }
 
 /* sums: SUMS numbers (step 0) or SUMS rows of `count` numbers (step 1), added to */
-INLINE void backward_row(int formula, int with_residual, int step, int64_t count, Row p,
+INLINE void backward_row(int formula, int with_residual, int step, int64_t count, Parameters p,
                          const float *restrict grad, const float *restrict x, const float *restrict residual,
                          float *restrict grad_x, float *restrict grad_residual, float *restrict sums) {
     float to_scale = 0.f, to_shift = 0.f, to_residual_scale = 0.f, to_lambda = 0.f, to_kappa = 0.f;
@@ -163,21 +144,22 @@ INLINE void backward_row(int formula, int with_residual, int step, int64_t count
     }
 }
 
-/* One specialised loop for each formula, with and without a residual, with and without steps. */
-typedef void Forward(int64_t, Row, const float *, const float *, float *);
-typedef void Backward(int64_t, Row, const float *, const float *, const float *, float *, float *, float *);
+/* One specialized loop for each formula, with and without a residual, with and without steps. */
+typedef void Forward(int64_t, Parameters, const float *, const float *, float *);
+typedef void Backward(int64_t, Parameters, const float *, const float *, const float *, float *, float *, float *);
 
-#define SPECIALISE(formula, residual, step)                                                                    \
-    static void forward_##formula##residual##step(int64_t count, Row p, const float *x, const float *r, float *y) { \
-        forward_row(formula, residual, step, count, p, x, r, y);                                               \
-    }                                                                                                          \
-    static void backward_##formula##residual##step(int64_t count, Row p, const float *grad, const float *x,    \
-                                                   const float *r, float *to_x, float *to_r, float *sums) {    \
-        backward_row(formula, residual, step, count, p, grad, x, r, to_x, to_r, sums);                         \
+#define SPECIALIZE(formula, residual, step)                                                                           \
+    static void forward_##formula##residual##step(int64_t count, Parameters p, const float *x, const float *r,       \
+                                                  float *y) {                                                        \
+        forward_row(formula, residual, step, count, p, x, r, y);                                                     \
+    }                                                                                                                \
+    static void backward_##formula##residual##step(int64_t count, Parameters p, const float *grad, const float *x,   \
+                                                   const float *r, float *to_x, float *to_r, float *sums) {          \
+        backward_row(formula, residual, step, count, p, grad, x, r, to_x, to_r, sums);                               \
     }
-#define SPECIALISE_ALL(formula) \
-    SPECIALISE(formula, 0, 0) SPECIALISE(formula, 0, 1) SPECIALISE(formula, 1, 0) SPECIALISE(formula, 1, 1)
-SPECIALISE_ALL(APA) SPECIALISE_ALL(AGLU) SPECIALISE_ALL(NEG_LOG_APA)
+#define SPECIALIZE_ALL(formula) \
+    SPECIALIZE(formula, 0, 0) SPECIALIZE(formula, 0, 1) SPECIALIZE(formula, 1, 0) SPECIALIZE(formula, 1, 1)
+SPECIALIZE_ALL(APA) SPECIALIZE_ALL(AGLU) SPECIALIZE_ALL(NEG_LOG_APA)
 
 #define TABLE(direction, formula) \
     {{direction##_##formula##00, direction##_##formula##01}, {direction##_##formula##10, direction##_##formula##11}}
@@ -185,7 +167,7 @@ static Forward *const forwards[3][2][2] = {TABLE(forward, APA), TABLE(forward, A
 static Backward *const backwards[3][2][2] = {TABLE(backward, APA), TABLE(backward, AGLU), TABLE(backward, NEG_LOG_APA)};
 
 /* A piece: `piece` positions of one plane, or of one image with all its channels (channels_last). */
-typedef struct { int64_t first, rows, count; Row parameters; } Piece;
+typedef struct { int64_t first, rows, count; Parameters parameters; } Piece;
 
 static int64_t planes_(const Shape *s) { return s->channels_last ? s->images : s->images * s->channels; }
 static int64_t pieces_(const Shape *s) { return (s->positions + s->piece - 1) / s->piece; }
@@ -194,12 +176,12 @@ static Piece piece_(const Shape *s, const Parameters *p, int64_t item) {
     int64_t plane = item / pieces_(s), begin = item % pieces_(s) * s->piece;
     int64_t positions = s->positions - begin < s->piece ? s->positions - begin : s->piece;
     int64_t first = plane * s->positions + begin;
-    if (s->channels_last) {
-        Piece whole = {first * s->channels, positions, s->channels, row_(p, plane, 0)};
-        return whole;
-    }
-    Piece part = {first, 1, positions, row_(p, plane / s->channels, plane % s->channels)};
-    return part;
+    int64_t planes = s->channels_last ? 1 : s->channels, channel = plane % planes; /* of an image */
+    int64_t at = plane / planes * s->image_step + channel;
+    Parameters row = {p->scale + at, p->shift + at, p->residual_scale + at,
+                      p->lambda + channel, p->inverse + channel, p->log_lambda + channel, p->kappa + channel};
+    if (s->channels_last) return (Piece){first * s->channels, positions, s->channels, row};
+    return (Piece){first, 1, positions, row};
 }
 
 void apa_forward(int formula, const Shape *s, const Parameters *parameters,

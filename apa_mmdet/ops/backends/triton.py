@@ -2,7 +2,6 @@
 
 import functools
 import warnings
-from collections.abc import Sequence
 from math import gcd
 from typing import NamedTuple
 
@@ -93,9 +92,9 @@ def works(device: torch.device) -> bool:
 
 def forward(formula: str, args: Arguments) -> Tensor:
     out = empty_result(args.x, args.per_channel)
-    x, residual = _in_order_of(out, args.x, args.residual)
     layout = layout_of(out, args)
-    _launch(forward_kernel, (x, residual, out), formula, args, layout, tiling_of(layout, FORWARD_TILE))
+    inputs = _in_order_of(out, args.x, args.residual)
+    _launch(forward_kernel, formula, args, layout, tiling_of(layout, FORWARD_TILE), *inputs, out)
     return out
 
 
@@ -107,7 +106,8 @@ def backward(formula: str, grad: Tensor, args: Arguments) -> Arguments:
     tiling = tiling_of(layout, BACKWARD_TILE)
     rows = [name for name in STORED if getattr(args, name) is not None]
     partials = args.lambda_.new_empty(layout.images, tiling.spans, len(rows), layout.channels)
-    _launch(backward_kernel, (*inputs, grad_x, grad_residual, partials), formula, args, layout, tiling, ROWS=len(rows))
+    tensors = *inputs, grad_x, grad_residual, partials
+    _launch(backward_kernel, formula, args, layout, tiling, *tensors, ROWS=len(rows))
     sums = {name: partials[:, :, i].sum(1) for i, name in enumerate(rows)}  # no views: results must not share memory
     return Arguments(x=grad_x, residual=grad_residual, **reduce_sums(sums, args))
 
@@ -117,13 +117,7 @@ def _in_order_of(result: Tensor, *tensors: Tensor | None) -> list[Tensor | None]
 
 
 def _launch(
-    kernel,
-    tensors: Sequence[Tensor | None],
-    formula: str,
-    args: Arguments,
-    layout: Layout,
-    tiling: Tiling,
-    **constants: int,
+    kernel, formula: str, args: Arguments, layout: Layout, tiling: Tiling, *tensors: Tensor | None, **constants: int
 ) -> None:
     """Starts the programs of ``tiling`` with ``tensors`` and the arguments that both kernels take."""
     programs = layout.images * tiling.blocks * tiling.spans
@@ -132,9 +126,7 @@ def _launch(
     per_plane = args.scale, args.shift, args.residual_scale
     parameters = [t if t is None else t.contiguous() for t in (args.lambda_, args.kappa, *per_plane)]
     steps = [0 if t is None or len(t) == 1 else layout.channels for t in per_plane]
-    inner, outer = layout.positions, layout.channels
-    if layout.channels_last:
-        inner, outer = outer, inner
+    inner, outer = (layout.channels, layout.positions) if layout.channels_last else (layout.positions, layout.channels)
     unit = gcd(inner, MAX_LOAD)
     with torch.cuda.device_of(args.x):
         kernel[(programs,)](
@@ -143,9 +135,7 @@ def _launch(
             *steps,
             inner // unit,
             outer,
-            tiling.blocks,
-            tiling.spans,
-            tiling.tiles,
+            *tiling[2:],  # blocks, spans, tiles
             FORMULA=formula,
             LAMBDA_PER_CHANNEL=args.lambda_.dim() > 0,
             KAPPA_PER_CHANNEL=args.kappa.dim() > 0,

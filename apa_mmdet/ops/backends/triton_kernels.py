@@ -20,11 +20,12 @@ powers of 2, which are one instruction each, instead of logarithms, divisions (7
 
 import triton
 import triton.language as tl
+from triton.language import constexpr
 
 from . import analytic
 
-MAX_BEYOND = tl.constexpr(analytic.MAX_BEYOND)
-MAX_INPUT = tl.constexpr(analytic.MAX_INPUT)
+MAX_BEYOND = constexpr(analytic.MAX_BEYOND)
+MAX_INPUT = constexpr(analytic.MAX_INPUT)
 
 STORED = 'lambda_', 'kappa', 'scale', 'shift', 'residual_scale'  # the order in which a program stores its sums
 UNSPECIALIZED = ['scale_step', 'shift_step', 'residual_scale_step', 'inner', 'outer', 'blocks', 'spans', 'tiles']
@@ -57,7 +58,7 @@ def remainder(t):
 
 
 @triton.jit
-def terms(z, lambda_, inverse, log_lambda, kappa, kappa_2, BOUNDED: tl.constexpr):
+def terms(z, lambda_, inverse, log_lambda, kappa, kappa_2, BOUNDED: constexpr):
     """Returns w > 1, t, R(t), log1p(t) and L, ``BOUNDED`` or possibly infinite. All but the first of NaN are NaN."""
     y = log_lambda - kappa * z
     above = y > 0
@@ -79,9 +80,7 @@ def times_log2_e(x):
 
 
 @triton.jit
-def plane_terms(
-    lambda_ptr, kappa_ptr, channel, there, LAMBDA_PER_CHANNEL: tl.constexpr, KAPPA_PER_CHANNEL: tl.constexpr
-):
+def plane_terms(lambda_ptr, kappa_ptr, channel, there, LAMBDA_PER_CHANNEL: constexpr, KAPPA_PER_CHANNEL: constexpr):
     """Returns λ, 1/λ, log2(e)/λ, log λ, κ and κ·log2(e)."""
     if LAMBDA_PER_CHANNEL:
         lambda_ = tl.load(lambda_ptr + channel, mask=there, other=1.0)
@@ -97,25 +96,14 @@ def plane_terms(
 
 
 @triton.jit
-def place(
-    program,
-    inner,
-    outer,
-    blocks,
-    spans,
-    tiles,
-    CHANNELS_LAST: tl.constexpr,
-    UNIT: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    BLOCK_S: tl.constexpr,
-):
+def place(inner, outer, blocks, spans, tiles, CHANNELS_LAST: constexpr, BLOCK_C: constexpr, BLOCK_S: constexpr):
     """Returns what a program handles: image, span, channels (BLOCK_C, 1), the total of channels and of positions, its
     first position, and its number of tiles. All that goes into offsets has 64 bits.
 
-    The number of channels or positions, whichever are contiguous in memory, is passed as ``inner`` times ``UNIT``: the
-    compiler makes loads as wide as the number that it knows to divide all offsets.
+    ``inner`` is the number of channels or positions, whichever are contiguous in memory. The kernels get it divided by
+    ``UNIT``: the compiler makes loads as wide as the number that it knows to divide all offsets.
     """
-    inner = inner.to(tl.int64) * UNIT
+    program = tl.program_id(0)
     outer = outer.to(tl.int64)
     if CHANNELS_LAST:  # in both orders, programs that run side by side are close in memory
         block = program % blocks
@@ -136,7 +124,7 @@ def place(
 
 
 @triton.jit
-def offset_of(image, channel, position, channels, positions, CHANNELS_LAST: tl.constexpr):
+def offset_of(image, channel, position, channels, positions, CHANNELS_LAST: constexpr):
     """Returns the offset of an element, in elements."""
     if CHANNELS_LAST:
         offset = (image * positions + position) * channels + channel
@@ -163,18 +151,18 @@ def forward_kernel(
     blocks,
     spans,
     tiles,
-    FORMULA: tl.constexpr,
-    LAMBDA_PER_CHANNEL: tl.constexpr,
-    KAPPA_PER_CHANNEL: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr,
-    UNIT: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    BLOCK_S: tl.constexpr,
+    FORMULA: constexpr,
+    LAMBDA_PER_CHANNEL: constexpr,
+    KAPPA_PER_CHANNEL: constexpr,
+    CHANNELS_LAST: constexpr,
+    UNIT: constexpr,
+    BLOCK_C: constexpr,
+    BLOCK_S: constexpr,
 ):
     """Computes the value. The steps lead from image to image. The pointer of a missing tensor is None."""
     COMPUTE: tl.constexpr = lambda_ptr.dtype.element_ty
     image, span, channel, channels, positions, first, count = place(
-        tl.program_id(0), inner, outer, blocks, spans, tiles, CHANNELS_LAST, UNIT, BLOCK_C, BLOCK_S
+        inner.to(tl.int64) * UNIT, outer, blocks, spans, tiles, CHANNELS_LAST, BLOCK_C, BLOCK_S
     )
     there = channel < channels
     lambda_, inverse, inverse_2, log_lambda, kappa, kappa_2 = plane_terms(
@@ -229,14 +217,14 @@ def backward_kernel(
     blocks,
     spans,
     tiles,
-    FORMULA: tl.constexpr,
-    LAMBDA_PER_CHANNEL: tl.constexpr,
-    KAPPA_PER_CHANNEL: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr,
-    UNIT: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    BLOCK_S: tl.constexpr,
-    ROWS: tl.constexpr,
+    FORMULA: constexpr,
+    LAMBDA_PER_CHANNEL: constexpr,
+    KAPPA_PER_CHANNEL: constexpr,
+    CHANNELS_LAST: constexpr,
+    UNIT: constexpr,
+    BLOCK_C: constexpr,
+    BLOCK_S: constexpr,
+    ROWS: constexpr,
 ):
     """Computes gradients, and ``partials``: (images, spans, ROWS, channels), sums in the order of :data:`STORED`.
 
@@ -244,7 +232,7 @@ def backward_kernel(
     """
     COMPUTE: tl.constexpr = lambda_ptr.dtype.element_ty
     image, span, channel, channels, positions, first, count = place(
-        tl.program_id(0), inner, outer, blocks, spans, tiles, CHANNELS_LAST, UNIT, BLOCK_C, BLOCK_S
+        inner.to(tl.int64) * UNIT, outer, blocks, spans, tiles, CHANNELS_LAST, BLOCK_C, BLOCK_S
     )
     there = channel < channels
     lambda_, inverse, inverse_2, log_lambda, kappa, kappa_2 = plane_terms(
