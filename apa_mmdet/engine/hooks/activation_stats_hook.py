@@ -97,12 +97,8 @@ def statistics_of(model: nn.Module) -> dict[str, float]:
     group_of_value = np.repeat(groups, [p.shape[1] for p in parameters])
     found = {}
     for group in dict.fromkeys(groups):
-        lambda_, kappa = values[:, group_of_value == group]
-        found.update(_summary(f'lambda/{group}', lambda_))
-        found[f'lambda/{group}/at_floor'] = float((lambda_ <= LAMBDA_FLOOR).mean())
-        found.update(_summary(f'kappa/{group}', kappa))
+        members = dict(zip(('lambda', 'kappa'), values[:, group_of_value == group]))
+        for name, numbers in members.items():
+            found |= {f'{name}/{group}/{what}': float(getattr(numbers, what)()) for what in ('min', 'mean', 'max')}
+        found[f'lambda/{group}/at_floor'] = float((members['lambda'] <= LAMBDA_FLOOR).mean())
     return found
-
-
-def _summary(name: str, values: np.ndarray) -> dict[str, float]:
-    return {f'{name}/{what}': float(getattr(values, what)()) for what in ('min', 'mean', 'max')}

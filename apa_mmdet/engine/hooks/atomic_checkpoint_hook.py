@@ -38,24 +38,28 @@ def _fails_in_all_processes(path: str) -> Iterator[None]:
         raise OSError(*first)
 
 
-class _AtomicSaves:
-    """Stands for the runner while MMEngine's hook saves a checkpoint."""
+class _Delegate:
+    """Has the attributes of ``inner``."""
 
-    def __init__(self, runner: Runner) -> None:
-        self.runner = runner
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.runner, name)
+        return getattr(self.inner, name)
+
+
+class _AtomicSaves(_Delegate):
+    """A runner for the time that MMEngine's hook saves a checkpoint."""
 
     def save_checkpoint(self, out_dir: str, filename: str, *args, **kwargs) -> None:
         """As the runner's; a local file is complete or absent, and what one process cannot write fails in all."""
         # a strategy of FlexibleRunner takes no backend: what it writes is renamed afterwards
-        rename = hasattr(self.runner, 'strategy') and '://' not in out_dir
+        rename = hasattr(self.inner, 'strategy') and '://' not in out_dir
         path = os.path.join(out_dir, filename)
         written = Path(path + UNFINISHED if rename else path)
         try:
             with _fails_in_all_processes(path):
-                self.runner.save_checkpoint(out_dir, written.name, *args, **kwargs)
+                self.inner.save_checkpoint(out_dir, written.name, *args, **kwargs)
             with _fails_in_all_processes(path):
                 if rename and is_main_process():
                     replace(written, Path(path))
@@ -65,19 +69,13 @@ class _AtomicSaves:
             raise
 
 
-class _PostponedRemovals:
-    """A file backend that lists in :attr:`paths` what to remove."""
+class _PostponedRemovals(_Delegate):
+    """A file backend that lists in ``paths`` what to remove."""
 
     def __init__(self, backend: Any) -> None:
-        self.backend, self.paths = backend, []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.backend, name)
-
-    def remove(self, path: str) -> None:
-        self.paths.append(path)
-
-    rmtree = remove
+        super().__init__(backend)
+        self.paths: list[str] = []
+        self.remove = self.rmtree = self.paths.append
 
 
 @HOOKS.register_module()
@@ -125,7 +123,6 @@ class AtomicCheckpointHook(CheckpointHook):
         )
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
-        outdated: list[str] = []
         last = step >= (runner.max_epochs if self.by_epoch else runner.max_iters)
         with self._rollback_on_error(runner, last, 'training goes on and tries again at the next interval'):
             outdated = self._track(runner, step)

@@ -47,16 +47,14 @@ class ExactResumeHook(Hook):
         """Restores the order of the data and the place within the epoch."""
         loop, loader = runner.train_loop, runner.train_dataloader
         by_epoch, resumable = isinstance(loop, EpochBasedTrainLoop), isinstance(loop, ResumableLoopMixin)
+        reason = ''
         if not resumable:
-            runner.logger.warning(
-                'a resumed run may differ from the uninterrupted one: train_cfg.type is '
-                f"{type(loop).__name__}; set it to 'Resumable{'Epoch' if by_epoch else 'Iter'}BasedTrainLoop'"
-            )
+            wanted = f'Resumable{"Epoch" if by_epoch else "Iter"}BasedTrainLoop'
+            reason = f'train_cfg.type is {type(loop).__name__}; set it to {wanted!r}'
         elif loop.positions is None:
-            runner.logger.warning(
-                'a resumed run may differ from the uninterrupted one: train_dataloader is a DataLoader; '
-                'pass its config instead'
-            )
+            reason = 'train_dataloader is a DataLoader; pass its config instead'
+        if reason:
+            runner.logger.warning(f'a resumed run may differ from the uninterrupted one: {reason}')
         if runner.iter:  # resumed
             if by_epoch and SAMPLER_SEED in self.recorded:
                 _sampler(loader).seed = self.recorded[SAMPLER_SEED]
@@ -87,11 +85,8 @@ def _conditions(runner: Runner) -> dict[str, Any]:
 
 def _log_differences(runner: Runner, recorded: dict[str, Any]) -> None:
     now = _conditions(runner)
-    differences = [
-        f'{name} {recorded[name]} then, {now[name]} now'
-        for name in now
-        if name in recorded and recorded[name] != now[name]
-    ]
+    changed = [name for name in now if name in recorded and recorded[name] != now[name]]
+    differences = [f'{name} {recorded[name]} then, {now[name]} now' for name in changed]
     if not recorded:
         differences = ['the checkpoint was written without ExactResumeHook']
     if differences:

@@ -47,7 +47,7 @@ class SkipNonFiniteHook(Hook):
     def __init__(self, max_in_a_row: int = 10, min_scale: float = 1.0) -> None:
         self.max_in_a_row, self.min_scale = max_in_a_row, min_scale
         self.failures_in_a_row = 0
-        self.losses: list[dict[str, Any]] = []  # of the forward passes since the last step
+        self.losses: list[tuple[str, Tensor]] = []  # of the forward passes since the last step
 
     def before_train(self, runner: Runner) -> None:
         """Observes the model's losses and guards the optimizer's steps."""
@@ -75,14 +75,19 @@ class SkipNonFiniteHook(Hook):
 
     def _record_losses(self, model: nn.Module, inputs: tuple, outputs: Any) -> None:
         if model.training and isinstance(outputs, dict):
-            self.losses.append({name: _detached(value) for name, value in outputs.items() if 'loss' in name})
+            for name, value in outputs.items():
+                if 'loss' in name:
+                    values = value if isinstance(value, (list, tuple)) else [value]
+                    self.losses += [(name, one.detach()) for one in values]
 
     def _guarded(self, step: Callable, wrapper: OptimWrapper, runner: Runner) -> Callable:
 
         @wraps(step)  # schedulers mark it
         def guarded(**kwargs) -> None:
             losses, self.losses = self.losses, []
-            loss_is_finite, gradient_is_finite = _finite(losses, _gradients(wrapper.optimizer))
+            parameters = [p for group in wrapper.optimizer.param_groups for p in group['params']]
+            gradients = [_values(p.grad) for p in parameters if p.grad is not None]
+            loss_is_finite, gradient_is_finite = _finite([loss for _, loss in losses], gradients)
             if loss_is_finite and (gradient_is_finite or self._scale_will_adapt(wrapper)):
                 self.failures_in_a_row = 0 if gradient_is_finite else self.failures_in_a_row
                 return step(**kwargs)
@@ -117,10 +122,9 @@ class SkipNonFiniteHook(Hook):
         )
         raise FloatingPointError(f'{iteration}: {reason}; {self.failures_in_a_row} steps in a row failed; {advice}')
 
-    def _reason(self, losses: list[dict[str, Any]]) -> str:
+    def _reason(self, losses: list[tuple[str, Tensor]]) -> str:
         """The first loss or gradient that is not finite, the same in every process."""
-        named = ((name, value) for entry in losses for name, values in entry.items() for value in _listed(values))
-        of_processes = all_gather_object(_first_not_finite(named))
+        of_processes = all_gather_object(_first_not_finite(losses))
         for rank, bad in enumerate(of_processes):
             if bad:
                 return f'{bad[0]} is {bad[1]}' + (f' in process {rank}' if len(of_processes) > 1 else '')
@@ -128,36 +132,19 @@ class SkipNonFiniteHook(Hook):
         return f'the gradient of {bad[0]} is {bad[1]}' if bad else 'the norm of the gradients overflows'
 
 
-def _detached(value: Any) -> Any:
-    return [one.detach() for one in value] if isinstance(value, (list, tuple)) else value.detach()
-
-
-def _listed(value: Any) -> list:
-    return value if isinstance(value, list) else [value]
-
-
-def _gradients(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    return [_values(p.grad) for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
-
-
 def _values(gradient: Tensor | None) -> Tensor | None:
     return gradient.coalesce().values() if gradient is not None and gradient.is_sparse else gradient
 
 
-def _finite(losses: list[dict[str, Any]], gradients: list[Tensor]) -> tuple[bool, bool]:
+def _finite(losses: list[Tensor], gradients: list[Tensor]) -> tuple[bool, bool]:
     """Whether all losses and all gradients are finite, the same answer in every process."""
-    loss = [value.sum() for entry in losses for values in entry.values() for value in _listed(values)]
     # on a CPU the largest magnitude, which would not overflow, takes seven times as long
     norms = torch._foreach_norm(gradients) if gradients else []
-    device = next((one.device for one in (*gradients, *loss)), None)  # a loss that is only logged may be on the CPU
-    answers = torch.stack(
-        [
-            torch.stack([one.to(device) for one in values]).isfinite().all()
-            if len(values)
-            else torch.tensor(True, device=device)
-            for values in (loss, norms)
-        ]
-    ).int()
+    device = next((one.device for one in (*gradients, *losses)), None)  # a loss that is only logged may be on the CPU
+    answers = torch.ones(2, dtype=torch.int, device=device)
+    for i, values in enumerate(([loss.sum() for loss in losses], norms)):
+        if len(values):
+            answers[i] = torch.stack([one.to(device) for one in values]).isfinite().all()
     all_reduce(answers, 'min')
     return tuple(map(bool, answers.tolist()))
 

@@ -21,7 +21,7 @@ class AconActivation(LearnableActivation):
     function = staticmethod(ops.acon)
     learned: tuple[str, ...] = ()
 
-    def __init__(self, num_features: int | None = None) -> None:
+    def __init__(self, num_features: int | None = None, inplace: bool = False) -> None:
         super().__init__(num_features)
         for name in self.learned:
             setattr(self, name, nn.Parameter(torch.empty(num_features)))
@@ -32,10 +32,8 @@ class AconActivation(LearnableActivation):
     def reset_parameters(self) -> None:
         """Draws p₁ and p₂ again and sets β to 1, as far as they are learned; sets the others to their values."""
         for name in self.learned:
-            if name == 'beta':
-                nn.init.ones_(self.beta)
-            else:
-                nn.init.normal_(getattr(self, name))
+            init = nn.init.ones_ if name == 'beta' else nn.init.normal_
+            init(getattr(self, name))
         for name, value in self.fixed.items():
             getattr(self, name).fill_(value)
 
@@ -74,9 +72,6 @@ class AconC(AconActivation):
 
     learned = ('p1', 'p2', 'beta')
     symbols = dict(p1=P1, p2=P2, beta=BETA)
-
-    def __init__(self, num_features: int | None = None, inplace: bool = False) -> None:
-        super().__init__(num_features)
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.acon(x, self.p1, self.p2, self.beta)

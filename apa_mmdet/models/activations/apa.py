@@ -33,8 +33,11 @@ class APAActivation(LearnableActivation):
     ) -> None:
         super().__init__(num_features)
         name = type(self).__name__
-        self.lambda_init = _range(f'{name}: lambda_init', lambda_init)
-        self.kappa_init = _range(f'{name}: kappa_init', kappa_init)
+        self.lambda_init, self.kappa_init = tuple(lambda_init), tuple(kappa_init)
+        for argument in ('lambda_init', 'kappa_init'):
+            low, high = bounds = getattr(self, argument)
+            if not low <= high:
+                raise ValueError(f'{name}: {argument} must be (lowest, highest), got the reversed range {bounds}')
         if self.lambda_init[0] < 0 or self.lambda_init[1] < LAMBDA_FLOOR:
             raise ValueError(f'{name}: lambda_init {self.lambda_init} is below the floor of λ, {LAMBDA_FLOOR:g}')
         self.lambda_ = nn.Parameter(torch.empty(num_features))
@@ -47,19 +50,11 @@ class APAActivation(LearnableActivation):
         nn.init.uniform_(self.lambda_, max(low, LAMBDA_FLOOR), high)
         nn.init.uniform_(self.kappa, *self.kappa_init)
 
-    def forward(
-        self,
-        z: Tensor,
-        scale: Tensor | None = None,
-        shift: Tensor | None = None,
-        residual: Tensor | None = None,
-        residual_scale: Tensor | None = None,
-        recompute: bool = False,
-    ) -> Tensor:
-        """Applies the activation; the arguments after ``z`` are those of :func:`apa_mmdet.ops.apa`."""
-        return self.function(z, self.lambda_, self.kappa, scale, shift, residual, residual_scale, recompute)
+    def forward(self, z: Tensor, **fused: Tensor | bool | None) -> Tensor:
+        """Applies the activation; ``fused`` are further arguments of :func:`apa_mmdet.ops.apa`, by name."""
+        return self.function(z, self.lambda_, self.kappa, **fused)
 
-    forward.fusible = True  # layers/norm_act.py passes the arguments after z
+    forward.fusible = True  # layers/norm_act.py passes arguments after z
 
     def extra_repr(self) -> str:
         return f'{super().extra_repr()}, lambda_init={self.lambda_init}, kappa_init={self.kappa_init}'
@@ -91,10 +86,3 @@ class APA(APAActivation):
         inplace: bool = False,
     ) -> None:
         super().__init__(num_features, lambda_init, kappa_init, inplace)
-
-
-def _range(name: str, bounds: tuple[float, float]) -> tuple[float, float]:
-    low, high = bounds
-    if not low <= high:
-        raise ValueError(f'{name} must be (lowest, highest), got the reversed range {tuple(bounds)}')
-    return low, high

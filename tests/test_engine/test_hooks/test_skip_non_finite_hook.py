@@ -164,9 +164,9 @@ def test_a_sparse_gradient_is_checked(factor, named, tmp_path):
 @pytest.mark.parametrize('gradients', [[], [torch.ones(2)]], ids=['no gradient', 'one'])
 def test_losses_and_gradients_may_be_on_different_devices(gradients):
     gradients = [gradient.cuda() for gradient in gradients]
-    losses = [dict(loss_a=torch.tensor(1.0, device='cuda'), loss_b=torch.tensor(2.0))]
+    losses = [torch.tensor(1.0, device='cuda'), torch.tensor(2.0)]
     assert _finite(losses, gradients) == (True, True)
-    assert _finite([dict(loss=torch.tensor(float('nan')))], gradients) == (False, True)
+    assert _finite([torch.tensor(float('nan'))], gradients) == (False, True)
 
 
 @pytest.fixture(scope='module')
