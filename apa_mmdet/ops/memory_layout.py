@@ -104,15 +104,6 @@ def against(x: Tensor, parameter: Tensor) -> Tensor:
     return parameter.reshape(*parameter.shape, *[1] * (x.dim() - 2)) if parameter.dim() else parameter
 
 
-def per_plane(parameter: Tensor | None, layout: Layout, default: float, like: Tensor) -> Tensor:
-    """Returns a parameter (or its ``default``) as contiguous (1, C) or (N, C), C the channels of the layout."""
-    if parameter is None:
-        return like.new_full((1, layout.channels), default, dtype=compute_dtype(like.dtype))
-    if parameter.dim() == 2:
-        return parameter.contiguous()
-    return parameter.expand(layout.channels)[None].contiguous()
-
-
 def reduce_sums(sums: Mapping[str, Tensor], args: Arguments) -> dict[str, Tensor]:
     """Returns the gradients to those parameters that are given, from sums over positions, (images, channels)."""
     gradients = {}

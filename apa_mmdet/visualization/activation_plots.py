@@ -13,6 +13,8 @@ from apa_mmdet.models.activations import LearnableActivation, build_activation, 
 
 from .activation_curves import Curves, colors, sample, save, style_axis
 
+LEGEND = dict(fontsize=8, frameon=False, columnspacing=1, loc='upper center', bbox_to_anchor=(0.5, -0.2))
+
 
 def draw_types(types: Sequence[str], out: Path, limit: float = 5.0) -> list[Path]:
     """Draws each activation with its first derivative over its parameters; ``out/<type>.png``.
@@ -47,15 +49,7 @@ def type_figure(name: str, limit: float) -> Figure:
         upper.set_title(title, fontsize=10)
         lower.set_xlabel('z')
         if len(labels) > 1:
-            lower.legend(
-                *upper.get_legend_handles_labels(),
-                fontsize=8,
-                frameon=False,
-                columnspacing=1,
-                ncols=(len(labels) + 1) // 2,
-                loc='upper center',
-                bbox_to_anchor=(0.5, -0.2),
-            )
+            lower.legend(*upper.get_legend_handles_labels(), ncols=(len(labels) + 1) // 2, **LEGEND)
     for axis in axes.flat:
         style_axis(axis, limit)
     axes[0, 0].set_ylabel('value')

@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -121,8 +121,7 @@ def load_sites(sites: Sequence[LearnableActivationInfo], weights: dict[str, Tens
         try:
             site.activation.load_state_dict({key: weights[name] for key, name in names.items() if name in weights})
         except RuntimeError:
-            expected = {name: own[key] for key, name in names.items()}
-            differences = compare(weights, expected)
+            differences = compare(weights, {name: own[key] for key, name in names.items()})
             wrong = {key: differences[key] for key in ('missing', 'shape')}
             raise misfit(wrong, str(checkpoint), 'the model') from None
 
@@ -145,51 +144,39 @@ def learned_figure(sites: Sequence[LearnableActivationInfo], title: str, slope: 
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(2.2 + 2.3 * columns, 1.4 + 2.1 * rows), layout='constrained')
     grid = figure.subplots(rows, columns, sharex=True, sharey='row', squeeze=False)
-    several = False
     for axis in grid.flat:
         axis.set_axis_off()
     for axis, ((slot, stage), panel) in zip(grid.flat, panels.items()):
         if panel:
             axis.set_axis_on()
             axis.set_title(stage if stage == 'stem' else f'{stage} {slot}', fontsize=9)
-            several |= _draw_panel(axis, panel, slope, limit)
+            _draw_panel(axis, panel, slope, limit)
     for line, side in [(row, 'labelleft') for row in grid] + [(column[::-1], 'labelbottom') for column in grid.T]:
         first = next(axis for axis in line if axis.axison)  # where panels are missing, not the one at the edge
         first.tick_params(**{side: True})
     figure.supxlabel('z', fontsize=10)
     figure.supylabel('first derivative' if slope else 'value', fontsize=10)
-    figure.suptitle('\n'.join([title, *_notes(sites, several)]), wrap=True)
-    _add_scale(figure, grid)
+    notes = [f'thick: the channel nearest to the median of all; thin: some of all, up to {MAX_CURVES} in a panel']
+    notes = notes if any(site.activation.curves()[1] > 1 for site in sites) else []
+    notes += dict.fromkeys(note for site in sites if (note := site.activation.curves_note()))
+    figure.suptitle('\n'.join([title, *notes]), wrap=True)
+    scale = ScalarMappable(cmap=ListedColormap(colors(256)))
+    bar = figure.colorbar(scale, ax=grid, location='right', aspect=30, shrink=0.4, pad=0.01, ticks=(0, 1))
+    bar.ax.set_yticklabels(['first of\na panel', 'last of\na panel'], fontsize=8)
+    bar.outline.set_visible(False)
     return figure
 
 
-def _notes(sites: Iterable[LearnableActivationInfo], several: bool) -> Iterable[str]:
-    """Yields what the lines of a panel are."""
-    if several:
-        yield f'thick: the channel nearest to the median of all; thin: some of all, up to {MAX_CURVES} in a panel'
-    yield from dict.fromkeys(note for site in sites if (note := site.activation.curves_note()))
-
-
-def _draw_panel(axis, panel: Sequence[LearnableActivationInfo], slope: bool, limit: float) -> bool:
-    """Draws some curves of each activation, thick the one nearest to their median; returns if one has several."""
-    several = False
+def _draw_panel(axis, panel: Sequence[LearnableActivationInfo], slope: bool, limit: float) -> None:
+    """Draws some curves of each activation, thick the one nearest to their median."""
     for site, color in zip(panel, colors(len(panel))):
         curves = learned_curves(site.activation, limit)
         lines = curves.slope if slope else curves.value
         count = lines.shape[1]
         if count > 1:
-            several = True
             some = np.linspace(0, count - 1, min(count, max(1, MAX_CURVES // len(panel)))).round().astype(int)
             axis.plot(curves.x, lines[:, some], color=color, linewidth=0.6, alpha=0.5)
         # none of them is their mean or median, which can have a shape that no channel has
         middle = np.abs(curves.value - np.median(curves.value, 1, keepdims=True)).sum(0).argmin()
         axis.plot(curves.x, lines[:, middle], color=color, linewidth=1.6)
     style_axis(axis, limit)
-    return several
-
-
-def _add_scale(figure: Figure, grid: np.ndarray) -> None:
-    scale = ScalarMappable(cmap=ListedColormap(colors(256)))
-    bar = figure.colorbar(scale, ax=grid, location='right', aspect=30, shrink=0.4, pad=0.01, ticks=(0, 1))
-    bar.ax.set_yticklabels(['first of\na panel', 'last of\na panel'], fontsize=8)
-    bar.outline.set_visible(False)

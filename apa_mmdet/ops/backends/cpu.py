@@ -21,15 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from apa_mmdet.ops.memory_layout import (
-    FORMULAS,
-    Arguments,
-    empty_result,
-    in_order_of,
-    layout_of,
-    per_plane,
-    reduce_sums,
-)
+from apa_mmdet.ops.memory_layout import FORMULAS, Arguments, empty_result, in_order_of, layout_of, reduce_sums
 
 SOURCE = Path(__file__).with_name('cpu_kernels.c')
 FLAGS = (
@@ -162,16 +154,14 @@ def _describe(result: Tensor, args: Arguments) -> tuple[Shape, list[Tensor]]:
     layout = layout_of(result, args)
     piece = max(MIN_PIECE_POSITIONS, PIECE // layout.channels) if layout.channels_last and layout.channels else PIECE
     shape = Shape(*layout[:3], piece, layout.channels_last, args.per_image * layout.channels, torch.get_num_threads())
+    rows = layout.images if args.per_image else 1
     planes = [
-        per_plane(parameter, layout, default, result)
+        args.lambda_.new_tensor(default) if parameter is None else parameter
         for parameter, default in ((args.scale, 1.0), (args.shift, 0.0), (args.residual_scale, 1.0))
     ]
-    if args.per_image:
-        planes = [parameter.expand(layout.images, -1).contiguous() for parameter in planes]
-    curve = [
-        per_plane(parameter, layout, 1.0, result)
-        for parameter in (args.lambda_, args.lambda_.reciprocal(), args.lambda_.log(), args.kappa)
-    ]
+    planes = [parameter.expand(rows, layout.channels).contiguous() for parameter in planes]
+    curve = [args.lambda_, args.lambda_.reciprocal(), args.lambda_.log(), args.kappa]
+    curve = [parameter.expand(layout.channels).contiguous() for parameter in curve]
     if (args.lambda_ + args.kappa).isnan().any():  # the kernels detect NaN in z only
         planes[1] = torch.where((curve[0] + curve[3]).isnan(), torch.nan, planes[1]).contiguous()
     return shape, planes + curve
