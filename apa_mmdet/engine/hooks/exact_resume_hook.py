@@ -58,7 +58,14 @@ class ExactResumeHook(Hook):
         if runner.iter:  # resumed
             if by_epoch and SAMPLER_SEED in self.recorded:
                 _sampler(loader).seed = self.recorded[SAMPLER_SEED]
-            _log_differences(runner, self.recorded)
+            now = _conditions(runner)
+            changed = [name for name in now if name in self.recorded and self.recorded[name] != now[name]]
+            differences = [f'{name} {self.recorded[name]} then, {now[name]} now' for name in changed]
+            if not self.recorded:
+                differences = ['the checkpoint was written without ExactResumeHook']
+            if differences:
+                reasons = '; '.join(differences)
+                runner.logger.warning(f'the resumed run differs from the uninterrupted one: {reasons}')
             if by_epoch and resumable and self.recorded.get(BATCHES) == len(loader):
                 loop.batches_done = runner.iter - runner.epoch * len(loader)
 
@@ -81,13 +88,3 @@ def _conditions(runner: Runner) -> dict[str, Any]:
         'threads': torch.get_num_threads(),
         'PyTorch': str(torch.__version__),
     }
-
-
-def _log_differences(runner: Runner, recorded: dict[str, Any]) -> None:
-    now = _conditions(runner)
-    changed = [name for name in now if name in recorded and recorded[name] != now[name]]
-    differences = [f'{name} {recorded[name]} then, {now[name]} now' for name in changed]
-    if not recorded:
-        differences = ['the checkpoint was written without ExactResumeHook']
-    if differences:
-        runner.logger.warning(f'the resumed run differs from the uninterrupted one: {"; ".join(differences)}')

@@ -88,18 +88,17 @@ class SkipNonFiniteHook(Hook):
             parameters = [p for group in wrapper.optimizer.param_groups for p in group['params']]
             gradients = [_values(p.grad) for p in parameters if p.grad is not None]
             loss_is_finite, gradient_is_finite = _finite([loss for _, loss in losses], gradients)
-            if loss_is_finite and (gradient_is_finite or self._scale_will_adapt(wrapper)):
+            scaler = getattr(wrapper, 'loss_scaler', None)
+            scaled = scaler is not None and scaler.is_enabled()
+            adapts = scaled and wrapper._scale_update_param is None
+            if loss_is_finite and (gradient_is_finite or (adapts and scaler.get_scale() >= self.min_scale)):
                 self.failures_in_a_row = 0 if gradient_is_finite else self.failures_in_a_row
                 return step(**kwargs)
             self._fail(runner, self._reason(losses))
-            if loss_is_finite and _has_scaler(wrapper):
+            if loss_is_finite and scaled:
                 step(**kwargs)  # the scaler does not touch the parameters either, and counts
 
         return guarded
-
-    def _scale_will_adapt(self, wrapper: OptimWrapper) -> bool:
-        adapts = _has_scaler(wrapper) and wrapper._scale_update_param is None
-        return bool(adapts and wrapper.loss_scaler.get_scale() >= self.min_scale)
 
     def _fail(self, runner: Runner, reason: str) -> None:
         """Restores what the forward passes changed, and logs or raises."""
@@ -155,8 +154,3 @@ def _first_not_finite(named: Iterable[tuple[str, Tensor | None]]) -> tuple[str, 
         if tensor is not None and not tensor.isfinite().all():
             return name, 'nan' if tensor.isnan().any() else 'inf'
     return None
-
-
-def _has_scaler(wrapper: OptimWrapper) -> bool:
-    """Whether the losses of this wrapper are scaled."""
-    return hasattr(wrapper, 'loss_scaler') and wrapper.loss_scaler.is_enabled()

@@ -52,15 +52,8 @@ class AconC(AconActivation):
 
     β says how sharply it activates: β → ∞ is max(p₁x, p₂x), β = 0 their mean. Source: Ma et al., *Activate or Not:
     Learning Customized Activation*, CVPR 2021, arXiv:2009.04759, section 3.2. p₁ and p₂ start from N(0, 1), β at 1.
-    Official weights load. Dtypes and limits as :func:`apa_mmdet.ops.acon`.
-
-    Args:
-        num_features: C, the size of dimension 1 of the input, which may have any number of dimensions from 2 on; 1 for
-            one set of parameters, and any input. SEResNet and SwapActivations fill it in; elsewhere it must be given.
-        inplace: accepted because ConvModule passes it. Backward needs the input, so nothing is computed in place.
-
-    Raises:
-        ValueError: if ``num_features`` is not given or below 1; at the first input, if that has other channels.
+    Official weights load. Dtypes and limits as :func:`apa_mmdet.ops.acon`; arguments and errors as
+    :class:`LearnableActivation`.
 
     Example:
         >>> act = AconC(3)

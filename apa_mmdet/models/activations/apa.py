@@ -16,7 +16,7 @@ class APAActivation(LearnableActivation):
             channel count of the slot (see :func:`~apa_mmdet.models.activations.build_activation`).
         lambda_init: lowest and highest value that λ is drawn from; the highest at least 1e-4.
         kappa_init: the same for κ; any sign.
-        inplace: accepted because ConvModule passes it. Backward needs the input, so nothing is computed in place.
+        inplace: as :class:`LearnableActivation`.
 
     Raises:
         ValueError: if a range is reversed, that of λ is below its floor of 1e-4, or ``num_features`` < 1.

@@ -23,14 +23,11 @@ class APALU(LearnableActivation):
     that large inputs pass unchanged as in ReLU and SiLU, and b at 3/4 = 1.5·a, so that there is no kink at 0.
 
     Args:
-        num_features: C, the size of dimension 1 of the input, which may have any number of dimensions from 2 on; 1 for
-            one pair of parameters, and any input. SEResNet and SwapActivations fill it in; elsewhere it must be given.
-        a_init, b_init: initial values of a and b; positive.
-        inplace: accepted because ConvModule passes it. Backward needs the input, so nothing is computed in place.
+        num_features, inplace: as :class:`LearnableActivation`.
+        a_init, b_init: initial values of a and b.
 
     Raises:
-        ValueError: if ``num_features`` is not given or below 1, or an initial value is not positive; at the first
-            input, if that has other channels.
+        ValueError: as :class:`LearnableActivation`, or if an initial value is not positive.
 
     Example:
         >>> APALU(1)(torch.tensor([1.])).item()      # (1 + σ(1.702))/2

@@ -63,7 +63,10 @@ class LearnableActivation(nn.Module):
     ``symbols`` are set, else as it is built.
 
     Args:
-        num_features: the channel count, that of dimension 1 of the input; 1 for one set of parameters and any input.
+        num_features: C, the size of dimension 1 of the input, which may have any number of dimensions from 2 on; 1 for
+            one set of parameters, and any input. SEResNet and SwapActivations fill it in; elsewhere it must be given.
+        inplace: of subclasses; accepted because ConvModule passes it. Backward needs the input, so nothing is computed
+            in place.
 
     Attributes:
         function: the formula on tensors, of :mod:`apa_mmdet.ops`; takes the input and its parameters by name.
@@ -72,7 +75,7 @@ class LearnableActivation(nn.Module):
         note: a remark for the title of a figure.
 
     Raises:
-        ValueError: if ``num_features`` is None or below 1.
+        ValueError: if ``num_features`` is None or below 1; at the first input, if that has other channels.
     """
 
     function: ClassVar[Callable[..., Tensor]]

@@ -37,16 +37,13 @@ class MetaAconC(AconActivation):
     parameter is trained: then ``train()`` leaves this module in eval mode.
 
     Args:
-        num_features: C, the size of dimension 1 of the input, which may have any number of dimensions from 2 on.
-            SEResNet and SwapActivations fill it in; elsewhere it must be given.
+        num_features, inplace: as :class:`LearnableActivation`.
         reduction: width is C/reduction, but at least 16.
         norm_cfg: config of both norms, batch or group norms. None for the variant without norms, whose convolutions
             have no biases.
-        inplace: accepted because ConvModule passes it. Backward needs the input, so nothing is computed in place.
 
     Raises:
-        ValueError: if ``num_features`` is not given, or it or ``reduction`` is below 1; at the first input, if that has
-            other channels.
+        ValueError: as :class:`LearnableActivation`, or if ``reduction`` is below 1.
 
     Example:
         >>> act = MetaAconC(3)

@@ -57,13 +57,9 @@ def _block(extent: int, most: int) -> int:
     """Returns the largest power of 2 up to ``most`` that pads ``extent`` by at most an eighth, else the least."""
     if extent < MIN_CONTIGUOUS:
         return _power_of_2(extent)
-    padded = {}
-    while most >= MIN_CONTIGUOUS:
-        padded[most] = triton.cdiv(extent, most) * most
-        if 8 * padded[most] <= 9 * extent:
-            return most
-        most //= 2
-    return min(padded, key=padded.__getitem__)
+    sizes = [most >> i for i in range(most.bit_length()) if most >> i >= MIN_CONTIGUOUS]
+    padded = {size: triton.cdiv(extent, size) * size for size in sizes}
+    return next((size for size in sizes if 8 * padded[size] <= 9 * extent), min(sizes, key=padded.__getitem__))
 
 
 def _power_of_2(extent: int) -> int:

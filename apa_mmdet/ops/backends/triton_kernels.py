@@ -96,14 +96,15 @@ def plane_terms(lambda_ptr, kappa_ptr, channel, there, LAMBDA_PER_CHANNEL: const
 
 
 @triton.jit
-def place(inner, outer, blocks, spans, tiles, CHANNELS_LAST: constexpr, BLOCK_C: constexpr, BLOCK_S: constexpr):
+def place(
+    program, inner, outer, blocks, spans, tiles, CHANNELS_LAST: constexpr, BLOCK_C: constexpr, BLOCK_S: constexpr
+):
     """Returns what a program handles: image, span, channels (BLOCK_C, 1), the total of channels and of positions, its
     first position, and its number of tiles. All that goes into offsets has 64 bits.
 
     ``inner`` is the number of channels or positions, whichever are contiguous in memory. The kernels get it divided by
     ``UNIT``: the compiler makes loads as wide as the number that it knows to divide all offsets.
     """
-    program = tl.program_id(0)
     outer = outer.to(tl.int64)
     if CHANNELS_LAST:  # in both orders, programs that run side by side are close in memory
         block = program % blocks
@@ -162,7 +163,7 @@ def forward_kernel(
     """Computes the value. The steps lead from image to image. The pointer of a missing tensor is None."""
     COMPUTE: tl.constexpr = lambda_ptr.dtype.element_ty
     image, span, channel, channels, positions, first, count = place(
-        inner.to(tl.int64) * UNIT, outer, blocks, spans, tiles, CHANNELS_LAST, BLOCK_C, BLOCK_S
+        tl.program_id(0), inner.to(tl.int64) * UNIT, outer, blocks, spans, tiles, CHANNELS_LAST, BLOCK_C, BLOCK_S
     )
     there = channel < channels
     lambda_, inverse, inverse_2, log_lambda, kappa, kappa_2 = plane_terms(
@@ -232,7 +233,7 @@ def backward_kernel(
     """
     COMPUTE: tl.constexpr = lambda_ptr.dtype.element_ty
     image, span, channel, channels, positions, first, count = place(
-        inner.to(tl.int64) * UNIT, outer, blocks, spans, tiles, CHANNELS_LAST, BLOCK_C, BLOCK_S
+        tl.program_id(0), inner.to(tl.int64) * UNIT, outer, blocks, spans, tiles, CHANNELS_LAST, BLOCK_C, BLOCK_S
     )
     there = channel < channels
     lambda_, inverse, inverse_2, log_lambda, kappa, kappa_2 = plane_terms(

@@ -299,7 +299,7 @@ def probe(
 ):
     """The offsets of the last tile of a program, without an access to them; −1 where there is no element."""
     image, span, channel, channels, positions, first, count = kernels.place(
-        program, inner, outer, blocks, spans, tiles, CHANNELS_LAST, UNIT, BLOCK_C, BLOCK_S
+        program, inner.to(tl.int64) * UNIT, outer, blocks, spans, tiles, CHANNELS_LAST, BLOCK_C, BLOCK_S
     )
     position = first + (count - 1) * BLOCK_S + tl.arange(0, BLOCK_S)[None, :]
     offset = kernels.offset_of(image, channel, position, channels, positions, CHANNELS_LAST)
