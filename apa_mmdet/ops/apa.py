@@ -93,7 +93,9 @@ def neg_log_apa(z: Tensor, lambda_: Tensor, kappa: Tensor) -> Tensor:
 
 def _call(formula: str, given: Arguments, recompute: bool = False) -> Tensor:
     z, lambda_, kappa, scale, shift, residual, residual_scale = given
-    check_input(z, **dict(zip(Arguments._fields[1:], given[1:])))
+    check_input(
+        z, lambda_=lambda_, kappa=kappa, scale=scale, shift=shift, residual=residual, residual_scale=residual_scale
+    )
     if (scale is None) != (shift is None):
         raise ValueError('scale and shift go together: give both or neither')
     if residual_scale is not None and residual is None:

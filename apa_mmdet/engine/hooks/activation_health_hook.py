@@ -1,5 +1,7 @@
 """Warnings about activations outside the range in which they learn."""
 
+from typing import Any
+
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -35,9 +37,7 @@ class ActivationHealthHook(Hook):
         self.interval, self.max_kappa = interval, max_kappa
         self.reported: set[str] = set()
 
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
-    ) -> None:
+    def after_train_iter(self, runner: Runner, batch_idx: int, *args: Any, **kwargs: Any) -> None:
         if self.every_n_train_iters(runner, self.interval):
             self._check(runner)
 

@@ -1,6 +1,7 @@
 """Logs of what the activations learn."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,14 +41,9 @@ class ActivationStatsHook(Hook):
     def __init__(self, interval: int = 100) -> None:
         self.interval = interval
 
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
-    ) -> None:
-        if (
-            self.every_n_train_iters(runner, self.interval)
-            or self.end_of_epoch(runner.train_dataloader, batch_idx)
-            or self.is_last_train_iter(runner)
-        ):
+    def after_train_iter(self, runner: Runner, batch_idx: int, *args: Any, **kwargs: Any) -> None:
+        last = self.end_of_epoch(runner.train_dataloader, batch_idx) or self.is_last_train_iter(runner)
+        if last or self.every_n_train_iters(runner, self.interval):
             self._log(runner)
 
     @master_only

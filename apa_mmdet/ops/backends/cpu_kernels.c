@@ -46,7 +46,7 @@ INLINE float exp2_(float x) {
     return y * as_float((as_int(shifted) - as_int(magic) + 127) << 23);
 }
 
-/* lambda, 1/lambda, log(lambda) and kappa */
+/* lambda, 1/lambda, log(lambda) and kappa, loaded before any condition: otherwise the loops are no vector instructions */
 typedef struct { float lambda, inverse, log_lambda, kappa; } Curve;
 
 typedef struct { int above; float x, r, log; } Terms;
