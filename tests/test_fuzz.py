@@ -34,8 +34,11 @@ from apa_mmdet.datasets.validation.reading import read_annotations
 from apa_mmdet.datasets.validation.validate_config import validate_config
 from apa_mmdet.evaluation.functional.detections import Detections
 from apa_mmdet.evaluation.functional.json_results import read_json_results
-from apa_mmdet.evaluation.functional.lvis_eval import FastLVISEval, load_ground_truth
+from apa_mmdet.evaluation.functional.lvis_eval import FastLVISEval, GroundTruth
 from apa_mmdet.evaluation.functional.prediction_store import (
+    HEADER,
+    MARKER,
+    RECORD,
     Masks,
     Prediction,
     PredictionError,
@@ -43,7 +46,6 @@ from apa_mmdet.evaluation.functional.prediction_store import (
     find_predictions,
     read_predictions,
 )
-from apa_mmdet.evaluation.functional.prediction_store.format import HEADER, MARKER, RECORD
 from apa_mmdet.models.backbones import SEResNet
 
 TINY = ROOT / 'configs/tiny_lvis/mask_rcnn_se_r18_apa.py'
@@ -336,7 +338,7 @@ def test_what_the_metric_does_not_refuse_has_the_precision_of_lvis(judged, amoun
         content, kind = _broken(data, sound), data.draw(st.sampled_from(['bbox', 'segm']))
         path.write_text(json.dumps(content))
         try:
-            truth = load_ground_truth(str(path), masks=kind == 'segm')
+            truth = GroundTruth(str(path), masks=kind == 'segm')
             files, theirs = _found(detected, truth, path.parent)
             detections = Detections(truth, files, masks=kind == 'segm')
             for prediction in files:
@@ -374,7 +376,7 @@ def _prefix_or_flipped(data, content):
 def test_predictions_with_flipped_bytes_or_truncated_are_read_or_refused(judged, tmp_path, amount):
     _, path, sound, detected = judged
     path.write_text(json.dumps(sound))
-    files, _ = _found(detected, load_ground_truth(str(path)), tmp_path)
+    files, _ = _found(detected, GroundTruth(str(path)), tmp_path)
     (harmed,) = files.paths
     content = harmed.read_bytes()
     payload = content[HEADER.size + RECORD.size :][: RECORD.unpack_from(content, HEADER.size)[1]]
@@ -398,7 +400,7 @@ def test_predictions_with_flipped_bytes_or_truncated_are_read_or_refused(judged,
 def test_json_results_with_flipped_bytes_truncated_or_wrong_fields_are_read_or_refused(judged, tmp_path, amount):
     _, path, sound, detected = judged
     path.write_text(json.dumps(sound))
-    truth, results = load_ground_truth(str(path)), tmp_path / 'found.segm.json'
+    truth, results = GroundTruth(str(path)), tmp_path / 'found.segm.json'
     _, found = _found(detected, truth, tmp_path)
     for detection in found:
         detection['segmentation']['counts'] = detection['segmentation']['counts'].decode()

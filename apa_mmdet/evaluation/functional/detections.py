@@ -37,14 +37,15 @@ class Detections:
         topk: count the best detections of each category in all images instead of the best 300 of each image.
 
     Attributes:
-        mask_sizes: height and width of the masks of an image, by its position among the sorted ids.
+        image_of: position of an image among the sorted ids.
+        mask_sizes: height and width of the masks of an image, by its position.
     """
 
     def __init__(self, ground_truth: LVIS, predictions: PredictionFiles, masks: bool, topk: int | None = None) -> None:
         self.ground_truth, self.predictions, self.masks, self.topk = ground_truth, predictions, masks, topk
         self.image_ids, self.category_ids = sorted(ground_truth.imgs), sorted(ground_truth.cats)
         self.mask_sizes: dict[int, tuple[int, int]] = {}
-        self._image_of = {number: i for i, number in enumerate(self.image_ids)}
+        self.image_of = {number: i for i, number in enumerate(self.image_ids)}
         self._category_of = np.searchsorted(self.category_ids, list(ground_truth.cats))  # of label 0, 1, …
         self._verified, self._parts = self._verified_categories(), []
 
@@ -68,12 +69,11 @@ class Detections:
         if not len(prediction.labels):
             return
         self._check(prediction)
-        image, masks = self._image_of[prediction.image_id], prediction.masks
+        image, masks = self.image_of[prediction.image_id], prediction.masks
         rows = np.zeros(len(prediction.labels), ROW)
         rows['image'], rows['category'] = image, self._category_of[prediction.labels]
         rows['box'], rows['file'] = prediction.boxes, prediction.file
-        rows['scores'][:, 0] = prediction.scores
-        rows['scores'][:, 1] = prediction.scores if prediction.mask_scores is None else prediction.mask_scores
+        rows['scores'] = np.stack([prediction.scores, prediction.mask_scores], axis=1)
         rows['counts'] = np.isin(rows['category'], self._verified[image])[:, None]
         if self.masks:
             rows['offset'], rows['length'] = masks.offsets, masks.lengths
@@ -87,7 +87,7 @@ class Detections:
 
     def _check(self, prediction: Prediction) -> None:
         image, path = f'image {prediction.image_id}', self.ground_truth.path
-        if prediction.image_id not in self._image_of:
+        if prediction.image_id not in self.image_of:
             raise PredictionError(
                 'unknown-image',
                 f'{image} was tested, but is not in the annotations ({path}): does ann_file belong to the tested data?',
@@ -126,11 +126,8 @@ class Detections:
 
     def report_mask_sizes(self) -> None:
         """Log images whose masks have another size than annotated: they overlap with nothing, which lowers AP."""
-        wrong = []
-        for position, size in self.mask_sizes.items():
-            image = self.ground_truth.imgs[self.image_ids[position]]
-            if size != (image['height'], image['width']):
-                wrong.append(image['id'])
+        images = {position: self.ground_truth.imgs[self.image_ids[position]] for position in self.mask_sizes}
+        wrong = [i['id'] for k, i in images.items() if self.mask_sizes[k] != (i['height'], i['width'])]
         if wrong:
             MMLogger.get_current_instance().warning(
                 f'{self.ground_truth.path}: the predicted masks of {len(wrong)} images, e.g. {wrong[0]}, have another '

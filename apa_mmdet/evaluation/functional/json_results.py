@@ -1,5 +1,6 @@
 """MMDetection's result files: ``<prefix>.bbox.json`` and ``<prefix>.segm.json``, each a list of detections."""
 
+import itertools
 import json
 import reprlib
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,7 @@ from apa_mmdet.datasets.validation.records import is_integer_id, is_number
 from apa_mmdet.structures.rle import is_rle
 from apa_mmdet.utils.errors import one_line
 
-from .prediction_store import Masks, Prediction, PredictionError, PredictionFiles
+from .prediction_store import Masks, Prediction, PredictionError, PredictionFiles, as_xywh
 
 
 @contextmanager
@@ -25,27 +26,26 @@ def json_results_writer(
     Args:
         prefix: of the files.
         category_ids: of label 0, 1, ….
-        predictions: the files that the masks are read from.
+        predictions: the files that the predictions are read from.
     """
     Path(prefix).parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        files = stack.enter_context(predictions.open())
+        read_mask = stack.enter_context(predictions.open_masks())
         write = dict(bbox=stack.enter_context(_json_list(f'{prefix}.bbox.json')))
 
         def add(prediction: Prediction) -> None:
-            masks, mask_scores = prediction.masks, prediction.mask_scores
+            masks = prediction.masks
             if masks and 'segm' not in write:
                 write['segm'] = stack.enter_context(_json_list(f'{prefix}.segm.json'))
-            corners = prediction.boxes.astype(np.float64)
-            boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()
-            for i, (box, score, label) in enumerate(zip(boxes, prediction.scores.tolist(), prediction.labels.tolist())):
+            columns = prediction.scores, prediction.labels, prediction.mask_scores
+            rows = zip(as_xywh(prediction.boxes), *(values.tolist() for values in columns))
+            for i, (box, score, label, mask_score) in enumerate(rows):
                 record = dict(image_id=prediction.image_id, bbox=box, score=score, category_id=category_ids[label])
                 write['bbox'](record)
                 if masks:
-                    files[prediction.file].seek(masks.offsets[i])
-                    counts = files[prediction.file].read(masks.lengths[i]).decode()
-                    score = score if mask_scores is None else float(mask_scores[i])
-                    write['segm'](dict(record, score=score, segmentation=dict(size=list(masks.size), counts=counts)))
+                    counts = read_mask(prediction.file, masks.offsets[i], masks.lengths[i]).decode()
+                    rle = dict(size=list(masks.size), counts=counts)
+                    write['segm'](dict(record, score=mask_score, segmentation=rle))
 
         yield add
 
@@ -53,16 +53,11 @@ def json_results_writer(
 @contextmanager
 def _json_list(path: str) -> Iterator[Callable[[dict], None]]:
     """Write a list of records to a file, one by one."""
-    separator = '['
     with open(path, 'w', encoding='utf-8') as file:
-
-        def append(record: dict) -> None:
-            nonlocal separator
-            file.write(separator + json.dumps(record))
-            separator = ', '
-
-        yield append
-        file.write(']' if separator == ', ' else '[]')
+        file.write('[')
+        separators = itertools.chain([''], itertools.repeat(', '))
+        yield lambda record: file.write(next(separators) + json.dumps(record))
+        file.write(']')
 
 
 def read_json_results(path: Path, category_ids: Sequence[int]) -> Iterator[Prediction]:
@@ -83,17 +78,24 @@ def read_json_results(path: Path, category_ids: Sequence[int]) -> Iterator[Predi
         raise PredictionError('not-json', f'{path} is not a list of detections')
     label_of = {number: label for label, number in enumerate(category_ids)}
     by_image: dict[int, list[dict]] = {}
+    sizes: dict[int, tuple[int, int] | None] = {}
     for i, detection in enumerate(detections):
-        if fault := _fault(detection, label_of, by_image):
+        if fault := _fault(detection, label_of, sizes):
             raise PredictionError('bad-record', f'{path}: detections[{i}]: {fault}')
         by_image.setdefault(detection['image_id'], []).append(detection)
     del detections
-    for image_id, of_image in by_image.items():
-        yield _from_json(image_id, of_image, label_of)
+    for image_id, found in by_image.items():
+        boxes = np.array([detection['bbox'] for detection in found], np.float64)
+        boxes[:, 2:] += boxes[:, :2]
+        scores = np.array([detection['score'] for detection in found], np.float64)
+        labels = np.array([label_of[detection['category_id']] for detection in found])
+        size = sizes[image_id]
+        masks = size and Masks(size, [detection['segmentation']['counts'].encode() for detection in found])
+        yield Prediction(image_id, boxes, scores, labels, None, masks)
 
 
-def _fault(detection: Any, label_of: dict[int, int], by_image: dict[int, list[dict]]) -> str | None:
-    """What is wrong with a record; ``by_image``: the earlier ones."""
+def _fault(detection: Any, label_of: dict[int, int], sizes: dict[int, tuple[int, int] | None]) -> str | None:
+    """What is wrong with a record; ``sizes``: of the masks of each image, None without masks."""
     if not isinstance(detection, dict):
         return f'{reprlib.repr(detection)} is not an object'
     image_id, category, box = (detection.get(key) for key in ('image_id', 'category_id', 'bbox'))
@@ -110,8 +112,7 @@ def _fault(detection: Any, label_of: dict[int, int], by_image: dict[int, list[di
     size = _mask_size(mask) if mask else None
     if mask and size is None:
         return f'image {image_id}: segmentation is {reprlib.repr(mask)}, not a compressed RLE of a mask'
-    first = next(iter(by_image.get(image_id, ())), detection).get('segmentation')
-    if size != (tuple(first['size']) if first else None):
+    if size != sizes.setdefault(image_id, size):
         return f'image {image_id}: segmentation is of size {size}, in an earlier detection of the image it is not'
     return None
 
@@ -121,18 +122,4 @@ def _mask_size(mask: Any) -> tuple[int, int] | None:
     size, counts = (mask.get('size'), mask.get('counts')) if isinstance(mask, dict) else (None, None)
     if not (isinstance(size, list) and len(size) == 2 and all(type(side) is int and 0 < side < 2**32 for side in size)):
         return None
-    if not isinstance(counts, str) or not is_rle(counts, size[0] * size[1]):
-        return None
-    return tuple(size)
-
-
-def _from_json(image_id: int, detections: Sequence[dict], label_of: dict[int, int]) -> Prediction:
-    boxes = np.array([detection['bbox'] for detection in detections], np.float64)
-    boxes[:, 2:] += boxes[:, :2]
-    scores = np.array([detection['score'] for detection in detections], np.float64)
-    labels = np.array([label_of[detection['category_id']] for detection in detections])
-    masks = None
-    if detections[0].get('segmentation'):
-        rles = [detection['segmentation'] for detection in detections]
-        masks = Masks(tuple(rles[0]['size']), [rle['counts'].encode() for rle in rles])
-    return Prediction(image_id, boxes, scores, labels, None, masks)
+    return tuple(size) if isinstance(counts, str) and is_rle(counts, size[0] * size[1]) else None

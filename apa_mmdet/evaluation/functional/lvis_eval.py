@@ -8,8 +8,7 @@ Where faster-coco-eval differs from lvis 0.5.3, its input is changed so that the
 - lvis takes a match with annotation 0 for none: here annotations are renumbered from 1.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import BinaryIO
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
@@ -24,10 +23,11 @@ from apa_mmdet.datasets.validation.reading import read_annotations
 from apa_mmdet.utils.errors import one_line
 
 from .detections import IOU_TYPES, MAX_PER_IMAGE, Detections
+from .prediction_store import as_xywh
 
 
-def load_ground_truth(path: str, masks: bool = True) -> 'GroundTruth':
-    """Read and validate an LVIS annotation file; annotations without area, which lvis skips, are counted in the log.
+class GroundTruth(LVIS):
+    """lvis's index of a validated annotation file; annotations without area, which lvis skips, are counted in the log.
 
     Args:
         path: the file.
@@ -36,19 +36,8 @@ def load_ground_truth(path: str, masks: bool = True) -> 'GroundTruth':
     Raises:
         ValidationError: at the first fault; it names the file, the records and the key.
     """
-    ground_truth = GroundTruth(path, masks)
-    empty = sum(annotation['area'] <= 0 for annotation in ground_truth.dataset['annotations'])
-    if empty:
-        MMLogger.get_current_instance().warning(
-            f'{path}: {empty} of {len(ground_truth.anns)} annotations have no area and are skipped in AP, as in lvis'
-        )
-    return ground_truth
 
-
-class GroundTruth(LVIS):
-    """lvis's index of an annotation file that has been validated first, see :func:`load_ground_truth`."""
-
-    def __init__(self, path: str, masks: bool) -> None:
+    def __init__(self, path: str, masks: bool = True) -> None:
         self.path, self._masks = path, masks
         super().__init__(path)
 
@@ -61,6 +50,11 @@ class GroundTruth(LVIS):
             for key in ('height', 'width'):
                 image[key] = int(image[key])  # 64.0: pycocotools takes it, faster-coco-eval does not
         super()._create_index()
+        empty = sum(annotation['area'] <= 0 for annotation in self.dataset['annotations'])
+        if empty:
+            MMLogger.get_current_instance().warning(
+                f'{self.path}: {empty} of {len(self.anns)} annotations have no area and are skipped in AP, as in lvis'
+            )
 
 
 class FastLVISEval(LVISEval):
@@ -80,26 +74,25 @@ class FastLVISEval(LVISEval):
         self.params.img_ids, self.params.cat_ids = detections.image_ids, detections.category_ids
         self.params.max_dets = -1 if detections.topk else MAX_PER_IMAGE  # get_results() names recall after it
         self.results, self.eval = {}, {}
-        self._position = {number: i for i, number in enumerate(self.params.img_ids)}
 
     def evaluate(self) -> None:
         self.freq_groups = self._prepare_freq_group()
-        annotations = [[] for _ in self.params.cat_ids]
-        position = {number: i for i, number in enumerate(self.params.cat_ids)}
+        annotations = {number: [] for number in self.params.cat_ids}
         for annotation in self.lvis_gt.dataset['annotations']:
             if annotation['area'] > 0:
-                annotations[position[annotation['category_id']]].append(annotation)
+                annotations[annotation['category_id']].append(annotation)
         if self.params.iou_type == 'segm':
             self.detections.report_mask_sizes()
         counts = len(self.params.cat_ids), len(self.params.area_rng)
         precision = -np.ones((len(self.params.iou_thrs), len(self.params.rec_thrs), *counts))
         recall = -np.ones((len(self.params.iou_thrs), *counts))
         rows_of = self.detections.by_category(self.params.iou_type)
-        bar = tqdm(annotations, self.params.iou_type, unit=' categories', disable=None, delay=1)  # None: not into a log
-        with self.detections.predictions.open() as files:
-            for i, of_category in enumerate(bar):
+        bar = tqdm(disable=None, delay=1, total=len(annotations), desc=self.params.iou_type, unit=' categories')
+        with bar, self.detections.predictions.open_masks() as read_mask:
+            for i, of_category in enumerate(annotations.values()):
+                bar.update()
                 if of_category:  # without annotations, lvis gives -1
-                    found = self._evaluate_category(of_category, list(self._as_coco(rows_of[i], files)))
+                    found = self._evaluate_category(of_category, list(self._as_coco(rows_of[i], read_mask)))
                     precision[:, :, i], recall[:, i] = found['precision'][:, :, 0, :, -1], found['recall'][:, 0, :, -1]
         self.eval = dict(params=self.params, precision=precision, recall=recall)
 
@@ -110,7 +103,8 @@ class FastLVISEval(LVISEval):
         """Precision (thresholds, recalls, 1, areas, 1) and recall (thresholds, 1, areas, 1)."""
         number = annotations[0]['category_id']
         annotations = [
-            dict(a, id=i, image_id=self._position[a['image_id']], iscrowd=0) for i, a in enumerate(annotations, 1)
+            dict(a, id=i, image_id=self.detections.image_of[a['image_id']], iscrowd=0)
+            for i, a in enumerate(annotations, 1)
         ]
         images = sorted({a['image_id'] for a in annotations} | {d['image_id'] for d in detections})
         try:
@@ -137,20 +131,17 @@ class FastLVISEval(LVISEval):
             ) from error
         return evaluation.eval
 
-    def _as_coco(self, positions: np.ndarray, files: Sequence[BinaryIO]) -> Iterator[dict]:
+    def _as_coco(self, positions: np.ndarray, read_mask: Callable[[int, int, int], bytes]) -> Iterator[dict]:
         rows, iou_type = self.detections.rows[positions], self.params.iou_type
-        corners = rows['box'].astype(np.float64)  # differences as the JSON of MMDetection has them
-        boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1).tolist()
         scores = rows['scores'][:, IOU_TYPES.index(iou_type)].tolist()
         columns = (rows[name].tolist() for name in ('image', 'category', 'file', 'offset', 'length'))
-        for box, score, image, category, file, offset, length in zip(boxes, scores, *columns):
+        for box, score, image, category, *mask in zip(as_xywh(rows['box']), scores, *columns):
             if box[2] * box[3] <= 0:
                 continue
             detection = dict(image_id=image, category_id=self.params.cat_ids[category], bbox=box, score=score)
             if iou_type == 'segm':
-                files[file].seek(offset)
                 size = list(self.detections.mask_sizes[image])
-                detection['segmentation'] = dict(size=size, counts=files[file].read(length))
+                detection['segmentation'] = dict(size=size, counts=read_mask(*mask))
             yield detection
 
 

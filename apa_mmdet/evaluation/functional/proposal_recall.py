@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from lvis import LVIS
-from mmdet.evaluation import bbox_overlaps
-from mmdet.evaluation.functional.recall import _recalls, print_recall_summary, set_recall_param
+from mmdet.evaluation import eval_recalls, print_recall_summary
+from mmdet.evaluation.functional.recall import set_recall_param
 from mmengine.logging import MMLogger
 
 from .prediction_store import Prediction
@@ -27,12 +27,12 @@ class ProposalRecall:
 
     def add(self, prediction: Prediction) -> None:
         """Count the objects of an image that are found."""
-        annotations = self.ground_truth.img_ann_map.get(prediction.image_id, ())
-        objects = np.array([annotation['bbox'] for annotation in annotations], np.float64)
-        if len(objects):
+        annotations = self.ground_truth.img_ann_map.get(prediction.image_id)
+        if annotations:
+            objects = np.array([annotation['bbox'] for annotation in annotations], np.float64)
             objects[:, 2:] += objects[:, :2]
-            overlaps = bbox_overlaps(objects.astype(np.float32), prediction.boxes[: self.counts[-1]])
-            self.hits += np.rint(_recalls(overlaps[None], self.counts, self.thresholds) * len(objects))
+            one_image = [objects.astype(np.float32)], [prediction.boxes]
+            self.hits += np.rint(eval_recalls(*one_image, self.counts, self.thresholds, 'silent') * len(objects))
 
     def summarize(self) -> dict[str, float]:
         """``AR@n`` for each n of ``proposal_nums``; NaN without any object."""

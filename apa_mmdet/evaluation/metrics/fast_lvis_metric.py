@@ -2,7 +2,6 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -19,15 +18,15 @@ from terminaltables import AsciiTable
 from torch import Tensor
 
 from apa_mmdet.evaluation.functional.detections import Detections
+from apa_mmdet.evaluation.functional.gather_predictions import gather_files
 from apa_mmdet.evaluation.functional.json_results import json_results_writer
-from apa_mmdet.evaluation.functional.lvis_eval import FastLVISEval, load_ground_truth
+from apa_mmdet.evaluation.functional.lvis_eval import FastLVISEval, GroundTruth
 from apa_mmdet.evaluation.functional.prediction_store import (
     Masks,
     Prediction,
     PredictionError,
     PredictionFiles,
     PredictionWriter,
-    gather_files,
 )
 from apa_mmdet.evaluation.functional.proposal_recall import ProposalRecall
 from apa_mmdet.utils.errors import one_line
@@ -178,7 +177,7 @@ class FastLVISMetric(LVISMetric):
     def load_ground_truth(self) -> LVIS:
         """Read and validate the annotations."""
         with fileio.get_local_path(self.ann_file, backend_args=self.backend_args) as path:
-            return load_ground_truth(path, masks='segm' in self.metrics)
+            return GroundTruth(path, masks='segm' in self.metrics)
 
     def compute_metrics(self, results: PredictionFiles) -> dict[str, float]:
         """Metrics without prefix; the predictions are read once."""
@@ -199,9 +198,9 @@ class FastLVISMetric(LVISMetric):
                     consume(prediction)
         if self.format_only:
             logger.info(f'results are saved in {Path(self.outfile_prefix).parent}')
-            return OrderedDict()
+            return {}
         self._report_gaps(tested)
-        metrics = OrderedDict()
+        metrics = {}
         for metric in self.metrics:
             logger.info(f'Evaluating {metric}...')
             metrics.update(recall.summarize() if metric == 'proposal_fast' else self._evaluate(metric, detections))
@@ -223,26 +222,24 @@ class FastLVISMetric(LVISMetric):
         evaluation = FastLVISEval(detections, 'segm' if metric == 'segm' else 'bbox')
         evaluation.run()
         results = evaluation.get_results()
-        metrics = OrderedDict()
+        metrics = {}
         if self.classwise and metric != 'proposal':
             metrics.update(self._by_class(evaluation))
-        items = self.metric_items
-        if items is None:
-            items = AVERAGE_RECALLS if metric == 'proposal' else AVERAGE_PRECISIONS
-        head = '' if metric == 'proposal' else f'{metric}_'
+        head, items = ('', AVERAGE_RECALLS) if metric == 'proposal' else (f'{metric}_', AVERAGE_PRECISIONS)
+        items = items if self.metric_items is None else self.metric_items
         metrics.update({f'{head}{key}': float(f'{value:.3f}') for key, value in results.items() if key in items})
         values = ', '.join(f'{key} {value:.3f}' for key, value in results.items())
         MMLogger.get_current_instance().info(f'{metric}: {values}')
         return metrics
 
     def _by_class(self, evaluation: FastLVISEval) -> dict[str, float]:
-        metrics, cells = OrderedDict(), []
-        for number in self.cat_ids:
+        metrics, cells = {}, []
+        for number, category in self._lvis_api.cats.items():
             precision = evaluation.eval['precision'][:, :, evaluation.params.cat_ids.index(number), 0]
             precision = precision[precision > -1]
-            name = self._lvis_api.cats[number]['name']
-            metrics[f'{name}_precision'] = round(precision.mean() if precision.size else np.nan, 3)
-            cells += [name, f'{metrics[f"{name}_precision"]:.3f}']
+            ap = round(precision.mean() if precision.size else np.nan, 3)
+            metrics[f'{category["name"]}_precision'] = ap
+            cells += [category['name'], f'{ap:.3f}']
         width = min(6, len(cells))
         rows = itertools.zip_longest(*[iter(cells)] * width)
         MMLogger.get_current_instance().info('\n' + AsciiTable([['category', 'AP'] * (width // 2), *rows]).table)

@@ -12,7 +12,7 @@ from apa_mmdet.datasets.validation.annotations import check_annotations, check_g
 from apa_mmdet.datasets.validation.codes import ERROR, WARNING
 from apa_mmdet.datasets.validation.config_datasets import AnnotationUsage
 from apa_mmdet.datasets.validation.findings import Findings, ValidationError
-from apa_mmdet.evaluation.functional.lvis_eval import load_ground_truth
+from apa_mmdet.evaluation.functional.lvis_eval import GroundTruth
 
 TRAINING = AnnotationUsage('required')
 LVIS = AnnotationUsage('required', evaluated=True, evaluated_as_lvis=True, evaluates_masks=True)
@@ -225,7 +225,7 @@ def test_the_lvis_metric_refuses_what_the_check_reports(broken, val, change, cod
     path = broken[0] / VAL
     edit(path, change)
     with pytest.raises(ValidationError, match=str(path)) as error:
-        load_ground_truth(str(path))
+        GroundTruth(str(path))
     assert (error.value.code, error.value.ids) == (code, ids)
 
 
@@ -253,7 +253,7 @@ def test_the_lvis_metric_needs_ids_of_64_bits(val, kind, number):
 def test_the_lvis_metric_accepts_what_does_no_harm(broken, change):
     path = broken[0] / VAL
     edit(path, change)
-    load_ground_truth(str(path))
+    GroundTruth(str(path))
     assert codes(findings_about(json.loads(path.read_text()), LVIS), ERROR) == []
 
 

@@ -11,7 +11,7 @@ from mmdet.evaluation.metrics.lvis_metric import LVISFixedAPMetric
 
 from apa_mmdet.evaluation import FastLVISMetric
 from apa_mmdet.evaluation.functional.detections import Detections
-from apa_mmdet.evaluation.functional.lvis_eval import FastLVISEval, load_ground_truth
+from apa_mmdet.evaluation.functional.lvis_eval import FastLVISEval, GroundTruth
 from apa_mmdet.evaluation.functional.prediction_store import PredictionError, find_predictions
 from apa_mmdet.evaluation.metrics.fast_lvis_metric import EvaluationError
 
@@ -30,7 +30,7 @@ def test_precision_and_recall_equal_those_of_lvis(seed, options, tmp_path):
     result(FastLVISMetric, ann_file, samples, format_only=True, outfile_prefix=str(tmp_path / 'out'))
     for kind in ('bbox', 'segm'):
         theirs = LVISEval(LVIS(ann_file), LVISResults(ann_file, str(tmp_path / f'out.{kind}.json')), kind)
-        ours = evaluation_of(load_ground_truth(ann_file), find_predictions(tmp_path / 'out.predictions'), kind)
+        ours = evaluation_of(GroundTruth(ann_file), find_predictions(tmp_path / 'out.predictions'), kind)
         for evaluation in (ours, theirs):
             evaluation.run()
         assert list(ours.get_results()) == list(theirs.get_results())

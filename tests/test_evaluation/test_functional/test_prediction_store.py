@@ -10,18 +10,19 @@ from helpers.paths import ROOT
 from helpers.processes import in_two_processes
 from mmengine.logging import MMLogger
 
+from apa_mmdet.evaluation.functional import gather_predictions
+from apa_mmdet.evaluation.functional.gather_predictions import gather_files
 from apa_mmdet.evaluation.functional.prediction_store import (
+    HEADER,
     Masks,
     Prediction,
     PredictionError,
     PredictionFiles,
     PredictionWriter,
     find_predictions,
-    gather,
-    gather_files,
+    path_of,
     read_predictions,
 )
-from apa_mmdet.evaluation.functional.prediction_store.format import HEADER, path_of
 
 
 def test_the_docs_list_every_code():
@@ -62,16 +63,13 @@ def write(*args):
 
 
 def same(read, written, files):
-    assert read.image_id == written.image_id
-    for a, b in zip(read[1:5], written[1:5], strict=True):
-        assert (a is None) == (b is None) and (a is None or np.array_equal(a, b))
+    mask_scores = written.scores if written.mask_scores is None else written.mask_scores
+    for a, b in zip(read[:5], (*written[:4], mask_scores), strict=True):
+        assert np.array_equal(a, b)
     assert (read.masks is None) == (written.masks is None)
     if written.masks:
-        counts = []
-        with files.open() as opened:
-            for offset, length in zip(read.masks.offsets, read.masks.lengths):
-                opened[read.file].seek(offset)
-                counts.append(opened[read.file].read(length))
+        with files.open_masks() as read_mask:
+            counts = [read_mask(read.file, *place) for place in zip(read.masks.offsets, read.masks.lengths)]
         assert (read.masks.size, counts) == (written.masks.size, list(written.masks.counts))
     return True
 
@@ -204,7 +202,7 @@ def test_predictions_do_not_hold_the_masks_of_their_file(tmp_path):
 def gather_in_process(rank, folder, shared):
     torch.set_num_threads(1)
     torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
-    gather.CHUNK_BYTES = 1000  # so that there are several
+    gather_predictions.CHUNK_BYTES = 1000  # so that there are several
     writer = opened(folder / ('all' if shared else str(rank)), [draw(i, 50) for i in range(rank, 6, 2)], rank, 2)
     (folder / f'paths{rank}').write_text('\n'.join(map(str, gather_files(writer))))
 
@@ -220,7 +218,7 @@ def test_rank_0_has_the_files_of_all_ranks(tmp_path, shared):
 
 def gather_with_a_full_disk(rank, folder):
     torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
-    gather.CHUNK_BYTES = 1000
+    gather_predictions.CHUNK_BYTES = 1000
     writer = opened(folder / str(rank), [draw(i, 50) for i in range(rank, 6, 2)], rank, 2)
     if rank == 0:
         path_of(writer.folder, 1).with_suffix('.part').symlink_to('/dev/full')

@@ -13,7 +13,7 @@ from mmdet.evaluation import LVISMetric
 
 from apa_mmdet.datasets.validation.findings import ValidationError
 from apa_mmdet.evaluation import FastLVISMetric
-from apa_mmdet.evaluation.functional.lvis_eval import load_ground_truth
+from apa_mmdet.evaluation.functional.lvis_eval import GroundTruth
 from apa_mmdet.evaluation.functional.prediction_store import PredictionError
 from apa_mmdet.evaluation.metrics.fast_lvis_metric import EvaluationError
 
@@ -146,7 +146,7 @@ def test_annotations_that_are_not_lvis_are_refused(tmp_path):
     del content['images'][0]['neg_category_ids']
     ann_file = saved(content, tmp_path)
     with pytest.raises(ValidationError, match=f'^{ann_file}: images without "neg_category_ids": 1 of') as error:
-        load_ground_truth(ann_file)
+        GroundTruth(ann_file)
     assert (error.value.code, error.value.ids) == ('missing-negatives', (content['images'][0]['id'],))
 
 

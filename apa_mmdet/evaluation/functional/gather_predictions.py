@@ -8,8 +8,7 @@ import torch
 import torch.distributed
 from mmengine import dist
 
-from .format import HEADER, PredictionError, path_of
-from .writer import PredictionWriter
+from .prediction_store import HEADER, PredictionError, PredictionWriter, name_file, path_of
 
 CHUNK_BYTES = 16 * 2**20  # sent to another process at once
 
@@ -24,7 +23,15 @@ def gather_files(writer: PredictionWriter) -> list[Path]:
         PredictionError: ``other-test``, on every rank, if another test has written to a file.
     """
     rank, world_size = dist.get_dist_info()
-    states = dist.all_gather_object(_finish(writer))
+    size, error = 0, None
+    try:
+        writer.flush()
+        size = writer.path.stat().st_size
+        if not _is_complete(writer.path, writer.header, size):
+            raise PredictionError('other-test', f'another test has written to {writer.path}')
+    except (OSError, PredictionError) as caught:
+        error = caught
+    states = dist.all_gather_object((writer.header, size, error))
     for *_, error in states:
         if error:
             raise error
@@ -40,18 +47,6 @@ def gather_files(writer: PredictionWriter) -> list[Path]:
     if failures:
         raise failures[0]
     return paths if rank == 0 else []
-
-
-def _finish(writer: PredictionWriter) -> tuple[bytes, int, Exception | None]:
-    """Header and size of the file, and its error if there is one."""
-    try:
-        writer.flush()
-        size = writer.path.stat().st_size
-    except OSError as error:
-        return b'', 0, error
-    if not _is_complete(writer.path, writer.header, size):
-        return b'', 0, PredictionError('other-test', f'another test has written to {writer.path}')
-    return writer.header, size, None
 
 
 def _is_complete(path: Path, header: bytes, size: int) -> bool:
@@ -73,17 +68,16 @@ def _receive(path: Path, size: int, sender: int) -> list[OSError]:
     """Write the file completely or not at all; after an error the rest is received all the same: its sender waits."""
     unfinished, chunks = path.with_suffix('.part'), _received_chunks(size, sender)
     try:
-        with unfinished.open('wb') as file:
-            for chunk in chunks:
-                file.write(chunk)
-        unfinished.replace(path)
-        return []
+        with name_file(path, f'the predictions of process {sender} were received'):
+            with unfinished.open('wb') as file:
+                file.writelines(chunks)
+            unfinished.replace(path)
     except OSError as error:
         for _ in chunks:
             pass
         unfinished.unlink(missing_ok=True)
-        what = f'{error.strerror}, while the predictions of process {sender} were received'
-        return [OSError(error.errno, what, str(path))]
+        return [error]
+    return []
 
 
 def _received_chunks(size: int, sender: int) -> Iterator[bytes]:
