@@ -10,12 +10,15 @@ annotation file: a dict of ``info``, ``licenses``, ``images``, ``annotations``, 
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import zip_longest
 
 import cv2
 import numpy as np
 from pycocotools import mask as mask_utils
 
 from .plan import CATEGORIES, ImagePlan
+
+DATE = '2020-01-01 00:00:00'  # of all images
 
 
 def frequency(image_count: int) -> str:
@@ -29,13 +32,6 @@ def count(annotations: Sequence[dict]) -> tuple[Counter, Counter]:
     return images, Counter(a['category_id'] for a in annotations)
 
 
-def _definition(k: int) -> str:
-    if k >= len(CATEGORIES):
-        return 'never drawn'
-    surface, color, shape = CATEGORIES[k].split('_')
-    return f'a {color} {surface} {shape}'
-
-
 class DatasetFormat:
     """What all formats share; a subclass sets the attributes and overrides what differs.
 
@@ -44,6 +40,7 @@ class DatasetFormat:
         folder: default output folder of the tool.
         annotations: path of the annotation file of a split in the folder.
         images: path of an image in the folder.
+        location: the fields of an image's record from which a reader derives its path.
         exhaustive: whether every object is annotated, or some are not, as in LVIS.
         dataset: mmdet's class of the data set whose class names it has; None for those that are drawn only.
     """
@@ -52,6 +49,7 @@ class DatasetFormat:
     folder: str
     annotations: str
     images = '{split}2017/{image_id:012d}.jpg'
+    location = dict(file_name='{image_id:012d}.jpg')
     exhaustive = False
     dataset: str | None = None
 
@@ -77,20 +75,11 @@ class DatasetFormat:
         """Contents of ``files(split)``: dicts are written as JSON, strings as they are."""
         return [content]
 
-    def location(self, split: str, image_id: int) -> dict:
-        """The part of an image's record from which a reader derives its path."""
-        return dict(file_name=f'{image_id:012d}.jpg')
-
     def image(self, split: str, image_id: int, plan: ImagePlan, size: tuple[int, int]) -> dict:
         """The record of an image of ``size`` (width, height)."""
-        return dict(
-            id=image_id,
-            width=size[0],
-            height=size[1],
-            license=1,
-            date_captured='2020-01-01 00:00:00',
-            **self.location(split, image_id),
-        )
+        location = {key: path.format(split=split, image_id=image_id) for key, path in self.location.items()}
+        record = dict(id=image_id, width=size[0], height=size[1], license=1, date_captured=DATE)
+        return dict(record, **location)
 
     def annotation(self, annotation_id: int, image_id: int, k: int, polygons: Sequence[np.ndarray]) -> dict:
         """The record of an object of class ``k``, visible within ``polygons``: (N, 2) arrays, in pixels."""
@@ -123,10 +112,8 @@ class TinyLVIS(DatasetFormat):
 
     title, folder = 'tiny LVIS', 'data/tiny_lvis'
     annotations = 'annotations/lvis_v1_{split}.json'
-
-    def location(self, split: str, image_id: int) -> dict:
-        # mmdet's LVISV1Dataset takes the path that follows the host
-        return dict(coco_url=f'http://images.cocodataset.org/{self.image_path(split, image_id)}', flickr_url='')
+    # mmdet's LVISV1Dataset takes the path that follows the host
+    location = dict(coco_url=f'http://images.cocodataset.org/{DatasetFormat.images}', flickr_url='')
 
     def image(self, split: str, image_id: int, plan: ImagePlan, size: tuple[int, int]) -> dict:
         dropped = [] if plan.dropped is None else [plan.objects[plan.dropped]]
@@ -138,20 +125,12 @@ class TinyLVIS(DatasetFormat):
 
     def categories(self, annotations: Sequence[dict]) -> list[dict]:
         images, instances = count(annotations)
-        records = []
-        for k, record in enumerate(super().categories(annotations)):
-            image_count, name = images[record['id']], record['name']
-            records.append(
-                dict(
-                    record,
-                    synset=f'{name}.n.01',
-                    synonyms=[name],
-                    frequency=frequency(image_count),
-                    image_count=image_count,
-                    instance_count=instances[record['id']],
-                    **{'def': _definition(k)},
-                )
-            )
+        records = super().categories(annotations)
+        for record, drawn in zip_longest(records, CATEGORIES):
+            record['synset'], record['synonyms'] = f'{record["name"]}.n.01', [record['name']]
+            record['frequency'] = frequency(images[record['id']])
+            record['image_count'], record['instance_count'] = images[record['id']], instances[record['id']]
+            record['def'] = 'a {1} {0} {2}'.format(*drawn.split('_')) if drawn else 'never drawn'
         return records
 
 
@@ -166,10 +145,8 @@ class LVISV05(TinyLVIS):
 
     title, folder, dataset = 'tiny LVIS as LVIS v0.5', 'data/tiny_lvis_v0.5', 'LVISV05Dataset'
     annotations = 'annotations/lvis_v0.5_{split}.json'
-
-    def location(self, split: str, image_id: int) -> dict:
-        # v0.5 kept the names of COCO 2014, of which mmdet's LVISV05Dataset takes the last 16 characters
-        return dict(file_name=f'COCO_{split}2014_{image_id:012d}.jpg')
+    # v0.5 kept the names of COCO 2014, of which mmdet's LVISV05Dataset takes the last 16 characters
+    location = dict(file_name='COCO_{split}2014_{image_id:012d}.jpg')
 
 
 class COCO(DatasetFormat):
@@ -196,13 +173,11 @@ class V3Det(COCO):
     title, folder = 'tiny LVIS as V3Det', 'data/tiny_v3det'
     annotations = 'annotations/v3det_2023_v1_{split}.json'
     images = 'images/{split}/{image_id:012d}.jpg'
+    location = dict(file_name=images)
     ids = range(1, 13205)
 
     def names(self) -> tuple[str, ...]:
         return CATEGORIES + tuple(f'slot_{i:05d}' for i in self.ids[len(CATEGORIES) :])
-
-    def location(self, split: str, image_id: int) -> dict:
-        return dict(file_name=self.image_path(split, image_id))
 
     def annotation(self, annotation_id: int, image_id: int, k: int, polygons: Sequence[np.ndarray]) -> dict:
         record = super().annotation(annotation_id, image_id, k, polygons)

@@ -5,18 +5,19 @@ the records. The images are the same in every format.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
-from .formats import FORMATS, DatasetFormat, count, frequency
-from .plan import CATEGORIES, SPLITS, ImagePlan, plan_split
+from .formats import DATE, FORMATS, DatasetFormat, count, frequency
+from .plan import CATEGORIES, SPLITS, plan_split
 from .scenes import draw_scene
 
 VERSION = 1  # increase it when the same options no longer give the same bytes
+INFO = dict(version=str(VERSION), year=2020, contributor='apa_mmdet', url='', date_created=DATE)
 FINISHED, UNFINISHED = 'tiny_lvis.json', 'tiny_lvis.unfinished.json'  # marks, which hold the options
 
 
@@ -51,6 +52,7 @@ def make_tiny_lvis(
 
     Raises:
         FileExistsError: if ``out`` holds something else and ``force`` is not set.
+        NotADirectoryError: if ``out`` is a file.
         ValueError: for an argument out of range, or an unknown format.
     """
     out, size = Path(out), (size, size) if isinstance(size, int) else tuple(size)
@@ -64,31 +66,31 @@ def make_tiny_lvis(
     if form != 'tiny_lvis':  # whose mark names no format, as when it was the only one
         options['form'] = form
     if not force:
-        check_folder(out, options)
-    if made := force or not is_finished(out, options):
+        _check_folder(out, options)
+    finished = _read_options(out / FINISHED) == options and all((out / name).is_file() for name in _files(options))
+    if made := force or not finished:
         _make(out, options, progress)
-    return dict(made=made, **summarize(out, form))
+    contents = {split: json.loads((out / FORMATS[form].files(split)[0]).read_text()) for split in SPLITS}
+    images, _ = count(contents['train']['annotations'])
+    letters = [frequency(images[FORMATS[form].category_id(k)]) for k in range(len(CATEGORIES))]
+    return dict(
+        made=made,
+        images={split: len(content['images']) for split, content in contents.items()},
+        instances={split: len(content['annotations']) for split, content in contents.items()},
+        classes={letter: letters.count(letter) for letter in 'rcf'},
+    )
 
 
 def _make(out: Path, options: dict, progress: bool) -> None:
     _mark_unfinished(out, options)
     (out / 'annotations').mkdir(exist_ok=True)
-    form, size, seed, parts = _format_of(options), tuple(options['size']), options['seed'], {}
+    form, seed = _format_of(options), options['seed']
     with tqdm(total=sum(options[split] for split in SPLITS), unit='image', disable=not progress) as bar:
-        for split in SPLITS:
-            plans = plan_split(split, options[split], seed)
-            parts[split] = _draw_split(out, form, split, plans, size, seed, bar)
+        parts = {split: _draw_split(out, form, split, options, bar) for split in SPLITS}
     categories = form.categories(parts['train'][1])  # of the training split in both files, as in LVIS
     for split, (images, annotations) in parts.items():
         content = dict(
-            info=dict(
-                description=f'{form.title}, {split}',
-                version=str(VERSION),
-                year=2020,
-                contributor='apa_mmdet',
-                url='',
-                date_created='2020-01-01 00:00:00',
-            ),
+            info=dict(description=f'{form.title}, {split}', **INFO),
             licenses=[dict(id=1, name='Apache License 2.0', url='http://www.apache.org/licenses/LICENSE-2.0')],
             images=images,
             annotations=annotations,
@@ -99,17 +101,13 @@ def _make(out: Path, options: dict, progress: bool) -> None:
     (out / UNFINISHED).rename(out / FINISHED)  # last: only a complete set has this mark
 
 
-def _draw_split(
-    out: Path, form: DatasetFormat, split: str, plans: Sequence[ImagePlan], size: tuple[int, int], seed: int, bar: tqdm
-) -> tuple[list[dict], list[dict]]:
+def _draw_split(out: Path, form: DatasetFormat, split: str, options: dict, bar: tqdm) -> tuple[list[dict], list[dict]]:
     """Draw and write the images of a split; returns the records of ``images`` and ``annotations``."""
     (out / form.image_path(split, 1)).parent.mkdir(parents=True, exist_ok=True)
-    images, annotations = [], []
-    for index, plan in enumerate(plans):
-        rng = np.random.default_rng([seed, SPLITS.index(split), index])
-        names = [CATEGORIES[c].rsplit('_', 1) for c in plan.objects]
-        image, visible = draw_scene([(shape, appearance) for appearance, shape in names], size, rng)
-        image_id = index + 1
+    images, annotations, size, seed = [], [], tuple(options['size']), options['seed']
+    for image_id, plan in enumerate(plan_split(split, options[split], seed), 1):
+        rng = np.random.default_rng([seed, SPLITS.index(split), image_id - 1])
+        image, visible = draw_scene([CATEGORIES[c].rsplit('_', 1)[::-1] for c in plan.objects], size, rng)
         _, jpeg = cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, 92])
         (out / form.image_path(split, image_id)).write_bytes(jpeg.tobytes())
         images.append(form.image(split, image_id, plan, size))
@@ -122,18 +120,6 @@ def _draw_split(
 
 def _write(path: Path, content: dict | str) -> None:
     path.write_text(content if isinstance(content, str) else json.dumps(content, separators=(',', ':')) + '\n')
-
-
-def summarize(out: str | Path, form: str = 'tiny_lvis') -> dict:
-    """Numbers of ``images`` and ``instances`` by split, and of drawn ``classes`` by frequency, in folder ``out``."""
-    result = dict(images={}, instances={})
-    for split in reversed(SPLITS):
-        content = json.loads((Path(out) / FORMATS[form].files(split)[0]).read_text())
-        result['images'][split] = len(content['images'])
-        result['instances'][split] = len(content['annotations'])
-    images, _ = count(content['annotations'])  # of train
-    letters = [frequency(images[FORMATS[form].category_id(k)]) for k in range(len(CATEGORIES))]
-    return dict(result, classes={f: letters.count(f) for f in 'rcf'})
 
 
 # The folder and its marks
@@ -159,24 +145,12 @@ def _files(options: dict) -> Iterator[str]:
         yield from (form.image_path(split, i + 1) for i in range(options.get(split, 0)))
 
 
-def is_finished(out: Path, options: dict) -> bool:
-    """Whether ``out`` holds the complete data set of ``options``."""
-    return _read_options(out / FINISHED) == options and all((out / name).is_file() for name in _files(options))
-
-
-def check_folder(out: Path, options: dict) -> None:
-    """Refuse to mix the data set of ``options`` with other files in ``out``.
-
-    Raises:
-        FileExistsError: if ``out`` holds anything but this data set, complete or not.
-        NotADirectoryError: if ``out`` is a file.
-    """
+def _check_folder(out: Path, options: dict) -> None:
+    """Refuse to mix the data set of ``options`` with other files in ``out``."""
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f'{out} is a file, not a folder')
-    if not out.exists() or not any(out.iterdir()):
-        return
     marks = [o for o in (_read_options(out / FINISHED), _read_options(out / UNFINISHED)) if o is not None]
-    if not marks:
+    if not marks and out.exists() and any(out.iterdir()):
         raise FileExistsError(
             f'{out} is not empty and holds no tiny LVIS: choose another folder, or write into it with --force'
         )

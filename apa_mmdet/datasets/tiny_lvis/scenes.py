@@ -292,9 +292,8 @@ def draw_scene(
         canvas = _paint_objects(image, objects, 0.95**attempt, rng)  # a crowded scene gets smaller objects
         if canvas is None:
             continue
-        visible = []
-        for k, full in enumerate(canvas.full):
-            visible.append(SceneObject(_polygons(canvas.owner == k), float(canvas.seen[k] / full)))
+        shares = (canvas.seen / canvas.full).tolist()
+        visible = [SceneObject(_polygons(canvas.owner == k), share) for k, share in enumerate(shares)]
         if all(part.polygons for part in visible):
             break
     else:
