@@ -46,19 +46,12 @@ class Detections:
         self.image_ids, self.category_ids = sorted(ground_truth.imgs), sorted(ground_truth.cats)
         self.mask_sizes: dict[int, tuple[int, int]] = {}
         self.image_of = {number: i for i, number in enumerate(self.image_ids)}
-        self._category_of = np.searchsorted(self.category_ids, list(ground_truth.cats))  # of label 0, 1, …
-        self._verified, self._parts = self._verified_categories(), []
-
-    def _verified_categories(self) -> list[np.ndarray]:
-        """For each image the categories, as positions, of which it is known whether they are in it."""
-        position = {number: i for i, number in enumerate(self.category_ids)}
-        known = {
-            number: {position[c] for c in image['neg_category_ids']} for number, image in self.ground_truth.imgs.items()
-        }
-        for annotation in self.ground_truth.dataset['annotations']:
+        self._ids, self._parts = np.array(list(ground_truth.cats), np.int64), []  # categories of label 0, 1, …
+        # the categories of which it is known whether they are in an image
+        self._verified = {number: set(image['neg_category_ids']) for number, image in ground_truth.imgs.items()}
+        for annotation in ground_truth.dataset['annotations']:
             if annotation['area'] > 0:
-                known[annotation['image_id']].add(position[annotation['category_id']])
-        return [np.array(sorted(known[number]), np.int64) for number in self.image_ids]
+                self._verified[annotation['image_id']].add(annotation['category_id'])
 
     def add(self, prediction: Prediction) -> None:
         """Add the prediction of an image.
@@ -69,19 +62,18 @@ class Detections:
         if not len(prediction.labels):
             return
         self._check(prediction)
-        image, masks = self.image_of[prediction.image_id], prediction.masks
-        rows = np.zeros(len(prediction.labels), ROW)
-        rows['image'], rows['category'] = image, self._category_of[prediction.labels]
+        image, masks, ids = self.image_of[prediction.image_id], prediction.masks, self._ids[prediction.labels]
+        rows = np.zeros(len(ids), ROW)
+        rows['image'], rows['category'] = image, np.searchsorted(self.category_ids, ids)
         rows['box'], rows['file'] = prediction.boxes, prediction.file
         rows['scores'] = np.stack([prediction.scores, prediction.mask_scores], axis=1)
-        rows['counts'] = np.isin(rows['category'], self._verified[image])[:, None]
+        rows['counts'] = np.isin(ids, list(self._verified[prediction.image_id]))[:, None]
         if self.masks:
             rows['offset'], rows['length'] = masks.offsets, masks.lengths
             self.mask_sizes[image] = masks.size
         if not self.topk:
-            for column in range(len(IOU_TYPES)):
-                ranked = np.argsort(-rows['scores'][:, column], kind='stable')
-                rows['counts'][ranked[MAX_PER_IMAGE:], column] = False
+            ranked = np.argsort(-rows['scores'], axis=0, kind='stable')
+            np.put_along_axis(rows['counts'], ranked[MAX_PER_IMAGE:], False, axis=0)
             rows = rows[rows['counts'].any(1)]
         self._parts.append(rows)
 
@@ -93,11 +85,11 @@ class Detections:
                 f'{image} was tested, but is not in the annotations ({path}): does ann_file belong to the tested data?',
             )
         low, high = prediction.labels.min(), prediction.labels.max()
-        if low < 0 or high >= len(self._category_of):
+        if low < 0 or high >= len(self._ids):
             raise PredictionError(
                 'unknown-label',
                 f'{image}: label {low if low < 0 else high} was predicted, but the annotations have '
-                f'{len(self._category_of)} categories ({path})',
+                f'{len(self._ids)} categories ({path})',
             )
         if self.masks and prediction.masks is None:
             raise PredictionError(

@@ -165,8 +165,9 @@ def _encode(prediction: Prediction) -> bytes:
     rows = np.zeros(len(scores), DETECTION)
     rows['box'], rows['score'], rows['label'] = boxes, scores, labels
     rows['mask_score'] = scores if mask_scores is None else mask_scores
-    size, counts = (masks.size, masks.counts) if masks else ((0, 0), ())
-    rows['length'] = [len(text) for text in counts] if masks else 0
+    if masks:
+        rows['length'] = [len(text) for text in masks.counts]
+    size, counts = masks[:2] if masks else ((0, 0), ())
     return b''.join([IMAGE.pack(image_id, len(rows), *size, masks is not None), rows.tobytes(), *counts])
 
 
@@ -197,20 +198,19 @@ class PredictionFiles:
                 seen.add(prediction.image_id)
                 yield prediction
         if self.size is not None and count < self.size:
-            raise PredictionError(
-                'missing-images', f'{self.paths[0].parent} has predictions of {count} of the {self.size} tested images'
-            )
+            found = f'{self.paths[0].parent} has predictions of {count} of the {self.size} tested images'
+            raise PredictionError('missing-images', found)
 
     @contextmanager
     def open_masks(self) -> Iterator[Callable[[int, int, int], bytes]]:
         """A function that reads a mask: from the index of its file, its offset and its length there."""
+
+        def read_mask(file: int, offset: int, length: int) -> bytes:
+            files[file].seek(offset)
+            return files[file].read(length)
+
         with ExitStack() as stack:
             files = [stack.enter_context(path.open('rb')) for path in self.paths]
-
-            def read_mask(file: int, offset: int, length: int) -> bytes:
-                files[file].seek(offset)
-                return files[file].read(length)
-
             yield read_mask
 
 
@@ -229,8 +229,7 @@ def find_predictions(folder: Path) -> PredictionFiles:
         path, source = path_of(folder, rank), f'the folder {folder.name} on the machine of process {rank}'
         if not path.is_file():
             raise FileNotFoundError(
-                f'{folder}: {path.name} is missing; {world_size} processes wrote these predictions: copy it from '
-                f'{source}'
+                f'{path} is missing; {world_size} processes wrote these predictions: copy it from {source}'
             )
         if _read_header(path) != (rank, world_size, token):
             raise PredictionError(

@@ -102,17 +102,14 @@ class FastLVISMetric(LVISMetric):
     @property
     def _writer(self) -> PredictionWriter:
         if self._open is None:
+            logger, folder = MMLogger.get_current_instance(), Path(f'{self.outfile_prefix}.predictions')
+            if self.outfile_prefix is None:  # a name of its own: runs that start in the same second share the folder
+                parent = Path(logger.log_file).parent if logger.log_file else Path(tempfile.gettempdir())
+                folder = parent / f'predictions_{self._token.hex()}'
             token = self._token + next(self._tests).to_bytes(8, 'little')  # the same on all ranks
-            self._open = PredictionWriter(self._folder(), *dist.get_dist_info(), token)
-            MMLogger.get_current_instance().info(f'Predictions are written to {self._open.folder}')
+            self._open = PredictionWriter(folder, *dist.get_dist_info(), token)
+            logger.info(f'Predictions are written to {folder}')
         return self._open
-
-    def _folder(self) -> Path:
-        """In the folder of the log, under a name of its own: runs that start in the same second share that folder."""
-        if self.outfile_prefix is not None:
-            return Path(f'{self.outfile_prefix}.predictions')
-        log = MMLogger.get_current_instance().log_file
-        return (Path(log).parent if log else Path(tempfile.gettempdir())) / f'predictions_{self._token.hex()}'
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Write the predictions of a batch."""
@@ -222,14 +219,12 @@ class FastLVISMetric(LVISMetric):
         evaluation = FastLVISEval(detections, 'segm' if metric == 'segm' else 'bbox')
         evaluation.run()
         results = evaluation.get_results()
-        metrics = {}
-        if self.classwise and metric != 'proposal':
-            metrics.update(self._by_class(evaluation))
+        metrics = self._by_class(evaluation) if self.classwise and metric != 'proposal' else {}
         head, items = ('', AVERAGE_RECALLS) if metric == 'proposal' else (f'{metric}_', AVERAGE_PRECISIONS)
         items = items if self.metric_items is None else self.metric_items
         metrics.update({f'{head}{key}': float(f'{value:.3f}') for key, value in results.items() if key in items})
-        values = ', '.join(f'{key} {value:.3f}' for key, value in results.items())
-        MMLogger.get_current_instance().info(f'{metric}: {values}')
+        values = [f'{key} {value:.3f}' for key, value in results.items()]
+        MMLogger.get_current_instance().info(f'{metric}: {", ".join(values)}')
         return metrics
 
     def _by_class(self, evaluation: FastLVISEval) -> dict[str, float]:
@@ -253,13 +248,10 @@ def prediction_of_sample(sample: dict) -> Prediction:
         PredictionError: ``not-finite``, naming the image.
     """
     instances = sample['pred_instances']
-    values = {
-        key: instances[key].detach().float().cpu().numpy()
-        for key in ('bboxes', 'scores', 'mask_scores')
-        if key in instances
-    }
-    for key, numbers in values.items():
-        if not np.isfinite(numbers).all():
+    values = {}
+    for key in [key for key in ('bboxes', 'scores', 'mask_scores') if key in instances]:
+        values[key] = instances[key].detach().float().cpu().numpy()
+        if not np.isfinite(values[key]).all():
             raise PredictionError('not-finite', f'image {sample["img_id"]}: {key} of its prediction are not finite')
     masks = None
     if 'masks' in instances:
