@@ -203,8 +203,8 @@ class _Canvas:
 
     def place(
         self, contours: list[np.ndarray], extent: float, rng: np.random.Generator
-    ) -> tuple[tuple[int, int], np.ndarray, np.ndarray] | None:
-        """Put an object on top where it leaves enough of the others: (corner, mask, center), or None if it cannot."""
+    ) -> tuple[tuple[int, int], np.ndarray] | None:
+        """Put an object on top where it leaves enough of the others: corner and mask, or None if it cannot."""
         area = sum(cv2.contourArea(c.astype(np.float32)) * (-1) ** k for k, c in enumerate(contours))
         area *= SUPERSAMPLE**2
         margin = 0.42 * extent  # up to a twelfth of an object may be outside the image on each side
@@ -223,7 +223,7 @@ class _Canvas:
                 self.window(corner, mask)[mask] = len(self.full)
                 self.full, self.seen = full, seen
                 self.centers.append(center)
-                return corner, mask, center
+                return corner, mask
         return None
 
 
@@ -257,7 +257,7 @@ def _paint_objects(
         placed = canvas.place(contours, extent, rng)
         if placed is None:
             return None
-        (x, y), mask, center = placed
+        (x, y), mask = placed
         alpha = cv2.resize(
             mask.astype(np.float32), None, fx=1 / SUPERSAMPLE, fy=1 / SUPERSAMPLE, interpolation=cv2.INTER_AREA
         )[..., None]

@@ -87,10 +87,10 @@ class FastLVISEval(LVISEval):
         precision = -np.ones((len(self.params.iou_thrs), len(self.params.rec_thrs), *counts))
         recall = -np.ones((len(self.params.iou_thrs), *counts))
         rows_of = self.detections.by_category(self.params.iou_type)
-        bar = tqdm(disable=None, delay=1, total=len(annotations), desc=self.params.iou_type, unit=' categories')
-        with bar, self.detections.predictions.open_masks() as read_mask:
-            for i, of_category in enumerate(annotations.values()):
-                bar.update()
+        # disable=None: no bar in a log
+        bar = tqdm(annotations.values(), self.params.iou_type, unit=' categories', disable=None, delay=1)
+        with self.detections.predictions.open_masks() as read_mask:
+            for i, of_category in enumerate(bar):
                 if of_category:  # without annotations, lvis gives -1
                     found = self._evaluate_category(of_category, list(self._as_coco(rows_of[i], read_mask)))
                     precision[:, :, i], recall[:, i] = found['precision'][:, :, 0, :, -1], found['recall'][:, 0, :, -1]
@@ -102,26 +102,14 @@ class FastLVISEval(LVISEval):
     def _evaluate_category(self, annotations: Sequence[dict], detections: list[dict]) -> dict:
         """Precision (thresholds, recalls, 1, areas, 1) and recall (thresholds, 1, areas, 1)."""
         number = annotations[0]['category_id']
-        annotations = [
-            dict(a, id=i, image_id=self.detections.image_of[a['image_id']], iscrowd=0)
-            for i, a in enumerate(annotations, 1)
-        ]
+        image_of, numbered = self.detections.image_of, enumerate(annotations, 1)
+        annotations = [dict(a, id=i, image_id=image_of[a['image_id']], iscrowd=0) for i, a in numbered]
         images = sorted({a['image_id'] for a in annotations} | {d['image_id'] for d in detections})
+        images = [dict(self.lvis_gt.imgs[self.params.img_ids[i]], id=i) for i in images]
+        options = dict(lvis_style=True, rle_iou_max_workers=1)  # few masks an image and category: threads would wait
         try:
-            ground_truth = COCO(
-                dict(
-                    images=[dict(self.lvis_gt.imgs[self.params.img_ids[i]], id=i) for i in images],
-                    categories=[self.lvis_gt.cats[number]],
-                    annotations=annotations,
-                )
-            )
-            evaluation = _CategoryEval(  # one worker: an image has few masks of a category, threads would wait
-                ground_truth,
-                ground_truth.loadRes(detections),
-                self.params.iou_type,
-                lvis_style=True,
-                rle_iou_max_workers=1,
-            )
+            truth = COCO(dict(images=images, categories=[self.lvis_gt.cats[number]], annotations=annotations))
+            evaluation = _CategoryEval(truth, truth.loadRes(detections), self.params.iou_type, **options)
             evaluation.params.maxDets = [max(1, len(detections))]
             evaluation.evaluate()
             evaluation.accumulate()
