@@ -47,6 +47,7 @@ class Detections:
         self.mask_sizes: dict[int, tuple[int, int]] = {}
         self.image_of = {number: i for i, number in enumerate(self.image_ids)}
         self._ids, self._parts = np.array(list(ground_truth.cats), np.int64), []  # categories of label 0, 1, …
+        self._positions = np.searchsorted(self.category_ids, self._ids)
         # the categories of which it is known whether they are in an image
         self._verified = {number: set(image['neg_category_ids']) for number, image in ground_truth.imgs.items()}
         for annotation in ground_truth.dataset['annotations']:
@@ -64,7 +65,7 @@ class Detections:
         self._check(prediction)
         image, masks, ids = self.image_of[prediction.image_id], prediction.masks, self._ids[prediction.labels]
         rows = np.zeros(len(ids), ROW)
-        rows['image'], rows['category'] = image, np.searchsorted(self.category_ids, ids)
+        rows['image'], rows['category'] = image, self._positions[prediction.labels]
         rows['box'], rows['file'] = prediction.boxes, prediction.file
         rows['scores'] = np.stack([prediction.scores, prediction.mask_scores], axis=1)
         rows['counts'] = np.isin(ids, list(self._verified[prediction.image_id]))[:, None]
