@@ -5,6 +5,8 @@ Everything else extends the host through its own doors: registries, a Checkpoint
 
 - :func:`restore_np_float_for_lvis`: lvis 0.5.3 uses ``np.float``, so that LVIS evaluation fails with NumPy >= 1.24.
 - :func:`let_mmengine_read_its_checkpoints`: with torch >= 2.6, MMEngine <= 0.10.7 cannot read what it saved.
+- ``SkipNonFiniteHook`` guards ``step`` of the run's own optim wrapper: MMEngine calls no hook between backward and
+  step, and the config or ``--amp`` chooses the wrapper's class.
 - ``registry.py``: MMEngine finds ``_base_ = 'apa_mmdet::…'`` through its table MODULE2PACKAGE, which gets an entry.
 
 Each fix looks first whether the thing is broken, and leaves it alone where it is not.

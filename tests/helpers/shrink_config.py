@@ -49,7 +49,7 @@ def two_steps(cfg):
         cfg.train_cfg.update(max_epochs=1, val_interval=1)
     cfg.optim_wrapper.optimizer.weight_decay = 0.0  # would change every parameter
     if 'start_factor' in cfg.param_scheduler[0]:
-        cfg.param_scheduler[0].start_factor = 1.0  # no warm-up: two steps are to change what is learnt
+        cfg.param_scheduler[0].start_factor = 1.0  # no warm-up: two steps must change the weights
     cfg.default_hooks.logger.interval = 1
     cfg.default_hooks.pop('activation_stats', None)  # draws for longer than two steps take
     return cfg
