@@ -14,6 +14,7 @@ Each fix looks first whether the thing is broken, and leaves it alone where it i
 
 import importlib.metadata
 import inspect
+import os
 import pickle
 import re
 import types
@@ -76,7 +77,7 @@ def let_mmengine_read_its_checkpoints(load_as_data: Callable[[str, Any], Any]) -
             return load_from_local(filename, map_location)
         except pickle.UnpicklingError as refused:
             try:
-                return load_as_data(filename, map_location)
+                return load_as_data(os.path.expanduser(filename), map_location)
             except ValueError:
                 raise refused from None
 

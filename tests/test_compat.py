@@ -44,6 +44,13 @@ def test_mmengine_reads_its_own_checkpoints(schemes, tmp_path):
     assert content['lr'] == 0.5 and type(content['log']) is HistoryBuffer
 
 
+def test_a_path_in_the_home_folder(schemes, tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    torch.save(dict(lr=np.float64(0.5)), tmp_path / 'file.pth')
+    compat.let_mmengine_read_its_checkpoints(load_as_data)
+    assert CheckpointLoader.load_checkpoint('~/file.pth')['lr'] == 0.5
+
+
 def test_what_neither_reads_fails_with_the_hosts_own_error(schemes, tmp_path):
     compat.let_mmengine_read_its_checkpoints(load_as_data)
     torch.save(dict(a=Does(*leaves_a_mark(tmp_path / 'mark'))), tmp_path / 'file.pth')

@@ -232,10 +232,15 @@ def test_synchronized_batch_norm_without_a_gpu_is_an_error(data, tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='only without a GPU')
 @pytest.mark.parametrize(
-    'launcher, line', [('slurm', 'a GPU for each process'), ('pytorch', 'the environment variable RANK')]
+    'launcher, code, line',
+    [
+        ('slurm', 'needs-gpu', 'a GPU for each process'),
+        ('pytorch', 'missing-variable', 'the environment variable RANK'),
+    ],
 )
-def test_an_unusable_launcher_is_refused(launcher, line, monkeypatch):
+def test_an_unusable_launcher_is_refused(launcher, code, line, monkeypatch):
     monkeypatch.delenv('RANK', raising=False)
-    with pytest.raises(LauncherError, match=f'--launcher {launcher} needs {line}'):
+    with pytest.raises(LauncherError, match=f'--launcher {launcher} needs {line}') as refused:
         join_on_cpu(launcher)
+    assert refused.value.code == code
     assert not join_on_cpu('none') and not join_on_cpu('bogus'), 'the tools have a list of choices'

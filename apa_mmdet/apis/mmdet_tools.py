@@ -7,9 +7,9 @@ from pathlib import Path
 
 import mmdet
 
-from apa_mmdet.checkpoint.io import BadCheckpoint
-from apa_mmdet.engine.runner import LauncherError, SafeRunner, join_on_cpu
-from apa_mmdet.utils.config import BadConfig, load_config
+from apa_mmdet.engine.runner import SafeRunner, join_on_cpu
+from apa_mmdet.utils.config import load_config
+from apa_mmdet.utils.errors import CodedError
 from apa_mmdet.utils.missing_data_hints import explain
 
 from .validate_annotations import SPLITS, BadAnnotations, validate_annotations
@@ -34,8 +34,8 @@ def run(name: str) -> None:
     """Runs MMDetection's Python tool ``name`` with the arguments of this process.
 
     Validates the annotations first, and joins other processes without a GPU. A config without a ``runner_type`` gets
-    SafeRunner. Invalid annotations and configs, missing files, unreadable or unsafe checkpoints, non-finite losses and
-    unsupported launchers end the process with a short message instead of a traceback.
+    SafeRunner. Missing files, invalid annotations, non-finite losses and every error with a code (of configs,
+    checkpoints, weights, launchers) end the process with a short message instead of a traceback.
     """
     # the tool finds its config relative to the working directory, and imports apa_mmdet through the config
     spec = importlib.util.spec_from_file_location(f'mmdet_{Path(name).stem}', stock_tool(name))
@@ -55,5 +55,5 @@ def run(name: str) -> None:
     except FloatingPointError as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_DIVERGED)
-    except (BadAnnotations, BadCheckpoint, BadConfig, LauncherError) as error:
+    except (BadAnnotations, CodedError) as error:
         sys.exit(str(error))

@@ -3,7 +3,6 @@
 import io
 import os
 import tarfile
-import warnings
 import zipfile
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -65,11 +64,10 @@ def load_as_data(file: str | os.PathLike | IO[bytes], map_location: Any = None) 
 
 def _load(stream: IO[bytes], name: str, map_location: Any) -> Any:
     try:
+        safe_unpickler.rewind(stream)
         if tarfile.is_tarfile(stream):
             raise Refused('tar', 'is a tar archive, not a checkpoint; unpack it first')
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # of files that are refused anyway
-            return safe_unpickler.load(stream, map_location)
+        return safe_unpickler.load(stream, map_location)
     except Refused as error:
         other = _other_format(stream, name) if error.code == 'unsupported-protocol' else None
         raise BadCheckpoint(*other or (error.code, f'{name} {error}')) from None
@@ -110,7 +108,7 @@ def find_weights(
     strange = [
         key
         for key, value in weights.items()
-        if not (isinstance(key, str) and key.isprintable() and isinstance(value, Tensor))
+        if not (isinstance(key, str) and key.isprintable() and isinstance(value, Tensor) and not value.is_nested)
     ]
     if strange or not weights:
         raise BadCheckpoint(

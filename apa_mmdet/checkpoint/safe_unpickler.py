@@ -9,6 +9,8 @@ import os
 import pickle
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import Counter, OrderedDict
+from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import IO, Any
 
@@ -17,6 +19,8 @@ import torch
 from torch import Tensor
 
 from .stand_ins import STAND_INS, NumberArray, NumberType, Refused, may_not, runs_code
+
+TORCH_CHECKS_SIZES = tuple(map(int, torch.__version__.split('.')[:2])) >= (2, 10)
 
 BLOCKED = ('sys', 'os', 'posix', 'nt')  # as torch has it: not even a user can allow these modules
 
@@ -29,6 +33,15 @@ OPERATIONS = (
     + (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3)
     + (pickle.BINGET, pickle.LONG_BINGET, pickle.BINPUT, pickle.LONG_BINPUT)
 )
+
+# the operations that put items into a container: its place on the stack, or below the mark, and what it may be
+DICTS = (dict, OrderedDict, Counter)
+PUT_ITEMS = {
+    pickle.APPEND[0]: (-2, (list,)),
+    pickle.APPENDS[0]: (None, (list,)),
+    pickle.SETITEM[0]: (-3, DICTS),
+    pickle.SETITEMS[0]: (None, DICTS),
+}
 
 
 def allowed_objects() -> dict[str, Any]:
@@ -53,6 +66,17 @@ class _Operations(dict):
             'is damaged, or of a pickle protocol that torch does not load as mere data; download it again, or save it '
             'again with torch.save and its default protocol',
         )
+
+
+def _put_items(unpickler: Any, operation: int) -> None:
+    position, types = PUT_ITEMS[operation]
+    target = unpickler.stack[position] if position else unpickler.metastack[-1][-1]
+    if type(target) not in types:
+        raise may_not(f'put items into an object of type {type(target).__name__}')
+    _PythonUnpickler.dispatch[operation](unpickler)
+
+
+PUTS = {operation: partial(_put_items, operation=operation) for operation in PUT_ITEMS}
 
 
 class SafeUnpickler(_PythonUnpickler):
@@ -86,47 +110,34 @@ class SafeUnpickler(_PythonUnpickler):
         if id(function) not in self.callables:
             raise may_not(f'call {function!r:.100}')
 
-    def _note_sparse(self) -> None:
-        if isinstance(self.stack[-1], Tensor) and self.stack[-1].layout != torch.strided:
-            self.sparse.append(self.stack[-1])
-
     def load_reduce(self) -> None:
-        self._check_callable(self.stack[-2])
-        super().load_reduce()
-        self._note_sparse()
+        function, arguments = self.stack[-2:]
+        self._check_callable(function)
+        if function is torch._tensor._rebuild_from_type_v2:  # calls the first, and sets attributes of what it returns
+            rebuild, tensor_type, *_ = arguments
+            self._check_callable(rebuild)
+            if not (isinstance(tensor_type, type) and issubclass(tensor_type, Tensor)):
+                raise may_not(f'rebuild {tensor_type!r:.50} as a tensor')
+        self._make(super().load_reduce)
 
     def load_newobj(self) -> None:
         self._check_callable(self.stack[-2])
-        super().load_newobj()
-        self._note_sparse()
+        self._make(super().load_newobj)
+
+    def _make(self, operation: Callable[[], None]) -> None:
+        operation()
+        if isinstance(self.stack[-1], Tensor) and self.stack[-1].layout != torch.strided:
+            self.sparse.append(self.stack[-1])
 
     def load_build(self) -> None:
-        target = self.stack[-2]
+        target, state = self.stack[-2:]
         if type(target) is Tensor:  # before torch 0.4; Tensor.__setstate__ would take hooks from the file
             target.set_(*self.stack.pop())
             return
         self._check_callable(type(target))
+        if isinstance(state, tuple) and not (hasattr(type(target), '__setstate__') or hasattr(target, '__slots__')):
+            raise may_not(f'set slots of its {type(target).__name__}')  # by setattr, `__class__` too
         super().load_build()
-
-    def _check_target(self, target: Any, types: tuple[type, ...]) -> None:
-        if type(target) not in types:
-            raise may_not(f'put items into an object of type {type(target).__name__}')
-
-    def load_append(self) -> None:
-        self._check_target(self.stack[-2], (list,))
-        super().load_append()
-
-    def load_appends(self) -> None:
-        self._check_target(self.metastack[-1][-1], (list,))
-        super().load_appends()
-
-    def load_setitem(self) -> None:
-        self._check_target(self.stack[-3], (dict, OrderedDict, Counter))
-        super().load_setitem()
-
-    def load_setitems(self) -> None:
-        self._check_target(self.metastack[-1][-1], (dict, OrderedDict, Counter))
-        super().load_setitems()
 
     def load_binpersid(self) -> None:
         place = self.stack[-1]
@@ -139,16 +150,32 @@ class SafeUnpickler(_PythonUnpickler):
             pickle.REDUCE[0]: load_reduce,
             pickle.NEWOBJ[0]: load_newobj,
             pickle.BUILD[0]: load_build,
-            pickle.APPEND[0]: load_append,
-            pickle.APPENDS[0]: load_appends,
-            pickle.SETITEM[0]: load_setitem,
-            pickle.SETITEMS[0]: load_setitems,
             pickle.BINPERSID[0]: load_binpersid,
+            **PUTS,
         }
     )
 
 
 # ---------------------------------------------------------------- loading
+
+
+class CheckedReader:
+    """A reader of torch's zip archives that compares a storage with its record, as torch >= 2.10 does by itself.
+
+    Earlier ones make a storage of the size that the pickle names, which would read memory behind a shorter record.
+    """
+
+    def __init__(self, archive: Any) -> None:
+        self.archive = archive
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.archive, name)
+
+    def get_storage_from_record(self, name: str, size: int, storage_type: type) -> Tensor:
+        found = len(self.archive.get_record(name))
+        if found != size:
+            raise ValueError(f'{name} has {found} bytes, not {size}')
+        return self.archive.get_storage_from_record(name, size, storage_type)
 
 
 def load(stream: IO[bytes], map_location: Any = None) -> Any:
@@ -175,7 +202,8 @@ def load(stream: IO[bytes], map_location: Any = None) -> Any:
             raise Refused(
                 'torchscript', 'is a TorchScript program, not a checkpoint; get a file that only holds weights'
             )
-        content = torch.serialization._load(archive, map_location, pickle_module, encoding='utf-8')
+        reader = archive if TORCH_CHECKS_SIZES else CheckedReader(archive)
+        content = torch.serialization._load(reader, map_location, pickle_module, encoding='utf-8')
     else:
         content = torch.serialization._legacy_load(stream, map_location, pickle_module, encoding='utf-8')
     for tensor in sparse:

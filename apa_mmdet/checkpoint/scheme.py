@@ -14,6 +14,7 @@ from urllib.parse import urlparse
 import torch
 from mmengine.dist import barrier, get_rank
 from mmengine.logging import print_log
+from mmengine.model import PretrainedInit
 from mmengine.runner.checkpoint import (
     CheckpointLoader,
     _get_mmengine_home,
@@ -41,10 +42,14 @@ def data_only(path: str | os.PathLike) -> str:
 
 def read_pretrained_as_data(model: nn.Module) -> None:
     """Puts the scheme before the ``checkpoint`` of every module's ``init_cfg``, before ``init_weights`` loads it."""
-    for module in model.modules():
-        init_cfg = getattr(module, 'init_cfg', None)
-        for part in init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]:
-            if isinstance(part, dict) and part.get('type') == 'Pretrained' and part.get('checkpoint'):
+    todo = [getattr(module, 'init_cfg', None) for module in model.modules()]
+    while todo:
+        part = todo.pop()
+        if isinstance(part, (list, tuple)):
+            todo += part
+        elif isinstance(part, dict):
+            todo.append(part.get('override'))
+            if part.get('type') in ('Pretrained', PretrainedInit) and part.get('checkpoint'):
                 part['checkpoint'] = data_only(part['checkpoint'])
 
 

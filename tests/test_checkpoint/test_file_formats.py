@@ -105,6 +105,17 @@ def test_a_tar_archive_is_to_be_unpacked(tmp_path):
         load_as_data(tmp_path / 'file.pth')
 
 
+def test_a_stream_is_read_from_its_beginning(tmp_path):
+    a_tar(tmp_path / 'file.tar', {})
+    torch.save(dict(a=torch.ones(2)), tmp_path / 'file.pth')
+    with open(tmp_path / 'file.tar', 'rb') as tar, open(tmp_path / 'file.pth', 'rb') as file:
+        tar.seek(100)
+        file.seek(100)
+        with pytest.raises(BadCheckpoint, match='is a tar archive'):
+            load_as_data(tar)
+        assert load_as_data(file)['a'].tolist() == [1, 1]
+
+
 def test_a_folder_is_not_a_checkpoint(tmp_path):
     with pytest.raises(IsADirectoryError):
         read_checkpoint(tmp_path)

@@ -177,6 +177,14 @@ def test_checkpoints_without_weights(save, content):
     assert line.startswith('holds no weights, neither at its top level nor under `model` or `state_dict`')
 
 
+def test_a_nested_tensor_is_not_a_weight(tmp_path):
+    """It has no shape that could be compared."""
+    nested = torch._nested_view_from_buffer(torch.ones(2), *torch.tensor([[[2]], [[1]]]), torch.tensor([0]))
+    torch.save(dict(state_dict=dict(a=nested)), tmp_path / 'file.pth')
+    code, line = refused(tmp_path / 'file.pth')
+    assert code == 'no-weights' and line.endswith("; 'a' is not the name of a tensor")
+
+
 def test_a_failed_write_leaves_what_was_there(tmp_path):
     path = tmp_path / 'folder/out.pth'
     write_checkpoint(dict(state_dict=WEIGHTS), path)

@@ -18,14 +18,15 @@ from helpers.shrink_config import shrunk
 from mmdet.apis import init_detector
 from mmengine.config import Config
 from mmengine.logging import MMLogger
-from mmengine.model import BaseModel
+from mmengine.model import BaseModel, ModuleList, PretrainedInit
 from mmengine.registry import RUNNERS
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from apa_mmdet.apis.convert_weights import convert_file
 from apa_mmdet.apis.det_inferencer import StrictDetInferencer
+from apa_mmdet.apis.mmdet_tools import run
 from apa_mmdet.checkpoint.io import BadCheckpoint, load_as_data
-from apa_mmdet.checkpoint.scheme import data_only
+from apa_mmdet.checkpoint.scheme import data_only, read_pretrained_as_data
 from apa_mmdet.datasets.tiny_lvis.generate import make_tiny_lvis
 from apa_mmdet.deploy.export_onnx import build, load_weights
 from apa_mmdet.engine.runner import SafeRunner
@@ -150,6 +151,19 @@ def test_pretrained_weights_arrive_in_the_backbone(tiny):
     assert backbone.init_cfg['checkpoint'] == data_only(tiny[0] / 'good.pth')
 
 
+def test_every_form_of_pretrained_init_cfg_gets_the_scheme():
+    forms = [
+        dict(type='Pretrained', checkpoint='a.pth'),
+        [dict(type='Constant', layer='Linear', val=0), dict(type=PretrainedInit, checkpoint='a.pth')],
+        dict(type='Constant', val=0, override=dict(type='Pretrained', name='fc', checkpoint='a.pth')),
+        dict(type='Constant', val=0, override=[dict(type='Pretrained', name='fc', checkpoint='a.pth')]),
+    ]
+    model = ModuleList(ModuleList(init_cfg=form) for form in forms)
+    for _ in range(2):
+        read_pretrained_as_data(model)
+        assert [str(module.init_cfg).count("'apa_mmdet://a.pth'") for module in model] == [1, 1, 1, 1]
+
+
 def test_a_checkpoint_at_a_url(tiny, crafted, tmp_path, monkeypatch):
     """torch.hub asks for unsafe loading, in every version."""
     path, mark = crafted
@@ -208,6 +222,16 @@ def test_a_variable_that_has_no_effect_is_logged(tiny, monkeypatch):
     assert lines[-1] == (
         f'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD has no effect in apa_mmdet: {tiny[0] / "good.pth"} was read as data'
     )
+
+
+def test_weights_of_another_network_end_training_with_one_line(tiny, tmp_path, monkeypatch):
+    torch.save({'stem.weight': torch.zeros(1)}, tmp_path / 'other.pth')
+    cfg = Config.fromfile(tiny[0] / 'config.py')
+    cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=f'{tmp_path}/other.pth')
+    cfg.dump(tmp_path / 'config.py')
+    monkeypatch.setattr(sys, 'argv', ['train.py', f'{tmp_path}/config.py', '--work-dir', str(tmp_path / 'work')])
+    with pytest.raises(SystemExit, match=f'^{tmp_path}/other.pth does not fit this backbone: no name in common.*$'):
+        run('train.py')
 
 
 # ---------------------------------------------------------------- programs that checkpoints carry as text

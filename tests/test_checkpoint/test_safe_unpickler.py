@@ -11,6 +11,7 @@ import pickle
 import re
 import struct
 import threading
+import warnings
 import zipfile
 from collections import OrderedDict
 from contextlib import suppress
@@ -22,6 +23,7 @@ from helpers.payloads import RECONSTRUCT, SCALAR, Does, WithAttributes, hidden_p
 from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 
+from apa_mmdet.checkpoint import safe_unpickler
 from apa_mmdet.checkpoint.io import BadCheckpoint, load_as_data
 from apa_mmdet.checkpoint.stand_ins import STAND_INS
 
@@ -324,6 +326,15 @@ def test_a_checkpoint_may_not_look_up_other_attributes(tmp_path, owner, name):
         (b'cbuiltins\nbytearray\n)R(K\x01e', 'may not put items into an object of type bytearray'),
         (b'cbuiltins\nset\n)RK\x01K\x02s', 'may not put items into an object of type set'),
         (b'cbuiltins\nset\n)R(K\x01K\x02u', 'may not put items into an object of type set'),
+        (
+            b'cargparse\nNamespace\n)R(N}X\x09\0\0\0__class__cmmengine.logging.history_buffer\nHistoryBuffer\nstb',
+            'may not set slots of its Namespace',
+        ),
+        (
+            b'ctorch._tensor\n_rebuild_from_type_v2\n(cargparse\nNamespace\ncargparse\nNamespace\n)}tR',
+            "may not rebuild <class 'argparse.Namespace'> as a tensor",
+        ),
+        (b'ctorch._tensor\n_rebuild_from_type_v2\n(K\x01ctorch\nTensor\n)}tR', 'may not call 1'),
         (b'(X\x06\0\0\0modulec_codecs\nencode\ntQ', 'may not refer to'),
     ],
 )
@@ -335,6 +346,33 @@ def test_operations_check_what_they_are_given(tmp_path, operations, line):
             file.writestr(entry, harmed if entry.endswith('data.pkl') else sound.read(entry))
     with pytest.raises(BadCheckpoint, match=line):
         load_as_data(tmp_path / 'file.pth')
+
+
+class Slotted:
+    __slots__ = ('a',)
+
+    def __init__(self):
+        self.a = 1
+
+
+def test_a_class_with_slots_can_be_allowed(tmp_path):
+    torch.save(dict(a=Slotted()), tmp_path / 'file.pth')
+    with torch.serialization.safe_globals([Slotted]):
+        assert load_as_data(tmp_path / 'file.pth')['a'].a == 1
+
+
+@pytest.mark.parametrize('torch_checks', [True, False])
+def test_a_storage_larger_than_its_record_is_damage(tmp_path, torch_checks, monkeypatch):
+    """Before torch 2.10 it would read memory behind the record."""
+    monkeypatch.setattr(safe_unpickler, 'TORCH_CHECKS_SIZES', torch_checks and safe_unpickler.TORCH_CHECKS_SIZES)
+    torch.save(dict(a=torch.arange(4.0)), tmp_path / 'sound.pth')
+    with zipfile.ZipFile(tmp_path / 'sound.pth') as sound, zipfile.ZipFile(tmp_path / 'file.pth', 'w') as file:
+        for entry in sound.namelist():
+            file.writestr(entry, sound.read(entry).replace(b'K\x04', b'J\0\0\x10\0'))
+    assert load_as_data(tmp_path / 'sound.pth')['a'].tolist() == [0, 1, 2, 3]
+    with pytest.raises(BadCheckpoint, match='16 bytes') as refused:
+        load_as_data(tmp_path / 'file.pth')
+    assert refused.value.code == 'damaged'
 
 
 def test_the_real_getattr_and_eval_are_not_allowed():
@@ -385,6 +423,7 @@ def test_loading_changes_nothing_that_other_threads_see(tmp_path):
             torch.load,
             {*torch.serialization.get_safe_globals()},
             torch.sparse.check_sparse_tensor_invariants.is_enabled(),
+            list(warnings.filters),
         )
 
     before, during = state(), []

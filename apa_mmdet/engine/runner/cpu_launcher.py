@@ -9,11 +9,13 @@ from datetime import timedelta
 import torch.distributed
 from mmengine.device import get_device
 
+from apa_mmdet.utils.errors import CodedError
+
 TIMEOUT = timedelta(hours=2)  # while process 0 evaluates, the others wait for it
 
 
-class LauncherError(ValueError):
-    """Raised when the processes cannot be started by the launcher that was asked for."""
+class LauncherError(CodedError):
+    """Raised when the launcher that was asked for cannot be used; codes ``needs-gpu`` and ``missing-variable``."""
 
 
 def join_on_cpu(launcher: str) -> bool:
@@ -29,16 +31,18 @@ def join_on_cpu(launcher: str) -> bool:
         return False
     if launcher != 'pytorch':
         raise LauncherError(
+            'needs-gpu',
             f'--launcher {launcher} needs a GPU for each process, and there is none; without GPUs '
-            'start tools/dist_train.sh or tools/dist_test.sh on each machine, see docs/distributed.md'
+            'start tools/dist_train.sh or tools/dist_test.sh on each machine, see docs/distributed.md',
         )
     missing = [
         name for name in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT') if name not in os.environ
     ]
     if missing:
         raise LauncherError(
+            'missing-variable',
             f'--launcher pytorch needs the environment variable {missing[0]}, which torchrun sets; '
-            'start several processes with tools/dist_train.sh or tools/dist_test.sh'
+            'start several processes with tools/dist_train.sh or tools/dist_test.sh',
         )
     torch.distributed.init_process_group('gloo', timeout=TIMEOUT)
     return True
