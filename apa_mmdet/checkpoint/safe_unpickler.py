@@ -116,6 +116,8 @@ class SafeUnpickler(_PythonUnpickler):
         if function is torch._tensor._rebuild_from_type_v2:  # calls the first, and sets attributes of what it returns
             rebuild, tensor_type, *_ = arguments
             self._check_callable(rebuild)
+            if rebuild is function:
+                raise may_not('rebuild a tensor by itself')
             if not (isinstance(tensor_type, type) and issubclass(tensor_type, Tensor)):
                 raise may_not(f'rebuild {tensor_type!r:.50} as a tensor')
         self._make(super().load_reduce)
@@ -135,7 +137,7 @@ class SafeUnpickler(_PythonUnpickler):
             target.set_(*self.stack.pop())
             return
         self._check_callable(type(target))
-        if isinstance(state, tuple) and not (hasattr(type(target), '__setstate__') or hasattr(target, '__slots__')):
+        if isinstance(state, tuple) and not {'__setstate__', '__slots__'} & {*dir(type(target))}:
             raise may_not(f'set slots of its {type(target).__name__}')  # by setattr, `__class__` too
         super().load_build()
 

@@ -19,7 +19,7 @@ from mmdet.apis import init_detector
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel, ModuleList, PretrainedInit
-from mmengine.registry import RUNNERS
+from mmengine.registry import MODELS, RUNNERS
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from apa_mmdet.apis.convert_weights import convert_file
@@ -30,6 +30,7 @@ from apa_mmdet.checkpoint.scheme import data_only, read_pretrained_as_data
 from apa_mmdet.datasets.tiny_lvis.generate import make_tiny_lvis
 from apa_mmdet.deploy.export_onnx import build, load_weights
 from apa_mmdet.engine.runner import SafeRunner
+from apa_mmdet.models.backbones import SEResNet
 from apa_mmdet.visualization.learned_activation_plots import draw_checkpoint
 
 TINY = ROOT / 'configs/tiny_lvis/mask_rcnn_se_r18_apa.py'
@@ -224,11 +225,17 @@ def test_a_variable_that_has_no_effect_is_logged(tiny, monkeypatch):
     )
 
 
-def test_weights_of_another_network_end_training_with_one_line(tiny, tmp_path, monkeypatch):
+class InitializedWhenBuilt(SEResNet):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.init_weights()
+
+
+def test_weights_of_another_network_end_a_tool_with_one_line(tmp_path, monkeypatch):
     torch.save({'stem.weight': torch.zeros(1)}, tmp_path / 'other.pth')
-    cfg = Config.fromfile(tiny[0] / 'config.py')
-    cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=f'{tmp_path}/other.pth')
-    cfg.dump(tmp_path / 'config.py')
+    init_cfg = dict(type='Pretrained', checkpoint=f'{tmp_path}/other.pth')
+    (tmp_path / 'config.py').write_text(f"model = dict(type='InitializedWhenBuilt', depth=18, init_cfg={init_cfg})")
+    monkeypatch.setitem(MODELS.module_dict, 'InitializedWhenBuilt', InitializedWhenBuilt)
     monkeypatch.setattr(sys, 'argv', ['train.py', f'{tmp_path}/config.py', '--work-dir', str(tmp_path / 'work')])
     with pytest.raises(SystemExit, match=f'^{tmp_path}/other.pth does not fit this backbone: no name in common.*$'):
         run('train.py')

@@ -334,6 +334,14 @@ def test_a_checkpoint_may_not_look_up_other_attributes(tmp_path, owner, name):
             b'ctorch._tensor\n_rebuild_from_type_v2\n(cargparse\nNamespace\ncargparse\nNamespace\n)}tR',
             "may not rebuild <class 'argparse.Namespace'> as a tensor",
         ),
+        (
+            b'cargparse\nNamespace\n)R}X\x09\0\0\0__slots__)sb(N}X\x09\0\0\0__class__cargparse\nNamespace\nstb',
+            'may not set slots of its Namespace',
+        ),
+        (
+            b'ctorch._tensor\n_rebuild_from_type_v2\n(ctorch._tensor\n_rebuild_from_type_v2\nctorch\nTensor\n)}tR',
+            'may not rebuild a tensor by itself',
+        ),
         (b'ctorch._tensor\n_rebuild_from_type_v2\n(K\x01ctorch\nTensor\n)}tR', 'may not call 1'),
         (b'(X\x06\0\0\0modulec_codecs\nencode\ntQ', 'may not refer to'),
     ],
