@@ -118,8 +118,8 @@ def learnable_activations() -> dict[str, type[LearnableActivation]]:
     """Returns all registered learnable activations, by name in alphabetical order.
 
     Example:
-        >>> list(learnable_activations())[:3]
-        ['AGLU', 'APA', 'APALU']
+        >>> ', '.join(list(learnable_activations())[:3])
+        'AGLU, APA, APALU'
     """
     classes: list[type[LearnableActivation]] = [LearnableActivation]
     for cls in classes:
