@@ -7,6 +7,7 @@ import sys
 import pytest
 from helpers.paths import ROOT
 from helpers.processes import in_a_copy
+from helpers.programs import fork_program, succeed
 
 PAGE = (ROOT / 'docs/customize_activation.md').read_text()
 BLOCK = re.compile(r'^`(\S+)`\n\n```(\w+)\n(.*?)^```$', re.M | re.S)
@@ -18,7 +19,14 @@ def copy(tmp_path_factory):
     folder = tmp_path_factory.mktemp('copy')
     for name in ('apa_mmdet', 'configs', 'tests/test_models/test_activations', 'tools'):
         shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns('__pycache__'))
-    for name in ('tests/conftest.py', 'tests/test_doctests.py', 'tests/data', 'pyproject.toml', 'model-index.yml'):
+    for name in (
+        'tests/conftest.py',
+        'tests/test_doctests.py',
+        'tests/data',
+        'tests/helpers',
+        'pyproject.toml',
+        'model-index.yml',
+    ):
         (folder / name).symlink_to(ROOT / name)
     for name, language, content in BLOCK.findall(PAGE):
         paste(folder / name, language, content)
@@ -55,7 +63,7 @@ def test_the_new_activation_passes_the_contract_and_its_configs_build(copy):
         f'for arguments in ({contract!r}, {doctests!r}):\n'
         "    assert pytest.main([*arguments.split(), '-q', '-p', 'no:cacheprovider']) == 0\n"
     )
-    said = in_a_copy(copy, 'python follow.py')
+    said = succeed(fork_program(copy / 'follow.py', cwd=copy, PYTHONPATH=str(copy)))
     assert f'{copy}/apa_mmdet/__init__.py' in said
     assert 'mask_rcnn_se_r18_smu 17\n' in said and 'retinanet_r50_smu 49\n' in said
     passed = [int(count) for count in re.findall(r'(\d+) passed', said)]

@@ -7,8 +7,6 @@ from helpers.shrink_config import shrunk, two_steps
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from apa_mmdet.datasets.tiny_lvis.generate import make_tiny_lvis
-
 BACKBONE = dict(depth=18, base_channels=8)
 NECK = dict(in_channels=[8, 16, 32, 64], out_channels=16)
 HEAD = dict(in_channels=16, feat_channels=16)
@@ -45,10 +43,8 @@ MAY_BE_UNCHANGED = dict(rtmdet_tiny_aglu='bbox_head.reg_convs.')
 
 
 @pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('coco')
-    make_tiny_lvis(folder, train=4, val=2, size=(96, 64), seed=0, progress=False, form='coco')
-    return folder
+def data(tiny_data):
+    return tiny_data('coco', train=4, val=2, size=(96, 64))
 
 
 def small(name, data, work_dir):

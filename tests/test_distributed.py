@@ -1,35 +1,26 @@
 """Compares one process with two, started by the scripts of tools/ over gloo. See docs/distributed.md."""
 
 import json
-import os
+import shutil
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from helpers.distributed_worker import deterministic_config, overfitting_config, small_config, two_objects_each
 from helpers.paths import ROOT
+from helpers.programs import environment
 from helpers.tiny_runs import saved_at
 from mmdet.registry import MODELS
 from mmengine.runner import Runner, save_checkpoint
 
-from apa_mmdet.datasets.tiny_lvis.generate import make_tiny_lvis
 from apa_mmdet.engine.runner import LauncherError, join_on_cpu
 from apa_mmdet.models.losses import DropLoss
 
 
 def start(*command, cwd, **env):
-    path = f'{Path(sys.executable).parent}:{os.environ["PATH"]}'  # as in the activated environment
-    env = dict(
-        os.environ,
-        PATH=path,
-        OMP_NUM_THREADS='1',
-        PYTHONWARNINGS='ignore',
-        PYTHONPATH=f'{ROOT}:{ROOT / "tests"}',
-        **env,
-    )
+    env = environment(PYTHONPATH=f'{ROOT}:{ROOT / "tests"}', **env)
     return subprocess.Popen(
         [str(c) for c in command], cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -47,9 +38,9 @@ def dumped(cfg, path):
 
 
 @pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('data')
-    make_tiny_lvis(folder, train=12, val=5, size=(96, 64), seed=0, progress=False)
+def data(tmp_path_factory, tiny_data):
+    folder = tmp_path_factory.mktemp('data') / 'tiny_lvis'
+    shutil.copytree(tiny_data(train=12, val=5, size=(96, 64)), folder)
     two_objects_each(folder)
     return folder
 

@@ -18,7 +18,6 @@ from test_training import as_custom_dataset
 
 from apa_mmdet.checkpoint.io import load_as_data
 from apa_mmdet.checkpoint.official_names import translate_names
-from apa_mmdet.datasets.tiny_lvis.generate import make_tiny_lvis
 
 PAGES = [
     *(ROOT / name for name in ('README.md', 'CONTRIBUTING.md', 'SECURITY.md', 'CHANGELOG.md')),
@@ -173,13 +172,13 @@ def run(command, added, clone):
 
 
 @pytest.fixture(scope='module')
-def clone(tmp_path_factory):
+def clone(tmp_path_factory, tiny_data):
     """A copy of the repository with small data, weights and a run in it."""
     folder = tmp_path_factory.mktemp('docs') / 'apa_mmdet'
     skipped = shutil.ignore_patterns('.git', '.venv', 'data', 'work_dirs', 'pretrained', 'build', '__pycache__')
     shutil.copytree(ROOT, folder, symlinks=True, ignore=skipped)
     for form, link in (('lvis_v1', 'lvis_v1'), ('v3det', 'V3Det')):
-        make_tiny_lvis(folder / f'data/tiny_{form}', train=16, val=4, size=96, progress=False, form=form)
+        shutil.copytree(tiny_data(form), folder / f'data/tiny_{form}')
         (folder / 'data' / link).symlink_to(f'tiny_{form}')
     init_default_scope('mmdet')
     detector = MODELS.build(Config.fromfile(ROOT / 'configs/lvis/mask_rcnn_se_r50_apa.py').model)

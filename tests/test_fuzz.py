@@ -8,6 +8,7 @@ import copy
 import io
 import json
 import random
+import shutil
 import zlib
 
 import numpy as np
@@ -26,7 +27,7 @@ from apa_mmdet.apis.convert_weights import convert_file
 from apa_mmdet.checkpoint.io import BadCheckpoint, load_as_data, read_checkpoint
 from apa_mmdet.checkpoint.official_names import convert_official_state_dict, translate_names
 from apa_mmdet.datasets import load_class_frequency
-from apa_mmdet.datasets.tiny_lvis.generate import CATEGORIES, make_tiny_lvis
+from apa_mmdet.datasets.tiny_lvis.generate import CATEGORIES
 from apa_mmdet.datasets.validation.annotations import check_annotations
 from apa_mmdet.datasets.validation.config_datasets import AnnotationUsage
 from apa_mmdet.datasets.validation.findings import Findings, ValidationError
@@ -124,10 +125,10 @@ LIKELY = dict(bbox=BOXES, segmentation=MASKS)
 
 
 @pytest.fixture(scope='module')
-def small(tmp_path_factory):
+def small(tmp_path_factory, tiny_data):
     """A config, the path of its annotation file, and what belongs into it; of little data, each class in it."""
-    folder = tmp_path_factory.mktemp('fuzz')
-    make_tiny_lvis(folder, train=40, val=1, size=(80, 64), progress=False)
+    folder = tmp_path_factory.mktemp('fuzz') / 'data'
+    shutil.copytree(tiny_data(train=40, val=4, size=(80, 64)), folder)
     path, cfg = folder / 'annotations/lvis_v1_train.json', Config.fromfile(TINY)
     cfg.train_dataloader.dataset.dataset.data_root = str(folder)
     cfg.model.roi_head.bbox_head.loss_cls.class_frequency = str(path)
@@ -258,10 +259,10 @@ def test_any_json_is_no_annotation_file_but_a_finding(small, amount):
 
 
 @pytest.fixture(scope='module')
-def judged(tmp_path_factory):
+def judged(tmp_path_factory, tiny_data):
     """A config, the path of its validation annotations, what belongs into it, and what a detector finds there."""
-    folder = tmp_path_factory.mktemp('judged')
-    make_tiny_lvis(folder, train=1, val=6, size=(80, 64), progress=False)
+    folder = tmp_path_factory.mktemp('judged') / 'data'
+    shutil.copytree(tiny_data(train=1, val=6, size=(80, 64)), folder)
     path, cfg = folder / 'annotations/lvis_v1_val.json', Config.fromfile(TINY)
     cfg.val_dataloader.dataset.data_root, cfg.val_evaluator.ann_file = str(folder), str(path)
     content = json.loads(path.read_text())

@@ -1,8 +1,8 @@
 """A program that imports apa_mmdet and names nothing of it gets the same objects and the same loads as without."""
 
 import json
-import subprocess
-import sys
+
+from helpers.programs import fork_program, start_program, succeed
 
 SNAPSHOT = """
 import sys, torch, mmengine, mmcv, mmdet
@@ -58,15 +58,15 @@ print(json.dumps(dict(changed=changed, foreign=sorted(added.keys() - ours))))
 """
 
 
-def run(script, *arguments):
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', script, *arguments], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.strip().splitlines()[-1])
+def run(script, folder, *arguments, by=fork_program):
+    (folder / 'script.py').write_text(script)
+    output = succeed(by(folder / 'script.py', *arguments, cwd=folder))
+    return json.loads(next(line for line in output.splitlines() if line.startswith('{')))
 
 
-def test_objects_schemes_backends_and_registries_are_the_same():
+def test_objects_schemes_backends_and_registries_are_the_same(tmp_path):
     # the scheme of local files, listed in compat.py: MMEngine reads its own checkpoints
-    assert run(SNAPSHOT + COMPARE) == dict(changed=['scheme '], foreign=[])
+    assert run(SNAPSHOT + COMPARE, tmp_path) == dict(changed=['scheme '], foreign=[])
 
 
 LOADS = """
@@ -106,7 +106,7 @@ print(json.dumps(results))
 
 
 def test_loads_are_the_same(tmp_path):
-    same = run(LOADS, str(tmp_path), 'without')
-    assert run(LOADS, str(tmp_path), 'with') == same
+    same = run(LOADS, tmp_path, tmp_path, 'without')
+    assert run(LOADS, tmp_path, tmp_path, 'with', by=start_program) == same  # apa_mmdet is imported first
     assert same['unsafe'] == 'Own' and same['inferencer'] == 80 and same['meta'] == ['cfg', 'config', 'dataset_meta']
     assert same['loader'][0] == 'UnpicklingError'

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 from helpers.paths import ROOT
+from helpers.programs import fork_program
 
 FIRST = """
 import contextlib, gc, importlib, os, sys, types
@@ -53,10 +54,9 @@ print(aglu(torch.zeros(3), torch.ones(1), torch.ones(1)).tolist(), convert_offic
 """
 
 
-def test_every_module_can_be_imported_first():
-    run = subprocess.run(
-        [sys.executable, '-W', 'ignore', '-c', FIRST, ROOT / 'apa_mmdet'], capture_output=True, text=True
-    )
+def test_every_module_can_be_imported_first(tmp_path):
+    (tmp_path / 'first.py').write_text(FIRST)
+    run = fork_program(tmp_path / 'first.py', ROOT / 'apa_mmdet')
     assert (run.returncode, run.stdout) == (0, ''), run.stderr
 
 

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from functools import cache
+from functools import partial
 
 import pytest
 import torch
@@ -15,7 +15,6 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from test_training import as_custom_dataset
 
-from apa_mmdet.datasets.tiny_lvis.generate import make_tiny_lvis
 from apa_mmdet.models.activations import AGLU, APA, AconC
 from apa_mmdet.models.losses.links import APALink
 
@@ -175,19 +174,13 @@ def test_every_recipe_has_a_promise():
 FORMS = {'data/lvis_v1/': 'lvis_v1', 'data/coco/': 'coco', 'data/V3Det/': 'v3det', 'data/tiny_lvis/': 'tiny_lvis'}
 
 
-@cache
-def made(form, folder):
-    make_tiny_lvis(folder / form, train=4, val=2, size=(96, 64), seed=0, progress=False, form=form)
-    return folder / form
-
-
-def small(name, folder, data):
+def small(name, folder, made):
     """Returns a recipe cut to two steps on small data from random weights."""
     cfg = parsed(name, folder)
     kept = {key: cfg.model.backbone.get(key) for key in ('frozen_stages', 'norm_eval')}
     for root, form in FORMS.items():
-        cfg = shrunk(cfg, root, made(form, data))
-    own = as_custom_dataset(made('coco', data), folder / 'own')
+        cfg = shrunk(cfg, root, made(form))
+    own = as_custom_dataset(made('coco'), folder / 'own')
     cfg = two_steps(shrunk(cfg, 'data/own/', own))
     if name.startswith('Frozen'):
         cfg.model.backbone.update(kept)
@@ -204,8 +197,8 @@ def small(name, folder, data):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', RECIPES)
-def test_a_recipe_trains(name, tmp_path, tmp_path_factory):
-    cfg = small(name, tmp_path, tmp_path_factory.getbasetemp())
+def test_a_recipe_trains(name, tmp_path, tiny_data):
+    cfg = small(name, tmp_path, partial(tiny_data, train=4, val=2, size=(96, 64)))
     if cfg.load_from:
         cfg.load_from = str(tmp_path / 'other_classes.pth')
         other = cfg.copy()

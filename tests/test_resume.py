@@ -11,8 +11,6 @@ from helpers.soak import compare, differences
 from helpers.tiny_runs import Stop, tinier
 from mmengine.runner import Runner
 
-from apa_mmdet.datasets.tiny_lvis.generate import make_tiny_lvis
-
 SOAK = ROOT / 'tests/helpers/soak.py'
 OPTIONS = {
     'train_cfg': dict(max_epochs=2),
@@ -22,10 +20,8 @@ OPTIONS = {
 
 
 @pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('tiny')
-    make_tiny_lvis(folder, train=12, val=1, size=(96, 96), seed=0, progress=False)
-    return folder
+def data(tiny_data):
+    return tiny_data(train=12, val=5, size=(96, 64))
 
 
 def train(data, work_dir, stop=None, **options):

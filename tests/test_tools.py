@@ -1,23 +1,19 @@
 """The tools as a user starts them, on real data: training, testing, resuming, reporting."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from helpers.paths import ROOT
+from helpers.programs import fork_program, start_program, succeed
 from mmengine.config import Config
 from mmengine.runner import Runner
 
 from apa_mmdet.apis.mmdet_tools import stock_tool
 from apa_mmdet.apis.report import report
 from apa_mmdet.checkpoint.io import load_as_data
-from apa_mmdet.datasets.tiny_lvis.generate import make_tiny_lvis
 from apa_mmdet.visualization.training_curves import read_log
 
 TINY = ROOT / 'configs/tiny_lvis/mask_rcnn_se_r18_apa.py'
@@ -26,21 +22,12 @@ FLAGSHIP = ROOT / 'configs/lvis/mask_rcnn_se_r50_apa.py'
 OWN = ROOT / 'configs/custom_dataset/mask_rcnn_se_r18_apa_custom.py'
 
 
-def python(*command, cwd, **env):
-    """Runs a Python program as in the activated environment; returns its output."""
-    path = f'{Path(sys.executable).parent}:{os.environ["PATH"]}'
-    env = dict(os.environ, PATH=path, OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore', **env)
-    command = [sys.executable, *map(str, command)]
-    run = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
-    return run.stdout + run.stderr
-
-
 @pytest.fixture(scope='module')
-def tiny(tmp_path_factory):
+def tiny(tmp_path_factory, tiny_data):
     """A folder with a small data/tiny_lvis in it."""
     folder = tmp_path_factory.mktemp('tiny')
-    make_tiny_lvis(folder / 'data/tiny_lvis', train=16, val=6, size=(96, 96), seed=0, progress=False)
+    (folder / 'data').mkdir()
+    (folder / 'data/tiny_lvis').symlink_to(tiny_data())
     return folder
 
 
@@ -58,7 +45,7 @@ AVERAGE_PRECISIONS = [f'lvis/{iou}_{ap}' for iou in ('bbox', 'segm') for ap in (
 @pytest.fixture(scope='module')
 def trained(tiny):
     """The work dir of one epoch of the tiny config, made by our tools/train.py."""
-    log = python(ROOT / 'tools/train.py', TINY, '--work-dir', 'work', *ONE_EPOCH, cwd=tiny)
+    log = succeed(start_program(ROOT / 'tools/train.py', TINY, '--work-dir', 'work', *ONE_EPOCH, cwd=tiny))
     assert 'lvis/segm_APr' in log
     return tiny / 'work'
 
@@ -75,7 +62,8 @@ def test_training_logs_the_losses_and_writes_a_checkpoint(trained):
 
 def metrics_of_test_by(program, tiny):
     """Tests the checkpoint of ``trained`` with a program; returns the metrics."""
-    python(program, TINY, 'work/epoch_1.pth', '--work-dir', 'work', *ONE_EPOCH[:1], *ONE_EPOCH[4:5], cwd=tiny)
+    command = [program, TINY, 'work/epoch_1.pth', '--work-dir', 'work', *ONE_EPOCH[:1], *ONE_EPOCH[4:5]]
+    succeed(fork_program(*command, cwd=tiny))
     metrics = json.loads(sorted((tiny / 'work').glob('*/*.json'))[-1].read_text())
     return {key: metrics[key] for key in AVERAGE_PRECISIONS}
 
@@ -116,7 +104,8 @@ def test_training_resumes_where_it_stopped(tiny, trained):
     options = [o.replace('max_epochs=1', 'max_epochs=2') for o in ONE_EPOCH]
     shutil.copytree(trained, tiny / 'resumed')
     (tiny / 'resumed/last_checkpoint').write_text(str(tiny / 'resumed/epoch_1.pth'))
-    log = python(ROOT / 'tools/train.py', TINY, '--work-dir', 'resumed', '--resume', *options, cwd=tiny)
+    command = [ROOT / 'tools/train.py', TINY, '--work-dir', 'resumed', '--resume', *options]
+    log = succeed(fork_program(*command, cwd=tiny))
     assert 'resumed epoch: 1, iter: 2' in log
     curves = read_log(tiny / 'resumed')
     assert [row['step'] for row in curves.steps] == [3, 4]
@@ -130,7 +119,8 @@ def test_training_resumes_where_it_stopped(tiny, trained):
 
 
 def test_mmdets_own_train_py_runs_the_baseline_config(tiny):
-    log = python(stock_tool('train.py'), BASELINE, '--work-dir', 'elsewhere', *ONE_EPOCH, cwd=tiny)
+    command = [stock_tool('train.py'), BASELINE, '--work-dir', 'elsewhere', *ONE_EPOCH]
+    log = succeed(fork_program(*command, cwd=tiny))
     assert 'lvis/bbox_APf' in log and 'acc: ' in log
 
 
@@ -178,13 +168,10 @@ def test_a_loaded_checkpoint_gives_the_same_outputs_each_time(tiny, trained):
         assert torch.equal(torch.as_tensor(results[0][key]), torch.as_tensor(results[1][key]))
 
 
-def test_a_missing_image_ends_training_with_one_line(tmp_path):
-    make_tiny_lvis(tmp_path / 'data/tiny_lvis', train=2, val=1, size=(96, 96), progress=False)
-    gone = tmp_path / 'data/tiny_lvis/train2017/000000000001.jpg'
-    gone.unlink()
-    run = subprocess.run(
-        [sys.executable, ROOT / 'tools/train.py', TINY, *ONE_EPOCH], cwd=tmp_path, capture_output=True, text=True
-    )
+def test_a_missing_image_ends_training_with_one_line(tmp_path, tiny_data):
+    shutil.copytree(tiny_data(train=4, val=2, size=(96, 64)), tmp_path / 'data/tiny_lvis')
+    (tmp_path / 'data/tiny_lvis/train2017/000000000001.jpg').unlink()
+    run = fork_program(ROOT / 'tools/train.py', TINY, *ONE_EPOCH, cwd=tmp_path)
     last = run.stderr.strip().splitlines()[-1]
     assert run.returncode == 1 and '000000000001.jpg' in last and 'make_tiny_lvis' in last
 
@@ -272,17 +259,19 @@ def test_the_custom_dataset_config_trains_on_coco_format(tiny):
     own = tiny / 'own'
     own.mkdir()
     content = json.loads((tiny / 'data/tiny_lvis/annotations/lvis_v1_train.json').read_text())
+    images = content['images'][:4]
+    annotations = [a for a in content['annotations'] if a['image_id'] in {image['id'] for image in images}]
     names = ('date', 'fig', 'hazelnut')
     coco = dict(
         images=[
             dict(id=i['id'], width=i['width'], height=i['height'], file_name=i['coco_url'].split('/')[-1])
-            for i in content['images']
+            for i in images
         ],
-        annotations=[dict(a, category_id=a['category_id'] % 3 + 1, iscrowd=0) for a in content['annotations']],
+        annotations=[dict(a, category_id=a['category_id'] % 3 + 1, iscrowd=0) for a in annotations],
         categories=[dict(id=i + 1, name=name) for i, name in enumerate(names)],
     )
     (own / 'trainval.json').write_text(json.dumps(coco))
     (own / 'images').symlink_to(tiny / 'data/tiny_lvis/train2017')
     options = ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1', 'model.test_cfg.rcnn.score_thr=1e-5']
     command = [ROOT / 'tools/train.py', OWN, '--work-dir', 'own_work', '--cfg-options', *options]
-    assert 'coco/segm_mAP' in python(*command, cwd=tiny, DATA_ROOT=str(own))
+    assert 'coco/segm_mAP' in succeed(fork_program(*command, cwd=tiny, DATA_ROOT=str(own)))

@@ -16,8 +16,6 @@ from helpers.shrink_config import shrunk, two_steps
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from apa_mmdet.datasets.tiny_lvis.generate import make_tiny_lvis
-
 CONFIGS = sorted(
     str(p.relative_to(ROOT / 'configs').with_suffix(''))
     for p in (ROOT / 'configs').glob('[!_]*/*.py')
@@ -39,20 +37,6 @@ METRICS = dict(
 
 # a part of a config's name: a parameter that only its activation has (attention has an fc1 as well)
 LEARNED = {'apa': r'\.kappa$', 'acon': r'\.beta$', 'meta-acon': r'\.act_\w+\.fc1\.weight$', 'apalu': r'\.raw_a$'}
-
-
-@pytest.fixture(scope='session')
-def made(tmp_path_factory):
-    """Returns the folder of a small data set in a format, drawn on first use."""
-    folders = {}
-
-    def folder(form):
-        if form not in folders:
-            folders[form] = tmp_path_factory.mktemp(form)
-            make_tiny_lvis(folders[form], train=4, val=2, size=(96, 64), seed=0, progress=False, form=form)
-        return folders[form]
-
-    return folder
 
 
 def as_custom_dataset(coco, folder):
@@ -83,9 +67,9 @@ def small(cfg, family, data, work_dir):
 
 
 @pytest.mark.parametrize('name', [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in CONFIGS])
-def test_a_config_trains_and_evaluates(name, made, tmp_path, monkeypatch):
+def test_a_config_trains_and_evaluates(name, tiny_data, tmp_path, monkeypatch):
     family = name.split('/')[0]
-    data = made(FORMS[family])
+    data = tiny_data(FORMS[family], train=4, val=2, size=(96, 64))
     if family == 'custom_dataset':
         data = as_custom_dataset(data, tmp_path / 'own')
         monkeypatch.setenv('DATA_ROOT', str(data))

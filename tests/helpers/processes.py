@@ -1,10 +1,9 @@
 """Processes: two forked from the test's own, or a command in a copy of the repository."""
 
 import multiprocessing
-import os
 import subprocess
-import sys
-from pathlib import Path
+
+from helpers.programs import environment, succeed
 
 
 def in_two_processes(function, *args, exitcode=0):
@@ -20,8 +19,5 @@ def in_two_processes(function, *args, exitcode=0):
 
 def in_a_copy(folder, command):
     """Runs a line of bash as in the activated environment, with the copy's own package; returns its output."""
-    path = f'{Path(sys.executable).parent}:{os.environ["PATH"]}'
-    env = dict(os.environ, PATH=path, PYTHONPATH=str(folder), OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore')
-    run = subprocess.run(['bash', '-ec', command], cwd=folder, env=env, capture_output=True, text=True)
-    assert run.returncode == 0, f'{command}\n{run.stdout[-3000:]}{run.stderr[-3000:]}'
-    return run.stdout + run.stderr
+    env = environment(PYTHONPATH=str(folder))
+    return succeed(subprocess.run(['bash', '-ec', command], cwd=folder, env=env, capture_output=True, text=True))

@@ -4,13 +4,13 @@ import argparse
 import json
 import re
 import runpy
-import subprocess
 import sys
 import zlib
 
 import pytest
 import torch
 from helpers.paths import ROOT
+from helpers.programs import fork_program, start_program, succeed
 from helpers.recordings import DATA, image, load, value
 from mmdet.registry import MODELS
 from mmengine.config import Config
@@ -21,7 +21,6 @@ from mmengine.runner import load_checkpoint
 from apa_mmdet.apis.convert_weights import NotConvertible, convert_file
 from apa_mmdet.checkpoint.compare import WrongWeights
 from apa_mmdet.checkpoint.official_names import convert_official_state_dict, translate_names
-from apa_mmdet.datasets.tiny_lvis.generate import make_tiny_lvis
 from apa_mmdet.models.backbones import SEResNet, SEResNeXt
 from apa_mmdet.utils.config import BadConfig
 
@@ -399,7 +398,7 @@ def test_nothing_is_overwritten_unasked(small, tmp_path):
 
 
 def test_the_tool_as_a_process(small, tmp_path):
-    run = subprocess.run([sys.executable, TOOL, small, tmp_path / 'out.pth'], capture_output=True, text=True)
+    run = start_program(TOOL, small, tmp_path / 'out.pth')
     assert run.returncode == 0, run.stderr
     assert 'written: ' in run.stdout and "dict(type='SEResNet', depth=18)" in run.stdout
     net = SEResNet(18, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'out.pth')))
@@ -412,9 +411,7 @@ def test_the_tool_as_a_process(small, tmp_path):
 
 def test_the_tool_with_a_detector_of_another_depth_as_a_process(tmp_path):
     source = saved(dict(state_dict=marked(keys('lvis_mask_rcnn_se_r101_detector'))), tmp_path / 'in.pth')
-    run = subprocess.run(
-        [sys.executable, TOOL, source, tmp_path / 'out.pth', '--config', ROOT / R50], capture_output=True, text=True
-    )
+    run = fork_program(TOOL, source, tmp_path / 'out.pth', '--config', ROOT / R50)
     assert run.returncode == 1 and not (tmp_path / 'out.pth').exists()
     assert 'convert_official_weights: ' in run.stderr.splitlines()[-1] and 'Traceback' not in run.stderr
     assert 'the checkpoint is a ResNet-101, the model a ResNet-50' in run.stderr.splitlines()[-1]
@@ -430,8 +427,9 @@ def test_the_tool_with_a_missing_file(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_tools_test_evaluates_a_converted_detector(tmp_path):
-    make_tiny_lvis(tmp_path / 'data/lvis_v1', train=1, val=2, size=96, progress=False, form='lvis_v1')
+def test_tools_test_evaluates_a_converted_detector(tmp_path, tiny_data):
+    (tmp_path / 'data').mkdir()
+    (tmp_path / 'data/lvis_v1').symlink_to(tiny_data('lvis_v1', train=4, val=2, size=(96, 64)))
     weights = {
         name: torch.from_numpy(value(name, shape)) for name, shape in keys('lvis_mask_rcnn_se_r50_detector').items()
     }
@@ -440,8 +438,6 @@ def test_tools_test_evaluates_a_converted_detector(tmp_path):
         [TOOL, 'official.pth', 'ours.pth', '--config', ROOT / R50],
         [ROOT / 'tools/test.py', ROOT / R50, 'ours.pth', '--cfg-options', 'model.test_cfg.rcnn.max_per_img=20'],
     ):
-        run = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True)
-        assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
-    said = run.stdout + run.stderr
+        said = succeed(fork_program(*command, cwd=tmp_path))
     assert 'Load checkpoint from apa_mmdet://ours.pth' in said and 'lvis/segm_APr' in said
     assert not re.search('unexpected key|missing key|size mismatch', said)

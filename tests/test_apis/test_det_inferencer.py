@@ -24,17 +24,17 @@ from apa_mmdet.apis.inference_folder import find_images
 from apa_mmdet.checkpoint.compare import WrongWeights
 from apa_mmdet.checkpoint.io import BadCheckpoint, load_as_data
 from apa_mmdet.checkpoint.official_names import translate_names
-from apa_mmdet.datasets.tiny_lvis.generate import CATEGORIES, make_tiny_lvis
+from apa_mmdet.datasets.tiny_lvis.generate import CATEGORIES
 
 CLASSES = sorted(CATEGORIES)
 LOW = 1e-4  # a score that the random weights reach
 
 
 @pytest.fixture(scope='module')
-def tiny(tmp_path_factory):
+def tiny(tmp_path_factory, tiny_data):
     """A folder with a config, a checkpoint of it and some images."""
     folder = tmp_path_factory.mktemp('inference')
-    make_tiny_lvis(folder / 'data', train=4, val=2, size=(96, 72), progress=False)
+    (folder / 'data').symlink_to(tiny_data(train=4, val=2, size=(96, 72)))
     cfg = tinier(folder / 'data', folder / 'work', **{'model.test_cfg.rcnn': dict(score_thr=1e-6, max_per_img=8)})
     runner = Runner.from_cfg(cfg)
     torch.manual_seed(0)

@@ -1,8 +1,8 @@
-import subprocess
 import sys
 
 import pytest
 from helpers.paths import ROOT
+from helpers.programs import fork_program
 from mmengine.config import Config
 
 from apa_mmdet.apis import mmdet_tools
@@ -20,11 +20,9 @@ def test_a_tool_that_mmdet_does_not_carry():
         mmdet_tools.stock_tool('fly.py')
 
 
-def test_every_option_is_the_stock_tools(tmp_path):
-    ours = subprocess.run([sys.executable, ROOT / 'tools/train.py', '--help'], capture_output=True, text=True)
-    theirs = subprocess.run(
-        [sys.executable, mmdet_tools.stock_tool('train.py'), '--help'], capture_output=True, text=True
-    )
+def test_every_option_is_the_stock_tools():
+    ours = fork_program(ROOT / 'tools/train.py', '--help')
+    theirs = fork_program(mmdet_tools.stock_tool('train.py'), '--help')
     assert '--auto-scale-lr' in ours.stdout and ours.stdout == theirs.stdout
 
 
@@ -118,9 +116,7 @@ def test_no_hint_where_none_fits(error, line):
     ],
 )
 def test_training_without_data_ends_with_one_line(config, options, line, tmp_path):
-    run = subprocess.run(
-        [sys.executable, ROOT / 'tools/train.py', ROOT / config, *options], capture_output=True, text=True, cwd=tmp_path
-    )
+    run = fork_program(ROOT / 'tools/train.py', ROOT / config, *options, cwd=tmp_path)
     assert run.returncode == 1
     assert run.stderr.strip().splitlines()[-1].startswith(line)
     assert 'Traceback' not in run.stderr

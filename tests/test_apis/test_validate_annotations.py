@@ -2,16 +2,15 @@
 
 import copy
 import json
-import subprocess
-import sys
+import shutil
 
 import pytest
 from helpers.paths import ROOT
+from helpers.programs import fork_program
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
 from apa_mmdet.apis.validate_annotations import BadAnnotations, validate_annotations
-from apa_mmdet.datasets.tiny_lvis.generate import make_tiny_lvis
 
 TINY = ROOT / 'configs/tiny_lvis/mask_rcnn_se_r18_apa.py'
 TRAIN, VAL = 'annotations/lvis_v1_train.json', 'annotations/lvis_v1_val.json'
@@ -19,9 +18,9 @@ ADVICE = 'fix the errors; to start anyway: --cfg-options check_annotations=False
 
 
 @pytest.fixture
-def data(tmp_path):
+def data(tmp_path, tiny_data):
     folder = tmp_path / 'data/tiny_lvis'
-    make_tiny_lvis(folder, train=16, val=4, size=(80, 64), progress=False)
+    shutil.copytree(tiny_data(train=4, val=2, size=(96, 64)), folder)
     return folder
 
 
@@ -56,8 +55,7 @@ def negative_width(content):
 def test_the_tools_name_the_record_instead_of_starting(tool, file, split, change, code, data, tmp_path):
     edit(data / file, change)
     number = json.loads((data / file).read_text())['annotations'][2]['id']
-    command = [sys.executable, ROOT / 'tools' / tool, TINY, *['nowhere.pth'] * (tool == 'test.py')]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    run = fork_program(ROOT / 'tools' / tool, TINY, *['nowhere.pth'] * (tool == 'test.py'), cwd=tmp_path)
     *_, line, advice = run.stderr.strip().splitlines()
     assert run.returncode == 1 and 'Traceback' not in run.stderr and advice.endswith(ADVICE)
     assert line.startswith(f'error    {split}: ') and line.endswith(f'  [{code}]') and f'e.g. {number}' in line

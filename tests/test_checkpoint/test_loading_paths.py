@@ -27,7 +27,6 @@ from apa_mmdet.apis.det_inferencer import StrictDetInferencer
 from apa_mmdet.apis.mmdet_tools import run
 from apa_mmdet.checkpoint.io import BadCheckpoint, load_as_data
 from apa_mmdet.checkpoint.scheme import data_only, read_pretrained_as_data
-from apa_mmdet.datasets.tiny_lvis.generate import make_tiny_lvis
 from apa_mmdet.deploy.export_onnx import build, load_weights
 from apa_mmdet.engine.runner import SafeRunner
 from apa_mmdet.models.backbones import SEResNet
@@ -37,10 +36,10 @@ TINY = ROOT / 'configs/tiny_lvis/mask_rcnn_se_r18_apa.py'
 
 
 @pytest.fixture(scope='module')
-def tiny(tmp_path_factory):
+def tiny(tmp_path_factory, tiny_data):
     """The tiny config on a few images, and its checkpoint before any training."""
     folder = tmp_path_factory.mktemp('weights_only')
-    make_tiny_lvis(folder / 'data', train=2, val=1, size=(96, 96), progress=False)
+    (folder / 'data').symlink_to(tiny_data(train=4, val=2, size=(96, 64)))
     cfg = shrunk(Config.fromfile(TINY), 'data/tiny_lvis/', folder / 'data')
     cfg = Config(cfg._cfg_dict, format_python_code=False)  # which takes seconds, and is done for every runner
     cfg.work_dir, cfg.default_hooks = str(folder / 'work'), {}

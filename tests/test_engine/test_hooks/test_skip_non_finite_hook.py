@@ -10,7 +10,6 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 from torch import nn
 
-from apa_mmdet.datasets.tiny_lvis.generate import make_tiny_lvis
 from apa_mmdet.engine.hooks.skip_non_finite_hook import _finite
 
 NAN = Points(broken=[4], change=lambda image: image * float('nan'))  # in the second step of an epoch
@@ -170,10 +169,8 @@ def test_losses_and_gradients_may_be_on_different_devices(gradients):
 
 
 @pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('tiny')
-    make_tiny_lvis(folder, train=4, val=1, size=(96, 96), seed=0, progress=False)
-    return folder
+def data(tiny_data):
+    return tiny_data(train=4, val=2, size=(96, 64))
 
 
 def test_a_detector_with_an_infinite_loss_weight_stops_and_names_the_loss(data, tmp_path):

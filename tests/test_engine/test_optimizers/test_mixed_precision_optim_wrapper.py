@@ -4,14 +4,10 @@ from helpers.tiny_runs import log_of, tinier
 from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import Runner
 
-from apa_mmdet.datasets.tiny_lvis.generate import make_tiny_lvis
-
 
 @pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('tiny')
-    make_tiny_lvis(folder, train=4, val=1, size=(96, 96), seed=0, progress=False)
-    return folder
+def data(tiny_data):
+    return tiny_data(train=4, val=2, size=(96, 64))
 
 
 @pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
