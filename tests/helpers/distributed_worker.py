@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import torch
+from helpers import fast_host  # noqa: F401
 from helpers.paths import ROOT
 from helpers.shrink_config import shrunk
 from helpers.tiny_runs import tinier

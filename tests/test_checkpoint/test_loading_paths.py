@@ -41,7 +41,6 @@ def tiny(tmp_path_factory, tiny_data):
     folder = tmp_path_factory.mktemp('weights_only')
     (folder / 'data').symlink_to(tiny_data(train=4, val=2, size=(96, 64)))
     cfg = shrunk(Config.fromfile(TINY), 'data/tiny_lvis/', folder / 'data')
-    cfg = Config(cfg._cfg_dict, format_python_code=False)  # which takes seconds, and is done for every runner
     cfg.work_dir, cfg.default_hooks = str(folder / 'work'), {}
     runner = RUNNERS.build(cfg)
     cfg.dump(folder / 'config.py')
@@ -64,7 +63,7 @@ def crafted(tiny, tmp_path):
 def start(tiny, mode, path):
     """A new run from its config, up to the loading of its checkpoint."""
     folder, _ = tiny
-    cfg = Config(Config.fromfile(folder / 'config.py')._cfg_dict, format_python_code=False)
+    cfg = Config.fromfile(folder / 'config.py')
     cfg.update(load_from=str(path), resume=mode == 'resume', experiment_name=f'{mode}{os.urandom(4).hex()}')
     getattr(RUNNERS.build(cfg), 'test' if mode == 'test' else 'train')()
 
