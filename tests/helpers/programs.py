@@ -64,7 +64,7 @@ def _server():
 
 
 def _wait_for_a_program():
-    """Answers requests; returns the command in each forked process, and None in this one at the end of the input."""
+    """Answers requests until the end of the input; returns in the forked processes alone, the command of each."""
     answers = os.fdopen(os.dup(1), 'w')
     os.dup2(2, 1)  # what the imports print is no answer
     for line in sys.stdin:
@@ -74,7 +74,7 @@ def _wait_for_a_program():
             return _become(**json.loads(line))
         answers.write(f'{os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}\n')
         answers.flush()
-    return None
+    os._exit(0)  # without a report of coverage, which would come after that of the tests
 
 
 def _become(command, cwd, env, outputs):
@@ -97,5 +97,4 @@ if __name__ == '__main__':
     from mmdet.utils import register_all_modules
 
     register_all_modules(init_default_scope=False)
-    if command := _wait_for_a_program():
-        runpy.run_path(command[0], run_name='__main__')
+    runpy.run_path(_wait_for_a_program()[0], run_name='__main__')
