@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument('--batches', **count, default=4, help='different batches (default: %(default)s)')
     parser.add_argument('--batch-size', **count, help="images of a process (default: the first config's)")
     args = parser.parse_args()
-    if 'LOCAL_RANK' in os.environ:
+    if distributed.is_torchelastic_launched():  # MMDetection's tools set LOCAL_RANK for one process, too
         if args.device == 'cuda':
             torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
         distributed.init_process_group('nccl' if args.device == 'cuda' else 'gloo')  # MMEngine's asks for a GPU
