@@ -6,12 +6,15 @@ from copy import deepcopy
 from pathlib import Path
 
 import mmdet
+from mmengine.logging import MMLogger
 
 from apa_mmdet.engine.runner import SafeRunner, join_on_cpu
 from apa_mmdet.utils.config import load_config
 from apa_mmdet.utils.errors import CodedError
 from apa_mmdet.utils.missing_data_hints import explain
 
+from .launch_checks.launch import Launch
+from .launch_checks.validate_launch import InvalidLaunch, validate_launch
 from .validate_annotations import SPLITS, BadAnnotations, validate_annotations
 
 EXIT_DIVERGED = 3  # exit status of a training whose losses or gradients stay non-finite
@@ -33,9 +36,10 @@ def stock_tool(name: str) -> Path:
 def run(name: str) -> None:
     """Runs MMDetection's Python tool ``name`` with the arguments of this process.
 
-    Validates the annotations first, and joins other processes without a GPU. A config without a ``runner_type`` gets
-    SafeRunner. Missing files, invalid annotations, non-finite losses and every error with a code (of configs,
-    checkpoints, weights, launchers) end the process with a short message instead of a traceback.
+    Checks the settings, validates the annotations, and joins other processes without a GPU. A config without a
+    ``runner_type`` gets SafeRunner. Missing files, invalid settings or annotations, non-finite losses and every error
+    with a code (of configs, checkpoints, weights, launchers) end the process with a short message instead of a
+    traceback.
     """
     # the tool finds its config relative to the working directory, and imports apa_mmdet through the config
     spec = importlib.util.spec_from_file_location(f'mmdet_{Path(name).stem}', stock_tool(name))
@@ -48,12 +52,23 @@ def run(name: str) -> None:
             cfg = load_config(args.config, deepcopy(args.cfg_options))
             if 'runner_type' not in cfg:
                 sys.argv = [*sys.argv, '--cfg-options', f'runner_type={SafeRunner.__name__}']
+            validate_launch(
+                Launch(
+                    name,
+                    cfg,
+                    args.cfg_options or {},
+                    resume=getattr(args, 'resume', None),
+                    checkpoint=getattr(args, 'checkpoint', None),
+                    tta=getattr(args, 'tta', False),
+                    work_dir=args.work_dir,
+                )
+            )
             validate_annotations(cfg, SPLITS[name])
         tool.main()
     except FileNotFoundError as error:
         sys.exit(explain(error))
     except FloatingPointError as error:
-        print(error, file=sys.stderr)
+        MMLogger.get_current_instance().error(str(error))
         sys.exit(EXIT_DIVERGED)
-    except (BadAnnotations, CodedError) as error:
+    except (BadAnnotations, InvalidLaunch, CodedError) as error:
         sys.exit(str(error))

@@ -15,8 +15,9 @@ from apa_mmdet.datasets.validation.findings import Finding
 from apa_mmdet.datasets.validation.validate_config import validate_config
 from apa_mmdet.utils.config import evaluators
 
+from .launch_checks.validate_launch import RANKS
+
 SPLITS = {'train.py': ('train', 'val'), 'test.py': ('test',)}  # what MMDetection's tools read
-RANKS = 'RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'  # of torchrun, slurm and mpi
 
 
 class BadAnnotations(ValueError):

@@ -1,0 +1,46 @@
+"""Checks whether the settings of a start fit together, before data or models are built."""
+
+import os
+from collections.abc import Callable, Sequence
+
+from mmengine.logging import MMLogger
+
+from apa_mmdet.datasets.validation.codes import ERROR
+from apa_mmdet.datasets.validation.findings import Finding, Findings
+
+from .launch import Launch
+
+RANKS = 'RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'  # of torchrun, slurm and mpi
+CHECKS: tuple[Callable[[Launch, Findings], None], ...] = ()  # each adds to the findings
+
+
+class InvalidLaunch(ValueError):
+    """A start that would fail or mislead: ``findings`` are the errors, a line each."""
+
+    def __init__(self, findings: Sequence[Finding]) -> None:
+        self.findings = tuple(findings)
+        super().__init__('\n'.join(map(str, findings)))
+
+
+def check_launch(launch: Launch) -> Findings:
+    """Returns what the checks find, without raising or logging anything."""
+    findings = Findings('config')
+    for check in CHECKS:
+        check(launch, findings)
+    return findings
+
+
+def validate_launch(launch: Launch) -> None:
+    """Raises the errors and logs the warnings of the checks, only in the first of several processes.
+
+    Raises:
+        InvalidLaunch: if there is an error.
+    """
+    if next((os.environ[name] for name in RANKS if name in os.environ), '0') != '0':
+        return
+    findings = check_launch(launch)
+    errors = [finding for finding in findings if finding.severity == ERROR]
+    if errors:
+        raise InvalidLaunch(errors)
+    for finding in findings:
+        MMLogger.get_current_instance().warning(str(finding))
