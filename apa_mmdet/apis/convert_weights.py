@@ -1,6 +1,6 @@
-"""Converts official weights to our names, and back.
+"""Converts official weights, and SE-ResNets of MMPretrain and timm, to our names, and the official ones back.
 
-A *classification checkpoint* (weights under ``model``, classifier ``fc.*``) becomes backbone weights for
+A *classification checkpoint* (weights with a classifier ``fc.*`` or ``head.fc.*``) becomes backbone weights for
 ``init_cfg=dict(type='Pretrained', checkpoint=…)``, a *detection checkpoint* (names under ``backbone.``) one that
 ``tools/test.py`` loads. Everything is compared with the model it is for before anything is written.
 """
@@ -11,7 +11,7 @@ from mmengine.config import Config
 
 from apa_mmdet.checkpoint.compare import StateDict, WrongWeights, check_fit, compare, summary
 from apa_mmdet.checkpoint.io import read_checkpoint, write_checkpoint
-from apa_mmdet.checkpoint.official_names import CLASSIFIER, depth_of, translate_names
+from apa_mmdet.checkpoint.official_names import as_linear, depth_of, translate_names, without_classifier
 from apa_mmdet.models.backbones import SEResNet
 from apa_mmdet.utils.config import build_detector, load_config
 from apa_mmdet.utils.errors import CodedError
@@ -43,9 +43,10 @@ def infer_backbone(weights: StateDict) -> dict:
     if grouped is not None and grouped.dim() == 4 and 0 < grouped.shape[1] < len(grouped):
         backbone.update(type='SEResNeXt', groups=len(grouped) // grouped.shape[1], base_width=grouped.shape[1])
     if not any(name.endswith('.lambda_') for name in weights):
-        backbone.update(
-            act_cfg=dict(type='ReLU'), se_cfg=dict(norm_cfg=None, gate_cfg=dict(type='Sigmoid'), dropout=0.0)
-        )
+        se_cfg = dict(norm_cfg=None, gate_cfg=dict(type='Sigmoid'), dropout=0.0)
+        if any(name.endswith('.se.fc1.bias') for name in weights):  # of MMPretrain or timm
+            se_cfg['bias'] = True
+        backbone.update(act_cfg=dict(type='ReLU'), se_cfg=se_cfg)
     return backbone
 
 
@@ -75,10 +76,12 @@ def convert_file(
     weights, _, meta, rest = read_checkpoint(source)
     if target.exists() and target.samefile(source):
         raise FileExistsError(f'{target} is the file to convert; name another for the result')
-    classifier = [name for name in weights if CLASSIFIER.match(name)]
-    names = translate_names((name for name in weights if name not in classifier), to_official)
-    ours = {name if to_official else new: weights[name] for name, new in names.items()}
-    _check_direction(source, names, to_official)
+    kept = without_classifier(weights)
+    values = {inner: as_linear(inner, weights[name]) for name, inner in kept.items()}
+    names = translate_names(values, to_official)
+    ours = {name if to_official else new: values[name] for name, new in names.items()}
+    if all(values[inner] is weights[name] for name, inner in kept.items()):
+        _check_direction(source, names, to_official)
     detector = any(name.startswith('backbone.') for name in ours)
     if detector and config is None:
         raise NotConvertible(
@@ -88,7 +91,7 @@ def convert_file(
     report = f'{source}: {len(names)} weights, compared with {model}\n' + summary(
         {
             'renamed': [f'{old} → {new}' for old, new in names.items() if old != new],
-            'dropped': classifier + rest,
+            'dropped': [name for name in weights if name not in kept] + rest,
             **compare(ours, expected),
         }
     )
@@ -98,7 +101,7 @@ def convert_file(
         error.report = report
         raise
     nest = 'model' if to_official and not detector else 'state_dict'
-    write_checkpoint({'meta': meta, nest: {new: weights[old] for old, new in names.items()}}, target)
+    write_checkpoint({'meta': meta, nest: {new: values[old] for old, new in names.items()}}, target)
     use = (
         'for the official code' + ('' if detector else ', without a classifier')
         if to_official

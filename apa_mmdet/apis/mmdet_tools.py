@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from argparse import Namespace
 from copy import deepcopy
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from apa_mmdet.utils.missing_data_hints import explain
 
 from .launch_checks.launch import Launch
 from .launch_checks.validate_launch import InvalidLaunch, validate_launch
+from .launch_checks.weights import latest_of, work_dir_of
 from .validate_annotations import SPLITS, BadAnnotations, validate_annotations
 
 EXIT_DIVERGED = 3  # exit status of a training whose losses or gradients stay non-finite
@@ -37,9 +39,9 @@ def run(name: str) -> None:
     """Runs MMDetection's Python tool ``name`` with the arguments of this process.
 
     Checks the settings, validates the annotations, and joins other processes without a GPU. A config without a
-    ``runner_type`` gets SafeRunner. Missing files, invalid settings or annotations, non-finite losses and every error
-    with a code (of configs, checkpoints, weights, launchers) end the process with a short message instead of a
-    traceback.
+    ``runner_type`` gets SafeRunner. With ``--resume`` in a work dir without checkpoints, training starts from the
+    config's ``load_from``. Missing files, invalid settings or annotations, non-finite losses and every error with a
+    code (of configs, checkpoints, weights, launchers) end the process with a short message instead of a traceback.
     """
     # the tool finds its config relative to the working directory, and imports apa_mmdet through the config
     spec = importlib.util.spec_from_file_location(f'mmdet_{Path(name).stem}', stock_tool(name))
@@ -50,20 +52,20 @@ def run(name: str) -> None:
         join_on_cpu(args.launcher)
         if Path(args.config).is_file():  # the tool reports it otherwise
             cfg = load_config(args.config, deepcopy(args.cfg_options))
-            if 'runner_type' not in cfg:
-                sys.argv = [*sys.argv, '--cfg-options', f'runner_type={SafeRunner.__name__}']
-            validate_launch(
-                Launch(
-                    name,
-                    cfg,
-                    args.cfg_options or {},
-                    resume=getattr(args, 'resume', None),
-                    checkpoint=getattr(args, 'checkpoint', None),
-                    tta=getattr(args, 'tta', False),
-                    work_dir=args.work_dir,
-                )
+            launch = Launch(
+                name,
+                cfg,
+                args.cfg_options or {},
+                resume=getattr(args, 'resume', None),
+                checkpoint=getattr(args, 'checkpoint', None),
+                tta=getattr(args, 'tta', False),
+                work_dir=args.work_dir,
             )
+            validate_launch(launch)
             validate_annotations(cfg, SPLITS[name])
+            _use_our_runner(args, launch)
+            _start_from_weights(args, launch)
+            tool.parse_args = lambda: args
         tool.main()
     except FileNotFoundError as error:
         sys.exit(explain(error))
@@ -72,3 +74,17 @@ def run(name: str) -> None:
         sys.exit(EXIT_DIVERGED)
     except (BadAnnotations, InvalidLaunch, CodedError) as error:
         sys.exit(str(error))
+
+
+def _use_our_runner(args: Namespace, launch: Launch) -> None:
+    if 'runner_type' not in launch.cfg:
+        args.cfg_options = {**(args.cfg_options or {}), 'runner_type': SafeRunner.__name__}
+
+
+def _start_from_weights(args: Namespace, launch: Launch) -> None:
+    """Lets ``load_from`` take effect where ``--resume`` finds nothing to resume: MMDetection's tool would ignore it."""
+    if launch.resume == 'auto' and launch.cfg.get('load_from') and latest_of(launch) is None:
+        args.resume = None
+        MMLogger.get_current_instance().info(
+            f'{work_dir_of(launch)} has nothing to resume yet: training starts from load_from={launch.cfg.load_from}'
+        )

@@ -6,7 +6,6 @@ from pathlib import Path
 import mmcv
 import numpy as np
 import torch
-from mmdet.apis import init_detector
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
@@ -14,8 +13,8 @@ from mmengine.device import get_device
 from terminaltables import AsciiTable
 from tqdm import tqdm
 
-from apa_mmdet.checkpoint.scheme import data_only
-from apa_mmdet.utils.config import load_config
+from apa_mmdet.checkpoint.loading import load_file
+from apa_mmdet.utils.config import build_detector, load_config
 from apa_mmdet.visualization.grid import grid
 from apa_mmdet.visualization.local_visualizer import draw, make_visualizer
 from apa_mmdet.visualization.training_curves import COLUMNS, draw_training_curves, precisions
@@ -81,7 +80,9 @@ def metric_table(metrics: dict[str, float]) -> str:
 
 def draw_predictions(cfg: Config, checkpoint: str, out: Path, images: int, score_thr: float) -> None:
     """Writes test images with ground truth (left) and predictions (right), two a row, to ``out``."""
-    model = init_detector(cfg, data_only(checkpoint), device=get_device())
+    model = build_detector(cfg, 'the config')
+    load_file(model, checkpoint)
+    model = model.to(get_device()).eval()
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
     visualizer = make_visualizer(dataset.metainfo['classes'], dataset.metainfo.get('palette'))
     pairs = []

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from apa_mmdet.utils.errors import CodedError
 
-from .official_names import PLACE, depth_of, translate_names
+from .official_names import PLACE, depth_of, is_se_convolution, translate_names
 
 StateDict = dict[str, Tensor]
 
@@ -30,6 +30,7 @@ CODES = {
     **dict.fromkeys(('other-depth', 'other-attention', 'other-activations', 'other-classes'), OTHER_CONFIG),
     'other-model': OTHER_CONFIG,
 }
+OTHER_NETWORK = 'official-names', 'other-depth', 'nothing-in-common'
 
 
 class WrongWeights(CodedError):
@@ -77,19 +78,21 @@ def check_fit(
 
     Args:
         weights: name → tensor, of the checkpoint.
-        expected: the same of the model. Counters ``num_batches_tracked``, which old norms lack, may be missing.
+        expected: the same of the model. Buffers of integers may be missing, such as the counters that old norms lack.
         checkpoint: what the message calls the checkpoint.
         model: what it calls the model.
-        ignore: differences that are allowed. Weights without a single name of the model are refused all the same.
+        ignore: differences that are allowed. Weights without a single name of the model, or of another depth, are
+            refused all the same, and so are those of another attention or activation where none may be missing.
 
     Raises:
         WrongWeights: if they do not fit.
     """
     differences = {key: names for key, names in compare(weights, expected).items() if key not in ignore}
     if 'missing' in differences:
-        differences['missing'] = [name for name in differences['missing'] if 'num_batches_tracked' not in name]
+        differences['missing'] = [name for name in differences['missing'] if expected[name].is_floating_point()]
     code, reason = likely_reason(weights, expected)
-    if any(differences.values()) or code in ('official-names', 'other-depth', 'nothing-in-common'):
+    other = OTHER_NETWORK if 'missing' in ignore else (*OTHER_NETWORK, 'other-attention', 'other-activations')
+    if any(differences.values()) or code in other:
         raise misfit(differences, checkpoint, model, code, reason)
 
 
@@ -113,6 +116,10 @@ def likely_reason(weights: StateDict, expected: StateDict) -> tuple[str, str]:
     official = [name for name, ours in translate_names(weights).items() if ours != name and name not in expected]
     if official:
         return 'official-names', f'{official[0]} is an official name'
+    linear = (name for name, tensor in expected.items() if tensor.dim() == 2 and name in weights)
+    convolution = next((name for name in linear if is_se_convolution(name, weights[name].shape)), None)
+    if convolution:
+        return 'official-names', f'{convolution} is a 1x1 convolution, as in timm'
     ours, theirs = depth_of(weights), depth_of(expected)
     if ours and theirs and ours != theirs:
         return 'other-depth', f'the checkpoint is a ResNet-{ours}, the model a ResNet-{theirs}'
@@ -149,6 +156,17 @@ def summary(headings: dict[str, list[str]]) -> str:
             groups[PLACE.sub('layer*.*', line)] += PLACE.findall(line)[:1]
         text += [f'    {line}' + (f'  ({_runs(places)})' if places else '') for line, places in groups.items()]
     return '\n'.join(text)
+
+
+def merged(names: list[str], limit: int = 12) -> str:
+    """The names in a line, without repeating those that differ only in stage and block.
+
+    Example:
+        >>> merged(['layer1.0.se.fc1.weight', 'layer1.1.se.fc1.weight', 'fc.bias'])
+        'layer*.*.se.fc1.weight, fc.bias'
+    """
+    found = list(dict.fromkeys(PLACE.sub('layer*.*', name) for name in names))
+    return ', '.join(found[:limit]) + (f' and {len(found) - limit} more' if len(found) > limit else '')
 
 
 def _runs(places: list[tuple[str, str]]) -> str:

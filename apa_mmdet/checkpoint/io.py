@@ -31,6 +31,7 @@ CODES = {
     'not-a-checkpoint': 'bytes that do not begin like a file of torch.save',
     'damaged': 'a file of torch.save that is cut short or changed',
     'no-weights': 'neither a state dict nor one under `state_dict` or `model`',
+    'not-resumable': 'weights without the states that a training continues from',
 }
 
 

@@ -1,9 +1,14 @@
-"""The official names of weights and ours: plain tables and the translation between them."""
+"""The names of weights elsewhere and ours: plain tables and the translation between them.
+
+The official ones of APA are translated in both directions, those of MMPretrain's (``se_layer``) and timm's SE-ResNets
+only into ours. There the two linear maps of the attention are 1x1 convolutions with biases:
+``se_cfg=dict(norm_cfg=None, gate_cfg=dict(type='Sigmoid'), dropout=0.0, bias=True)`` in ours.
+"""
 
 import re
 from collections import Counter
-from collections.abc import Iterable
-from typing import TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
 
 Value = TypeVar('Value')
 
@@ -12,6 +17,10 @@ PLACE = re.compile(r'layer(\d{1,4})\.(\d{1,4})')
 BLOCK = re.compile(rf'(?:backbone\.)?{PLACE.pattern}\.')
 
 CLASSIFIER = re.compile(r'fc\.')
+
+SE_CONVOLUTION = re.compile(rf'{BLOCK.pattern}(se\.fc[12]|se_layer\.conv[12]\.conv)\.weight$')
+
+MMPRETRAIN_CLASSIFIER = re.compile(r'head\.(fc|layers)\.')
 
 
 def _activations(modules: dict[str, str]) -> dict[str, str]:
@@ -31,6 +40,8 @@ ATTENTION = {
     'se.excitation.0.weight': 'se.fc1.weight',
     'se.excitation.2.weight': 'se.fc2.weight',
 }
+
+MMPRETRAIN = {f'se_layer.conv{i}.conv.{part}': f'se.fc{i}.{part}' for i in (1, 2) for part in ('weight', 'bias')}
 
 BOTTLENECK = _activations(dict(unirect1='act_conv1', unirect2='act_conv2', unirect3='act_out'))
 
@@ -62,7 +73,7 @@ def translate_names(names: Iterable[str], to_official: bool = False) -> dict[str
     """
     names = list(names)
     sites = BOTTLENECK if _is_bottleneck(names) else BASIC_BLOCK
-    rules = [(BLOCK, {**sites, **ATTENTION}), *HEADS]
+    rules = [(BLOCK, {**sites, **ATTENTION, **({} if to_official else MMPRETRAIN)}), *HEADS]
     if to_official:
         rules = [(where, {ours: theirs for theirs, ours in table.items()}) for where, table in rules]
 
@@ -85,17 +96,44 @@ def translate_names(names: Iterable[str], to_official: bool = False) -> dict[str
     return result
 
 
+def is_se_convolution(name: str, shape: Sequence[int]) -> bool:
+    """Whether this is a linear map of an attention as a 1x1 convolution, of shape (out, in, 1, 1)."""
+    return len(shape) == 4 and tuple(shape[2:]) == (1, 1) and SE_CONVOLUTION.match(name) is not None
+
+
+def without_classifier(names: Iterable[str]) -> dict[str, str]:
+    """Maps the names without those of a classifier to themselves, in a classifier of MMPretrain without ``backbone.``.
+
+    Example:
+        >>> without_classifier(['conv1.weight', 'fc.weight'])
+        {'conv1.weight': 'conv1.weight'}
+        >>> without_classifier(['backbone.conv1.weight', 'head.fc.weight'])
+        {'backbone.conv1.weight': 'conv1.weight'}
+    """
+    names, prefix = list(names), 'backbone.'
+    if any(MMPRETRAIN_CLASSIFIER.match(name) for name in names):
+        return {name: name[len(prefix) :] for name in names if name.startswith(prefix)}
+    return {name: name for name in names if not CLASSIFIER.match(name)}
+
+
 def convert_official_state_dict(state_dict: dict[str, Value]) -> dict[str, Value]:
-    """Returns the weights of an official backbone or detector under our names, without a classifier ``fc.*``.
+    """Returns the weights of a backbone or detector under our names, without a classifier ``fc.*``.
 
     Args:
-        state_dict: official name → tensor; unknown names stay.
+        state_dict: official name, or one of MMPretrain's or timm's SE-ResNets → tensor; unknown names stay.
 
     Raises:
         ValueError: if two names become one.
     """
-    names = translate_names(name for name in state_dict if not CLASSIFIER.match(name))
-    return {ours: state_dict[theirs] for theirs, ours in names.items()}
+    kept = without_classifier(state_dict)
+    ours = translate_names(kept.values())
+    return {ours[inner]: as_linear(inner, state_dict[name]) for name, inner in kept.items()}
+
+
+def as_linear(name: str, value: Any) -> Any:
+    """The weight of a linear map of the attention as (out, in); every other value as it is."""
+    shape = getattr(value, 'shape', ())
+    return value.flatten(1) if is_se_convolution(name, shape) else value
 
 
 def _is_bottleneck(names: Iterable[str]) -> bool:

@@ -1,42 +1,84 @@
 """Checks of pretrained weights before a backbone loads them."""
 
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
-from torch import Tensor
+from torch import nn
 
-from .compare import check_fit
+from .compare import WrongWeights, check_fit, merged
 from .io import find_weights
-from .scheme import SCHEME, data_only
+from .scheme import SCHEME, already_read, data_only, local_path, pretrained_parts
+
+NOT_FOUND = (
+    'put ImageNet weights of this backbone there (official ones are converted by tools/convert_official_weights.py), '
+    'name others with --cfg-options model.backbone.init_cfg.checkpoint=…, or train all of it from random weights with '
+    '--cfg-options model.backbone.init_cfg=None model.backbone.frozen_stages=-1 model.backbone.norm_eval=False'
+)
 
 
-def check_weights(init_cfg: dict, expected: dict[str, Tensor]) -> dict:
-    """Checks that weights are those of the backbone, where MMEngine would go on with random ones.
+@contextmanager
+def checked_pretrained(module: nn.Module) -> Iterator[None]:
+    """Checks that the weights in a module's ``init_cfg`` are its own, where MMEngine would go on with random ones.
 
-    Missing names are allowed, so that a plain ResNet's weights can be used; MMEngine lists them.
-
-    Args:
-        init_cfg: ``dict(type='Pretrained', checkpoint=…)``, with ``prefix`` for a part of the checkpoint.
-        expected: the backbone's state dict.
-
-    Returns:
-        ``init_cfg`` that reads the checkpoint as data.
+    ``init_weights`` in the block loads what was checked. Missing weights are allowed, so that a plain ResNet's can be
+    used; a warning names what stays random, and what of it is frozen.
 
     Raises:
         FileNotFoundError: if there is no such file.
         BadCheckpoint: if it holds no weights.
         WrongWeights: if they are those of another network.
     """
-    path = str(init_cfg['checkpoint']).removeprefix(SCHEME)
-    if '://' not in path and not os.path.isfile(os.path.expanduser(path)):
-        raise FileNotFoundError(
-            f'pretrained weights {path!r} not found: put ImageNet weights of this backbone there (official ones are '
-            'converted by tools/convert_official_weights.py), name others with '
-            '--cfg-options model.backbone.init_cfg.checkpoint=…, or train all of it from random weights with '
-            '--cfg-options model.backbone.init_cfg=None model.backbone.frozen_stages=-1 model.backbone.norm_eval=False'
-        )
-    content = CheckpointLoader.load_checkpoint(data_only(path), 'cpu', logger='silent')
-    prefix = f'{init_cfg["prefix"].rstrip(".")}.' if init_cfg.get('prefix') else ''
-    weights = {name.removeprefix(prefix): tensor for name, tensor in find_weights(content, path)[0].items()}
+    contents = {}
+    for part in pretrained_parts(getattr(module, 'init_cfg', None)):
+        path = os.fspath(part['checkpoint']).removeprefix(SCHEME)
+        file = local_path(path)
+        if file is not None and not os.path.isfile(file):
+            raise FileNotFoundError(f'pretrained weights {path!r} not found: {NOT_FOUND}')
+        part['checkpoint'] = data_only(path)
+        if path not in contents:
+            contents[path] = CheckpointLoader.load_checkpoint(data_only(path), 'cpu', logger='silent')
+        _check(contents[path], path, part.get('prefix'), module.get_submodule(part.get('name', '')))
+    with already_read(contents):
+        yield
+
+
+def _check(content: dict, path: str, prefix: str | None, module: nn.Module) -> None:
+    weights, _ = find_weights(content, path)
+    if prefix:
+        prefix, names = prefix.rstrip('.') + '.', list(weights)
+        weights = {name[len(prefix) :]: weights[name] for name in names if name.startswith(prefix)}
+        if not weights:
+            raise WrongWeights(
+                'nothing-in-common',
+                f'{path} has no weights under the prefix {prefix!r}, but {merged(names, 3)}; correct init_cfg.prefix',
+            )
+    expected = module.state_dict()
     check_fit(weights, expected, path, 'this backbone', ignore=('missing', 'type', 'not-finite', 'unexpected'))
-    return dict(init_cfg, checkpoint=data_only(path))
+    warn_of_rest(module, [name for name in expected if name not in weights], path, 'random')
+
+
+def warn_of_rest(module: nn.Module, names: list[str], path: str, stay: str) -> None:
+    """Logs the parameters that a checkpoint does not give, and once more those of them that are not trained either.
+
+    Args:
+        module: whose ``names`` these are.
+        names: of parameters, and of buffers, which are not logged.
+        path: of the checkpoint.
+        stay: what the parameters stay.
+    """
+    parameters = dict(module.named_parameters())
+    rest = [name for name in names if name in parameters]
+    frozen = [name for name in rest if not parameters[name].requires_grad]
+    lines = [
+        f'{len(rest)} of {len(parameters)} weights are not in {path}, or not in this shape, and stay {stay}: '
+        f'{merged(rest)}',
+        f'{len(frozen)} of these are frozen and will never be trained: {merged(frozen)}; use a checkpoint that has '
+        'them, or train them (frozen_stages=-1 in the backbone)',
+    ]
+    for line, about in zip(lines, (rest, frozen)):
+        if about:
+            print_log(line, 'current', logging.WARNING)

@@ -7,9 +7,13 @@ and, in every version, at a URL. Besides, its ``resume`` runs the text of the co
 import logging
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 import torch
 from mmengine.dist import barrier, get_rank
@@ -28,6 +32,7 @@ from torch import nn
 from .io import load_as_data
 
 SCHEME = 'apa_mmdet://'
+_read: ContextVar[dict[str, Any] | None] = ContextVar('_read', default=None)  # path: content, of `already_read`
 
 
 def data_only(path: str | os.PathLike) -> str:
@@ -40,17 +45,45 @@ def data_only(path: str | os.PathLike) -> str:
     return SCHEME + os.fspath(path).removeprefix(SCHEME)
 
 
+def local_path(path: str | os.PathLike) -> str | None:
+    """The file that a path, ``file://…`` or ``apa_mmdet://…`` names; None for a URL or a name of a model zoo.
+
+    Example:
+        >>> local_path('file:///data/my%20weights.pth'), local_path('apa_mmdet://a.pth'), local_path('mmcls://resnet18')
+        ('/data/my weights.pth', 'a.pth', None)
+    """
+    path = os.fspath(path).removeprefix(SCHEME)
+    if path.startswith('file://'):
+        return url2pathname(urlparse(path).path)
+    return None if '://' in path else os.path.expanduser(path)
+
+
+@contextmanager
+def already_read(contents: dict[str, Any]) -> Iterator[None]:
+    """Loads of these paths in the block get what was read from them, and do not read them again."""
+    token = _read.set(contents)
+    try:
+        yield
+    finally:
+        _read.reset(token)
+
+
+def pretrained_parts(init_cfg: Any) -> Iterator[dict]:
+    """Yields what loads a checkpoint in an ``init_cfg``: in a dict, in a list, in an ``override``."""
+    if isinstance(init_cfg, (list, tuple)):
+        for part in init_cfg:
+            yield from pretrained_parts(part)
+    elif isinstance(init_cfg, dict):
+        if init_cfg.get('type') in ('Pretrained', PretrainedInit) and init_cfg.get('checkpoint'):
+            yield init_cfg
+        yield from pretrained_parts(init_cfg.get('override'))
+
+
 def read_pretrained_as_data(model: nn.Module) -> None:
     """Puts the scheme before the ``checkpoint`` of every module's ``init_cfg``, before ``init_weights`` loads it."""
-    todo = [getattr(module, 'init_cfg', None) for module in model.modules()]
-    while todo:
-        part = todo.pop()
-        if isinstance(part, (list, tuple)):
-            todo += part
-        elif isinstance(part, dict):
-            todo.append(part.get('override'))
-            if part.get('type') in ('Pretrained', PretrainedInit) and part.get('checkpoint'):
-                part['checkpoint'] = data_only(part['checkpoint'])
+    for module in model.modules():
+        for part in pretrained_parts(getattr(module, 'init_cfg', None)):
+            part['checkpoint'] = data_only(part['checkpoint'])
 
 
 @CheckpointLoader.register_scheme(prefixes=SCHEME)
@@ -64,6 +97,9 @@ def load_from_data_only(filename: str, map_location: Any = None) -> Any:  # MMEn
         BadCheckpoint: as :func:`apa_mmdet.checkpoint.io.load_as_data`.
     """
     path = filename.removeprefix(SCHEME)
+    contents = _read.get() or {}
+    if path in contents:
+        return contents[path]
     place = _resolve(path)
     if place is None:
         checkpoint = CheckpointLoader.load_checkpoint(path, map_location)
@@ -88,9 +124,10 @@ def load_from_data_only(filename: str, map_location: Any = None) -> Any:  # MMEn
 
 def _resolve(path: str) -> str | None:
     """The local file of a path, URL or name of a model zoo; None for a scheme that is not MMEngine's own."""
-    zoo, separator, name = path.partition('://')
-    if not separator:
-        return os.path.expanduser(path)
+    file = local_path(path)
+    if file is not None:
+        return file
+    zoo, _, name = path.partition('://')
     if zoo in ('torchvision', 'modelzoo'):
         return _download(get_torchvision_models()[name])
     if zoo in ('open-mmlab', 'openmmlab'):

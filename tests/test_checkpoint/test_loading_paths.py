@@ -15,7 +15,6 @@ import torch
 from helpers.paths import ROOT
 from helpers.payloads import Does, WithAttributes, leaves_a_mark
 from helpers.shrink_config import shrunk
-from mmdet.apis import init_detector
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel, ModuleList, PretrainedInit
@@ -26,6 +25,7 @@ from apa_mmdet.apis.convert_weights import convert_file
 from apa_mmdet.apis.det_inferencer import StrictDetInferencer
 from apa_mmdet.apis.mmdet_tools import run
 from apa_mmdet.checkpoint.io import BadCheckpoint, load_as_data
+from apa_mmdet.checkpoint.loading import load_file
 from apa_mmdet.checkpoint.scheme import data_only, read_pretrained_as_data
 from apa_mmdet.deploy.export_onnx import build, load_weights
 from apa_mmdet.engine.runner import SafeRunner
@@ -95,8 +95,11 @@ def initialized(tiny, backbone, **init_cfg):
 
 
 def export(tiny, path):
-    cfg = Config.fromfile(tiny[0] / 'config.py')
-    return load_weights(build(cfg, 'config.py'), path)
+    return load_weights(built(tiny), path)
+
+
+def built(tiny):
+    return build(Config.fromfile(tiny[0] / 'config.py'), 'config.py')
 
 
 PATHS = {
@@ -110,9 +113,7 @@ PATHS = {
         tiny, dict(type='mmdet.ResNet', depth=18), checkpoint=str(path), prefix='backbone.'
     ),
     'StrictDetInferencer': lambda tiny, path: StrictDetInferencer(tiny[0] / 'config.py', path, 'cpu'),
-    'init_detector of the report': lambda tiny, path: init_detector(
-        str(tiny[0] / 'config.py'), data_only(path), device='cpu'
-    ),
+    'report': lambda tiny, path: load_file(built(tiny), path),
     'plot': lambda tiny, path: draw_checkpoint(path, tiny[0] / 'config.py', path.parent, 5.0),
     'convert': lambda tiny, path: convert_file(path, path.parent / 'out.pth', str(tiny[0] / 'config.py'), True),
     'export': export,
@@ -128,15 +129,7 @@ def test_a_payload_does_not_run_on_any_path(tiny, crafted, way):
 
 
 @pytest.mark.parametrize(
-    'way',
-    [
-        'init_cfg of SEResNet',
-        'init_cfg of ResNet',
-        'StrictDetInferencer',
-        'init_detector of the report',
-        'plot',
-        'convert',
-    ],
+    'way', ['init_cfg of SEResNet', 'init_cfg of ResNet', 'StrictDetInferencer', 'report', 'plot', 'convert']
 )
 def test_a_sound_checkpoint_is_loaded_on_the_same_paths(tiny, tmp_path, way):
     (tmp_path / 'good.pth').write_bytes((tiny[0] / 'good.pth').read_bytes())

@@ -9,9 +9,10 @@ from apa_mmdet.datasets.validation.codes import ERROR
 from apa_mmdet.datasets.validation.findings import Finding, Findings
 
 from .launch import Launch
+from .weights import check_checkpoints
 
 RANKS = 'RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'  # of torchrun, slurm and mpi
-CHECKS: tuple[Callable[[Launch, Findings], None], ...] = ()  # each adds to the findings
+CHECKS: tuple[Callable[[Launch, Findings], None], ...] = (check_checkpoints,)  # each adds to the findings
 
 
 class InvalidLaunch(ValueError):

@@ -69,6 +69,10 @@ ERRORS = {
     'not-frequencies': '{path} holds a {type}; it should be a list of frequencies or an object',
     'invalid-images-annotated': '{path}: n_images_annotated is {value}; it must be a positive number',
     'invalid-frequency': '{path}: frequency number {index} is {value}; it should be a share of the images, in [0, 1]',
+    'missing-checkpoint': '{setting} is {path}, which is not a file; correct the path, or put the checkpoint there',
+    'missing-latest': '{folder}/last_checkpoint names {path}, which is neither there nor in its folder; copy it there',
+    'missing-pretrained': '{setting} is {path}, which is not a file; put the weights there, name others with '
+    '--cfg-options {setting}=…, or train from random weights, see docs/faq.md',
 }
 WARNINGS = {
     'image-without-annotations': 'images without annotations; skipped with filter_empty_gt=True, otherwise background',

@@ -16,6 +16,8 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import CheckpointLoader, Runner, save_checkpoint
 
+from apa_mmdet.checkpoint.plain_data import make_plain, restore_logs
+from apa_mmdet.checkpoint.work_dir import file_name
 from apa_mmdet.utils.fileio import ATOMIC_BACKEND, UNFINISHED, atomic_write, remove, replace
 
 TRACKED_STATE = (
@@ -80,7 +82,7 @@ class _PostponedRemovals(_Delegate):
 
 @HOOKS.register_module()
 class AtomicCheckpointHook(CheckpointHook):
-    """MMEngine's CheckpointHook with all its arguments, and three promises more.
+    """MMEngine's CheckpointHook with all its arguments, and five promises more.
 
     - A file under its final name is complete: it is written beside it, flushed to disk and renamed. So is
       ``last_checkpoint``, after the checkpoint that it names.
@@ -88,6 +90,9 @@ class AtomicCheckpointHook(CheckpointHook):
     - Where a file cannot be written (disk full, over quota, read-only), one line says so with the free space, the
       previous file stays, and training goes on and tries again at the next interval. The last checkpoint of a run has
       no next interval: there the error ends the run.
+    - What is saved are tensors and plain data: ``torch.load(weights_only=True)`` reads it.
+    - Files in other folders than its own are not removed: a run that resumes the checkpoint of another, or is a copy of
+      it, leaves the other's best checkpoint alone.
 
     Files that a killed process left unfinished are removed at the start of the next run. Local files are written by the
     backend ``apa_mmdet.atomic``. With ``backend_args``, ``file_client_args`` or a remote ``out_dir`` another backend
@@ -102,6 +107,7 @@ class AtomicCheckpointHook(CheckpointHook):
         outdated = kept[: -self.max_keep_ckpts] if self.max_keep_ckpts > 0 else []
         del kept[: len(outdated)]  # or MMEngine would remove their files, and fail where it cannot
         super().before_train(runner)
+        self._find_best(runner)
         self._remove_outdated(runner, map(self._path, outdated))
         local = isinstance(self.file_backend, LocalBackend)
         folders = {runner.work_dir} | ({str(self.out_dir)} if local else set())
@@ -109,6 +115,35 @@ class AtomicCheckpointHook(CheckpointHook):
             for path in [path for folder in folders for path in Path(folder).glob('*' + UNFINISHED)]:
                 remove(path)
                 runner.logger.info(f'removed {path}, which an interrupted run left unfinished')
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        make_plain(checkpoint)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        restore_logs(checkpoint)
+
+    def _find_best(self, runner: Runner) -> None:
+        """Takes the best checkpoints of a resumed run from its own folder; those of another run are not its own."""
+        best = getattr(self, 'best_ckpt_path_dict', {})
+        keys = [('', getattr(self, 'best_ckpt_path', None)), *((f'_{key}', path) for key, path in best.items())]
+        for suffix, path in keys:
+            if not path:
+                continue
+            own = self.file_backend.join_path(self.out_dir, file_name(path))
+            if not self.file_backend.exists(own) and not self._is_own(path):
+                runner.logger.info(f'{path}, the best checkpoint so far, is of another run and stays there')
+                own = None
+            if suffix:
+                best[suffix[1:]] = own
+            else:
+                self.best_ckpt_path = own
+            if own:
+                runner.message_hub.update_info(f'best_ckpt{suffix}', own)
+
+    def _is_own(self, path: str) -> bool:
+        """Whether a path lies in the folder of this run."""
+        own = self.file_backend.join_path(self.out_dir, file_name(path))
+        return path == own or ('://' not in path + own and os.path.realpath(path) == os.path.realpath(own))
 
     @master_only
     def _publish_model(self, runner: Runner, ckpt_path: str) -> None:
@@ -177,7 +212,7 @@ class AtomicCheckpointHook(CheckpointHook):
         """Removes those of the files that the hook does not track."""
         best = [getattr(self, 'best_ckpt_path', None), *getattr(self, 'best_ckpt_path_dict', {}).values()]
         tracked = {self.last_ckpt, *best, *map(self._path, getattr(self, 'keep_ckpt_ids', ()))}
-        for path in set(paths) - tracked if is_main_process() else ():
+        for path in filter(self._is_own, set(paths) - tracked) if is_main_process() else ():
             try:
                 if self.file_backend.isfile(path):
                     self.file_backend.remove(path)

@@ -1,32 +1,132 @@
 """The runner of ``tools/train.py`` and ``tools/test.py``."""
 
+import os
+from collections.abc import Callable
 from typing import Any
 
 from mmengine.device import get_device
+from mmengine.hooks import CheckpointHook
 from mmengine.registry import MODEL_WRAPPERS, RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from apa_mmdet.checkpoint.scheme import data_only, read_pretrained_as_data
+from apa_mmdet.checkpoint.class_names import class_differences, recorded_classes
+from apa_mmdet.checkpoint.io import BadCheckpoint
+from apa_mmdet.checkpoint.loading import load_start, load_whole
+from apa_mmdet.checkpoint.scheme import SCHEME, data_only, read_pretrained_as_data
+from apa_mmdet.checkpoint.work_dir import checkpoint_folder, latest_checkpoint
+
+RESTARTS = dict(optimizer='the optimizer', param_schedulers='the learning rate schedule')
 
 
 @RUNNERS.register_module()
 class SafeRunner(Runner):
-    """MMEngine's Runner, which reads checkpoints as data and also runs several processes without GPUs.
+    """MMEngine's Runner, which reads checkpoints as data, refuses those that do not fit, and needs no GPU.
 
     ``load_from``, ``resume`` and the ``init_cfg`` of every module are read as tensors and plain data; ``meta.config``,
-    which MMEngine's ``resume`` would run, is ignored. Without a GPU, DistributedDataParallel gets no device ids, for
-    which MMEngine takes GPUs.
+    which MMEngine's ``resume`` would run, is ignored. MMEngine loads what fits and logs the rest. Here,
+
+    - a test and a resumed training need every weight of the model;
+    - a training that starts from ``load_from`` needs weights of the same network, and a warning names those that stay
+      as initialized, such as the classifier of other classes;
+    - a warning says where the checkpoint's classes are not the data set's;
+    - resuming needs the states of the optimizer and of the schedules, unless the run's CheckpointHook saves none;
+    - ``resume`` without a path finds the checkpoints of a run that was moved or copied in its work dir.
+
+    Without a GPU, several processes run, and DistributedDataParallel gets no device ids, for which MMEngine takes GPUs.
     """
+
+    _path = ''  # of the checkpoint that is being loaded
+    _resumed_states: tuple[str, ...] | None = None  # while resuming: the states that are resumed
 
     def build_model(self, model: nn.Module | dict) -> nn.Module:
         model = super().build_model(model)
         read_pretrained_as_data(model)
         return model
 
+    def load_or_resume(self) -> None:
+        """As MMEngine's; the latest checkpoint of a run is first looked for in its own folder."""
+        if self._resume and self._load_from is None and not self._has_loaded:
+            out_dir = next((hook.out_dir for hook in self.hooks if isinstance(hook, CheckpointHook)), None)
+            remote = '://' in str(out_dir)
+            latest = latest_checkpoint(self.work_dir, None if remote else checkpoint_folder(self.work_dir, out_dir))
+            if latest is not None:
+                self.logger.info(f'Auto resumed from the latest checkpoint {latest}.')
+                return self.resume(latest)
+        return super().load_or_resume()
+
+    def resume(
+        self,
+        filename: str,
+        resume_optimizer: bool = True,
+        resume_param_scheduler: bool = True,
+        map_location: str | Callable = 'default',
+    ) -> None:
+        """As MMEngine's.
+
+        Raises:
+            BadCheckpoint: ``not-resumable``, if the checkpoint lacks a state.
+        """
+        resumed = zip(RESTARTS, (resume_optimizer, resume_param_scheduler))
+        self._resumed_states = tuple(state for state, wanted in resumed if wanted)
+        try:
+            super().resume(filename, resume_optimizer, resume_param_scheduler, map_location)
+        finally:
+            self._resumed_states = None
+
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> dict:
+        self._path = os.fspath(filename).removeprefix(SCHEME)
         return super().load_checkpoint(data_only(filename), *args, **kwargs)
+
+    def call_hook(self, fn_name: str, **kwargs: Any) -> None:
+        super().call_hook(fn_name, **kwargs)
+        if fn_name == 'after_load_checkpoint':  # hooks have changed what they want to: next, MMEngine loads it
+            self._load_if_it_fits(kwargs['checkpoint'])
+
+    def _load_if_it_fits(self, checkpoint: dict) -> None:
+        if self._resumed_states is not None:
+            self._check_states(checkpoint)
+        training = isinstance(self._train_loop, BaseLoop)
+        testing = not training and any(isinstance(loop, BaseLoop) for loop in (self._val_loop, self._test_loop))
+        if testing or self._resumed_states is not None:
+            load_whole(self.model, checkpoint, self._path)
+        else:
+            load_start(self.model, checkpoint, self._path)
+        loop = self._train_loop if training else self._test_loop if isinstance(self._test_loop, BaseLoop) else None
+        if loop is not None:
+            self._compare_classes(checkpoint, loop)
+
+    def _check_states(self, checkpoint: dict) -> None:
+        """Raises, or warns where the run saves no more, if a checkpoint does not continue a training."""
+        hook = next((hook for hook in self.hooks if isinstance(hook, CheckpointHook)), None)
+        wanted = dict(optimizer='save_optimizer', param_schedulers='save_param_scheduler')
+        missing = [state for state in self._resumed_states or () if state not in checkpoint]
+        if self.param_schedulers is None:
+            missing = [state for state in missing if state != 'param_schedulers']
+        meta = checkpoint.get('meta')
+        known = isinstance(meta, dict) and {'epoch', 'iter'} <= meta.keys() and 'message_hub' in checkpoint
+        if known and all(hook is not None and not getattr(hook, wanted[state]) for state in missing):
+            for state in missing:
+                self.logger.warning(f'{self._path} holds no {state}: {RESTARTS[state]} starts again')
+            return
+        lacking = ', '.join(missing if known else [*missing, 'epoch, iteration and logs'])
+        raise BadCheckpoint(
+            'not-resumable',
+            f'{self._path} cannot be resumed, it holds no {lacking}; resume from a checkpoint of the training itself '
+            f'(not a best or published one), or start a new training from its weights with load_from={self._path}',
+        )
+
+    def _compare_classes(self, checkpoint: dict, loop: BaseLoop) -> None:
+        theirs = recorded_classes(checkpoint.get('meta'))
+        ours = (getattr(loop.dataloader.dataset, 'metainfo', None) or {}).get('classes')
+        difference = class_differences(theirs, ours) if theirs and ours else None
+        new_classifier = loop is self._train_loop and difference and len(theirs) != len(ours)  # has been logged
+        if difference and not new_classifier:
+            self.logger.warning(
+                f'{self._path} was trained on classes {difference}; labels mean other classes, unless '
+                'metainfo.classes of the data set are those of the checkpoint'
+            )
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         if self.distributed and get_device() == 'cpu':

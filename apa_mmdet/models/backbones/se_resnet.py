@@ -13,7 +13,7 @@ from mmdet.models.layers import ResLayer
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from apa_mmdet.checkpoint.pretrained import check_weights
+from apa_mmdet.checkpoint.pretrained import checked_pretrained
 from apa_mmdet.models.activations import build_activation
 from apa_mmdet.models.layers import build_attention, norm_act, residual_act
 from apa_mmdet.models.layers.norm_act import is_plain_sequential
@@ -193,9 +193,8 @@ class SEResNet(ResNet):
         return self  # mmdet's returns None, so that net.eval() could not be chained
 
     def init_weights(self) -> None:
-        if isinstance(self.init_cfg, dict) and self.init_cfg['type'] == 'Pretrained':
-            self.init_cfg = check_weights(self.init_cfg, self.state_dict())
-        super().init_weights()
+        with checked_pretrained(self):
+            super().init_weights()
 
 
 def per_site(act_cfg: dict, sites: Sequence[str]) -> dict[str, dict]:

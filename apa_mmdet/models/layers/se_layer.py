@@ -34,7 +34,7 @@ class SELayer(nn.Module):
     Sources: Hu et al., *Squeeze-and-Excitation Networks*, CVPR 2018; norm, dropout and the APA gate:
     Alexandridis et al., ECCV 2024, arXiv:2407.08567, which the defaults follow; the classic layer is
     ``norm_cfg=None, gate_cfg=dict(type='Sigmoid'), dropout=0.``. Unlike mmdet's ``SELayer`` (its own
-    activations, 1x1 convolutions with bias) the linear maps have no bias, as in the official weights.
+    activations, 1x1 convolutions with bias) the linear maps have no bias by default, as in the official weights.
 
     Args:
         channels: C of the input and output, shape (N, C, H, W).
@@ -43,6 +43,7 @@ class SELayer(nn.Module):
         act_cfg: activation between the linear maps.
         gate_cfg: maps the C excitations to gates.
         dropout: probability that an excitation is dropped before the gate, in training.
+        bias: whether the linear maps have one, as in the weights of MMPretrain and timm.
     """
 
     def __init__(
@@ -53,13 +54,14 @@ class SELayer(nn.Module):
         act_cfg: dict = dict(type='ReLU'),
         gate_cfg: dict = dict(type='APA'),
         dropout: float = 0.1,
+        bias: bool = False,
     ) -> None:
         super().__init__()
         width = max(1, channels // ratio)
         self.norm = build_norm_layer(norm_cfg, channels)[1] if norm_cfg else nn.Identity()
-        self.fc1 = nn.Linear(channels, width, bias=False)
+        self.fc1 = nn.Linear(channels, width, bias=bias)
         self.act = build_activation(act_cfg, width)
-        self.fc2 = nn.Linear(width, channels, bias=False)
+        self.fc2 = nn.Linear(width, channels, bias=bias)
         self.dropout = nn.Dropout(dropout)
         self.gate = build_activation(gate_cfg, channels)
 

@@ -1,4 +1,5 @@
 import errno
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from mmengine.fileio import FileClient, LocalBackend, register_backend
 from mmengine.registry import METRICS
 from mmengine.runner import FlexibleRunner
 
+from apa_mmdet.engine.runner import SafeRunner
 from apa_mmdet.utils.fileio import AtomicLocalBackend
 
 
@@ -210,3 +212,59 @@ def test_remote_storage_is_written_by_its_own_backend(tmp_path):
     toy(tmp_path / 'work', out_dir='bucket://runs', max_keep_ckpts=1).train()
     assert names(tmp_path / 'bucket') == ['epoch_2.pth'] and names(tmp_path / 'work') == ['last_checkpoint']
     assert (tmp_path / 'work/last_checkpoint').read_text() == 'bucket://runs/work/epoch_2.pth'
+
+
+# ---------------------------------------------------------------- runs that were moved or copied
+
+
+def best_of(folder):
+    (best,) = [name for name in names(folder) if name.startswith('best')]
+    return best
+
+
+def trained_with_best(work_dir, epochs, **options):
+    scores = [0.1 * (epoch + 1) for epoch in range(9)]
+    begun = options.pop('begun', 0)
+    runner = toy(
+        work_dir,
+        epochs=epochs,
+        save_best='acc',
+        rule='greater',
+        name=f'{begun}-{epochs}',
+        runner_type=SafeRunner,
+        options=validated_with(*scores[begun:], **options),
+    )
+    runner.train()
+    return runner
+
+
+def test_a_run_that_resumes_another_leaves_its_files_alone(tmp_path):
+    trained_with_best(tmp_path / 'a', 1)
+    before = names(tmp_path / 'a')
+    runner = trained_with_best(tmp_path / 'b', 3, begun=1, load_from=str(tmp_path / 'a/epoch_1.pth'), resume=True)
+    assert names(tmp_path / 'a') == before and best_of(tmp_path / 'b') == 'best_acc_epoch_3.pth'
+    assert runner.message_hub.get_info('best_ckpt') == str(tmp_path / 'b/best_acc_epoch_3.pth')
+    assert 'a/best_acc_epoch_1.pth, the best checkpoint so far, is of another run' in log_of(tmp_path / 'b')
+
+
+@pytest.mark.parametrize('moved', [False, True])
+def test_a_run_that_was_copied_or_moved_resumes_from_its_own_files(moved, tmp_path):
+    trained_with_best(tmp_path / 'a', 1)
+    before = names(tmp_path / 'a')
+    (shutil.move if moved else shutil.copytree)(tmp_path / 'a', tmp_path / 'b')
+    runner = trained_with_best(tmp_path / 'b', 2, begun=1, resume=True)
+    assert f'Auto resumed from the latest checkpoint {tmp_path}/b/epoch_1.pth' in log_of(tmp_path / 'b')
+    assert runner.iter == 8 and best_of(tmp_path / 'b') == 'best_acc_epoch_2.pth'
+    assert moved or names(tmp_path / 'a') == before
+
+
+def test_checkpoints_in_an_out_dir_are_found_after_the_work_dir_was_moved(tmp_path):
+    toy(tmp_path / 'first/run', epochs=1, out_dir=str(tmp_path / 'out')).train()
+    (tmp_path / 'second').mkdir()
+    shutil.move(tmp_path / 'first/run', tmp_path / 'second/run')
+    shutil.move(tmp_path / 'out', tmp_path / 'other')
+    resumed = toy(
+        tmp_path / 'second/run', epochs=2, out_dir=str(tmp_path / 'other'), resume=True, runner_type=SafeRunner
+    )
+    resumed.train()
+    assert resumed.iter == 8 and names(tmp_path / 'other/run') == ['epoch_1.pth', 'epoch_2.pth']
