@@ -101,8 +101,8 @@ def misfit(
 ) -> WrongWeights:
     """Returns the error for these differences."""
     listed = {key: names for key, names in differences.items() if names}
-    if code == 'other-model' and list(listed) == ['not-finite']:
-        code = 'not-finite'
+    if list(listed) == ['not-finite'] and code not in OTHER_NETWORK:
+        code, reason = 'not-finite', ''
     counts = ', '.join(f'{len(names)} {DIFFERENCES[key]}' for key, names in listed.items())
     first = f'weights {counts}, first {next(iter(listed.values()))[0]}' if listed else ''
     what = ': '.join(part for part in (reason, first) if part)

@@ -81,7 +81,8 @@ def _load_as_far_as_fits(model: nn.Module, checkpoint: dict, path: str) -> tuple
         module._load_from_state_dict(weights, prefix, metadata.get(prefix[:-1], {}), True, [], unexpected, [])
         for name, tensor in _saved_tensors(module):
             expected[prefix + name] = tensor
-            if prefix + name in weights:
+            # norms add the counters that old ones lack
+            if prefix + name in weights and (tensor.is_floating_point() or prefix + name in given):
                 taken[prefix + name] = weights[prefix + name]
         for name, child in module._modules.items():
             inside = f'{prefix}{name}.'

@@ -105,7 +105,7 @@ def test_no_hint_where_none_fits(error, line):
     [
         (
             'configs/lvis/mask_rcnn_se_r50_apa.py',
-            [],
+            ['--cfg-options', 'model.backbone.init_cfg=None'],
             'missing: data/lvis_v1/annotations/lvis_v1_train.json; download LVIS v1',
         ),
         (

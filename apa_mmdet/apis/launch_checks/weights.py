@@ -17,11 +17,9 @@ def check_checkpoints(launch: Launch, findings: Findings) -> None:
     latest = latest_of(launch)
     if latest is not None and not _exists(launch, latest):
         findings.add('missing-latest', [latest], folder=work_dir_of(launch), path=latest)
-    loaded = {
-        'CHECKPOINT': launch.checkpoint,
-        '--resume': None if launch.resume == 'auto' else launch.resume,
-        'load_from': None if launch.checkpoint or launch.resume or latest else launch.cfg.get('load_from'),
-    }
+    resumed = None if launch.resume == 'auto' else launch.resume
+    start = None if launch.checkpoint or resumed or latest else launch.cfg.get('load_from')
+    loaded = {'CHECKPOINT': launch.checkpoint, '--resume': resumed, 'load_from': start}
     for setting, path in loaded.items():
         if path and not _exists(launch, path):
             findings.add('missing-checkpoint', [path], setting=setting, path=path)
