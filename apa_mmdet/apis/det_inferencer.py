@@ -19,6 +19,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.structures import InstanceData
 from torch import nn
 
+from apa_mmdet.checkpoint.class_names import recorded_classes
 from apa_mmdet.checkpoint.compare import check_fit
 from apa_mmdet.checkpoint.io import find_weights
 from apa_mmdet.checkpoint.scheme import data_only
@@ -180,11 +181,9 @@ def class_names(cfg: Config, meta: Any = None) -> tuple[str, ...]:
 
 
 def _known_names(cfg: Config, meta: Any) -> Iterator[Sequence[str]]:
-    known = meta.get('dataset_meta', meta) if isinstance(meta, dict) else None
-    if isinstance(known, dict):
-        names = {str(key).lower(): value for key, value in known.items()}.get('classes')  # before mmdet 3, CLASSES
-        if isinstance(names, (list, tuple)):
-            yield names
+    names = recorded_classes(meta)
+    if names is not None:
+        yield names
     for leaf in leaves(cfg.test_dataloader.dataset):
         # only what the data set's class and its metainfo say: annotations are not read
         names = DATASETS.build(dict(leaf, lazy_init=True, pipeline=[])).metainfo.get('classes')

@@ -14,6 +14,8 @@ from terminaltables import AsciiTable
 from tqdm import tqdm
 
 from apa_mmdet.checkpoint.loading import load_file
+from apa_mmdet.checkpoint.scheme import local_path
+from apa_mmdet.checkpoint.work_dir import in_folder
 from apa_mmdet.utils.config import build_detector, load_config
 from apa_mmdet.visualization.grid import grid
 from apa_mmdet.visualization.local_visualizer import draw, make_visualizer
@@ -36,16 +38,19 @@ def report(work_dir: str, images: int = 8, score_thr: float = 0.5) -> str:
     cfg = load_config(result.parent / 'vis_data' / 'config.py')
     if not cfg.get('load_from'):
         raise ValueError(f'{result.parent}: this test had no checkpoint; run tools/test.py again with one')
+    file = local_path(cfg.load_from)
+    moved = file is not None and not Path(file).exists()
+    checkpoint = in_folder(cfg.load_from, work_dir) if moved else cfg.load_from
     image = Path(work_dir) / 'predictions.png'
     curves = draw_training_curves(Path(work_dir), Path(work_dir) / 'training_curves.png')
-    draw_predictions(cfg, cfg.load_from, image, images, score_thr)
+    draw_predictions(cfg, checkpoint, image, images, score_thr)
     return (
         f'{metric_table(json.loads(result.read_text()))}\n'
-        f'checkpoint  {cfg.load_from}\n'
+        f'checkpoint  {checkpoint}\n'
         f'predictions {image}\n'
         f'curves      {curves or "none: this folder has no log of a training run"}\n'
-        f'next        every test image: python tools/test.py CONFIG {cfg.load_from} --show-dir images\n'
-        f'            other images:     python tools/image_demo.py IMAGE_OR_FOLDER CONFIG {cfg.load_from}\n'
+        f'next        every test image: python tools/test.py CONFIG {checkpoint} --show-dir images\n'
+        f'            other images:     python tools/image_demo.py IMAGE_OR_FOLDER CONFIG {checkpoint}\n'
         '            your own data:    configs/custom_dataset; LVIS: configs/lvis; both in the README'
     )
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from helpers.tiny_runs import toy
 from mmengine.config import ConfigDict
-from mmengine.logging import HistoryBuffer
+from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.optim import OneCycleParamScheduler
 
 from apa_mmdet.checkpoint.plain_data import as_plain, make_plain, restore_logs
@@ -110,3 +110,15 @@ def test_a_checkpoint_of_a_run_is_plain_and_resumes_with_its_logs(tmp_path):
     for name in ('train/loss', 'train/lr'):
         logs = [runner.message_hub.get_scalar(name).data for runner in (first, resumed)]
         assert np.array_equal(logs[0][0], logs[1][0]) and len(logs[0][0]) == 8
+
+
+def test_mmengine_reads_plain_logs_without_the_hook_and_names_what_it_skips():
+    hub = MessageHub('sender')
+    hub.update_scalar('train/loss', 0.5)
+    hub.update_info('epoch', 3)
+    content = dict(message_hub=hub.state_dict())
+    make_plain(content)
+    other = MessageHub('receiver')
+    other.load_state_dict(content['message_hub'])
+    assert other.get_info('epoch') == 3 and 'train/loss' not in other.log_scalars
+    assert type(hub.get_scalar('train/loss')) is HistoryBuffer, 'the run itself keeps its logs'
