@@ -96,6 +96,11 @@ def check_fit(
         raise misfit(differences, checkpoint, model, code, reason)
 
 
+def not_given(differences: dict[str, list[str]]) -> list[str]:
+    """The names of a model's weights that :func:`compare` finds missing or of another shape."""
+    return [*differences['missing'], *(line.partition(':')[0] for line in differences['shape'])]
+
+
 def misfit(
     differences: dict[str, list[str]], checkpoint: str, model: str, code: str = 'other-model', reason: str = ''
 ) -> WrongWeights:

@@ -8,7 +8,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
-from .compare import StateDict, check_fit, compare
+from .compare import StateDict, check_fit, compare, not_given
 from .io import find_weights
 from .pretrained import warn_of_rest
 from .scheme import SCHEME, data_only
@@ -46,9 +46,7 @@ def load_start(model: nn.Module, checkpoint: dict, path: str) -> None:
     """
     weights, expected = _load_as_far_as_fits(model, checkpoint, path)
     check_fit(weights, expected, path, CONFIG, ignore=('missing', 'shape', 'type', 'unexpected'))
-    differences = compare(weights, expected)
-    rest = [*differences['missing'], *(line.partition(':')[0] for line in differences['shape'])]
-    warn_of_rest(_inner(model), rest, path, 'as initialized')
+    warn_of_rest(_inner(model), not_given(compare(weights, expected)), path, 'as initialized')
 
 
 def load_file(model: nn.Module, path: str | os.PathLike) -> dict[str, Any]:

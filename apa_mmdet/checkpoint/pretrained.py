@@ -3,13 +3,14 @@
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from mmengine.logging import print_log
+from mmengine.model import BaseModule
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
-from .compare import WrongWeights, check_fit, merged
+from .compare import WrongWeights, check_fit, compare, merged, not_given
 from .io import find_weights
 from .scheme import SCHEME, already_read, data_only, local_path, pretrained_parts
 
@@ -21,11 +22,12 @@ NOT_FOUND = (
 
 
 @contextmanager
-def checked_pretrained(module: nn.Module) -> Iterator[None]:
+def checked_pretrained(module: nn.Module, other_shapes: bool = False) -> Iterator[None]:
     """Checks that the weights in a module's ``init_cfg`` are its own, where MMEngine would go on with random ones.
 
     ``init_weights`` in the block loads what was checked. Missing weights are allowed, so that a plain ResNet's can be
-    used; a warning names what stays random, and what of it is frozen.
+    used, and with ``other_shapes`` also those of another shape; a warning names what stays random, and what of it is
+    frozen.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -41,12 +43,25 @@ def checked_pretrained(module: nn.Module) -> Iterator[None]:
         part['checkpoint'] = data_only(path)
         if path not in contents:
             contents[path] = CheckpointLoader.load_checkpoint(data_only(path), 'cpu', logger='silent')
-        _check(contents[path], path, part.get('prefix'), module.get_submodule(part.get('name', '')))
+        _check(contents[path], path, part.get('prefix'), module.get_submodule(part.get('name', '')), other_shapes)
     with already_read(contents):
         yield
 
 
-def _check(content: dict, path: str, prefix: str | None, module: nn.Module) -> None:
+@contextmanager
+def all_checked_pretrained(model: nn.Module) -> Iterator[None]:
+    """As :func:`checked_pretrained`, for the modules of a model whose ``init_weights`` is MMEngine's.
+
+    Others may convert what they load, as Swin does, or check it themselves, as our backbones do.
+    """
+    with ExitStack() as stack:
+        for module in model.modules():
+            if isinstance(module, BaseModule) and type(module).init_weights is BaseModule.init_weights:
+                stack.enter_context(checked_pretrained(module, other_shapes=True))
+        yield
+
+
+def _check(content: dict, path: str, prefix: str | None, module: nn.Module, other_shapes: bool) -> None:
     weights, _ = find_weights(content, path)
     if prefix:
         prefix, names = prefix.rstrip('.') + '.', list(weights)
@@ -57,8 +72,9 @@ def _check(content: dict, path: str, prefix: str | None, module: nn.Module) -> N
                 f'{path} has no weights under the prefix {prefix!r}, but {merged(names, 3)}; correct init_cfg.prefix',
             )
     expected = module.state_dict()
-    check_fit(weights, expected, path, 'this backbone', ignore=('missing', 'type', 'not-finite', 'unexpected'))
-    warn_of_rest(module, [name for name in expected if name not in weights], path, 'random')
+    ignore = ('missing', 'type', 'not-finite', 'unexpected') + (('shape',) if other_shapes else ())
+    check_fit(weights, expected, path, 'this backbone', ignore)
+    warn_of_rest(module, not_given(compare(weights, expected)), path, 'random')
 
 
 def warn_of_rest(module: nn.Module, names: list[str], path: str, stay: str) -> None:

@@ -61,7 +61,7 @@ def local_path(path: str | os.PathLike) -> str | None:
 @contextmanager
 def already_read(contents: dict[str, Any]) -> Iterator[None]:
     """Loads of these paths in the block get what was read from them, and do not read them again."""
-    token = _read.set(contents)
+    token = _read.set({**(_read.get() or {}), **contents})
     try:
         yield
     finally:

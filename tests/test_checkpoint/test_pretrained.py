@@ -4,10 +4,11 @@ import pytest
 import torch
 from mmdet.models.backbones import ResNet
 from mmengine.logging import MMLogger
-from mmengine.model import PretrainedInit
+from mmengine.model import ModuleList, PretrainedInit
 
 from apa_mmdet.checkpoint import scheme
 from apa_mmdet.checkpoint.compare import WrongWeights
+from apa_mmdet.checkpoint.pretrained import all_checked_pretrained
 from apa_mmdet.models.backbones import SEResNet
 
 NARROW = dict(depth=18, base_channels=8, stem_channels=8)
@@ -72,6 +73,19 @@ def test_weights_of_a_plain_resnet_say_what_stays_random_and_what_of_it_is_froze
     torch.save(SEResNet(**NARROW).state_dict(), tmp_path / 'a.pth')
     SEResNet(**NARROW, frozen_stages=1, init_cfg=init_cfg).init_weights()
     assert not [line for line in warnings_of if 'these' in line or 'stay' in line]
+
+
+def test_backbones_of_mmdet_are_checked_too(tmp_path, warnings_of):
+    torch.save(ResNet(**NARROW).state_dict(), tmp_path / 'a.pth')
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'a.pth'))
+    deeper = ResNet(**dict(NARROW, depth=34), init_cfg=init_cfg)
+    with pytest.raises(WrongWeights) as refused, all_checked_pretrained(ModuleList([deeper])):
+        pytest.fail('refused before anything is initialized')
+    assert refused.value.code == 'other-depth'
+    gray = ModuleList([ResNet(**NARROW, in_channels=1, init_cfg=init_cfg)])
+    with all_checked_pretrained(gray):
+        gray.init_weights()
+    assert any('1 of 60 weights are not in' in line and 'stay random: conv1.weight' in line for line in warnings_of)
 
 
 def test_a_prefix_that_no_weight_has_is_refused(tmp_path):

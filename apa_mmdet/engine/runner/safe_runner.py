@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from apa_mmdet.checkpoint.class_names import class_differences, recorded_classes
 from apa_mmdet.checkpoint.io import BadCheckpoint
 from apa_mmdet.checkpoint.loading import load_start, load_whole
+from apa_mmdet.checkpoint.pretrained import all_checked_pretrained
 from apa_mmdet.checkpoint.scheme import SCHEME, data_only, read_pretrained_as_data
 from apa_mmdet.checkpoint.work_dir import checkpoint_folder, latest_checkpoint
 
@@ -44,6 +45,10 @@ class SafeRunner(Runner):
         model = super().build_model(model)
         read_pretrained_as_data(model)
         return model
+
+    def _init_model_weights(self) -> None:
+        with all_checked_pretrained(self.model):
+            super()._init_model_weights()
 
     def load_or_resume(self) -> None:
         """As MMEngine's; the latest checkpoint of a run is first looked for in its own folder."""
