@@ -46,19 +46,20 @@ def as_plain(value: Any) -> Any:
     if isinstance(value, PurePath):
         return str(value)
     if isinstance(value, dict):
-        parts = {key: as_plain(part) for key, part in value.items()}
-        same = type(value) in (dict, OrderedDict) and all(parts[key] is part for key, part in value.items())
-        return value if same else OrderedDict(parts) if type(value) is OrderedDict else parts
+        pairs = [(as_plain(key), as_plain(part)) for key, part in value.items()]
+        same = all(key is old and part is value[old] for (key, part), old in zip(pairs, value))
+        kind = OrderedDict if type(value) is OrderedDict else dict
+        return value if same and type(value) is kind else kind(pairs)
     if isinstance(value, (list, tuple)) and not isinstance(value, torch.Size):
-        kind = list if isinstance(value, list) else tuple
         items = [as_plain(part) for part in value]
-        return value if type(value) is kind and all(a is b for a, b in zip(items, value)) else kind(items)
+        sequence = list if isinstance(value, list) else tuple
+        return value if type(value) is sequence and all(a is b for a, b in zip(items, value)) else sequence(items)
     return value
 
 
-def restore_logs(checkpoint: dict[str, Any]) -> None:
+def restore_logs(checkpoint: Any) -> None:
     """Gives a checkpoint that was read MMEngine's logs again; those of older checkpoints stay what they are."""
-    hub: Any = checkpoint.get('message_hub')
+    hub: Any = checkpoint.get('message_hub') if isinstance(checkpoint, dict) else None
     logs: Any = hub.get('log_scalars') if isinstance(hub, dict) else None
     for name, log in list(logs.items()) if isinstance(logs, dict) else ():
         if isinstance(log, dict) and log.keys() == LOG_HISTORY:

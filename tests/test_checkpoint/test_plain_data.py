@@ -29,6 +29,7 @@ def test_every_value_becomes_plain_and_keeps_its_meaning():
         meta=ConfigDict(classes=('a', 'b'), palette=[(1, 2, 3)], scale=np.array([[1.0, 2.0]], np.float32)),
         folder=Path('a/b'),
         names=np.array(['a', 'b']),
+        labels={np.int64(1): 'a'},
     )
     plain = as_plain(value)
     assert plain == dict(
@@ -37,6 +38,7 @@ def test_every_value_becomes_plain_and_keeps_its_meaning():
         meta=dict(classes=('a', 'b'), palette=[(1, 2, 3)], scale=[[1.0, 2.0]]),
         folder='a/b',
         names=['a', 'b'],
+        labels={1: 'a'},
     )
     assert kinds(plain) <= {dict, list, tuple, str, int, float, bool}
 

@@ -41,7 +41,8 @@ class ExactResumeHook(Hook):
         checkpoint['meta']['resume'] = _conditions(runner)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        self.recorded = checkpoint.get('meta', {}).get('resume', {})
+        meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None  # whatever the file holds
+        self.recorded = meta.get('resume', {}) if isinstance(meta, dict) else {}
 
     def before_train(self, runner: Runner) -> None:
         """Restores the order of the data and the place within the epoch."""

@@ -90,17 +90,16 @@ class SafeRunner(Runner):
             self._load_if_it_fits(kwargs['checkpoint'])
 
     def _load_if_it_fits(self, checkpoint: dict) -> None:
-        if self._resumed_states is not None:
-            self._check_states(checkpoint)
         training = isinstance(self._train_loop, BaseLoop)
-        testing = not training and any(isinstance(loop, BaseLoop) for loop in (self._val_loop, self._test_loop))
-        if testing or self._resumed_states is not None:
+        built = [loop for loop in (self._train_loop, self._test_loop, self._val_loop) if isinstance(loop, BaseLoop)]
+        if (built and not training) or self._resumed_states is not None:
             load_whole(self.model, checkpoint, self._path)
         else:
             load_start(self.model, checkpoint, self._path)
-        loop = self._train_loop if training else self._test_loop if isinstance(self._test_loop, BaseLoop) else None
-        if loop is not None:
-            self._compare_classes(checkpoint, loop)
+        if self._resumed_states is not None:
+            self._check_states(checkpoint)
+        if built:
+            self._compare_classes(checkpoint, built[0])
 
     def _check_states(self, checkpoint: dict) -> None:
         """Raises, or warns where the run saves no more, if a checkpoint does not continue a training."""
@@ -125,7 +124,8 @@ class SafeRunner(Runner):
     def _compare_classes(self, checkpoint: dict, loop: BaseLoop) -> None:
         theirs = recorded_classes(checkpoint.get('meta'))
         ours = (getattr(loop.dataloader.dataset, 'metainfo', None) or {}).get('classes')
-        difference = class_differences(theirs, ours) if theirs and ours else None
+        known = theirs and isinstance(ours, (list, tuple))
+        difference = class_differences(theirs, tuple(map(str, ours))) if known else None
         new_classifier = loop is self._train_loop and difference and len(theirs) != len(ours)  # has been logged
         if difference and not new_classifier:
             self.logger.warning(

@@ -38,7 +38,8 @@ class Given(BaseMetric):
         self.results.append(0)
 
     def compute_metrics(self, results):
-        return dict(acc=self.scores.pop(0))
+        score = self.scores.pop(0)
+        return dict(acc=score, top=2 * score)
 
 
 def validated_with(*scores, **options):
@@ -224,11 +225,11 @@ def best_of(folder):
 
 def trained_with_best(work_dir, epochs, **options):
     scores = [0.1 * (epoch + 1) for epoch in range(9)]
-    begun = options.pop('begun', 0)
+    begun, save_best = options.pop('begun', 0), options.pop('save_best', 'acc')
     runner = toy(
         work_dir,
         epochs=epochs,
-        save_best='acc',
+        save_best=save_best,
         rule='greater',
         name=f'{begun}-{epochs}',
         runner_type=SafeRunner,
@@ -238,12 +239,15 @@ def trained_with_best(work_dir, epochs, **options):
     return runner
 
 
-def test_a_run_that_resumes_another_leaves_its_files_alone(tmp_path):
-    trained_with_best(tmp_path / 'a', 1)
+@pytest.mark.parametrize('save_best, key', [('acc', 'best_ckpt'), (['acc', 'top'], 'best_ckpt_acc')])
+def test_a_run_that_resumes_another_leaves_its_files_alone(save_best, key, tmp_path):
+    trained_with_best(tmp_path / 'a', 1, save_best=save_best)
     before = names(tmp_path / 'a')
-    runner = trained_with_best(tmp_path / 'b', 3, begun=1, load_from=str(tmp_path / 'a/epoch_1.pth'), resume=True)
-    assert names(tmp_path / 'a') == before and best_of(tmp_path / 'b') == 'best_acc_epoch_3.pth'
-    assert runner.message_hub.get_info('best_ckpt') == str(tmp_path / 'b/best_acc_epoch_3.pth')
+    begun = dict(begun=1, load_from=str(tmp_path / 'a/epoch_1.pth'), resume=True)
+    runner = trained_with_best(tmp_path / 'b', 3, save_best=save_best, **begun)
+    assert names(tmp_path / 'a') == before and 'best_acc_epoch_3.pth' in names(tmp_path / 'b')
+    assert not [name for name in names(tmp_path / 'b') if name.endswith('epoch_2.pth') and 'best' in name]
+    assert runner.message_hub.get_info(key) == str(tmp_path / 'b/best_acc_epoch_3.pth')
     assert 'a/best_acc_epoch_1.pth, the best checkpoint so far, is of another run' in log_of(tmp_path / 'b')
 
 

@@ -115,6 +115,14 @@ def test_a_training_does_not_start_from_anything(content, code, tmp_path):
     assert refused.value.code == code
 
 
+@pytest.mark.parametrize('content', [[1, 2], dict(meta=None), dict(meta=3, state_dict={}), {}])
+def test_what_holds_no_weights_is_refused_by_every_start(content, tmp_path):
+    torch.save(content, tmp_path / 'a.pth')
+    for start in (evaluated, started, resumed):
+        with pytest.raises(BadCheckpoint, match='a.pth holds no weights'):
+            start(tmp_path / start.__name__, str(tmp_path / 'a.pth'))
+
+
 class Teacher(Toy):
     """Takes the weights of a plain toy under a name of its own, as detectors with a student and a teacher do."""
 
