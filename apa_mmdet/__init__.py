@@ -13,6 +13,7 @@ if find_spec('mmdet') is not None:
 
     compat.check_host_versions()
     compat.restore_np_float_for_lvis()
+    compat.let_lvis_read_images_without_annotations()
 
     # registers; only once the host is checked and fixed
     from . import datasets, engine, evaluation, models, registry  # noqa: F401

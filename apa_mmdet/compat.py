@@ -4,6 +4,7 @@ Everything else extends the host through its own doors: registries, a Checkpoint
 ``import apa_mmdet``, what belongs to others behaves as before, but for what has no door:
 
 - :func:`restore_np_float_for_lvis`: lvis 0.5.3 uses ``np.float``, so that LVIS evaluation fails with NumPy >= 1.24.
+- :func:`let_lvis_read_images_without_annotations`: lvis 0.5.3 ends in a KeyError over LVIS's own files of test images.
 - :func:`let_mmengine_read_its_checkpoints`: with torch >= 2.6, MMEngine <= 0.10.7 cannot read what it saved.
 - ``SkipNonFiniteHook`` guards ``step`` of the run's own optim wrapper: MMEngine calls no hook between backward and
   step, and the config or ``--amp`` chooses the wrapper's class.
@@ -103,3 +104,22 @@ def restore_np_float_for_lvis() -> None:
 
     if not hasattr(np, 'float') and re.search(r'\bnp\.float\b', inspect.getsource(lvis.eval)):
         lvis.eval.np = NumpyWithFloat('numpy')
+
+
+def let_lvis_read_images_without_annotations() -> None:
+    """Lets ``lvis.LVIS`` read a file of images and categories, as LVIS publishes for its test images.
+
+    A file without the key ``annotations``, over which lvis 0.5.3 ends in a KeyError, is read as if it had an empty list;
+    any other is read as before.
+    """
+    from lvis import LVIS
+
+    load = LVIS._load_json
+    if load.__module__ == __name__ or 'self.dataset["annotations"]' not in inspect.getsource(LVIS._create_index):
+        return
+
+    def load_with_annotations(self: LVIS, path: str) -> Any:
+        content = load(self, path)
+        return {'annotations': [], **content} if isinstance(content, dict) else content
+
+    LVIS._load_json = load_with_annotations

@@ -1,7 +1,9 @@
-"""Computes the LVIS metrics of predictions on disk, as the test would have given them.
+"""Computes the LVIS metrics of predictions on disk, as the test would have given them, or writes its result files.
 
 python tools/eval_results.py CONFIG FOLDER               predictions that a test kept; its log names the folder
 python tools/eval_results.py CONFIG results.segm.json    a file written by LVISMetric with format_only
+python tools/eval_results.py CONFIG FOLDER --cfg-options test_evaluator.format_only=True \\
+    test_evaluator.outfile_prefix=PREFIX                 writes PREFIX.bbox.json and PREFIX.segm.json for a server
 """
 
 import json
@@ -15,7 +17,9 @@ def main():
     parser.add_argument('config')
     parser.add_argument('predictions', help='folder or JSON file')
     args = parser.parse_args()
-    print(json.dumps(eval_results(args.config, args.predictions, args.cfg_options), indent=1))
+    metrics = eval_results(args.config, args.predictions, args.cfg_options)
+    if metrics:
+        print(json.dumps(metrics, indent=1))
 
 
 if __name__ == '__main__':

@@ -7,9 +7,11 @@ from copy import deepcopy
 from pathlib import Path
 
 import mmdet
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 
 from apa_mmdet.engine.runner import SafeRunner, join_on_cpu
+from apa_mmdet.models.test_time_augs import InstanceTTAModel
 from apa_mmdet.utils.config import load_config
 from apa_mmdet.utils.errors import CodedError
 from apa_mmdet.utils.missing_data_hints import explain
@@ -39,9 +41,10 @@ def run(name: str) -> None:
     """Runs MMDetection's Python tool ``name`` with the arguments of this process.
 
     Checks the settings, validates the annotations, and joins other processes without a GPU. A config without a
-    ``runner_type`` gets SafeRunner. With ``--resume`` in a work dir without checkpoints, training starts from the
-    config's ``load_from``. Missing files, invalid settings or annotations, non-finite losses and every error with a
-    code (of configs, checkpoints, weights, launchers) end the process with a short message instead of a traceback.
+    ``runner_type`` gets SafeRunner, and with ``--tta`` one without a ``tta_model`` gets InstanceTTAModel. With
+    ``--resume`` in a work dir without checkpoints, training starts from the config's ``load_from``. Missing files,
+    invalid settings or annotations, non-finite losses and every error with a code (of configs, checkpoints, weights,
+    launchers) end the process with a short message instead of a traceback.
     """
     # the tool finds its config relative to the working directory, and imports apa_mmdet through the config
     spec = importlib.util.spec_from_file_location(f'mmdet_{Path(name).stem}', stock_tool(name))
@@ -52,6 +55,7 @@ def run(name: str) -> None:
         join_on_cpu(args.launcher)
         if Path(args.config).is_file():  # the tool reports it otherwise
             cfg = load_config(args.config, deepcopy(args.cfg_options))
+            _set_defaults(args, cfg)
             launch = Launch(
                 name,
                 cfg,
@@ -59,11 +63,11 @@ def run(name: str) -> None:
                 resume=getattr(args, 'resume', None),
                 checkpoint=getattr(args, 'checkpoint', None),
                 tta=getattr(args, 'tta', False),
+                draws=bool(getattr(args, 'show', False) or getattr(args, 'show_dir', None)),
                 work_dir=args.work_dir,
             )
             validate_launch(launch)
             validate_annotations(cfg, SPLITS[name])
-            _use_our_runner(args, launch)
             _start_from_weights(args, launch)
             tool.parse_args = lambda: args
         tool.main()
@@ -76,9 +80,15 @@ def run(name: str) -> None:
         sys.exit(str(error))
 
 
-def _use_our_runner(args: Namespace, launch: Launch) -> None:
-    if 'runner_type' not in launch.cfg:
-        args.cfg_options = {**(args.cfg_options or {}), 'runner_type': SafeRunner.__name__}
+def _set_defaults(args: Namespace, cfg: Config) -> None:
+    """Sets what the config leaves to this package, and for the tool, which reads the config itself, as an option."""
+    defaults = {}
+    if 'runner_type' not in cfg:
+        defaults['runner_type'] = SafeRunner.__name__
+    if getattr(args, 'tta', False) and 'tta_model' not in cfg:
+        defaults['tta_model.type'] = InstanceTTAModel.__name__
+    cfg.merge_from_dict(defaults)
+    args.cfg_options = {**(args.cfg_options or {}), **defaults}
 
 
 def _start_from_weights(args: Namespace, launch: Launch) -> None:

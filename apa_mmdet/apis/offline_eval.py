@@ -1,4 +1,4 @@
-"""LVIS metrics of predictions on disk: those of an interrupted test, or MMDetection's result files."""
+"""LVIS metrics, or result files, of predictions on disk: those of an interrupted test, or MMDetection's files."""
 
 import tempfile
 from pathlib import Path
@@ -14,13 +14,14 @@ from apa_mmdet.utils.config import evaluators, load_config
 
 
 def eval_results(config: str, predictions: str, cfg_options: dict | None = None) -> dict[str, float]:
-    """The metrics that the test of ``config`` would have given.
+    """The metrics that the test of ``config`` would have given; with ``format_only`` in it, the files, and no metrics.
 
     Boxes and scores of result files are read as float32, as a detector gives them: scores that differ in later digits
     become ties.
 
     Args:
-        config: with a FastLVISMetric as ``test_evaluator``, or as the first in it; mmdet's LVISMetric is replaced.
+        config: with a FastLVISMetric in its ``test_evaluator``; mmdet's LVISMetric is replaced. Of several, that whose
+            ``outfile_prefix`` names the folder is taken, or else the first.
         predictions: the folder that FastLVISMetric logs, or ``<prefix>.bbox.json`` or ``<prefix>.segm.json``.
         cfg_options: settings of the config to override.
 
@@ -29,12 +30,15 @@ def eval_results(config: str, predictions: str, cfg_options: dict | None = None)
         ValueError: if the config has no such metric, or the predictions are damaged or of other data; mostly a
             ``PredictionError``, whose ``code`` says which.
     """
-    metric, path = build_metric(config, cfg_options), Path(predictions)
+    path = Path(predictions)
+    metric = build_metric(config, path, cfg_options)
     if path.is_dir():
         return metric.evaluate_files(find_predictions(path))
     iou_type = path.name.removesuffix('.json').rpartition('.')[2]
     if path.suffix != '.json' or iou_type not in ('bbox', 'segm'):
         raise ValueError(f'{path} is neither a folder nor named <prefix>.bbox.json or <prefix>.segm.json')
+    if metric.format_only:
+        raise ValueError(f'{path} is a result file already; set format_only=False in test_evaluator to evaluate it')
     if iou_type not in metric.metrics:
         raise ValueError(f'{path} is for metric {iou_type!r}, which test_evaluator of {config} does not have')
     metric.metrics = [iou_type]
@@ -47,14 +51,22 @@ def eval_results(config: str, predictions: str, cfg_options: dict | None = None)
         return metric.evaluate_files(find_predictions(Path(folder)), ground_truth)
 
 
-def build_metric(config: str, cfg_options: dict | None = None) -> FastLVISMetric:
-    """The first LVIS metric in ``test_evaluator``, as a FastLVISMetric that only evaluates."""
+def build_metric(config: str, predictions: Path, cfg_options: dict | None = None) -> FastLVISMetric:
+    """The LVIS metric in ``test_evaluator`` that belongs to the predictions, as a FastLVISMetric.
+
+    It writes files only with ``format_only``: after an evaluation they are there already.
+    """
     cfg = load_config(config, cfg_options)
     init_default_scope('mmdet')
+    found = []
     for _, evaluator in evaluators(cfg, ['test']):
         metric = evaluator.get('type')
         metric = METRICS.get(metric) if isinstance(metric, str) else metric
         if isinstance(metric, type) and issubclass(metric, LVISMetric):
             metric = metric if issubclass(metric, FastLVISMetric) else FastLVISMetric
-            return METRICS.build(dict(evaluator, type=metric, format_only=False, outfile_prefix=None))
-    raise ValueError(f'{config} has no FastLVISMetric in its test_evaluator')
+            found.append(dict(evaluator, type=metric))
+    if not found:
+        raise ValueError(f'{config} has no FastLVISMetric in its test_evaluator')
+    own = [e for e in found if Path(f'{e.get("outfile_prefix")}.predictions').resolve() == predictions.resolve()]
+    chosen = (own or found)[0]
+    return METRICS.build(chosen if chosen.get('format_only') else dict(chosen, outfile_prefix=None))

@@ -13,7 +13,6 @@ from mmengine.logging import MMLogger
 from apa_mmdet.datasets.validation.codes import ERROR
 from apa_mmdet.datasets.validation.findings import Finding
 from apa_mmdet.datasets.validation.validate_config import validate_config
-from apa_mmdet.utils.config import evaluators
 
 from .launch_checks.validate_launch import RANKS
 
@@ -34,7 +33,7 @@ def validate_annotations(cfg: Config, splits: Sequence[str]) -> None:
     """Validate the annotations of a config and log its warnings, only in the first of several processes.
 
     Images are not checked; ``tools/check_dataset.py`` does that. With ``check_annotations=False`` in the config nothing
-    is, nor is a split whose predictions are only written (``format_only``), as of images without annotations.
+    is. Of a split whose predictions are only written (``format_only``), images and categories are enough.
 
     Args:
         cfg: the config.
@@ -44,7 +43,7 @@ def validate_annotations(cfg: Config, splits: Sequence[str]) -> None:
         BadAnnotations: if something is wrong in them, or if they do not fit the config.
     """
     rank = next((os.environ[name] for name in RANKS if name in os.environ), '0')
-    splits = [split for split in splits if cfg.get(f'{split}_dataloader') and not _only_written(cfg, split)]
+    splits = [split for split in splits if cfg.get(f'{split}_dataloader')]
     if rank != '0' or not splits or not cfg.get('check_annotations', True):
         return
     findings = validate_config(cfg, splits, images=None).findings
@@ -53,8 +52,3 @@ def validate_annotations(cfg: Config, splits: Sequence[str]) -> None:
         raise BadAnnotations(errors)
     for finding in findings:
         MMLogger.get_current_instance().warning(str(finding))
-
-
-def _only_written(cfg: Config, split: str) -> bool:
-    format_only = [evaluator.get('format_only', False) for _, evaluator in evaluators(cfg, [split])]
-    return bool(format_only) and all(format_only)

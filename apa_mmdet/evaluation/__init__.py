@@ -1,3 +1,4 @@
+from .concat_dataset_evaluator import ConcatDatasetEvaluator
 from .metrics import CocoBoxMetric, FastLVISMetric
 
-__all__ = ['CocoBoxMetric', 'FastLVISMetric']
+__all__ = ['CocoBoxMetric', 'ConcatDatasetEvaluator', 'FastLVISMetric']

@@ -1,1 +1,1 @@
-from . import activations, backbones, layers, losses, roi_heads, surgery  # noqa: F401  (registers)
+from . import activations, backbones, layers, losses, roi_heads, surgery, test_time_augs  # noqa: F401  (registers)

@@ -79,15 +79,29 @@ def leaves(dataset: dict | list | None) -> Iterator[dict]:
 
 
 def evaluators(cfg: Config, splits: Sequence[str]) -> Iterator[tuple[str, dict]]:
-    """Yields the split and the config of each evaluator."""
+    """Yields the split and the config of each metric, also inside evaluators of several data sets."""
     for split in splits:
-        found = cfg.get(f'{split}_evaluator') or []
-        if isinstance(found, dict) and 'metrics' in found:
-            found = found['metrics']
-        for evaluator in found if isinstance(found, (list, tuple)) else [found]:
+        for evaluator in metrics_of(cfg.get(f'{split}_evaluator') or []):
             if not isinstance(evaluator, dict):
                 raise BadConfig('broken', f'{split}_evaluator has {evaluator!r}; it must be a dict')
             yield split, evaluator
+
+
+def metrics_of(evaluator: Any) -> Iterator[Any]:
+    """Yields the metrics of an evaluator's config: a metric, a list of them, or a dict with ``metrics``.
+
+    Example:
+        >>> a, b = dict(type='A'), dict(type='B')
+        >>> list(metrics_of(dict(type='ConcatDatasetEvaluator', metrics=[[a, b], b]))) == [a, b, b]
+        True
+    """
+    if isinstance(evaluator, dict) and 'metrics' in evaluator:
+        evaluator = evaluator['metrics']
+    if isinstance(evaluator, (list, tuple)):
+        for part in evaluator:
+            yield from metrics_of(part)
+    else:
+        yield evaluator
 
 
 def model_parts(node: Any, path: str = 'model') -> Iterator[tuple[str, dict]]:

@@ -97,13 +97,8 @@ def test_a_test_needs_no_training_data(data, cfg):
 
 @pytest.mark.parametrize(
     'change, rank',
-    [
-        (dict(), '1'),
-        (dict(check_annotations=False), '0'),
-        (dict(test_evaluator=dict(format_only=True)), '0'),
-        (dict(test_dataloader=None), '0'),
-    ],
-    ids=['another process', 'switched off', 'only predictions', 'no such split'],
+    [(dict(), '1'), (dict(check_annotations=False), '0'), (dict(test_dataloader=None), '0')],
+    ids=['another process', 'switched off', 'no such split'],
 )
 def test_when_validation_is_skipped(change, rank, data, cfg, monkeypatch):
     (data / VAL).write_text('{')
@@ -112,3 +107,20 @@ def test_when_validation_is_skipped(change, rank, data, cfg, monkeypatch):
     monkeypatch.setenv('RANK', rank)
     cfg.merge_from_dict(change)
     validate_annotations(cfg, ['test'])
+
+
+def test_images_and_categories_are_validated_where_predictions_are_only_written(data, cfg):
+    cfg.test_evaluator = dict(cfg.test_evaluator, format_only=True, outfile_prefix='out')
+    edit(data / VAL, lambda content: content.pop('annotations'))
+    validate_annotations(cfg, ['test'])
+    edit(data / VAL, lambda content: content.pop('images'))
+    with pytest.raises(BadAnnotations) as error:
+        validate_annotations(cfg, ['test'])
+    assert [(finding.code, finding.ids) for finding in error.value.findings] == [('missing-records', ('images',))]
+
+
+def test_a_test_without_annotations_is_refused_before_it_starts(data, cfg):
+    edit(data / VAL, lambda content: content.update(annotations=[]))
+    with pytest.raises(BadAnnotations, match='set format_only=True and outfile_prefix in its evaluator') as error:
+        validate_annotations(cfg, ['test'])
+    assert 'nothing-to-evaluate' in [finding.code for finding in error.value.findings]

@@ -15,6 +15,7 @@ class Launch(NamedTuple):
         resume: ``'auto'`` for ``--resume``, a path for ``--resume PATH``, else None.
         checkpoint: the checkpoint that is tested; None in training.
         tta: whether ``--tta`` is given.
+        draws: whether ``--show`` or ``--show-dir`` is given.
         work_dir: as given on the command line, None for the config's.
     """
 
@@ -24,4 +25,5 @@ class Launch(NamedTuple):
     resume: str | None = None
     checkpoint: str | None = None
     tta: bool = False
+    draws: bool = False
     work_dir: str | None = None

@@ -8,11 +8,17 @@ from mmengine.logging import MMLogger
 from apa_mmdet.datasets.validation.codes import ERROR
 from apa_mmdet.datasets.validation.findings import Finding, Findings
 
+from .evaluation import check_palette, check_several_datasets, check_tta
 from .launch import Launch
 from .weights import check_checkpoints
 
 RANKS = 'RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'  # of torchrun, slurm and mpi
-CHECKS: tuple[Callable[[Launch, Findings], None], ...] = (check_checkpoints,)  # each adds to the findings
+CHECKS: tuple[Callable[[Launch, Findings], None], ...] = (  # each adds to the findings
+    check_checkpoints,
+    check_several_datasets,
+    check_tta,
+    check_palette,
+)
 
 
 class InvalidLaunch(ValueError):

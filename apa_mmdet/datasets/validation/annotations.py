@@ -33,11 +33,13 @@ def check_annotations(
     content: dict, findings: Findings, classes: Container[str] | None, usage: AnnotationUsage
 ) -> Content:
     """Check an annotation file. ``classes`` are those the data set picks by name; None if it takes every category."""
-    if not usage.annotated and classes is not None:  # LVIS's reader needs the list, even empty
-        content = {'annotations': [], **content}
-    records = collect_records(content, findings, usage.annotated)
+    if not usage.trained and not content.get('annotations'):
+        if usage.annotated:
+            findings.add('nothing-to-evaluate', ['annotations'])
+        content = {**content, 'annotations': []}
+    records = collect_records(content, findings, needs_annotations=usage.trained)
     images, categories, annotations, image, category = records
-    bare = not usage.annotated and content.get('annotations') == []
+    bare = not usage.trained and content['annotations'] == []
     if not (images and categories and (annotations or bare)):
         return Content(images, categories, len(annotations), {}, 0, np.zeros(len(images), bool))
 
@@ -88,6 +90,14 @@ def check_ground_truth(content: dict, findings: Findings, masks: bool) -> None:
     _check_metric_fields(records.annotations, False, findings)
     if masks:
         check_masks(records.annotations, records.sizes, required=True, evaluated=True, findings=findings)
+
+
+def check_images_and_categories(content: dict, findings: Findings) -> None:
+    """Check what ``FastLVISMetric`` reads of an annotation file to write predictions without evaluating them."""
+    records = collect_records(dict(content, annotations=[]), findings, needs_annotations=False)
+    for kind in ('images', 'categories'):
+        wrong = [not is_integer_id(record['id']) for record in getattr(records, kind)]
+        findings.check('non-integer-id', getattr(records, kind), wrong, records=kind)
 
 
 def _check_flag(annotations: list[dict], key: str, findings: Findings) -> None:

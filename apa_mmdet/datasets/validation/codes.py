@@ -73,6 +73,14 @@ ERRORS = {
     'missing-latest': '{folder}/last_checkpoint names {path}, which is neither there nor in its folder; copy it there',
     'missing-pretrained': '{setting} is {path}, which is not a file; put the weights there, name others with '
     '--cfg-options {setting}=…, or train from random weights, see docs/faq.md',
+    'nothing-to-evaluate': 'no "annotations" to evaluate; set format_only=True and outfile_prefix in its evaluator',
+    'streamed-metric': '{setting} takes results apart that FastLVISMetric does not keep; use ConcatDatasetEvaluator',
+    'metrics-per-dataset': '{setting} has metrics of {metrics} data sets, {loader} has {count}; give each metrics',
+    'shuffled-evaluation': '{loader} shuffles, but order tells its data sets apart; set sampler.shuffle=False',
+    'metric-of-one-dataset': '{setting}: {path} is only one of {count} data sets; use ConcatDatasetEvaluator',
+    'tta-wrapped-dataset': '--tta cannot set the pipeline of a {type}; test its data sets one by one',
+    'tta-without-masks': '{type} cannot merge the masks of this model; set tta_model.type=InstanceTTAModel',
+    'short-palette': 'DetLocalVisualizer has {colors} colors, {classes} classes; set visualizer.type=LegibleVisualizer',
 }
 WARNINGS = {
     'image-without-annotations': 'images without annotations; skipped with filter_empty_gt=True, otherwise background',
@@ -87,6 +95,7 @@ WARNINGS = {
     'shared-category-name': 'names of categories used more than once; labels are right, results mix them up',
     'class-without-instance': 'classes without a training instance; they will not be learned',
     'not-checked': "not checked: {type} does not read instances in COCO's format; nothing is known about it",
+    'tta-max-per-img': 'tta_model keeps {limit} detections of an image, the model {kept}; remove tta_cfg.max_per_img',
 }
 
 

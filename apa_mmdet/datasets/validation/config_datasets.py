@@ -39,6 +39,7 @@ class AnnotationUsage(NamedTuple):
 
     masks: str = 'unused'  # 'required': each instance needs one; 'optional': some may lack it
     annotated: bool = True  # whether annotations are needed at all
+    trained: bool = True
     evaluated: bool = False  # metrics read the file themselves, also the instances that the data set skips
     evaluated_as_coco: bool = False
     evaluated_as_lvis: bool = False
@@ -101,6 +102,7 @@ def find_usage(dataset: ConfigDataset, cfg: Config) -> AnnotationUsage:
     return AnnotationUsage(
         'required' if required else 'optional' if loaders else 'unused',
         annotated='train' in dataset.splits or bool(evaluating),
+        trained='train' in dataset.splits,
         evaluated=bool(readers),
         evaluated_as_coco=any('Coco' in str(evaluator.get('type')) for evaluator in readers),
         evaluated_as_lvis=any('LVIS' in str(evaluator.get('type')) for evaluator in readers),

@@ -17,7 +17,7 @@ from lvis.eval import Params
 from mmengine.logging import MMLogger
 from tqdm import tqdm
 
-from apa_mmdet.datasets.validation.annotations import check_ground_truth
+from apa_mmdet.datasets.validation.annotations import check_ground_truth, check_images_and_categories
 from apa_mmdet.datasets.validation.findings import Findings
 from apa_mmdet.datasets.validation.reading import read_annotations
 from apa_mmdet.utils.errors import one_line
@@ -32,20 +32,27 @@ class GroundTruth(LVIS):
     Args:
         path: the file.
         masks: whether masks are to be compared; only then each annotation needs one.
+        evaluated: whether it is evaluated with. Otherwise only its images and categories are read, which are all that a
+            file of test images has.
 
     Raises:
         ValidationError: at the first fault; it names the file, the records and the key.
     """
 
-    def __init__(self, path: str, masks: bool = True) -> None:
-        self.path, self._masks = path, masks
+    def __init__(self, path: str, masks: bool = True, evaluated: bool = True) -> None:
+        self.path, self._masks, self._evaluated = path, masks, evaluated
         super().__init__(path)
 
     def _load_json(self, path: str) -> dict:
-        return read_annotations(path)
+        content = read_annotations(path)
+        return content if self._evaluated else dict(content, annotations=[])
 
     def _create_index(self) -> None:
-        check_ground_truth(self.dataset, Findings(self.path, strict=True), self._masks)
+        findings = Findings(self.path, strict=True)
+        if self._evaluated:
+            check_ground_truth(self.dataset, findings, self._masks)
+        else:
+            check_images_and_categories(self.dataset, findings)
         for image in self.dataset['images']:
             for key in ('height', 'width'):
                 image[key] = int(image[key])  # 64.0: pycocotools takes it, faster-coco-eval does not

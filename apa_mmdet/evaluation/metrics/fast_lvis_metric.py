@@ -62,7 +62,8 @@ class FastLVISMetric(LVISMetric):
     without any detection has AP 0 instead of no result.
 
     Args:
-        ann_file: annotations in LVIS's format, v1 or v0.5; required.
+        ann_file: annotations in LVIS's format, v1 or v0.5; required. With ``format_only``, images and categories are
+            enough, as in LVIS's files of test images.
         args, kwargs: mmdet's; ``collect_device`` has no effect.
         topk: fixed AP (Dave et al., *Evaluating Large-Vocabulary Object Detectors: The Devil is in the Details*,
             arXiv:2102.01066): the best ``topk`` detections of each category in all images count (10,000 there), as in
@@ -172,21 +173,21 @@ class FastLVISMetric(LVISMetric):
         return {f'{self.prefix}/{key}' if self.prefix else key: value for key, value in metrics.items()}
 
     def load_ground_truth(self) -> LVIS:
-        """Read and validate the annotations."""
+        """Read and validate the annotations; with ``format_only``, only the images and categories."""
         with fileio.get_local_path(self.ann_file, backend_args=self.backend_args) as path:
-            return GroundTruth(path, masks='segm' in self.metrics)
+            return GroundTruth(path, masks='segm' in self.metrics, evaluated=not self.format_only)
 
     def compute_metrics(self, results: PredictionFiles) -> dict[str, float]:
         """Metrics without prefix; the predictions are read once."""
         logger = MMLogger.get_current_instance()
-        detections = Detections(self._lvis_api, results, 'segm' in self.metrics, self.topk)
-        recall = ProposalRecall(self._lvis_api, self.proposal_nums, self.iou_thrs)
         tested: dict[int, int] = {}  # detections by image
         with ExitStack() as stack:
             add = []
             if self.outfile_prefix is not None:
                 add.append(stack.enter_context(json_results_writer(self.outfile_prefix, self.cat_ids, results)))
             if not self.format_only:
+                detections = Detections(self._lvis_api, results, 'segm' in self.metrics, self.topk)
+                recall = ProposalRecall(self._lvis_api, self.proposal_nums, self.iou_thrs)
                 add += [recall.add] if 'proposal_fast' in self.metrics else []
                 add += [detections.add] if {'bbox', 'segm', 'proposal'}.intersection(self.metrics) else []
             for prediction in results:

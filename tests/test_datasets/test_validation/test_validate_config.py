@@ -71,7 +71,7 @@ def test_a_missing_annotation_file_is_named_with_what_to_do(broken):
 def test_a_test_set_needs_no_annotations(tmp_path, evaluator, change):
     cfg = coco_validation_set(tmp_path / 'd')
     edit(tmp_path / 'd/a.json', change)
-    assert codes(findings_of(cfg)) == [('missing-records', ('annotations',))]
+    assert codes(findings_of(cfg)) == [('nothing-to-evaluate', ('annotations',))]
     cfg.test_dataloader, cfg.test_evaluator = cfg.pop('val_dataloader'), evaluator
     report = validate_config(cfg, progress=False)
     assert report.findings == [] and report.rows == [('test', 2, 0, 2, 2, 0)]

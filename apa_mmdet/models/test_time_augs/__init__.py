@@ -1,0 +1,3 @@
+from .instance_tta_model import InstanceTTAModel
+
+__all__ = ['InstanceTTAModel']
