@@ -16,7 +16,7 @@ if find_spec('mmdet') is not None:
     compat.let_lvis_read_images_without_annotations()
 
     # registers; only once the host is checked and fixed
-    from . import datasets, engine, evaluation, models, registry  # noqa: F401
+    from . import datasets, engine, evaluation, models, registry, visualization  # noqa: F401
     from .checkpoint.io import load_as_data
 
     compat.let_mmengine_read_its_checkpoints(load_as_data)

@@ -109,7 +109,7 @@ def restore_np_float_for_lvis() -> None:
 def let_lvis_read_images_without_annotations() -> None:
     """Lets ``lvis.LVIS`` read a file of images and categories, as LVIS publishes for its test images.
 
-    A file without the key ``annotations``, over which lvis 0.5.3 ends in a KeyError, is read as if it had an empty list;
+    A file without the key ``annotations``, over which lvis 0.5.3 ends in a KeyError, is read as if it had an empty one;
     any other is read as before.
     """
     from lvis import LVIS

@@ -10,7 +10,8 @@ OUT_DIR/preds/NAME.json {"image", "height", "width", and one entry per object in
                         "bboxes" ([left, top, right, bottom] in pixels of the image),
                         "masks" (COCO's run-length code, for pycocotools.mask.decode)}
 
-Both hold the objects of score SCORE_THR or more; NAME is the image's path in the folder.
+Both hold the objects of score SCORE_THR or more, each as its best class; --all-classes gives every class that an
+object is detected as. NAME is the image's path in the folder. Of a file with several images the first is taken.
 """
 
 import torch
@@ -29,6 +30,9 @@ def parse_args():
     parser.add_argument('--device', help='e.g. cpu or cuda:1 (default: the GPU if there is one)')
     parser.add_argument('--batch-size', type=cli.at_least(1), default=1, help='images at once; more is faster on a GPU')
     parser.add_argument('--score-thr', type=float, default=0.3, help='lowest score of an object')
+    parser.add_argument(
+        '--all-classes', action='store_true', help='every class of an object instead of the best, as metrics count them'
+    )
     skipped = parser.add_mutually_exclusive_group()
     skipped.add_argument('--no-save-vis', action='store_true', help='write JSON only')
     skipped.add_argument('--no-save-pred', action='store_true', help='write images only')
@@ -44,8 +48,8 @@ def main():
         return 'the GPU has not enough memory; use a smaller --batch-size, or --device cpu'
     if summary.images:
         print(f'found {summary}\nwritten to {args["out_dir"]}')
-    if summary.unreadable:
-        return f'not an image, or damaged: {", ".join(summary.unreadable[:5])}' + ', …' * (len(summary.unreadable) > 5)
+    if summary.skipped:
+        return summary.explain_skipped()
 
 
 if __name__ == '__main__':

@@ -15,7 +15,7 @@ from mmdet.registry import DATASETS
 from mmdet.structures import DetDataSample
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config
-from mmengine.dataset import pseudo_collate
+from mmengine.dataset import Compose, pseudo_collate
 from mmengine.structures import InstanceData
 from torch import nn
 
@@ -23,8 +23,12 @@ from apa_mmdet.checkpoint.class_names import recorded_classes
 from apa_mmdet.checkpoint.compare import check_fit
 from apa_mmdet.checkpoint.io import find_weights
 from apa_mmdet.checkpoint.scheme import data_only
+from apa_mmdet.structures.best_class import best_class_of_each_object
 from apa_mmdet.utils.config import BadConfig, leaves, load_config, model_parts
+from apa_mmdet.visualization.images import read_rgb
 from apa_mmdet.visualization.local_visualizer import draw, make_visualizer
+
+from .inference_loading import AnyImageLoader
 
 COLOR_EXTENSIONS = tuple(set(IMG_EXTENSIONS) - {'.pgm'})
 
@@ -36,6 +40,9 @@ class StrictDetInferencer(DetInferencer):
     class names, as converted ones, it uses those of COCO. Here the weights have to fit, and the names are those of the
     checkpoint or else of the config's test data set. Predictions carry them as ``label_names``. With ``out_dir``, files
     are named by the image's path below ``root``, so that images of one name do not replace each other.
+
+    Each object is given as its best class: of detections whose boxes are nearly equal, that with the highest score.
+    With ``all_classes=True`` all of them are given, as average precision counts them.
 
     Args:
         config: path of the detector's config, or the config.
@@ -58,7 +65,7 @@ class StrictDetInferencer(DetInferencer):
     or with all arguments and results of ``DetInferencer``: ``inferencer('photo.jpg', out_dir='outputs')``.
     """
 
-    forward_kwargs: set = {'score_thr'}
+    forward_kwargs: set = {'score_thr', 'all_classes'}
     root: Path | None = None
 
     def __init__(self, config: str | os.PathLike | Config, checkpoint: str | os.PathLike, device: str | None = None):
@@ -71,21 +78,26 @@ class StrictDetInferencer(DetInferencer):
         self._names = os.fspath(checkpoint), name
         super().__init__(cfg, data_only(checkpoint), device, show_progress=False)
 
-    def detect(self, image: str | os.PathLike | np.ndarray, score_thr: float = 0.3) -> InstanceData:
+    def detect(
+        self, image: str | os.PathLike | np.ndarray, score_thr: float = 0.3, all_classes: bool = False
+    ) -> InstanceData:
         """Detects the objects of one image, in falling order of scores.
 
         Args:
-            image: path, or height x width x 3, BGR, 0 to 255.
+            image: path, or height x width x 3, BGR, 0 to 255; of other channels where the detector was trained on them.
             score_thr: lowest score.
+            all_classes: give an object as every class that it is detected as, not only as the best.
 
         Returns:
             N objects: ``bboxes`` (N x 4, left, top, right, bottom in pixels of the image), ``scores`` (N), ``labels``
             (N), ``label_names`` (N texts) and, from a detector of masks, ``masks`` (N x height x width, bool).
         """
         image = image if isinstance(image, np.ndarray) else os.fspath(image)
-        return self(image, return_datasamples=True, score_thr=score_thr)['predictions'][0].pred_instances
+        return self(image, return_datasamples=True, score_thr=score_thr, all_classes=all_classes)['predictions'][
+            0
+        ].pred_instances
 
-    def forward(self, inputs: Any, score_thr: float | None = None) -> list[DetDataSample]:
+    def forward(self, inputs: Any, score_thr: float | None = None, all_classes: bool = False) -> list[DetDataSample]:
         """Predicts; with ``score_thr``, the objects of this score or more in falling order."""
         samples = [sample.cpu() for sample in super().forward(inputs)]
         for sample in samples:
@@ -93,6 +105,8 @@ class StrictDetInferencer(DetInferencer):
             if score_thr is not None:
                 instances = instances[instances.scores >= score_thr]
                 instances = instances[instances.scores.argsort(descending=True, stable=True)]
+            if not all_classes:
+                instances = best_class_of_each_object(instances)
             instances.label_names = [self.model.dataset_meta['classes'][label] for label in instances.labels]
             sample.pred_instances = instances
         return samples
@@ -104,7 +118,7 @@ class StrictDetInferencer(DetInferencer):
         if no_save_vis or not img_out_dir or not all(isinstance(image, str) for image in inputs):
             return super().visualize(inputs, preds, no_save_vis=no_save_vis, img_out_dir=img_out_dir, **kwargs)
         for path, sample in zip(inputs, preds):
-            image = mmcv.imread(path, channel_order='rgb')
+            image = read_rgb(path)
             threshold = kwargs.get('pred_score_thr', 0.3)
             image = draw(self.visualizer, image, sample, draw_gt=False, pred_score_thr=threshold)
             name = self._name(path)
@@ -132,7 +146,18 @@ class StrictDetInferencer(DetInferencer):
         return file.relative_to(self.root).as_posix() if self.root in file.parents else file.name
 
     def _init_visualizer(self, cfg: Config) -> DetLocalVisualizer:
-        return make_visualizer(self.model.dataset_meta['classes'])  # the config's warns that it has no folder
+        # the config's warns that it has no folder; what is given to it has been chosen by forward()
+        return make_visualizer(self.model.dataset_meta['classes'], same_object_iou=None)
+
+    def _init_pipeline(self, cfg: Config) -> Compose:
+        """Builds the test pipeline; other than the base class's it may begin with any loader, as of many channels."""
+        pipeline = [dict(step) for step in next(leaves(cfg.test_dataloader.dataset)).get('pipeline') or []]
+        loaders = [i for i, step in enumerate(pipeline) if 'LoadImage' in str(step['type'])]
+        if not loaders:
+            raise BadConfig('no-detector', f'{cfg.filename or "the config"}: its test pipeline loads no image')
+        if 'meta_keys' in pipeline[-1]:
+            pipeline[-1]['meta_keys'] = tuple(key for key in pipeline[-1]['meta_keys'] if key != 'img_id')
+        return Compose([AnyImageLoader(pipeline[loaders[0]]), *pipeline[loaders[0] + 1 :]])
 
     def _init_collate(self, cfg: Config) -> Callable:
         return pseudo_collate  # the base class finds the same one, with a warning

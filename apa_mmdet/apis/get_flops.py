@@ -8,6 +8,7 @@ from mmengine.analysis import get_model_complexity_info
 from mmengine.config import Config
 
 from apa_mmdet.utils.config import build_detector
+from apa_mmdet.utils.model import input_channels
 
 
 class Complexity(NamedTuple):
@@ -31,7 +32,7 @@ def get_flops(cfg: Config, shape: tuple[int, int] = (800, 1280)) -> Complexity:
     """
     torch.manual_seed(0)
     model = build_detector(cfg, cfg.filename or 'the config').eval()
-    image = torch.zeros(3, *shape)
+    image = torch.zeros(input_channels(model), *shape)
     sample = DetDataSample(metainfo=dict(img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0)))
     data = model.data_preprocessor(dict(inputs=[image], data_samples=[sample]))
     model.forward = lambda batch: model._forward(batch, data['data_samples'])

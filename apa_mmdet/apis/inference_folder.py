@@ -4,19 +4,39 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-import mmcv
+import torch
 from mmdet.apis.det_inferencer import IMG_EXTENSIONS
 from tqdm import tqdm
 
+from apa_mmdet.utils.errors import one_line
+from apa_mmdet.visualization.images import UNREADABLE
+
 from .det_inferencer import StrictDetInferencer
+from .inference_loading import BadImage
+
+# mmdet's, and what newer OpenCV or Pillow read, as far as they are built for it; the rest is listed as unreadable
+IMAGE_SUFFIXES = (*IMG_EXTENSIONS, '.avif', '.dib', '.gif', '.heic', '.heif', '.jfif', '.jp2', '.jpe', '.jxl')
 
 
 class Summary(NamedTuple):
-    """Number of images and of objects of each class, and the paths that are not images or damaged."""
+    """Number of images and of objects of each class, and for the paths of images that were skipped, the reason."""
 
     images: int
     objects: Counter
-    unreadable: list[str]
+    skipped: dict[str, str]
+
+    def explain_skipped(self, most: int = 5) -> str:
+        """Names the skipped images in one line, by reason, with at most ``most`` paths for each.
+
+        Example:
+            >>> Summary(1, Counter(), {'a.jpg': 'damaged', 'b.jpg': 'damaged', 'c.png': 'gray'}).explain_skipped(1)
+            '3 images skipped: damaged: a.jpg, …; gray: c.png'
+        """
+        paths_of: dict[str, list[str]] = {}
+        for path, reason in self.skipped.items():
+            paths_of.setdefault(reason, []).append(path)
+        reasons = [f'{reason}: {", ".join(p[:most])}{", …" * (len(p) > most)}' for reason, p in paths_of.items()]
+        return f'{len(self.skipped)} image{"s" * (len(self.skipped) != 1)} skipped: {"; ".join(reasons)}'
 
     def __str__(self) -> str:
         number = self.objects.total()
@@ -34,6 +54,7 @@ def detect_folder(
     score_thr: float = 0.3,
     no_save_vis: bool = False,
     no_save_pred: bool = False,
+    all_classes: bool = False,
 ) -> Summary:
     """Runs the inferencer on an image, or on all of a folder and its sub-folders.
 
@@ -45,24 +66,39 @@ def detect_folder(
         score_thr: lowest score, in images and JSON.
         no_save_vis: do not write images.
         no_save_pred: do not write JSON.
+        all_classes: give an object as every class that it is detected as, not only as the best.
 
     Raises:
         OSError: if ``source`` does not exist or ``out_dir`` cannot be written.
-        ValueError: if the folder holds no image. One that cannot be read is skipped, and listed in the summary.
+        ValueError: if the folder holds no image. One that cannot be read, or that the detector cannot take, as of
+            another number of channels, is skipped, and listed in the summary.
     """
     inferencer.root, paths = find_images(Path(source), Path(out_dir) / 'vis')
-    objects, unreadable = Counter(), []
+    objects, skipped = Counter(), {}
     options = dict(out_dir=out_dir, no_save_vis=no_save_vis, no_save_pred=no_save_pred, pred_score_thr=-1)  # all left
+    options.update(score_thr=score_thr, all_classes=all_classes)
+
+    def detect(batch: list[str]) -> None:
+        found = inferencer(batch, batch_size=len(batch), **options)
+        objects.update(name for image in found['predictions'] for name in image['label_names'])
+
     with tqdm(total=len(paths), unit='image') as bar:
         for begin in range(0, len(paths), batch_size):
             batch = paths[begin : begin + batch_size]
-            readable = [path for path in batch if _is_readable(path)]
-            unreadable += [path for path in batch if path not in readable]
-            if readable:
-                found = inferencer(readable, batch_size=len(readable), score_thr=score_thr, **options)
-                objects.update(name for image in found['predictions'] for name in image['label_names'])
+            try:
+                detect(batch)
+            except (OSError, torch.cuda.OutOfMemoryError):  # of the disk or the GPU: not because of an image
+                raise
+            except Exception:  # of decoders and of the network, which raise what they like: find out over which image
+                for path in batch:
+                    try:
+                        detect([path])
+                    except (OSError, torch.cuda.OutOfMemoryError):
+                        raise
+                    except Exception as error:
+                        skipped[path] = UNREADABLE if isinstance(error, BadImage) else one_line(error)
             bar.update(len(batch))
-    return Summary(len(paths) - len(unreadable), objects, unreadable)
+    return Summary(len(paths) - len(skipped), objects, skipped)
 
 
 def find_images(source: Path, exclude: Path) -> tuple[Path, list[str]]:
@@ -83,18 +119,11 @@ def find_images(source: Path, exclude: Path) -> tuple[Path, list[str]]:
     paths = [
         str(path)
         for path in sorted(source.rglob('*'))
-        if path.suffix.lower() in IMG_EXTENSIONS
+        if path.suffix.lower() in IMAGE_SUFFIXES
         and path.is_file()
         and exclude.resolve() not in path.resolve().parents
         and not any(part.startswith('.') for part in path.relative_to(source).parts)
     ]
     if not paths:
-        raise ValueError(f'{source} holds no image: no file that ends in {", ".join(IMG_EXTENSIONS)}')
+        raise ValueError(f'{source} holds no image: no file that ends in {", ".join(IMAGE_SUFFIXES)}')
     return source, paths
-
-
-def _is_readable(path: str) -> bool:
-    try:
-        return mmcv.imread(path) is not None
-    except Exception:  # OpenCV raises all types over arbitrary bytes
-        return False

@@ -18,6 +18,7 @@ from apa_mmdet.checkpoint.scheme import local_path
 from apa_mmdet.checkpoint.work_dir import in_folder
 from apa_mmdet.utils.config import build_detector, load_config
 from apa_mmdet.visualization.grid import grid
+from apa_mmdet.visualization.images import read_rgb
 from apa_mmdet.visualization.local_visualizer import draw, make_visualizer
 from apa_mmdet.visualization.training_curves import COLUMNS, draw_training_curves, precisions
 
@@ -95,6 +96,5 @@ def draw_predictions(cfg: Config, checkpoint: str, out: Path, images: int, score
     for index in tqdm(indices, unit='image'):
         with torch.no_grad():
             sample = model.test_step(pseudo_collate([dataset[index]]))[0].cpu()
-        image = mmcv.imread(sample.img_path, channel_order='rgb')
-        pairs.append(draw(visualizer, image, sample, pred_score_thr=score_thr))
+        pairs.append(draw(visualizer, read_rgb(sample.img_path), sample, pred_score_thr=score_thr))
     mmcv.imwrite(grid(pairs), str(out))

@@ -147,11 +147,11 @@ def _shapes(plan: ExportPlan, shape: tuple[int, int], dynamic: Sequence[str]) ->
         reason = 'a detector with proposals takes one image at a time; remove batch from --dynamic'
         raise NotExportable('one-image-only', reason)
     height, width = shape
-    other = (1 + ('batch' in dynamic), 3, height, width)
+    other = (1 + ('batch' in dynamic), plan.channels, height, width)
     if 'size' in dynamic:  # multiples of 32, as the data preprocessor makes them
         smaller = [(side // 64 + 1) * 32 for side in shape]
         other = (*other[:2], *(new if new != side else side + 32 for new, side in zip(smaller, shape)))
-    return list(dict.fromkeys([(1, 3, height, width), other]))
+    return list(dict.fromkeys([(1, plan.channels, height, width), other]))
 
 
 class _AllStages(nn.Module):

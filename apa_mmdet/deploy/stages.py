@@ -12,11 +12,13 @@ import torch
 from mmdet.models.detectors import BaseDetector, SingleStageDetector
 from torch import Tensor
 
+from apa_mmdet.utils.model import input_channels
+
 from .unsupported import check_layers, check_methods
 
 Tensors = dict[str, Tensor]
 Stage = Callable[[Tensors], Tensors]
-PROBE = torch.zeros(1, 3, 256, 256)  # an image that shows the outputs of a model
+PROBE_SIDE = 256  # pixels of an image that shows the outputs of a model
 
 
 class ExportPlan(NamedTuple):
@@ -28,6 +30,7 @@ class ExportPlan(NamedTuple):
         axes: names of the dimensions that may vary, by tensor.
         one_image: whether the input is one image with its height and width.
         adjust: replaces tensors before a stage is checked, so that its outputs are not empty.
+        channels: of the images, C_in below.
     """
 
     stages: list[Stage]
@@ -35,6 +38,7 @@ class ExportPlan(NamedTuple):
     axes: dict[str, dict[int, str]]
     one_image: bool = False
     adjust: Stage = lambda values: {}
+    channels: int = 3
 
     def run(self, inputs: Tensors) -> Tensors:
         """Returns every tensor that the stages compute in PyTorch, by name."""
@@ -45,15 +49,15 @@ class ExportPlan(NamedTuple):
 
 
 def backbone_plan(model: BaseDetector) -> ExportPlan:
-    """Images (N, 3, H, W) → maps of backbone and neck: ``p2`` of stride 4, ``p3`` of stride 8 and so on."""
+    """Images (N, C_in, H, W) → maps of backbone and neck: ``p2`` of stride 4, ``p3`` of stride 8 and so on."""
     check_layers(model, 'backbone', 'neck')
-    levels = [round(math.log2(PROBE.shape[2] / t.shape[2])) for t in model.extract_feat(PROBE)]
+    levels = [round(math.log2(PROBE_SIDE / t.shape[2])) for t in model.extract_feat(_probe(model))]
     names = [f'p{level}' if len(set(levels)) == len(levels) else f'map_{i}' for i, level in enumerate(levels)]
-    return _one_stage_plan(lambda values: dict(zip(names, model.extract_feat(values['image']))))
+    return _one_stage_plan(model, lambda values: dict(zip(names, model.extract_feat(values['image']))))
 
 
 def single_stage_plan(model: SingleStageDetector) -> ExportPlan:
-    """Images (N, 3, H, W) → maps of the head, named as in mmdet: ``cls_scores_0``, …, ``bbox_preds_0``, …"""
+    """Images (N, C_in, H, W) → maps of the head, named as in mmdet: ``cls_scores_0``, …, ``bbox_preds_0``, …"""
     check_layers(model, 'backbone', 'neck', 'bbox_head')
     check_methods(model, SingleStageDetector, 'the detector', '_forward')  # more than the head on its maps
     names = list(inspect.signature(model.bbox_head.predict_by_feat).parameters)
@@ -63,10 +67,15 @@ def single_stage_plan(model: SingleStageDetector) -> ExportPlan:
         outputs = outputs if isinstance(outputs[0], (list, tuple)) else (outputs,)  # one list of maps, or several
         return {f'{name}_{i}': t for name, maps in zip(names, outputs) for i, t in enumerate(maps)}
 
-    return _one_stage_plan(run)
+    return _one_stage_plan(model, run)
 
 
-def _one_stage_plan(run: Stage) -> ExportPlan:
-    names = tuple(run(dict(image=PROBE)))
+def _probe(model: BaseDetector) -> Tensor:
+    return torch.zeros(1, input_channels(model), PROBE_SIDE, PROBE_SIDE)
+
+
+def _one_stage_plan(model: BaseDetector, run: Stage) -> ExportPlan:
+    names = tuple(run(dict(image=_probe(model))))
     maps = {name: {0: 'batch', 2: f'height_{name}', 3: f'width_{name}'} for name in names}
-    return ExportPlan([run], names, dict(image={0: 'batch', 2: 'height', 3: 'width'}, **maps))
+    axes = dict(image={0: 'batch', 2: 'height', 3: 'width'}, **maps)
+    return ExportPlan([run], names, axes, channels=input_channels(model))

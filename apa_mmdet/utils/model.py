@@ -9,3 +9,18 @@ def unwrap_model(model: nn.Module) -> nn.Module:
     inner = model.module if is_model_wrapper(model) else model
     assert isinstance(inner, nn.Module)
     return inner
+
+
+def input_channels(model: nn.Module) -> int:
+    """Returns the channels of the images that a detector takes: those of the first convolution of its backbone.
+
+    Example:
+        >>> detector = nn.Module()
+        >>> detector.backbone = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Conv2d(8, 8, 3))
+        >>> input_channels(detector)
+        4
+    """
+    for module in model.get_submodule('backbone').modules():
+        if isinstance(module, nn.Conv2d):
+            return module.in_channels
+    return 3

@@ -1,0 +1,3 @@
+from .local_visualizer import LegibleVisualizer
+
+__all__ = ['LegibleVisualizer']

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import mmcv
 import numpy as np
-import torch
 from mmdet.datasets.transforms import LoadAnnotations
 from mmdet.registry import DATASETS, TRANSFORMS
 from mmengine.config import Config
@@ -20,6 +19,7 @@ from apa_mmdet.utils.config import leaves
 from apa_mmdet.utils.errors import in_one_line
 
 from .grid import caption, grid
+from .images import as_rgb
 from .local_visualizer import MIN_DISPLAY_SIDE, draw, make_visualizer
 
 CHECK = '; to validate the data: python tools/check_dataset.py CONFIG'
@@ -108,8 +108,7 @@ def _rank(step: dict) -> int:
 
 
 def _load(dataset: Any, index: int, split: str) -> tuple[np.ndarray, Any]:
-    """Loads an image in RGB, 0 to 255, and its sample."""
+    """Loads an image as RGB, 0 to 255, whatever its channels and type, and its sample."""
     with in_one_line(f'image {index} of {split} cannot be loaded', keep=FileNotFoundError, hint=CHECK):
         data = dataset[index]
-    inputs = data['inputs'].clamp(0, 255).to(torch.uint8)  # some pipelines return float32
-    return np.ascontiguousarray(inputs.permute(1, 2, 0).numpy()[..., ::-1]), data['data_samples']
+    return as_rgb(data['inputs'].permute(1, 2, 0).numpy()), data['data_samples']

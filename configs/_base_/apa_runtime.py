@@ -1,6 +1,7 @@
 # The additions to MMDetection's runtime (docs/fault_tolerance.md, docs/activations.md). A config takes them by
 #     _base_ = ['mmdet::…', '../_base_/apa_runtime.py']
 #     default_hooks = _base_.apa_hooks
+#     visualizer = dict(type='LegibleVisualizer')
 # and, for exact resumption, train_cfg = dict(type='ResumableEpochBasedTrainLoop'), or ResumableIterBasedTrainLoop.
 custom_imports = dict(imports=['apa_mmdet'], allow_failed_imports=False)
 runner_type = 'SafeRunner'

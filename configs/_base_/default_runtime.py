@@ -1,2 +1,3 @@
 _base_ = ['mmdet::_base_/default_runtime.py', './apa_runtime.py']
 default_hooks = _base_.apa_hooks
+visualizer = dict(type='LegibleVisualizer')

@@ -1,6 +1,7 @@
 # The feed-forward networks of the transformer alone, which start from random weights: one site a layer.
 _base_ = ['mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py', '../_base_/apa_runtime.py']
 default_hooks = _base_.apa_hooks
+visualizer = dict(type='LegibleVisualizer')
 train_cfg = dict(type='ResumableEpochBasedTrainLoop')
 model = dict(
     type='SwapActivations',

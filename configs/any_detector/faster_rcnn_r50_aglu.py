@@ -3,6 +3,7 @@
 # network fit, and the frozen stages stay what they are.
 _base_ = ['mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', '../_base_/apa_runtime.py']
 default_hooks = _base_.apa_hooks
+visualizer = dict(type='LegibleVisualizer')
 train_cfg = dict(type='ResumableEpochBasedTrainLoop')
 model = dict(
     type='SwapActivations',

@@ -2,6 +2,7 @@
 # from random weights, with AGLU's own.
 _base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', '../_base_/apa_runtime.py']
 default_hooks = _base_.apa_hooks
+visualizer = dict(type='LegibleVisualizer')
 train_cfg = dict(type='ResumableEpochBasedTrainLoop')
 model = dict(
     backbone=dict(

@@ -39,7 +39,7 @@ model = dict(
 # data
 data_root = 'data/tiny_lvis/'
 metainfo = dict(
-    classes=sorted(
+    classes=tuple(
         f'{surface}_{shape}'
         for surface in ('checkered_yellow', 'dotted_blue', 'plain_green', 'plain_purple', 'striped_cyan', 'striped_red')
         for shape in ('crescent', 'cross', 'disk', 'heart', 'ring', 'square', 'star', 'triangle')

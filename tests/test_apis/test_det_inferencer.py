@@ -15,16 +15,21 @@ import torch
 from helpers.paths import ROOT
 from helpers.tiny_runs import tinier
 from mmdet.apis import inference_detector, init_detector
+from mmdet.structures.bbox import bbox_overlaps
 from mmengine.config import Config
 from mmengine.runner import Runner
+from PIL import Image
 from pycocotools import mask as mask_utils
 
 from apa_mmdet.apis.det_inferencer import StrictDetInferencer, class_names
-from apa_mmdet.apis.inference_folder import find_images
+from apa_mmdet.apis.inference_folder import detect_folder, find_images
+from apa_mmdet.apis.inference_loading import AnyImageLoader
 from apa_mmdet.checkpoint.compare import WrongWeights
 from apa_mmdet.checkpoint.io import BadCheckpoint, load_as_data
 from apa_mmdet.checkpoint.official_names import translate_names
 from apa_mmdet.datasets.tiny_lvis.generate import CATEGORIES
+from apa_mmdet.structures.best_class import SAME_OBJECT_IOU
+from apa_mmdet.visualization.images import UNREADABLE
 
 CLASSES = sorted(CATEGORIES)
 LOW = 1e-4  # a score that the random weights reach
@@ -74,9 +79,11 @@ def test_a_folder_gets_images_and_json_of_what_mmdet_detects(tiny, photos, tmp_p
     (photos / 'empty.png').touch()
     out = photos / 'outputs'
     arguments = [photos, tiny / 'config.py', tiny / 'weights.pth', '--out-dir', out, '--score-thr', LOW]
+    arguments.append('--all-classes')  # as mmdet's
     for batch_size in (1, 3):  # the second time the folder has the images of the first
         said, code = demo(monkeypatch, capsys, *arguments, '--device', 'cpu', '--batch-size', batch_size)
-        assert code == f'image_demo: not an image, or damaged: {photos}/damaged.jpg, {photos}/empty.png'
+        skipped = f'{UNREADABLE}: {photos}/damaged.jpg, {photos}/empty.png'
+        assert code == f'image_demo: 2 images skipped: {skipped}'
         names = ['B.JPG', 'B.PNG', 'a/same.jpg', 'b/same.jpg', 'c.webp']
         assert sorted(p.relative_to(out / 'vis').as_posix() for p in out.rglob('vis/**/*.*')) == names
         found = {name: json.loads((out / 'preds' / f'{name}.json').read_text()) for name in names}
@@ -128,6 +135,63 @@ def test_images_are_listed_in_order_without_an_earlier_output(photos):
     names = ['B.JPG', 'B.PNG', 'a/same.jpg', 'c.webp']
     assert find_images(photos, photos / 'b') == (photos, [f'{photos}/{name}' for name in names])
     assert find_images(photos / 'c.webp', photos) == (photos, [f'{photos}/c.webp'])
+
+
+def test_an_object_is_given_once_unless_all_classes_are_asked_for(inferencer, photos):
+    everything = inferencer.detect(photos / 'a/same.jpg', score_thr=LOW, all_classes=True)
+    best = inferencer.detect(photos / 'a/same.jpg', score_thr=LOW)
+    overlaps = bbox_overlaps(best.bboxes, best.bboxes).triu(1)
+    assert overlaps.max() <= SAME_OBJECT_IOU < bbox_overlaps(everything.bboxes, everything.bboxes).triu(1).max()
+    assert 0 < len(best) < len(everything) and best.scores[0] == everything.scores[0]
+    path = str(photos / 'a/same.jpg')
+    assert inferencer(path)['predictions'][0]['scores'][0] == pytest.approx(best.scores[0].item())
+    assert len(inferencer(path, all_classes=True)['predictions'][0]['scores']) == len(everything)
+
+
+# ---------------------------------------------------------------- formats
+
+
+SEVERAL_IMAGES = 'animated.GIF', 'pages.tif'
+
+
+def test_formats_that_opencv_or_pillow_read_are_found_and_the_rest_is_named(inferencer, tiny, tmp_path):
+    picture = Image.open(next((tiny / 'data/val2017').iterdir()))
+    folder = tmp_path / 'photos'
+    folder.mkdir()
+    for name, mode in (
+        ('animated.GIF', 'P'),
+        ('pages.tif', 'RGB'),
+        ('alpha.png', 'RGBA'),
+        ('gray_alpha.png', 'LA'),
+        ('bits.png', '1'),
+        ('ink.jpg', 'CMYK'),
+        ('web.webp', 'RGB'),
+    ):
+        several = (
+            dict(save_all=True, append_images=[picture.convert(mode)]) if name[0] in 'ap' and '.p' not in name else {}
+        )
+        picture.convert(mode).save(folder / name, **several)
+    (folder / 'phone.heic').write_bytes(b'\0\0\0 ftypheic')
+    summary = detect_folder(inferencer, str(folder), str(tmp_path / 'out'), batch_size=3, score_thr=LOW)
+    assert summary.images == 7 and summary.skipped == {str(folder / 'phone.heic'): UNREADABLE}
+    assert (tmp_path / 'out/vis/animated.GIF.png').is_file() and (tmp_path / 'out/preds/ink.jpg.json').is_file()
+
+
+def test_pillow_reads_what_opencv_does_not(tmp_path, monkeypatch):
+    Image.new('RGB', (6, 4), (250, 0, 0)).save(tmp_path / 'a.gif')
+    monkeypatch.setattr(cv2, 'imdecode', lambda *_: None)  # as OpenCV before 4.11 answers to a GIF
+    loaded = AnyImageLoader(dict(type='LoadImageFromFile'))(str(tmp_path / 'a.gif'))
+    assert loaded['img'].shape == (4, 6, 3) and loaded['img'][0, 0].tolist() == [0, 0, 250]  # BGR
+
+
+def test_an_image_that_cannot_be_detected_on_does_not_end_a_folder(inferencer, tiny, tmp_path):
+    (tmp_path / 'photos').mkdir()
+    picture = Image.open(next((tiny / 'data/val2017').iterdir()))
+    for name, image in (('a.png', picture), ('b.png', Image.new('RGB', (5000, 1))), ('c.png', picture)):
+        image.save(tmp_path / 'photos' / name)  # b: of no height at the detector's size
+    summary = detect_folder(inferencer, str(tmp_path / 'photos'), str(tmp_path / 'out'), 3, no_save_vis=True)
+    assert summary.images == 2 and [Path(path).name for path in summary.skipped] == ['b.png']
+    assert sorted(p.name for p in (tmp_path / 'out/preds').iterdir()) == ['a.png.json', 'c.png.json']
 
 
 # ---------------------------------------------------------------- names
@@ -216,7 +280,7 @@ def test_another_models_weights_are_refused(tiny, tmp_path):
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason='needs a machine without'),
         ),
         (dict(out_dir='other.py'), '.*other.py.*'),
-        (dict(source='other.py'), 'not an image, or damaged: other.py'),
+        (dict(source='other.py'), f'1 image skipped: {UNREADABLE}: other.py'),
     ],
     ids=lambda value: '-'.join(map(str, next(iter(value.items())))) if isinstance(value, dict) else '',
 )
