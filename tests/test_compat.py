@@ -1,6 +1,7 @@
 """Host versions, and fixes of what is broken in the host: each fixes that and nothing else."""
 
 import importlib.metadata
+import json
 import pickle
 
 import lvis.eval
@@ -26,6 +27,19 @@ def test_lvis_without_the_fault_is_not_patched(monkeypatch):
     monkeypatch.setattr(compat.inspect, 'getsource', lambda module: 'x = np.float64(0)')
     compat.restore_np_float_for_lvis()
     assert lvis.eval.np is np
+
+
+def test_lvis_reads_images_without_annotations(tmp_path):
+    for content in (dict(images=[dict(id=7)], categories=[]), dict(images=[dict(id=7)], categories=[], annotations=[])):
+        (tmp_path / 'a.json').write_text(json.dumps(content))
+        index = lvis.LVIS(str(tmp_path / 'a.json'))
+        assert list(index.imgs) == [7] and index.dataset == dict(content, annotations=[]) and index.anns == {}
+    (tmp_path / 'a.json').write_text('[]')
+    with pytest.raises(AssertionError, match='not supported'):
+        lvis.LVIS(str(tmp_path / 'a.json'))
+    load = lvis.LVIS._load_json
+    compat.let_lvis_read_images_without_annotations()
+    assert lvis.LVIS._load_json is load  # once
 
 
 @pytest.fixture

@@ -7,6 +7,8 @@ from mmdet.models.detectors import BaseDetector, SingleStageDetector, TwoStageDe
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from torch import Tensor
 
+from apa_mmdet.utils.model import input_channels
+
 from .operators import nms, roi_align, topk
 from .stages import ExportPlan, Tensors, single_stage_plan
 from .unsupported import FEATURES, NotExportable, check_two_stage
@@ -25,7 +27,7 @@ def detector_plan(model: BaseDetector) -> ExportPlan:
 
 
 def two_stage_plan(model: TwoStageDetector) -> ExportPlan:
-    """An image (1, 3, H, W) and its size → boxes (D, 4), scores, labels (D,), and masks (D, h, w) within the boxes."""
+    """An image (1, C_in, H, W), its size → boxes (D, 4), scores, labels (D,), and masks (D, h, w) within the boxes."""
     check_two_stage(model)
     parts, results = TwoStage(model), ['boxes', 'scores', 'labels']
     stages = [parts.features, parts.proposals, parts.classified, parts.detections]
@@ -36,7 +38,8 @@ def two_stage_plan(model: TwoStageDetector) -> ExportPlan:
     axes = {name: {2: f'height_{name}', 3: f'width_{name}'} for name in maps}
     axes.update(image={2: 'height', 3: 'width'}, **{name: {0: 'detections'} for name in results})
     axes.update({name: {0: 'proposals'} for name in ('proposals', 'roi_scores', 'roi_boxes')})
-    return ExportPlan(stages, tuple(results), axes, one_image=True, adjust=parts.fallback_scores)
+    options = dict(one_image=True, adjust=parts.fallback_scores, channels=input_channels(model))
+    return ExportPlan(stages, tuple(results), axes, **options)
 
 
 class TwoStage:

@@ -61,6 +61,34 @@ def test_predictions_of_a_failed_evaluation_are_evaluated(tmp_path, tool):
     assert not code and json.loads(out[out.index('{') :]) == wanted  # behind the log
 
 
+def test_result_files_for_a_server_are_written_from_images_and_categories(tmp_path, tool):
+    content, samples = draw(10)
+    del content['annotations']
+    ann_file, prefix = saved(content, tmp_path), str(tmp_path / 'out')
+    result(FastLVISMetric, ann_file, samples, format_only=True, outfile_prefix=prefix)
+    written = [(tmp_path / f'out.{kind}.json').read_text() for kind in ('bbox', 'segm')]
+    cfg = config(tmp_path, ann_file, type='FastLVISMetric')
+    options = f'--cfg-options test_evaluator.format_only=True test_evaluator.outfile_prefix={tmp_path}/again'.split()
+    code, out = tool(cfg, f'{prefix}.predictions', *options)
+    assert not code and '{' not in out
+    assert [(tmp_path / f'again.{kind}.json').read_text() for kind in ('bbox', 'segm')] == written
+    assert 'is a result file already; set format_only=False' in tool(cfg, f'{prefix}.bbox.json', *options)[0]
+
+
+def test_of_several_metrics_that_of_the_folder_is_taken(tmp_path):
+    metrics, wanted = [], []
+    for seed in (10, 11):
+        (tmp_path / str(seed)).mkdir()
+        content, samples = draw(seed)
+        options = dict(ann_file=saved(content, tmp_path / str(seed)), outfile_prefix=str(tmp_path / str(seed) / 'out'))
+        wanted.append(result(FastLVISMetric, samples=samples, **options))
+        metrics.append(dict(type='FastLVISMetric', **options))
+    evaluator = dict(type='ConcatDatasetEvaluator', metrics=[[dict(type='CocoMetric'), metrics[0]], metrics[1]])
+    (tmp_path / 'config.py').write_text(f'test_evaluator = {evaluator!r}')
+    found = [eval_results(str(tmp_path / 'config.py'), f'{m["outfile_prefix"]}.predictions') for m in metrics]
+    assert found == wanted and wanted[0] != wanted[1]
+
+
 def test_result_files_of_mmdet_are_evaluated(tmp_path):
     content, samples = draw(11)
     ann_file = saved(content, tmp_path)

@@ -98,6 +98,13 @@ def test_backbone_and_neck_with_every_activation_match_pytorch(act, tmp_path):
         assert abs(tensor - want.numpy()).max() <= TOLERANCE * want.abs().max()
 
 
+@pytest.mark.parametrize('channels', [1, 4])
+def test_images_of_other_channels_are_exported(channels, tmp_path):
+    config, weights = written(backbone_cfg(in_channels=channels), tmp_path)
+    done = export_onnx(config, weights, tmp_path / 'backbone.onnx', shape=(64, 64), dynamic=[])
+    assert list(done.differences) == [(1, channels, 64, 64)]
+
+
 def test_a_detector_with_swapped_activations_is_exported(tmp_path):
     cfg = backbone_cfg()
     any_detector = Config.fromfile(ROOT / 'configs/any_detector/retinanet_r50_aglu.py').model

@@ -57,6 +57,26 @@ def test_json_files_equal_those_of_mmdet(tmp_path):
         assert ours == stock and ours
 
 
+@pytest.mark.parametrize('annotations', [{}, dict(annotations=[])], ids=['no key', 'empty'])
+def test_images_and_categories_are_enough_to_write_json_files(tmp_path, annotations):
+    """As in LVIS's files of test images, which have no lists of absent categories either."""
+    content, samples = draw(8)
+    bare = dict(
+        images=[{key: image[key] for key in ('id', 'height', 'width')} for image in content['images']],
+        categories=[{key: category[key] for key in ('id', 'name')} for category in content['categories']],
+        **annotations,
+    )
+    for file, name in ((content, 'full'), (bare, 'bare')):
+        prefix = str(tmp_path / name)
+        assert result(FastLVISMetric, saved(file, tmp_path), samples, format_only=True, outfile_prefix=prefix) == {}
+    for kind in ('bbox', 'segm'):
+        assert (tmp_path / f'bare.{kind}.json').read_text() == (tmp_path / f'full.{kind}.json').read_text()
+    ann_file = saved(dict(bare, categories=[dict(id='a', name='b')]), tmp_path)
+    with pytest.raises(EvaluationError, match='gt.json: ids of categories that are not whole numbers') as error:
+        result(FastLVISMetric, ann_file, samples, format_only=True, outfile_prefix=str(tmp_path / 'bare'))
+    assert error.value.code == 'non-integer-id'
+
+
 def test_prediction_files_are_beside_the_log_and_removed_after_the_evaluation(tmp_path, run_folder):
     content, samples = draw(9)
     metric = FastLVISMetric(saved(content, tmp_path))
