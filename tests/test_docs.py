@@ -94,6 +94,8 @@ OTHERS = {
     'python tools/plot_activations.py CHECKPOINT': '',
     'python tools/plot_activations.py --out docs/activations': '',
     'python tools/test.py CONFIG CHECKPOINT': KEPT,
+    'python tools/test.py CONFIG CHECKPOINT --cfg-options test_evaluator.format_only=True test_evaluator.outfile_prefix=work_dirs/submission': '',
+    'python tools/test.py CONFIG CHECKPOINT --tta': '',
     'python tools/train.py CONFIG --cfg-options optim_wrapper.type=MixedPrecisionOptimWrapper optim_wrapper.dtype=bfloat16': SHORT.removeprefix(
         '--cfg-options'
     ),

@@ -1,7 +1,8 @@
 """The data sets of a config: which they are, and what their annotations are used for."""
 
 import inspect
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,7 +97,7 @@ def find_usage(dataset: ConfigDataset, cfg: Config) -> AnnotationUsage:
     """What the annotation file of a data set is used for, by its pipelines and evaluators."""
     loaders = [loader for loader in _annotation_loaders(dataset.transforms()) if loader.with_mask]
     stock = any(loader._process_masks.__func__ is LoadAnnotations._process_masks for loader in loaders)
-    evaluating = [evaluator for _, evaluator in evaluators(cfg, dataset.splits) if not evaluator.get('format_only')]
+    evaluating = [evaluator for evaluator in _evaluators_of(dataset, cfg) if not evaluator.get('format_only')]
     readers = [evaluator for evaluator in evaluating if evaluator.get('ann_file')]
     required = stock or any(map(_is_segm, evaluating))
     return AnnotationUsage(
@@ -111,6 +112,19 @@ def find_usage(dataset: ConfigDataset, cfg: Config) -> AnnotationUsage:
             getattr(_resolve(METRICS, evaluator.get('type')), 'renumbers_annotations', False) for evaluator in readers
         ),
     )
+
+
+def _evaluators_of(dataset: ConfigDataset, cfg: Config) -> Iterator[dict]:
+    """The metrics of its splits, but for those that read the annotations of another data set of the split."""
+    own = _ann_file(dataset.cfg)
+    for split, evaluator in evaluators(cfg, dataset.splits):
+        others = {_ann_file(leaf) for leaf in leaves(_dict(cfg, f'{split}_dataloader').get('dataset'))} - {own}
+        if not evaluator.get('ann_file') or os.path.realpath(evaluator['ann_file']) not in others:
+            yield evaluator
+
+
+def _ann_file(dataset: dict) -> str:
+    return os.path.realpath(os.path.join(dataset.get('data_root') or '', dataset.get('ann_file') or ''))
 
 
 def _is_segm(evaluator: dict) -> bool:

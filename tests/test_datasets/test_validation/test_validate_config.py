@@ -245,3 +245,18 @@ def test_the_report_says_that_something_was_not_checked(broken):
 def test_a_config_of_another_form(change):
     with pytest.raises(ValueError, match='must be a dict'):
         findings_of(Config(change), 'train')
+
+
+def test_a_metric_of_one_data_set_asks_nothing_of_another(tmp_path):
+    cfg = coco_validation_set(tmp_path / 'a')
+    other = coco_validation_set(tmp_path / 'b')
+    edit(tmp_path / 'b/a.json', lambda content: [a.pop('iscrowd') for a in content['annotations']])
+    datasets = [cfg.val_dataloader.dataset, other.val_dataloader.dataset]
+    own = dict(type='VOCMetric')
+    cfg.val_dataloader = dict(dataset=dict(type='ConcatDataset', datasets=datasets))
+    cfg.val_evaluator = dict(
+        type='ConcatDatasetEvaluator', metrics=[[cfg.val_evaluator, own], own], dataset_prefixes='ab'
+    )
+    assert codes(findings_of(cfg)) == []
+    cfg.val_evaluator.metrics[1] = other.val_evaluator
+    assert codes(findings_of(cfg)) == [('missing-iscrowd', (1, 2))]
