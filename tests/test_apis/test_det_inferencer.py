@@ -29,6 +29,8 @@ from apa_mmdet.checkpoint.io import BadCheckpoint, load_as_data
 from apa_mmdet.checkpoint.official_names import translate_names
 from apa_mmdet.datasets.tiny_lvis.generate import CATEGORIES
 from apa_mmdet.structures.best_class import SAME_OBJECT_IOU
+from apa_mmdet.utils.config import build_detector
+from apa_mmdet.visualization.contact_sheet import browse
 from apa_mmdet.visualization.images import UNREADABLE
 
 CLASSES = sorted(CATEGORIES)
@@ -192,6 +194,26 @@ def test_an_image_that_cannot_be_detected_on_does_not_end_a_folder(inferencer, t
     summary = detect_folder(inferencer, str(tmp_path / 'photos'), str(tmp_path / 'out'), 3, no_save_vis=True)
     assert summary.images == 2 and [Path(path).name for path in summary.skipped] == ['b.png']
     assert sorted(p.name for p in (tmp_path / 'out/preds').iterdir()) == ['a.png.json', 'c.png.json']
+
+
+def test_images_of_four_channels_are_browsed_and_detected_on(tiny, tmp_path):
+    cfg = Config.fromfile(tiny / 'config.py')
+    cfg.model.backbone.in_channels = 4
+    cfg.model.data_preprocessor.update(mean=None, std=None, bgr_to_rgb=False)
+    load, *steps = cfg.test_dataloader.dataset.pipeline
+    normalize = dict(type='Normalize', mean=[100] * 4, std=[60] * 4, to_rgb=False)
+    cfg.test_dataloader.dataset.pipeline = [dict(load, color_type='unchanged'), normalize, *steps]
+    shutil.copytree(tiny / 'data', tmp_path / 'data')
+    for path in (tmp_path / 'data/val2017').iterdir():
+        image = cv2.imread(str(path))
+        path.write_bytes(cv2.imencode('.tif', np.dstack([image, image[..., :1] // 2]))[1].tobytes())
+    cfg.test_dataloader.dataset.data_root = str(tmp_path / 'data')
+    assert browse(cfg, tmp_path / 'sheet.png', 'test', 1, progress=False).drawn == 1
+    assert cv2.imread(str(tmp_path / 'sheet.png')).std() > 20
+    torch.save(dict(state_dict=build_detector(cfg, '').state_dict()), tmp_path / 'weights.pth')
+    inferencer = StrictDetInferencer(cfg, tmp_path / 'weights.pth', 'cpu')
+    summary = detect_folder(inferencer, str(tmp_path / 'data/val2017'), str(tmp_path / 'out'), score_thr=LOW)
+    assert summary.images == 2 and not summary.skipped and len(list((tmp_path / 'out/vis').iterdir())) == 2
 
 
 # ---------------------------------------------------------------- names
