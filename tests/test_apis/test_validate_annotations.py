@@ -55,7 +55,8 @@ def negative_width(content):
 def test_the_tools_name_the_record_instead_of_starting(tool, file, split, change, code, data, tmp_path):
     edit(data / file, change)
     number = json.loads((data / file).read_text())['annotations'][2]['id']
-    run = fork_program(ROOT / 'tools' / tool, TINY, *['nowhere.pth'] * (tool == 'test.py'), cwd=tmp_path)
+    (tmp_path / 'weights.pth').touch()
+    run = fork_program(ROOT / 'tools' / tool, TINY, *['weights.pth'] * (tool == 'test.py'), cwd=tmp_path)
     *_, line, advice = run.stderr.strip().splitlines()
     assert run.returncode == 1 and 'Traceback' not in run.stderr and advice.endswith(ADVICE)
     assert line.startswith(f'error    {split}: ') and line.endswith(f'  [{code}]') and f'e.g. {number}' in line
