@@ -3,29 +3,34 @@
 import contextlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.logging import MMLogger
 
 from apa_mmdet.utils.fileio import atomic_write
 
-from .validation.class_frequencies import check_frequencies, class_frequencies, count_images
+from .validation.class_frequencies import ClassFrequencies, check_frequencies, class_frequencies, count_images
 from .validation.reading import read_json
 
 __all__ = ['check_frequencies', 'load_class_frequency']
 
 
-def load_class_frequency(path: str | os.PathLike) -> list[float]:
-    """Read class frequencies, in the order of the file's categories, from one of three types of JSON file.
+VERSION = 2  # of the cache; the first had no names
 
-    mmdet's data sets number the labels in that order.
+
+def load_class_frequency(path: str | os.PathLike, classes: Sequence[str] | None = None) -> list[float]:
+    """Read the class frequencies of ``classes``, in their order, from one of three types of JSON file.
 
     1. A list of frequencies, in order of the labels.
-    2. ``{"n_images_annotated": n, "categories": [{"id": …, "image_count": …}, …]}``, as
+    2. ``{"n_images_annotated": n, "categories": [{"id": …, "name": …, "image_count": …}, …]}``, as
        ``configs/_base_/datasets/lvis_v1_class_frequency.json``.
     3. An annotation file of LVIS (``images``, ``annotations``, ``categories`` with ``image_count``), or of COCO, whose
        categories have no ``image_count``: the images are counted. The annotated images are those with at least one
        annotation, in LVIS v1 train 99,388 of 100,170.
+
+    Categories are found by name, so that the file may have more of them, and in another order; without ``classes``, and
+    in a list or a file without names, they are taken as they come: all, in the file's order.
 
     frequency = image_count / annotated images. Of the third type, which may take a gigabyte, the result is cached
     beside the file as ``<stem>.class_frequency.json``, itself of the second type, and used again as long as size and
@@ -33,7 +38,8 @@ def load_class_frequency(path: str | os.PathLike) -> list[float]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValidationError: if it is not JSON or lacks what is needed; it names the file, the record and the key.
+        ValidationError: if it is not JSON or lacks what is needed; it names the file, the record and the key, or the
+            classes that the file lacks.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -43,11 +49,17 @@ def load_class_frequency(path: str | os.PathLike) -> list[float]:
         )
     cache, stat, origin = path.with_name(path.stem + '.class_frequency.json'), path.stat(), str(path)
     # of what is read below, or older: another version may arrive meanwhile
-    state = dict(source=path.name, source_size=stat.st_size, source_mtime_ns=stat.st_mtime_ns)
+    state = dict(version=VERSION, source=path.name, source_size=stat.st_size, source_mtime_ns=stat.st_mtime_ns)
+    frequencies = None
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):  # none, or damaged
         cached = json.loads(cache.read_bytes())
         if all(cached[key] == value for key, value in state.items()):
-            return class_frequencies(cached, origin)
+            frequencies = class_frequencies(cached, origin)
+    return (frequencies or _count(path, cache, state)).of(classes, origin)
+
+
+def _count(path: Path, cache: Path, state: dict) -> ClassFrequencies:
+    origin = str(path)
     content = read_json(path)
     counts = count_images(content, origin)
     frequencies = class_frequencies(counts or content, origin)

@@ -7,6 +7,7 @@ import os
 import pytest
 from helpers.paths import ROOT
 from helpers.recordings import load
+from mmdet.datasets import LVISV1Dataset
 from mmengine.logging import MMLogger
 
 from apa_mmdet.datasets import class_statistics as file_under_test
@@ -62,6 +63,58 @@ def test_annotation_file_counts_images_with_an_annotation(write):
 
 def test_the_images_of_a_coco_file_are_counted(write):
     assert load_class_frequency(write(lvis(categories=[dict(id=7), dict(id=2)]))) == WANT
+
+
+def named(*names):
+    """Categories 7 and 2 with names, behind a root category that no annotation has."""
+    return lvis(categories=[dict(id=i, name=name) for i, name in zip((0, 7, 2), names)])
+
+
+@pytest.mark.parametrize(
+    'classes, want', [(['fig', 'date'], WANT), (['date', 'fig'], WANT[::-1]), (['date'], WANT[1:])]
+)
+def test_frequencies_are_found_by_name_also_in_the_cache(write, classes, want):
+    path = write(named('food', 'fig', 'date'))
+    cache = path.with_name('train.class_frequency.json')
+    assert [load_class_frequency(p, classes) for p in (path, path, cache)] == [want] * 3
+    assert load_class_frequency(path) == [0, *WANT]
+
+
+def test_classes_that_share_a_name_are_taken_in_the_order_of_the_file(write):
+    assert load_class_frequency(write(named('fig', 'date', 'date')), ['date', 'fig', 'date']) == [
+        *WANT[:1],
+        0,
+        *WANT[1:],
+    ]
+
+
+def test_a_class_that_the_file_lacks_is_named(write):
+    path = write(named('food', 'fig', 'date'))
+    for _ in range(2):  # the second reads the cache
+        with pytest.raises(ValidationError, match=r'train\.json lacks: 1 of 2, e\.g\. pear; ') as error:
+            load_class_frequency(path, ['date', 'pear'])
+        assert (error.value.code, error.value.ids) == ('class-without-frequency', ('pear',))
+
+
+def test_the_class_that_lvis_spells_in_its_own_way_has_a_frequency():
+    classes = LVISV1Dataset.METAINFO['classes']
+    assert load_class_frequency(SHIPPED, classes) == load_class_frequency(SHIPPED)
+
+
+def test_without_names_the_order_of_the_file_is_taken(write):
+    assert load_class_frequency(write(lvis()), ['date', 'fig']) == WANT
+    assert load_class_frequency(write([0.5, 1.0]), ['date', 'fig']) == [0.5, 1.0]
+
+
+def test_a_cache_of_counts_without_names_is_counted_again(write):
+    path = write(named('food', 'fig', 'date'))
+    load_class_frequency(path)
+    cache = path.with_name('train.class_frequency.json')
+    old = json.loads(cache.read_text())
+    old = dict(old, categories=[dict(id=c['id'], image_count=0) for c in old['categories']])
+    del old['version']
+    cache.write_text(json.dumps(old))
+    assert load_class_frequency(path, ['date']) == WANT[1:]
 
 
 def test_counts_are_cached_until_the_source_changes(write, monkeypatch):

@@ -1,36 +1,78 @@
-"""Image frequency of each class, from a list, from image counts or from an annotation file."""
+"""Image frequency of each class, by its name, from a list, from image counts or from an annotation file."""
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 from .findings import Findings, ValidationError, brief
 from .reading import read_json
-from .records import ID, REFERENCES, Field, is_count, valid_records
+from .records import ID, NAME, REFERENCES, Field, is_count, valid_records
 
 IMAGE_COUNT = Field('a number of images', is_count)
+SPELLINGS = {'speaker_(stero_equipment)': 'speaker_(stereo_equipment)'}  # LVIS's files: mmdet's classes
 
 
-def read_class_frequencies(path: str) -> list[float]:
+class ClassFrequencies(NamedTuple):
+    """Image frequencies of the categories of a file. ``names`` are theirs, None for a file without names."""
+
+    values: list[float]
+    names: list[str] | None = None
+
+    def of(self, classes: Sequence[str] | None, origin: str) -> list[float]:
+        """The frequencies of ``classes``, by name; all in the file's order without classes or names.
+
+        Raises:
+            ValidationError: if the file, which is called ``origin``, lacks a class.
+
+        Example:
+            >>> ClassFrequencies([0.0, 0.2, 0.7], ['food', 'date', 'fig']).of(['fig', 'date'], 'train.json')
+            [0.7, 0.2]
+        """
+        if classes is None or self.names is None:
+            return self.values
+        report_lacking(classes, self.names, origin, 'class_frequency', Findings('DropLoss', strict=True))
+        frequency = dict(zip(_occurrences(self.names), self.values))
+        return [frequency[name] for name in _occurrences(classes)]
+
+
+def report_lacking(classes: Sequence[str], names: Sequence[str], origin: str, setting: str, findings: Findings) -> None:
+    """Report the ``classes`` that ``origin``, the file of class frequencies of a ``setting``, lacks among ``names``."""
+    known = set(_occurrences(names))
+    lacking = [c for c, occurrence in zip(classes, _occurrences(classes)) if occurrence not in known]
+    findings.report('class-without-frequency', lacking, len(classes), setting=setting, path=origin)
+
+
+def _occurrences(names: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """Each name as mmdet spells it, and how often it came before: the first of a name is that of the file's first."""
+    seen: Counter[str] = Counter()
+    for name in names:
+        name = SPELLINGS.get(name, name)
+        yield name, seen[name]
+        seen[name] += 1
+
+
+def read_class_frequencies(path: str) -> ClassFrequencies:
     """Read the frequencies from a file of any kind that :func:`~..class_statistics.load_class_frequency` reads."""
     content = read_json(path)
     return class_frequencies(count_images(content, path) or content, path)
 
 
-def class_frequencies(content: Any, origin: str) -> list[float]:
+def class_frequencies(content: Any, origin: str) -> ClassFrequencies:
     """Frequencies from a list of them, or from image counts as :func:`count_images` gives them.
 
     A ValidationError for other content names ``origin``, the record and the key.
     """
     if isinstance(content, list):
-        return check_frequencies(content, origin)
+        return ClassFrequencies(check_frequencies(content, origin))
     if not isinstance(content, dict):
         raise ValidationError('not-frequencies', path=origin, type=type(content).__name__)
     n_images = content.get('n_images_annotated')
     if not is_count(n_images) or not n_images:
         raise ValidationError('invalid-images-annotated', path=origin, value=brief(n_images))
     categories = _categories(content, origin, IMAGE_COUNT)
-    return check_frequencies([c['image_count'] / n_images for c in categories], origin)
+    values = check_frequencies([c['image_count'] / n_images for c in categories], origin)
+    is_named = all('name' in c for c in categories)
+    return ClassFrequencies(values, [c['name'] for c in categories] if is_named else None)
 
 
 def check_frequencies(frequencies: Sequence[float], origin: str) -> list[float]:
@@ -56,11 +98,12 @@ def count_images(content: Any, origin: str) -> dict | None:
     pairs = {(annotation['category_id'], annotation['image_id']) for annotation in annotations}
     seen = Counter(category for category, _ in pairs)
     categories = [
-        dict(id=c['id'], image_count=c.get('image_count', seen[c['id']]))
+        dict({k: c[k] for k in ('id', 'name') if k in c}, image_count=c.get('image_count', seen[c['id']]))
         for c in _categories(content, origin, IMAGE_COUNT._replace(optional=True))
     ]
     return dict(n_images_annotated=len({image for _, image in pairs}), categories=categories)
 
 
 def _categories(content: dict, origin: str, image_count: Field) -> list[dict]:
-    return valid_records(content, 'categories', Findings(origin, strict=True), dict(id=ID, image_count=image_count))
+    fields = dict(id=ID, name=NAME._replace(optional=True), image_count=image_count)
+    return valid_records(content, 'categories', Findings(origin, strict=True), fields)

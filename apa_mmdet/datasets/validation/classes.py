@@ -10,12 +10,10 @@ from mmengine.config import Config
 from apa_mmdet.utils.config import model_parts
 
 from .annotations import Content
-from .class_frequencies import read_class_frequencies
+from .class_frequencies import SPELLINGS, read_class_frequencies, report_lacking
 from .findings import Findings, ValidationError, brief, show
 from .records import is_count
 from .report import CheckedDataset
-
-SPELLINGS = {'speaker_(stero_equipment)': 'speaker_(stereo_equipment)'}  # LVIS's files: mmdet's classes
 
 
 def compare_classes(
@@ -77,24 +75,28 @@ def check_model(cfg: Config, checked: list[CheckedDataset], findings: Findings) 
             findings.add('num-classes-mismatch', [values['setting']], **values)
         file, setting = part.get('class_frequency'), f'{path}.class_frequency'
         if trained and isinstance(file, str):  # only losses read it
-            _check_frequencies(setting, file, part.get('num_classes', number), checked, findings)
+            classes = part.get('classes') or next(c.classes for c in checked if 'train' in c.splits)
+            _check_frequencies(setting, file, classes, part.get('num_classes', number), checked, findings)
 
 
-def _check_frequencies(setting: str, file: str, number: int, checked: list[CheckedDataset], findings: Findings) -> None:
-    """Check the class frequencies that a loss reads from ``file``."""
+def _check_frequencies(
+    setting: str, file: str, classes: Sequence[str], number: int, checked: list[CheckedDataset], findings: Findings
+) -> None:
+    """Check the frequencies of ``classes`` that a loss of ``number`` classes reads from ``file``."""
     read = [c for c in checked if os.path.realpath(c.ann_file) == os.path.realpath(file)]
     if read and not (read[0].content and read[0].content.categories):
         return  # reported already
     try:
         if read:
             _check_image_counts(setting, file, read[0].content, findings)
-            count = len(read[0].content.categories)
-        else:
-            count = len(read_class_frequencies(file))
+            return report_lacking(classes, [c['name'] for c in read[0].content.categories], file, setting, findings)
+        values, names = read_class_frequencies(file)
     except (OSError, ValidationError) as error:
         return findings.add('invalid-class-frequency', [file], setting=setting, reason=error)
-    if count != number:
-        findings.add('frequency-count-mismatch', [file], setting=setting, path=file, count=count, number=number)
+    if names is not None:
+        report_lacking(classes, names, file, setting, findings)
+    elif len(values) != number:
+        findings.add('frequency-count-mismatch', [file], setting=setting, path=file, count=len(values), number=number)
 
 
 def _check_image_counts(setting: str, file: str, content: Content, findings: Findings) -> None:

@@ -64,6 +64,7 @@ ERRORS = {
     'class-count-mismatch': 'the data sets differ in their number of classes: {counts}; give all the same classes',
     'invalid-class-frequency': '{setting}: {reason}; correct the file or the setting',
     'frequency-count-mismatch': '{setting}: {path} has {count} classes, the loss {number}; use the right file',
+    'class-without-frequency': '{setting}: classes that {path} lacks; name a file that has them, or give a list',
     'invalid-image-count': '{setting}: "image_count" that is not a number of images; correct {path}',
     'image-count-too-large': '{setting}: "image_count" above the {annotated} annotated images; correct {path}',
     'not-frequencies': '{path} holds a {type}; it should be a list of frequencies or an object',

@@ -17,6 +17,7 @@ from apa_mmdet.checkpoint.loading import load_start, load_whole
 from apa_mmdet.checkpoint.pretrained import all_checked_pretrained
 from apa_mmdet.checkpoint.scheme import SCHEME, data_only, read_pretrained_as_data
 from apa_mmdet.checkpoint.work_dir import checkpoint_folder, latest_checkpoint
+from apa_mmdet.models.losses import DropLoss
 
 RESTARTS = dict(optimizer='the optimizer', param_schedulers='the learning rate schedule')
 
@@ -36,6 +37,7 @@ class SafeRunner(Runner):
     - ``resume`` without a path finds the checkpoints of a run that was moved or copied in its work dir.
 
     Without a GPU, several processes run, and DistributedDataParallel gets no device ids, for which MMEngine takes GPUs.
+    A DropLoss without class names gets those of the training data.
     """
 
     _path = ''  # of the checkpoint that is being loaded
@@ -79,6 +81,15 @@ class SafeRunner(Runner):
             super().resume(filename, resume_optimizer, resume_param_scheduler, map_location)
         finally:
             self._resumed_states = None
+
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        loop = super().build_train_loop(loop)
+        metainfo = getattr(loop.dataloader.dataset, 'metainfo', None)
+        if isinstance(metainfo, dict):
+            for module in self.model.modules():
+                if isinstance(module, DropLoss) and module.classes is None:
+                    module.classes = metainfo.get('classes')
+        return loop
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> dict:
         self._path = os.fspath(filename).removeprefix(SCHEME)

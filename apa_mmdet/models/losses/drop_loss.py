@@ -44,6 +44,8 @@ class DropLoss(nn.Module):
         class_frequency: for each class the fraction of the annotated images that show it, in order of the labels; or
             the path of a file that :func:`load_class_frequency` reads. ``init_weights`` reads it, which the Runner
             calls before training and not for inference. None for inference only.
+        classes: the names of the classes in order of the labels, by which they are found in that file. SafeRunner gives
+            those of the training data where there are none. None takes all categories of the file in its order.
         frequency_threshold: classes strictly below it are dropped.
         reduction: ``mean`` (over N or ``avg_factor``), ``sum``, or ``none`` for the sums over the classes, (N,).
         loss_weight: factor of the loss.
@@ -69,12 +71,13 @@ class DropLoss(nn.Module):
         frequency_threshold: float = 0.0011,
         reduction: str = 'mean',
         loss_weight: float = 1.0,
+        classes: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         _check_reduction(reduction)
         self.num_classes = num_classes
         self.link = build_link(link)
-        self.class_frequency = class_frequency
+        self.class_frequency, self.classes = class_frequency, classes
         self.frequency_threshold = frequency_threshold
         self.reduction = reduction
         self.loss_weight = loss_weight
@@ -89,10 +92,11 @@ class DropLoss(nn.Module):
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if it does not hold C fractions.
+            ValueError: if it does not hold C fractions, or lacks one of ``classes``.
         """
         if isinstance(self.class_frequency, (str, os.PathLike)):
-            self._set_dropped(load_class_frequency(self.class_frequency), str(self.class_frequency))
+            frequencies = load_class_frequency(self.class_frequency, self.classes)
+            self._set_dropped(frequencies, str(self.class_frequency))
 
     def get_cls_channels(self, num_classes: int) -> int:
         """Width of the classifier, C. Raises ValueError if the head has another number of classes than the loss."""
@@ -185,8 +189,9 @@ class DropLoss(nn.Module):
     def _set_dropped(self, frequencies: Sequence[float], origin: str) -> None:
         frequencies = check_frequencies(frequencies, origin)
         if len(frequencies) != self.num_classes:
+            give = '' if self.classes else '; give classes=(…), the names of the classes, to take only theirs'
             raise ValueError(
-                f'DropLoss has num_classes={self.num_classes}, but {origin} holds {len(frequencies)} frequencies'
+                f'DropLoss has num_classes={self.num_classes}, but {origin} holds {len(frequencies)} frequencies{give}'
             )
         self.dropped.copy_(torch.tensor([frequency < self.frequency_threshold for frequency in frequencies]))
         self.is_ready = True

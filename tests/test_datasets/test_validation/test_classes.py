@@ -177,13 +177,33 @@ def test_a_head_for_another_number_of_classes(broken, change, setting):
 
 
 @pytest.mark.parametrize(
-    'file, code', [('nowhere.json', 'invalid-class-frequency'), (str(SHIPPED), 'frequency-count-mismatch')]
+    'file, code, ids',
+    [
+        ('nowhere.json', 'invalid-class-frequency', ('nowhere.json',)),
+        (str(SHIPPED), 'class-without-frequency', tuple(CATEGORIES)),
+        ('list.json', 'frequency-count-mismatch', ('list.json',)),
+    ],
 )
-def test_class_frequencies_from_another_file(broken, file, code):
-    cfg = broken[1]
+def test_class_frequencies_from_another_file(broken, monkeypatch, file, code, ids):
+    folder, cfg = broken
+    monkeypatch.chdir(folder)
+    (folder / 'list.json').write_text('[0.5, 0.5]')
     cfg.model.roi_head.bbox_head.loss_cls.class_frequency = file
     (finding,) = findings_of(cfg, 'train')
-    assert codes([finding]) == [(code, (file,))] and f'{LOSS}.class_frequency: ' in finding.message
+    assert codes([finding]) == [(code, ids)] and f'{LOSS}.class_frequency: ' in finding.message
+
+
+@pytest.mark.parametrize('of_training', [True, False])
+def test_class_frequencies_are_found_by_name(tmp_path, of_training):
+    cfg = coco_dataset(tmp_path / 'd', ('food', 'date', 'fig'))
+    source = tmp_path / ('d/a.json' if of_training else 'other.json')
+    if not of_training:
+        source.write_text((tmp_path / 'd/a.json').read_text())
+        edit(source, lambda content: content['categories'].reverse())
+    cfg.model.bbox_head.loss_cls = dict(class_frequency=str(source), num_classes=2)
+    assert codes(findings_of(cfg)) == [('extra-category', ('food',))]
+    edit(source, first('categories', name='elder'))  # 'food', which is not used, or 'fig'
+    assert codes(findings_of(cfg), 'error') == [('class-without-frequency', ('fig',))] * (not of_training)
 
 
 @pytest.mark.parametrize('count', ['5', -1, None, True, [1], 10**400, float('nan')])

@@ -343,6 +343,20 @@ def test_frequency_file_of_another_number_of_classes_is_refused(tmp_path):
         build(class_frequency=path).init_weights()
 
 
+def test_frequencies_of_named_classes_are_taken_from_a_file_with_more(tmp_path):
+    counts = [dict(id=i, name=name, image_count=i * 5) for i, name in enumerate(('food', 'date', 'fig'))]
+    path = tmp_path / 'counts.json'
+    path.write_text(json.dumps(dict(n_images_annotated=10, categories=counts)))
+    loss = DropLoss(2, class_frequency=str(path), frequency_threshold=0.6)
+    with pytest.raises(ValueError, match=r'num_classes=2, but .* holds 3 frequencies; give classes='):
+        loss.init_weights()
+    loss.classes = ('fig', 'date')
+    loss.init_weights()
+    assert loss.dropped.tolist() == [False, True]
+    with pytest.raises(ValueError, match='lacks: 1 of 2, e.g. pear; '):
+        DropLoss(2, class_frequency=str(path), classes=('fig', 'pear')).init_weights()
+
+
 def test_without_frequencies_there_are_scores_but_no_loss():
     loss = build(class_frequency=None)
     loss.init_weights()
