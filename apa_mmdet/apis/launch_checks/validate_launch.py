@@ -10,6 +10,7 @@ from apa_mmdet.datasets.validation.findings import Finding, Findings
 
 from .evaluation import check_palette, check_several_datasets, check_tta
 from .launch import Launch
+from .registered_types import check_registered_types
 from .weights import check_checkpoints
 
 RANKS = 'RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'  # of torchrun, slurm and mpi
@@ -18,6 +19,7 @@ CHECKS: tuple[Callable[[Launch, Findings], None], ...] = (  # each adds to the f
     check_several_datasets,
     check_tta,
     check_palette,
+    check_registered_types,
 )
 
 

@@ -15,6 +15,8 @@ from .records import Records, collect_records, is_id, is_integer_id
 RARE_IMAGES = 10  # LVIS's own threshold
 MAX_EXACT_ID = 1 << 53  # metrics keep ids of annotations as floating-point numbers
 MISREAD_SHARE = 0.1  # of the boxes
+CROWD_SHARE = 0.05  # of the annotations; COCO has 0.012
+CROWD_SHARE_OF_CLASS = 0.5
 
 
 class Content(NamedTuple):
@@ -27,6 +29,7 @@ class Content(NamedTuple):
     rare: int  # classes with 1 to 10 images
     labeled: np.ndarray  # whether an image has any annotation of a class in use, also one that training skips
     annotated: int = 0  # images with any annotation
+    crowds: int = 0  # annotations of a class in use that are marked as crowds
 
 
 def check_annotations(
@@ -62,10 +65,12 @@ def check_annotations(
     if usage.masks != 'unused':
         chosen, required = compared if usage.evaluates_masks else seen, usage.masks == 'required'
         instances = list(compress(annotations, chosen))
-        check_masks(instances, records.sizes[chosen], required, usage.evaluates_masks, findings)
+        check_masks(instances, records.sizes[chosen], required, usage.evaluates_masks, findings, usage.plain_mask_head)
         if required:  # mmdet ignores an instance of which no polygon is left
             seen &= np.array([has_outline(a.get('segmentation')) for a in annotations], bool)
-    seen &= np.array([not a.get('iscrowd') for a in annotations], bool)
+    crowds = used & np.array([bool(a.get('iscrowd')) for a in annotations], bool)
+    _check_crowds(annotations, category, used, crowds, findings)
+    seen &= ~crowds
     counts = np.bincount(category[seen], minlength=len(categories))
     pairs = np.unique(category[seen] * len(images) + image[seen])  # each class in each image once
     _, image_counts = np.unique(pairs // len(images), return_counts=True)
@@ -79,6 +84,7 @@ def check_annotations(
         int((image_counts <= RARE_IMAGES).sum()),
         np.bincount(image[used], minlength=len(images)) > 0,
         len({a['image_id'] for a in annotations}),
+        int(crowds.sum()),
     )
 
 
@@ -103,6 +109,17 @@ def check_images_and_categories(content: dict, findings: Findings) -> None:
 def _check_flag(annotations: list[dict], key: str, findings: Findings) -> None:
     is_wrong = [annotation.get(key) not in (None, 0, 1) for annotation in annotations]
     findings.check('invalid-flag', annotations, is_wrong, lambda a: brief(a[key]), key=key)
+
+
+def _check_crowds(
+    annotations: list[dict], category: np.ndarray, used: np.ndarray, crowds: np.ndarray, findings: Findings
+) -> None:
+    """Report the ``crowds`` if they are more than COCO's: then an exporter marked single objects."""
+    of_class, total = np.bincount(category[crowds]), np.bincount(category[used])
+    of_few = (of_class > CROWD_SHARE_OF_CLASS * total[: len(of_class)]).any()
+    if of_few or crowds.sum() > CROWD_SHARE * used.sum():
+        ids = [annotation['id'] for annotation in compress(annotations, crowds)]
+        findings.report('many-crowds', ids, int(used.sum()))
 
 
 def _check_boxes(records: Records, findings: Findings) -> np.ndarray:

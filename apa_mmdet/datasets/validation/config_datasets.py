@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 from mmcv.transforms import BaseTransform
 from mmdet.datasets import CocoDataset, CocoPanopticDataset, V3DetDataset
 from mmdet.datasets.transforms import LoadAnnotations
-from mmdet.registry import DATASETS, METRICS, TRANSFORMS
+from mmdet.registry import DATASETS, METRICS, MODELS, TRANSFORMS
 from mmengine.config import Config
 from mmengine.registry import Registry
 
 from apa_mmdet.utils.config import _dict, evaluators, leaves, model_parts
 
+from .encodings import guess_encoding
 from .findings import ValidationError
 
 USAGE_KEYS = ('pipeline', 'test_mode', 'filter_cfg', 'indices', '_scope_')  # how a data set is used, not which it is
@@ -45,6 +46,7 @@ class AnnotationUsage(NamedTuple):
     evaluated_as_coco: bool = False
     evaluated_as_lvis: bool = False
     evaluates_masks: bool = False
+    plain_mask_head: str | None = None  # type of a mask head that learns from these masks and knows no missing ones
     keeps_annotation_ids: bool = False  # whether a metric identifies matches by the ids of the file
 
 
@@ -83,14 +85,16 @@ def open_dataset(dataset: ConfigDataset) -> tuple[CocoDataset, Path | None]:
             if names.read_text('utf-8').startswith('\ufeff'):
                 raise ValidationError('byte-order-mark', path=names)  # it would belong to the first class name
         except UnicodeDecodeError:
-            raise ValidationError('not-utf8', path=names) from None
+            raise ValidationError('not-utf8', path=names, encoding=guess_encoding(names.read_bytes())) from None
     return DATASETS.build(dict(dataset.cfg, pipeline=[], test_mode=True, lazy_init=True)), names
 
 
 def image_loader(dataset: ConfigDataset) -> BaseTransform:
     """The transform with which training, or else testing, loads the images."""
     loaders = [step for step in dataset.transforms() if 'LoadImage' in str(step.get('type'))]
-    return TRANSFORMS.build(loaders[0] if loaders else dict(type='LoadImageFromFile'))
+    loader = TRANSFORMS.build(loaders[0] if loaders else dict(type='LoadImageFromFile'))
+    loader.ignore_empty = False  # what training would skip is an error here
+    return loader
 
 
 def find_usage(dataset: ConfigDataset, cfg: Config) -> AnnotationUsage:
@@ -108,6 +112,7 @@ def find_usage(dataset: ConfigDataset, cfg: Config) -> AnnotationUsage:
         evaluated_as_coco=any('Coco' in str(evaluator.get('type')) for evaluator in readers),
         evaluated_as_lvis=any('LVIS' in str(evaluator.get('type')) for evaluator in readers),
         evaluates_masks=any(map(_is_segm, readers)),
+        plain_mask_head=_plain_mask_head(cfg) if loaders and 'train' in dataset.splits else None,
         keeps_annotation_ids=not all(
             getattr(_resolve(METRICS, evaluator.get('type')), 'renumbers_annotations', False) for evaluator in readers
         ),
@@ -134,9 +139,22 @@ def _is_segm(evaluator: dict) -> bool:
 def lacks_masks(dataset: ConfigDataset, cfg: Config) -> bool:
     """Whether the model has a mask head to train, but the training pipeline loads no masks."""
     loaders = _annotation_loaders(dataset.transforms('train'))
-    heads = [part['mask_head'] for _, part in model_parts(cfg.get('model')) if part.get('mask_head')]
-    learning = any('BoxInst' not in str(head) for head in heads)  # which learns masks from boxes
-    return learning and bool(loaders) and not any(loader.with_mask for loader in loaders)
+    return bool(_mask_heads(cfg) and loaders) and not any(loader.with_mask for loader in loaders)
+
+
+def _mask_heads(cfg: Config) -> list[dict]:
+    """The mask heads of the model that learn from masks."""
+    found = [part['mask_head'] for _, part in model_parts(cfg.get('model')) if part.get('mask_head')]
+    heads = [head for heads in found for head in (heads if isinstance(heads, (list, tuple)) else [heads])]
+    return [head for head in heads if 'BoxInst' not in str(head)]  # which learns masks from boxes
+
+
+def _plain_mask_head(cfg: Config) -> str | None:
+    for head in _mask_heads(cfg):
+        cls = _resolve(MODELS, head.get('type'))
+        if not getattr(cls, 'ignores_missing_masks', False):
+            return getattr(cls, '__name__', None) or str(head.get('type'))
+    return None
 
 
 def _annotation_loaders(transforms: list[dict]) -> list[LoadAnnotations]:

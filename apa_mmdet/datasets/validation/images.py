@@ -1,8 +1,14 @@
-"""Checks that the images of a data set are there, complete, and as large as their annotations say."""
+"""Checks that the images of a data set are there, complete, as large as annotated, and loaded as they are."""
 
 import io
+import warnings
+from collections.abc import Iterator
 from functools import partial
+from itertools import chain
+from typing import NamedTuple
 
+import cv2
+import numpy as np
 from mmcv.transforms import BaseTransform
 from mmengine import fileio
 from PIL import Image, UnidentifiedImageError
@@ -15,41 +21,93 @@ from .findings import Findings
 
 BATCH_SIZE = 32  # images between two messages of a worker process
 AnnotatedImage = tuple[str, float, float]  # path, and height and width as annotated
-Fault = tuple[str, str, str]  # code, path, detail
+ORIENTATION, TURNED = 274, (5, 6, 7, 8)  # tag of EXIF, and its values that exchange width and height
+BITS_PER_SAMPLE = 258  # tag of TIFF
+PNG_BIT_DEPTH = 24  # offset in the file
+DARK = 64  # of 255: what no image of a data set exceeds has lost 2 of its 8 bits
 
 
-def _find_faults(loader: BaseTransform, decode: bool, images: list[AnnotatedImage]) -> list[Fault | None]:
-    return [_find_fault(loader, decode, *image) for image in images]
+class Fault(NamedTuple):
+    code: str
+    path: str
+    detail: str = ''
+    top: float = 0  # highest value as loaded, for images of many bits
 
 
-def _find_fault(loader: BaseTransform, decode: bool, path: str, *annotated: float) -> Fault | None:
+def _find_faults(loader: BaseTransform, decode: bool, images: list[AnnotatedImage]) -> list[list[Fault]]:
+    return [list(_faults_of(loader, decode, *image)) for image in images]
+
+
+def _faults_of(loader: BaseTransform, decode: bool, path: str, *annotated: float) -> Iterator[Fault]:
     backend_args = getattr(loader, 'backend_args', None)
     try:
         if not fileio.isfile(path, backend_args=backend_args):
-            return 'missing-image', path, ''
+            return (yield Fault('missing-image', path))
         if not decode:
-            return None
-        _read_to_the_end(fileio.get(path, backend_args=backend_args))
-        size = list(loader(dict(img_path=path))['ori_shape'])
+            return
+        data = fileio.get(path, backend_args=backend_args)
+        orientation, depth = _read_to_the_end(data)
+        loaded = loader(dict(img_path=path))
     except Exception as error:  # decoders raise what they like
         reason = getattr(error, 'strerror', None) or str(error).partition('\n')[0]
         if not reason or path in reason:
             reason = 'not an image that OpenCV reads'
-        return 'unreadable-image', path, reason
+        return (yield Fault('unreadable-image', path, reason))
+    size, is_turned = list(loaded['ori_shape']), orientation in TURNED
     if size != list(annotated):
-        return 'image-size-mismatch', path, '{1}x{0}, annotated {3}x{2}'.format(*size, *annotated)
-    return None
+        code = 'image-size-mismatch'
+        if is_turned and size[::-1] == list(annotated):
+            code = 'orientation-applied' if _applies_orientation(loader) else 'orientation-ignored'
+        yield Fault(code, path, '{1}x{0}, annotated {3}x{2}'.format(*size, *annotated))
+    elif orientation > 1 and _applies_orientation(loader) and (not is_turned or size[0] == size[1]):
+        yield Fault('orientation-tag', path, f'orientation {orientation}')
+    if depth > 8:
+        stored, top = _highest_value(data), float(loaded['img'].max())
+        if stored > top:
+            yield Fault('high-bit-depth', path, f'values up to {stored:g} become {top:g}', top)
 
 
-def _read_to_the_end(data: bytes) -> None:
-    """Raise if an image is truncated. OpenCV before 5.0 pads a JPEG with gray without an error."""
+def _read_to_the_end(data: bytes) -> tuple[int, int]:
+    """The orientation tag of an image, 1 without one, and its bits per channel, 8 if unknown.
+
+    Raises if it is truncated: OpenCV before 5.0 pads a JPEG with gray without an error.
+    """
     if not data:
         raise ValueError('the file is empty')
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
+            return _orientation(image), _bits_per_channel(image, data)
     except (UnidentifiedImageError, Image.DecompressionBombError):
-        pass  # for the loader to decide: OpenCV knows other formats and limits
+        return 1, 8  # for the loader to decide: OpenCV knows other formats and limits
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        with warnings.catch_warnings(action='ignore'):
+            tag = image.getexif().get(ORIENTATION)
+    except Exception:  # damaged metadata, of which Pillow raises what it likes, are no fault of the image
+        return 1
+    return tag if tag in range(1, 9) else 1
+
+
+def _bits_per_channel(image: Image.Image, data: bytes) -> int:
+    if image.format == 'PNG':
+        return data[PNG_BIT_DEPTH]  # Pillow converts 16-bit colors
+    if image.format == 'TIFF':
+        bits = image.tag_v2.get(BITS_PER_SAMPLE, 8)
+        return max(bits) if isinstance(bits, tuple) else bits
+    return 8 if image.mode in ('1', 'L', 'P', 'LA', 'PA', 'RGB', 'RGBA', 'CMYK', 'YCbCr', 'LAB', 'HSV') else 16
+
+
+def _applies_orientation(loader: BaseTransform) -> bool:
+    turns = getattr(loader, 'imdecode_backend', 'cv2') in ('cv2', 'pillow', None)
+    return turns and getattr(loader, 'color_type', 'color') in ('color', 'grayscale')
+
+
+def _highest_value(data: bytes) -> float:
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    return -1 if image is None else float(image.max())
 
 
 def check_images(
@@ -66,15 +124,18 @@ def check_images(
     """
     find_faults = partial(_find_faults, loader, decode)  # which a worker process calls with each batch
     batches = DataLoader(images, BATCH_SIZE, num_workers=workers, collate_fn=find_faults)
-    faults, title = [], f'{findings.dataset}: images'
+    faults: list[Fault] = []
+    title = f'{findings.dataset}: images'
     with tqdm(total=len(images), unit='image', desc=title, leave=False, disable=not progress or None) as bar:
         try:
             for batch in batches:
-                faults += filter(None, batch)
+                faults += chain.from_iterable(batch)
                 bar.update(len(batch))
         except RuntimeError:  # the system ended it: a decoder crashed, or memory ran out
             findings.add('image-reader-died', done=bar.n, total=len(images))
-    for code in dict.fromkeys(code for code, *_ in faults):
-        paths, details = zip(*(fault for of, *fault in faults if of == code))
-        hint = hint_for(paths[0])
-        findings.report(code, paths, len(images), details, hint=f'; {hint}' if hint else '')
+    for code in dict.fromkeys(fault.code for fault in faults):
+        _, paths, details, tops = zip(*(fault for fault in faults if fault.code == code))
+        hint, top = hint_for(paths[0]), max(tops)
+        if code == 'high-bit-depth' and top < DARK:
+            code = 'nearly-black-images'
+        findings.report(code, paths, len(images), details, hint=f'; {hint}' if hint else '', top=f'{top:g}')

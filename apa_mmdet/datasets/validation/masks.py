@@ -16,18 +16,23 @@ BOX_NUMBERS = 4  # pycocotools takes no polygon first that is so short
 
 
 def check_masks(
-    annotations: list[dict], sizes: np.ndarray, required: bool, evaluated: bool, findings: Findings
+    annotations: list[dict],
+    sizes: np.ndarray,
+    required: bool,
+    evaluated: bool,
+    findings: Findings,
+    plain_head: str | None = None,
 ) -> None:
     """Check the masks of the instances that the loader returns or, if ``evaluated``, that a metric compares.
 
     A metric skips no mask. ``sizes`` are (N, 2), width and height of each image; without ``required`` an instance may
-    lack its mask.
+    lack its mask, unless a ``plain_head`` learns from it, which would take it for an object without a pixel.
     """
+    optional = None if required else 'empty-mask-target' if plain_head else 'partial-masks'
     faults = [mask_fault(a.get('segmentation'), *size, evaluated) for a, size in zip(annotations, sizes.tolist())]
     for code in filter(None, dict.fromkeys(faults)):
         ids = [annotation['id'] for annotation, fault in zip(annotations, faults) if fault == code]
-        optional = code == 'missing-mask' and not required
-        findings.report('partial-masks' if optional else code, ids, len(annotations))
+        findings.report((code == 'missing-mask' and optional) or code, ids, len(annotations), head=plain_head)
 
 
 def mask_fault(mask: Any, width: float, height: float, evaluated: bool) -> str | None:

@@ -3,9 +3,13 @@
 import json
 import os
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
+from .encodings import guess_encoding
 from .findings import ValidationError, show
+
+ARCHIVES = b'\x1f\x8b', b'PK\x03\x04'  # gzip, zip
 
 
 def read_json(path: str | os.PathLike) -> Any:
@@ -13,7 +17,8 @@ def read_json(path: str | os.PathLike) -> Any:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValidationError: if it is not JSON in UTF-8, is truncated, or gives a key of an object twice; in one line.
+        ValidationError: if it is not JSON in UTF-8 without a byte order mark, as pycocotools reads it, is truncated,
+            or gives a key of an object twice; in one line.
     """
 
     def unique_keys(pairs: list[tuple[str, Any]]) -> dict:
@@ -28,15 +33,17 @@ def read_json(path: str | os.PathLike) -> Any:
         with open(path, encoding='utf-8') as file:
             return json.load(file, object_pairs_hook=unique_keys)
     except json.JSONDecodeError as error:
+        if error.doc.startswith('\ufeff'):
+            raise ValidationError('byte-order-mark', path=path) from None
+        if '\0' in error.doc[:4]:
+            raise _not_utf8(path) from None
         if not error.doc.strip():
             raise ValidationError('empty-file', path=path) from None
         if error.msg.startswith('Unterminated') or error.pos >= len(error.doc.rstrip()) - len('false'):
             raise ValidationError('truncated-file', path=path, length=len(error.doc)) from None
         reason = f'{error.msg}, line {error.lineno}, column {error.colno}'
     except UnicodeDecodeError:
-        with open(path, 'rb') as file:
-            packed = file.read(4).startswith((b'\x1f\x8b', b'PK\x03\x04'))
-        raise ValidationError('packed-file' if packed else 'not-utf8', path=path) from None
+        raise _not_utf8(path) from None
     except RecursionError:
         reason = 'nested too deeply'
     except ValidationError:
@@ -44,6 +51,13 @@ def read_json(path: str | os.PathLike) -> Any:
     except ValueError as error:  # a number of thousands of digits
         reason = str(error)
     raise ValidationError('not-json', path=path, reason=reason)
+
+
+def _not_utf8(path: str | os.PathLike) -> ValidationError:
+    data = Path(path).read_bytes()
+    if data.startswith(ARCHIVES):
+        return ValidationError('packed-file', path=path)
+    return ValidationError('not-utf8', path=path, encoding=guess_encoding(data))
 
 
 def read_annotations(path: str | os.PathLike) -> dict:

@@ -8,7 +8,7 @@ from .annotations import Content
 from .codes import ERROR
 from .findings import Finding
 
-COLUMNS = ('data set', 'images', 'instances', 'classes', 'without instance', 'rare (1 to 10 images)')
+COLUMNS = ('data set', 'images', 'instances', 'crowds', 'classes', 'without instance', 'rare (1 to 10 images)')
 
 
 class CheckedDataset(NamedTuple):
@@ -21,8 +21,8 @@ class CheckedDataset(NamedTuple):
     content: Content | None = None
 
     def row(self) -> tuple:
-        images, _, instances, counts, rare, *_ = self.content
-        return self.name, len(images), instances, len(counts), list(counts.values()).count(0), rare
+        images, _, instances, counts, rare, *_, crowds = self.content
+        return self.name, len(images), instances, crowds, len(counts), list(counts.values()).count(0), rare
 
 
 class Report(NamedTuple):

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from mmcv.transforms import BaseTransform
 from mmdet.datasets import CocoDataset, LVISV05Dataset
+from mmengine import fileio
 from mmengine.config import Config
 from mmengine.fileio import dump
 from mmengine.registry import init_default_scope
@@ -99,6 +101,7 @@ def _check_dataset(
     folder = (dataset.data_prefix or {}).get('img') or ''
     outside = [path for path, *_ in paths if _is_outside(path, folder)]
     findings.report('image-outside-folder', outside, len(paths), folder=folder or '.')
+    paths = _without_backslashes(paths, loader, findings)
     if images is not None:
         check_images(paths, loader, findings, images, workers, progress)
     return checked._replace(content=content)
@@ -166,6 +169,21 @@ def _image_paths(dataset: CocoDataset, content: Content, findings: Findings) -> 
             reason = f'no {error} in data_prefix or "images"' if isinstance(error, KeyError) else one_line(error)
             findings.add('unknown-image-path', dataset=type(dataset).__name__, reason=reason)
             return []
+
+
+def _without_backslashes(
+    paths: list[AnnotatedImage], loader: BaseTransform, findings: Findings
+) -> list[AnnotatedImage]:
+    """Report paths with the separators of Windows, elsewhere, unless there are files of such names; the other paths."""
+    wrong = [path for path, *_ in paths if '\\' in path] if os.sep == '/' else []
+    backend_args = getattr(loader, 'backend_args', None)
+    try:
+        if not wrong or fileio.isfile(wrong[0], backend_args=backend_args):
+            return paths
+    except Exception:  # backends raise what they like; opening the image tells
+        return paths
+    findings.report('backslash-path', wrong, len(paths))
+    return [image for image in paths if '\\' not in image[0]]
 
 
 def _is_outside(path: str, folder: str) -> bool:

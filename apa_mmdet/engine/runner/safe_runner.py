@@ -6,10 +6,12 @@ from typing import Any
 
 from mmengine.device import get_device
 from mmengine.hooks import CheckpointHook
+from mmengine.logging import MMLogger
 from mmengine.registry import MODEL_WRAPPERS, RUNNERS
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
 
 from apa_mmdet.checkpoint.class_names import class_differences, recorded_classes
 from apa_mmdet.checkpoint.io import BadCheckpoint
@@ -18,6 +20,8 @@ from apa_mmdet.checkpoint.pretrained import all_checked_pretrained
 from apa_mmdet.checkpoint.scheme import SCHEME, data_only, read_pretrained_as_data
 from apa_mmdet.checkpoint.work_dir import checkpoint_folder, latest_checkpoint
 from apa_mmdet.models.losses import DropLoss
+
+from .unreadable_images import count_skipped_images, name_unreadable_images
 
 RESTARTS = dict(optimizer='the optimizer', param_schedulers='the learning rate schedule')
 
@@ -38,10 +42,27 @@ class SafeRunner(Runner):
 
     Without a GPU, several processes run, and DistributedDataParallel gets no device ids, for which MMEngine takes GPUs.
     A DropLoss without class names gets those of the training data.
+    An image that cannot be read ends a run with a line that names it; with ``ignore_empty=True`` in
+    ``LoadImageFromFile`` training takes another one, and how often it did is logged.
     """
 
     _path = ''  # of the checkpoint that is being loaded
     _resumed_states: tuple[str, ...] | None = None  # while resuming: the states that are resumed
+
+    @staticmethod
+    def build_dataloader(dataloader: DataLoader | dict, *args: Any, **kwargs: Any) -> DataLoader:
+        loader = Runner.build_dataloader(dataloader, *args, **kwargs)
+        name_unreadable_images(loader.dataset)
+        return loader
+
+    def train(self) -> nn.Module:
+        model = super().train()
+        skipped = count_skipped_images(self.train_dataloader.dataset)
+        if skipped:
+            MMLogger.get_current_instance().warning(
+                f'images that cannot be read were skipped {skipped} times; tools/check_dataset.py lists them'
+            )
+        return model
 
     def build_model(self, model: nn.Module | dict) -> nn.Module:
         model = super().build_model(model)

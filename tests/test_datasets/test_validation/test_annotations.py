@@ -188,6 +188,25 @@ def test_mmdet_ignores_an_instance_without_a_polygon_and_so_do_the_counts(train,
         assert after == {**before, name: before[name] - ignored}
 
 
+@pytest.mark.parametrize(
+    'crowds, reported',
+    [
+        (lambda annotations: annotations[::30], False),  # 3%
+        (lambda annotations: annotations[::2], True),
+        (lambda annotations: [a for a in annotations if a['category_id'] == annotations[0]['category_id']], True),
+    ],
+)
+def test_crowds_are_counted_and_reported_where_they_are_more_than_in_coco(train, crowds, reported):
+    marked = crowds(train['annotations'])
+    for annotation in marked:
+        annotation['iscrowd'] = 1
+    findings = Findings('train')
+    content = check_annotations(train, findings, None, TRAINING)
+    assert content.crowds == len(marked) and sum(content.counts.values()) == len(train['annotations']) - len(marked)
+    assert codes(findings) == [('many-crowds', tuple(a['id'] for a in marked))] * reported
+    assert all(f': {len(marked)} of {len(train["annotations"])}, ' in f.message for f in findings)
+
+
 # ---------------------------------------------------------------- what metrics need
 
 

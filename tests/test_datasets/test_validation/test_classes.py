@@ -78,7 +78,7 @@ def test_a_name_that_two_categories_share_is_odd_but_can_be_learned(tmp_path):
     cfg.model.bbox_head.num_classes = 3
     report = validate_config(cfg, progress=False)
     assert codes(report.findings, 'warning') == codes(report.findings) == [('shared-category-name', ('date',))]
-    assert report.rows == [('train', 2, 3, 3, 0, 3)]
+    assert report.rows == [('train', 2, 3, 0, 3, 0, 3)]
 
 
 def test_images_and_classes_without_instances(broken):

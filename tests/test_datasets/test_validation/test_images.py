@@ -21,11 +21,11 @@ def enlarge(path):
     cv2.imwrite(str(path), np.zeros((64, 81, 3), np.uint8))
 
 
-def turn(path):
+def turn(path, orientation=6):
     """By the orientation tag of photos, which OpenCV obeys."""
     image = Image.open(path)
     image.load()
-    image.getexif()[274] = 6
+    image.getexif()[274] = orientation
     image.save(path, 'jpeg', exif=image.getexif())
 
 
@@ -37,7 +37,7 @@ def turn(path):
         (lambda path: path.write_bytes(b''), 'unreadable-image', '(the file is empty)'),
         (lambda path: path.write_text('<html>'), 'unreadable-image', '(not an image that OpenCV reads)'),
         (enlarge, 'image-size-mismatch', '(81x64, annotated 80x64)'),
-        (turn, 'image-size-mismatch', '(64x80, annotated 80x64)'),
+        (turn, 'orientation-applied', '(64x80, annotated 80x64)'),
     ],
 )
 @pytest.mark.parametrize('workers', [0, 1])
@@ -48,6 +48,74 @@ def test_a_faulty_image_is_named_with_its_fault(broken, harm, code, detail, work
     (finding,) = findings_of(cfg, 'val', 'test', images=True, workers=workers)
     assert (finding.severity, finding.code, finding.dataset) == ('error', code, 'val, test')
     assert finding.ids == (str(image),) and f'1 of 4, e.g. {image}' in finding.message and detail in finding.message
+
+
+@pytest.mark.parametrize(
+    'orientation, size, color_type, code, severity',
+    [
+        (6, (40, 50), 'color', 'orientation-applied', 'error'),  # annotated as stored
+        (6, (50, 40), 'color', None, None),
+        (8, (50, 40), 'color_ignore_orientation', 'orientation-ignored', 'error'),
+        (8, (40, 50), 'color_ignore_orientation', None, None),
+        (3, (40, 50), 'color', 'orientation-tag', 'warning'),
+        (3, (40, 50), 'color_ignore_orientation', None, None),
+        (1, (40, 50), 'color', None, None),
+        (6, (40, 51), 'color', 'image-size-mismatch', 'error'),
+    ],
+)
+def test_the_orientation_tag_of_a_photo(tmp_path, orientation, size, color_type, code, severity):
+    path, findings = tmp_path / 'a.jpg', Findings('train')
+    cv2.imwrite(str(path), np.zeros((40, 50, 3), np.uint8))
+    turn(path, orientation)
+    check_images([(str(path), *size)], LoadImageFromFile(color_type=color_type), findings, progress=False)
+    assert [(f.severity, f.code) for f in findings] == [(severity, code)] * bool(code)
+
+
+def test_a_square_photo_that_is_turned(tmp_path):
+    findings = Findings('train')
+    cv2.imwrite(str(tmp_path / 'a.jpg'), np.zeros((40, 40, 3), np.uint8))
+    turn(tmp_path / 'a.jpg')
+    check_images([(str(tmp_path / 'a.jpg'), 40, 40)], LoadImageFromFile(), findings, progress=False)
+    assert codes(findings) == [('orientation-tag', (str(tmp_path / 'a.jpg'),))]
+
+
+@pytest.mark.parametrize('suffix', ['.png', '.tiff'])
+@pytest.mark.parametrize('shape', [(30, 40), (30, 40, 3)])
+@pytest.mark.parametrize(
+    'highest, color_type, code, detail',
+    [
+        (4080, 'color', 'nearly-black-images', 'leaves values up to 1'),  # 15 or 16, as OpenCV rounds
+        (65280, 'color', 'high-bit-depth', '(values up to 65280 become 25'),
+        (4080, 'unchanged', None, ''),
+        (200, None, None, ''),  # 8 bits
+    ],
+)
+def test_images_of_more_than_8_bits(tmp_path, suffix, shape, highest, color_type, code, detail):
+    image = np.linspace(0, highest, np.prod(shape)).reshape(shape)
+    deep, flat, findings = str(tmp_path / f'deep{suffix}'), str(tmp_path / f'flat{suffix}'), Findings('train')
+    cv2.imwrite(deep, image.astype(np.uint16 if color_type else np.uint8))
+    cv2.imwrite(flat, np.full(shape, 255, np.uint8))
+    images, loader = [(deep, 30, 40), (flat, 30, 40)], LoadImageFromFile(color_type=color_type or 'color')
+    check_images(images, loader, findings, progress=False)
+    assert codes(findings) == [(code, (deep,))] * bool(code)
+    assert all(detail in finding.message for finding in findings)
+
+
+def test_an_image_that_training_would_skip_is_an_error(tmp_path):
+    cfg = coco_dataset(tmp_path / 'd')
+    cfg.train_dataloader.dataset.pipeline[0].ignore_empty = True
+    (tmp_path / 'd/1.png').write_bytes(b'')
+    assert codes(findings_of(cfg, images=True)) == [('unreadable-image', (str(tmp_path / 'd/1.png'),))]
+
+
+@pytest.mark.parametrize('images', [None, False])
+def test_paths_with_the_separators_of_windows(tmp_path, images):
+    cfg = coco_dataset(tmp_path / 'd')
+    edit(tmp_path / 'd/a.json', first('images', file_name='sub\\1.png'))
+    wrong = str(tmp_path / 'd/sub\\1.png')
+    assert codes(findings_of(cfg, images=images)) == [('backslash-path', (wrong,))]
+    (tmp_path / 'd/1.png').rename(wrong)  # a file of that name
+    assert findings_of(cfg, images=images) == []
 
 
 def test_without_decoding_missing_images_are_still_found(broken):

@@ -19,12 +19,16 @@ from apa_mmdet.datasets.validation.reading import read_annotations
         (b'PK\x03\x04\xff\xfe', 'packed-file'),
         (b'\x1f\x8b\x08\x00', 'packed-file'),
         ('{"images": ["Käse"]}'.encode('latin-1'), 'not-utf8'),
+        ('{"images": [1]}'.encode('utf-16'), 'not-utf8'),
+        ('{"images": [1]}'.encode('utf-16-le'), 'not-utf8'),
+        ('{"images": [1]}'.encode('utf-32'), 'not-utf8'),
+        ('{"images": [1]}'.encode('utf-8-sig'), 'byte-order-mark'),
         ('[' * 100_000, 'not-json'),
         ('{"images": ' + '1' * 5000 + '}', 'not-json'),
         ('{"images": [{"id": 1, "bbox": [1], "bbox": [2]}]}', 'duplicate-key'),
         ('{"images": [], "images": []}', 'duplicate-key'),
     ],
-    ids=range(12),
+    ids=range(16),
 )
 def test_an_unreadable_file_is_named_in_one_line(tmp_path, text, code):
     path = tmp_path / 'a.json'

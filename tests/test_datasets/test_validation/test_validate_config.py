@@ -20,8 +20,8 @@ def test_a_valid_data_set_has_no_findings(broken, workers):
     rare = sum(c['image_count'] <= 10 for c in train['categories'])
     empty = 48 - len({a['category_id'] for a in val['annotations']})
     assert report.rows == [
-        ('train', 40, len(train['annotations']), 48, 0, rare),
-        ('val, test', 4, len(val['annotations']), 48, empty, 48 - empty),
+        ('train', 40, len(train['annotations']), 0, 48, 0, rare),
+        ('val, test', 4, len(val['annotations']), 0, 48, empty, 48 - empty),
     ]
     assert str(report).splitlines()[-1] == 'no errors, no warnings: training can start'
 
@@ -41,7 +41,7 @@ def test_wrapped_data_sets_are_found_and_shared_ones_read_once(broken):
 def test_coco_data(tmp_path):
     cfg = coco_dataset(tmp_path / 'd')
     report = validate_config(cfg, progress=False)
-    assert report.findings == [] and report.rows == [('train', 2, 2, 2, 0, 2)]
+    assert report.findings == [] and report.rows == [('train', 2, 2, 0, 2, 0, 2)]
     del cfg.train_dataloader.dataset.data_prefix
     assert codes(findings_of(cfg), 'error') == [('unknown-image-path', ())]
 
@@ -74,7 +74,7 @@ def test_a_test_set_needs_no_annotations(tmp_path, evaluator, change):
     assert codes(findings_of(cfg)) == [('nothing-to-evaluate', ('annotations',))]
     cfg.test_dataloader, cfg.test_evaluator = cfg.pop('val_dataloader'), evaluator
     report = validate_config(cfg, progress=False)
-    assert report.findings == [] and report.rows == [('test', 2, 0, 2, 2, 0)]
+    assert report.findings == [] and report.rows == [('test', 2, 0, 0, 2, 2, 0)]
 
 
 # ---------------------------------------------------------------- pipelines and evaluators
@@ -95,6 +95,32 @@ def test_instances_without_masks(tmp_path, loader, metric, finding):
     cfg.val_dataloader.dataset.pipeline = [dict(type=loader, with_mask=True)] if loader else []
     cfg.val_evaluator = dict(type='CocoMetric', metric=metric)
     assert codes(findings_of(cfg)) == [(finding, (1, 2))] * bool(finding)
+
+
+@pytest.mark.parametrize('heads', [1, 3])
+@pytest.mark.parametrize(
+    'head, code',
+    [
+        ('FCNMaskHead', 'empty-mask-target'),
+        ('DeviceAgnosticFCNMaskHead', 'empty-mask-target'),
+        ('PartiallyLabeledMaskHead', 'partial-masks'),
+        ('BoxInstMaskHead', 'partial-masks'),
+        (None, 'partial-masks'),
+    ],
+)
+def test_a_mask_head_that_would_learn_missing_masks_as_empty_is_refused(tmp_path, head, code, heads):
+    cfg = coco_dataset(tmp_path / 'd')
+    edit(tmp_path / 'd/a.json', first('annotations', segmentation=None))
+    cfg.train_dataloader.dataset.pipeline[1].type = 'LoadPartialMaskAnnotations'
+    if head:
+        cfg.model.mask_head = dict(type=head) if heads == 1 else [dict(type=head)] * heads
+    (finding,) = findings_of(cfg)
+    assert codes([finding]) == [(code, (1,))]
+    assert code == 'partial-masks' or finding.message.startswith(
+        f'instances without a mask, which {head} learns as empty: 1 of 2, e.g. 1; use PartiallyLabeledMaskHead'
+    )
+    cfg.val_dataloader = cfg.pop('train_dataloader')  # nothing is learned
+    assert codes(findings_of(cfg)) == [('partial-masks', (1,))]
 
 
 def test_a_mask_head_without_masks_to_learn(broken):

@@ -22,6 +22,8 @@ class PartiallyLabeledMaskHead(DeviceAgnosticFCNMaskHead):
     loads an empty mask for such instances. Arguments as of ``FCNMaskHead``.
     """
 
+    ignores_missing_masks = True  # the validation of data sets asks
+
     def loss_and_target(
         self,
         mask_preds: Tensor,

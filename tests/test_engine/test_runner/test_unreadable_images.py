@@ -1,0 +1,90 @@
+"""Images that cannot be read: named, or skipped and counted."""
+
+import pickle
+
+import cv2
+import numpy as np
+import pytest
+from helpers.annotations import coco_dataset
+from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
+
+from apa_mmdet.engine.runner import SafeRunner
+from apa_mmdet.engine.runner.unreadable_images import UnreadableImage, count_skipped_images
+
+BROKEN = {'ten bytes': lambda whole: whole[:10], 'no byte': lambda whole: b'', 'text': lambda whole: b'<html>'}
+
+
+def loader_of(folder, workers=0, ignore_empty=False, test_mode=False, wrap=lambda dataset: dataset, broken='ten bytes'):
+    """A data loader of two images, the first of which is broken."""
+    dataset = coco_dataset(folder).train_dataloader.dataset
+    cv2.imwrite(str(folder / '2.png'), np.full((40, 50, 3), 7, np.uint8))
+    (folder / '1.png').write_bytes(BROKEN[broken]((folder / '1.png').read_bytes()))
+    dataset.pipeline = [dict(type='LoadImageFromFile', ignore_empty=ignore_empty), dict(type='PackDetInputs')]
+    dataset.test_mode = test_mode
+    sampler = dict(type='DefaultSampler', shuffle=False)
+    return SafeRunner.build_dataloader(
+        dict(dataset=wrap(dataset), sampler=sampler, batch_size=1, num_workers=workers, persistent_workers=False)
+    )
+
+
+@pytest.fixture(autouse=True)
+def scope():
+
+    init_default_scope('mmdet')
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    lines = []
+    monkeypatch.setattr(MMLogger.get_current_instance(), 'warning', lines.append)
+    return lines
+
+
+@pytest.mark.parametrize(
+    'broken, workers, ignore_empty, test_mode',
+    [
+        ('ten bytes', 0, False, False),
+        ('no byte', 0, False, False),
+        ('text', 0, False, False),
+        ('ten bytes', 1, False, False),
+        ('no byte', 0, True, True),  # a test leaves no image out
+    ],
+)
+def test_an_unreadable_image_is_named_in_one_line(tmp_path, broken, workers, ignore_empty, test_mode):
+    loader = loader_of(tmp_path / 'd', workers, ignore_empty, test_mode, broken=broken)
+    with pytest.raises(UnreadableImage) as error:
+        list(loader)
+    line = str(error.value)
+    assert line.startswith(f'image {tmp_path}/d/1.png cannot be read (') and '\n' not in line
+    assert line.endswith(
+        '; tools/check_dataset.py finds all; ignore_empty=True in LoadImageFromFile skips them in training'
+    )
+    assert error.value.code == pickle.loads(pickle.dumps(error.value)).code == 'unreadable-image'
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize(
+    'wrap',
+    [
+        lambda dataset: dataset,
+        lambda dataset: dict(type='RepeatDataset', times=1, dataset=dict(type='ConcatDataset', datasets=[dataset])),
+    ],
+)
+def test_skipped_images_are_replaced_counted_and_logged_once(tmp_path, warnings, workers, wrap):
+    loader = loader_of(tmp_path / 'd', workers, ignore_empty=True, wrap=wrap)
+    images = [batch['inputs'][0] for _ in range(2) for batch in loader]
+    assert len(images) == 4 and all((image == 7).all() for image in images)
+    assert count_skipped_images(loader.dataset) >= 2  # each time, and again if it is drawn for itself
+    assert workers or [line.partition(' is skipped: ')[0] for line in warnings] == [f'image {tmp_path}/d/1.png']
+
+
+def test_a_missing_image_keeps_its_error_unless_it_is_skipped(tmp_path, warnings):
+    for ignore_empty in (False, True):
+        loader = loader_of(tmp_path / str(ignore_empty), ignore_empty=ignore_empty)
+        (tmp_path / str(ignore_empty) / '1.png').unlink()
+        if ignore_empty:
+            assert len(list(loader)) == 2 and 'FileNotFoundError' in warnings[0]
+        else:
+            with pytest.raises(FileNotFoundError, match=r'1\.png'):
+                list(loader)
