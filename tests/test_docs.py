@@ -79,6 +79,7 @@ OTHERS = {
     'python benchmarks/step.py': f'{TINY} --rounds 2 --batches 1',
     'python benchmarks/step.py --out benchmarks/results': f'{TINY} --rounds 2 --batches 1',
     'python tools/browse_dataset.py CONFIG': '--images 4',
+    'python tools/check_dataset.py CONFIG': '',
     'python tools/check_dataset.py CONFIG --no-images': '',
     'python tools/check_dataset.py CONFIG --split train': '',
     'python tools/check_dataset.py CONFIG --workers 16': '',

@@ -31,7 +31,8 @@ from apa_mmdet.datasets.validation.findings import Findings
 from .launch import Launch
 
 HOSTS = 'mmcv.', 'mmdet.', 'apa_mmdet.'  # packages whose lists of configs in a transform are transforms
-OTHER_KEYS = 'type', '_scope_', 'priority', 'constructor', 'paramwise_cfg'  # not passed to what is built
+# keys that the Runner takes out before it builds
+OTHER_KEYS = 'type', '_scope_', 'priority', 'constructor', 'paramwise_cfg', 'convert_to_iter_based'
 
 
 class Part(NamedTuple):

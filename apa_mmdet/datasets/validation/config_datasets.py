@@ -112,7 +112,7 @@ def find_usage(dataset: ConfigDataset, cfg: Config) -> AnnotationUsage:
         evaluated_as_coco=any('Coco' in str(evaluator.get('type')) for evaluator in readers),
         evaluated_as_lvis=any('LVIS' in str(evaluator.get('type')) for evaluator in readers),
         evaluates_masks=any(map(_is_segm, readers)),
-        plain_mask_head=_plain_mask_head(cfg) if loaders and 'train' in dataset.splits else None,
+        plain_mask_head=_plain_mask_head(cfg) if loaders and not required and 'train' in dataset.splits else None,
         keeps_annotation_ids=not all(
             getattr(_resolve(METRICS, evaluator.get('type')), 'renumbers_annotations', False) for evaluator in readers
         ),
@@ -146,7 +146,7 @@ def _mask_heads(cfg: Config) -> list[dict]:
     """The mask heads of the model that learn from masks."""
     found = [part['mask_head'] for _, part in model_parts(cfg.get('model')) if part.get('mask_head')]
     heads = [head for heads in found for head in (heads if isinstance(heads, (list, tuple)) else [heads])]
-    return [head for head in heads if 'BoxInst' not in str(head)]  # which learns masks from boxes
+    return [head for head in heads if head and 'BoxInst' not in str(head)]  # which learns masks from boxes
 
 
 def _plain_mask_head(cfg: Config) -> str | None:

@@ -15,7 +15,7 @@ def guess_encoding(data: bytes) -> str:
         >>> guess_encoding('{"name": "Käse"}'.encode('cp1252')), guess_encoding('{}'.encode('utf-16'))
         ('WINDOWS-1252', 'UTF-16')
         >>> guess_encoding('苹果'.encode('gbk'))
-        'GB18030 or BIG5 or EUC-JP'
+        'GB18030 or BIG5 or EUC-KR or EUC-JP'
     """
     unicode = json.detect_encoding(data)  # by a byte order mark, or zeros among the first bytes
     if unicode.startswith(('utf-16', 'utf-32')):

@@ -1,6 +1,8 @@
 """Checks that the images of a data set are there, complete, as large as annotated, and loaded as they are."""
 
 import io
+import os
+import unicodedata
 import warnings
 from collections.abc import Iterator
 from functools import partial
@@ -17,7 +19,7 @@ from tqdm import tqdm
 
 from apa_mmdet.utils.missing_data_hints import hint_for
 
-from .findings import Findings
+from .findings import EXAMPLES, Findings
 
 BATCH_SIZE = 32  # images between two messages of a worker process
 AnnotatedImage = tuple[str, float, float]  # path, and height and width as annotated
@@ -105,6 +107,28 @@ def _applies_orientation(loader: BaseTransform) -> bool:
     return turns and getattr(loader, 'color_type', 'color') in ('color', 'grayscale')
 
 
+def _similar_file(path: str) -> str:
+    """Says which file of the folder differs from a missing one only in what other systems take for the same.
+
+    These are upper and lower case, the form of letters with accents (macOS writes them as two characters), and the
+    suffix.
+    """
+
+    def spelled(name: str) -> str:
+        return unicodedata.normalize('NFC', name).casefold()
+
+    folder, name = os.path.split(path)
+    try:
+        names = sorted(os.listdir(folder or '.'))
+    except (OSError, ValueError):  # no such folder, or a path that cannot be one
+        return ''
+    for part in (spelled, lambda name: os.path.splitext(spelled(name))[0]):
+        for other in names:
+            if part(other) == part(name):
+                return f'there is {other!a}'
+    return ''
+
+
 def _highest_value(data: bytes) -> float:
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     return -1 if image is None else float(image.max())
@@ -138,4 +162,6 @@ def check_images(
         hint, top = hint_for(paths[0]), max(tops)
         if code == 'high-bit-depth' and top < DARK:
             code = 'nearly-black-images'
+        if code == 'missing-image':
+            details = [_similar_file(path) for path in paths[:EXAMPLES]]
         findings.report(code, paths, len(images), details, hint=f'; {hint}' if hint else '', top=f'{top:g}')

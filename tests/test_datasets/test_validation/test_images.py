@@ -108,6 +108,16 @@ def test_an_image_that_training_would_skip_is_an_error(tmp_path):
     assert codes(findings_of(cfg, images=True)) == [('unreadable-image', (str(tmp_path / 'd/1.png'),))]
 
 
+@pytest.mark.parametrize('there', ['Caf\u00e9.JPG', 'cafe\u0301.jpg', 'caf\u00e9.jpeg', None])
+def test_a_missing_image_that_is_there_under_a_similar_name(tmp_path, there):
+    findings = Findings('train')
+    if there:
+        (tmp_path / there).touch()
+    check_images([(str(tmp_path / 'caf\u00e9.jpg'), 30, 40)], LoadImageFromFile(), findings, False, progress=False)
+    (finding,) = findings
+    assert finding.code == 'missing-image' and (f'.jpg (there is {there!a})' in finding.message) == bool(there)
+
+
 @pytest.mark.parametrize('images', [None, False])
 def test_paths_with_the_separators_of_windows(tmp_path, images):
     cfg = coco_dataset(tmp_path / 'd')

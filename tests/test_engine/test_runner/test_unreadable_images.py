@@ -8,6 +8,7 @@ import pytest
 from helpers.annotations import coco_dataset
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
+from torch._utils import ExceptionWrapper
 
 from apa_mmdet.engine.runner import SafeRunner
 from apa_mmdet.engine.runner.unreadable_images import UnreadableImage, count_skipped_images
@@ -42,17 +43,16 @@ def warnings(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    'broken, workers, ignore_empty, test_mode',
+    'broken, ignore_empty, test_mode',
     [
-        ('ten bytes', 0, False, False),
-        ('no byte', 0, False, False),
-        ('text', 0, False, False),
-        ('ten bytes', 1, False, False),
-        ('no byte', 0, True, True),  # a test leaves no image out
+        ('ten bytes', False, False),
+        ('no byte', False, False),
+        ('text', False, False),
+        ('no byte', True, True),  # a test leaves no image out
     ],
 )
-def test_an_unreadable_image_is_named_in_one_line(tmp_path, broken, workers, ignore_empty, test_mode):
-    loader = loader_of(tmp_path / 'd', workers, ignore_empty, test_mode, broken=broken)
+def test_an_unreadable_image_is_named_in_one_line(tmp_path, broken, ignore_empty, test_mode):
+    loader = loader_of(tmp_path / 'd', 0, ignore_empty, test_mode, broken=broken)
     with pytest.raises(UnreadableImage) as error:
         list(loader)
     line = str(error.value)
@@ -61,6 +61,16 @@ def test_an_unreadable_image_is_named_in_one_line(tmp_path, broken, workers, ign
         '; tools/check_dataset.py finds all; ignore_empty=True in LoadImageFromFile skips them in training'
     )
     assert error.value.code == pickle.loads(pickle.dumps(error.value)).code == 'unreadable-image'
+
+
+def test_the_error_of_a_worker_process_is_the_same_line():
+    try:
+        raise UnreadableImage('image a.png cannot be read') from ValueError('damaged')
+    except UnreadableImage:
+        passed_on = ExceptionWrapper(where='in DataLoader worker process 0')  # as torch's data loader does
+    with pytest.raises(UnreadableImage) as error:
+        passed_on.reraise()
+    assert str(error.value) == 'image a.png cannot be read' and 'Traceback' in error.value.args[1]
 
 
 @pytest.mark.parametrize('workers', [0, 1])
