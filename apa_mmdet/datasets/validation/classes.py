@@ -21,8 +21,8 @@ def compare_classes(
 ) -> None:
     """Check that the config's classes and the names of the file's categories are the same, in the same order.
 
-    ``by_name``: the data set looks its categories up by name; otherwise it numbers all of the file. ``label_file``: the
-    file that the classes come from, if they do.
+    ``by_name``: the data set and its metrics find categories by name; otherwise one numbers all of the file.
+    ``label_file``: the file that the classes come from, if they do.
     """
     classes, names = [SPELLINGS.get(c, c) for c in classes], [SPELLINGS.get(n, n) for n in names]
     known, wanted = set(names), set(classes)

@@ -57,7 +57,7 @@ ERRORS = {
     'invalid-image-path': 'images whose "file_name" or "coco_url" is not a text; correct it',
     'unknown-image-path': '{dataset} cannot tell where its images are: {reason}; correct data_prefix, or the file',
     'missing-category': 'classes of the config that the annotation file lacks; it has {names}; {give}',
-    'unnamed-category': "categories that the config's classes lack; this data set numbers all of the file: {give}",
+    'unnamed-category': "categories that the config's classes lack; its data set or metric numbers all of them: {give}",
     'class-order': "classes in another order than the file's categories, {ours} for {theirs}; use the file's order",
     'duplicate-class': 'classes of the config named more than once; give each its own',
     'duplicate-category': 'names of categories used more than once; give each its own',

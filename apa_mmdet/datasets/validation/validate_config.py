@@ -128,7 +128,8 @@ def _read(
     content = check_annotations(annotations, findings, set(checked.classes) if by_name else None, usage)
     if content.categories:
         names = [c['name'] for c in content.categories]
-        compare_classes(checked.classes, names, by_name, findings, label_file)
+        finds_by_name = by_name and not usage.evaluated_as_lvis  # LVIS's metrics too number all of the file
+        compare_classes(checked.classes, names, finds_by_name, findings, label_file)
     return content
 
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from helpers.annotations import TRAIN, VAL, coco_dataset, codes, edit, findings_of, first
+from helpers.annotations import TRAIN, VAL, coco_dataset, coco_validation_set, codes, edit, findings_of, first
 from helpers.paths import ROOT
 from mmdet.datasets import LVISV1Dataset
 
@@ -70,6 +70,14 @@ def test_lvis_files_with_other_categories(broken, change, code):
 )
 def test_coco_files_with_other_categories(tmp_path, names, severity, code):
     assert code in codes(findings_of(coco_dataset(tmp_path / 'd', names)), severity)
+
+
+def test_the_lvis_metric_numbers_all_categories_also_of_a_data_set_that_finds_them_by_name(tmp_path):
+    cfg = coco_validation_set(tmp_path / 'd')
+    edit(tmp_path / 'd/a.json', lambda content: content['categories'].insert(0, dict(id=5, name='food')))
+    assert codes(findings_of(cfg)) == [('extra-category', ('food',))]
+    cfg.val_evaluator.type = 'FastLVISMetric'
+    assert ('unnamed-category', ('food',)) in codes(findings_of(cfg), 'error')
 
 
 def test_a_name_that_two_categories_share_is_odd_but_can_be_learned(tmp_path):
