@@ -32,10 +32,13 @@ SUPPORTED = {
     'mmcv': ('2.0.0', '2.2.0'),
     'mmdet': ('3.3.0', '4.0'),
 }
+EXCLUDED = {'pycocotools': ('2.0.9', '2.0.10')}
 
 
 def check_host_versions(installed: Callable[[str], str] = importlib.metadata.version) -> None:
-    """Raises ImportError, naming package and range, unless every host package lies in :data:`SUPPORTED`.
+    """Raises ImportError unless every host package lies in :data:`SUPPORTED` and none is :data:`EXCLUDED`.
+
+    The message names the package and its range.
 
     Args:
         installed: gives the version of a package.
@@ -47,6 +50,14 @@ def check_host_versions(installed: Callable[[str], str] = importlib.metadata.ver
         except importlib.metadata.PackageNotFoundError:
             raise ImportError(f'apa_mmdet needs {wanted}, which is not installed') from None
         if _release(version) < _release(first) or (end and _release(version) >= _release(end)):
+            raise ImportError(f'apa_mmdet needs {wanted}, but {package} {version} is installed')
+    for package, versions in EXCLUDED.items():
+        try:
+            version = installed(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # or built into another package
+        if version in versions:
+            wanted = ','.join(f'{package if not i else ""}!={bad}' for i, bad in enumerate(versions))
             raise ImportError(f'apa_mmdet needs {wanted}, but {package} {version} is installed')
 
 

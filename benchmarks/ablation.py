@@ -206,8 +206,8 @@ def markdown(rows: list[dict[str, str]], steps: list[dict[str, str]]) -> str:
 
 
 def mean_and_deviation(values: list[float]) -> str:
-    """Mean ± standard deviation of the sample; LVIS gives −1 where there is nothing to average."""
-    if not values or min(values) < 0:
+    """Mean ± standard deviation of the sample; NaN, and −1 of older runs, where there is nothing to average."""
+    if not values or not all(value >= 0 for value in values):
         return '–'
     return f'{statistics.mean(values):.3f}' + (f' ± {statistics.stdev(values):.3f}' if len(values) > 1 else '')
 

@@ -100,6 +100,7 @@ def test_a_loader_of_local_files_that_a_user_registered_stays(schemes):
         ('torch', '1.13.1+cu117', r'apa_mmdet needs torch>=2.1, but torch 1.13.1\+cu117 is installed'),
         ('mmcv', '2.2.0', 'apa_mmdet needs mmcv>=2.0.0,<2.2.0, but mmcv 2.2.0 is installed'),
         ('mmdet', '2.28.2', 'apa_mmdet needs mmdet>=3.3.0,<4.0, but mmdet 2.28.2 is installed'),
+        ('pycocotools', '2.0.10', 'needs pycocotools!=2.0.9,!=2.0.10, but pycocotools 2.0.10 is installed'),
         ('mmengine', None, 'apa_mmdet needs mmengine>=0.10.0,<1.0, which is not installed'),
     ],
 )

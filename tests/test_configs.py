@@ -12,12 +12,21 @@ import torch
 from helpers.paths import ROOT
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
+from torch import nn
 
+from apa_mmdet.apis.launch_checks.launch import Launch
+from apa_mmdet.apis.launch_checks.losses import check_losses
+from apa_mmdet.apis.launch_checks.metrics import check_metrics
+from apa_mmdet.apis.launch_checks.validate_launch import check_launch
 from apa_mmdet.datasets.tiny_lvis.generate import CATEGORIES
-from apa_mmdet.models.activations import AGLU, APA, APALU, AconC, MetaAconC
+from apa_mmdet.datasets.validation.findings import Findings
+from apa_mmdet.models.activations import AGLU, APA, APALU, AconA, AconB, AconC, MetaAconC
 from apa_mmdet.models.layers import DeviceAgnosticCARAFEPack, LearnableNormedConv2d
 from apa_mmdet.models.losses import DropLoss
+from apa_mmdet.utils.config import leaves, model_parts
+from apa_mmdet.utils.shorthand_options import spell_out
 
 CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / 'configs').glob('[!_]*/*.py'))
 FLAGSHIP = 'configs/lvis/mask_rcnn_se_r50_apa.py'
@@ -119,8 +128,9 @@ def test_coco_configs_use_the_schedules_of_mmdet(model):
     for schedule, epochs in (('1x', 12), ('2x', 24)):
         stock = load_stock(f'_base_/schedules/schedule_{schedule}.py')
         cfg = load(f'configs/coco/{model}_apa_{schedule}_coco.py')
-        for key in ('param_scheduler', 'optim_wrapper', 'auto_scale_lr'):
+        for key in ('param_scheduler', 'auto_scale_lr'):
             assert cfg[key] == stock[key]
+        assert cfg.optim_wrapper == dict(stock.optim_wrapper, constructor='ActivationOptimWrapperConstructor')
         assert cfg.train_cfg.max_epochs == epochs and cfg.train_dataloader.dataset.type == 'CocoDataset'
         assert cfg.model.type == ('MaskRCNN' if 'mask' in model else 'FasterRCNN')
         assert cfg.val_evaluator.metric == (['bbox', 'segm'] if 'mask' in model else 'bbox')
@@ -176,17 +186,81 @@ def test_the_flagship_model():
 
 
 def test_the_flagships_initial_weights():
+    """As the published config gives them: a value of its own for the classifier, PyTorch's for the other layers."""
     cfg = load(FLAGSHIP)
     cfg.model.backbone.init_cfg = None
     model = build(cfg)
     model.init_weights()
     head = model.roi_head.bbox_head
     assert (head.fc_cls.weight == 0.001).all() and (head.fc_cls.bias == -2).all()
-    assert head.fc_reg.weight.std().item() == pytest.approx(0.001, rel=0.01)
-    for fc in head.shared_fcs:
-        bound = (6 / (fc.in_features + fc.out_features)) ** 0.5
-        assert fc.weight.abs().max().item() == pytest.approx(bound, rel=0.01) and (fc.bias == 0).all()
+    assert head.fc_reg.weight.std().item() == pytest.approx(0.018, abs=0.0002)
+    assert [fc.weight.std().item() for fc in head.shared_fcs] == [
+        pytest.approx(0.0052, abs=5e-5),
+        pytest.approx(0.018, abs=0.0002),
+    ]
+    assert all(0 < layer.bias.abs().max() <= layer.in_features**-0.5 for layer in (head.fc_reg, *head.shared_fcs))
     assert model.roi_head.mask_head.conv_logits.temperature.item() == 4.5
+
+
+def test_a_recipe_that_is_published_has_the_published_initial_weights():
+    for name in CONFIGS:
+        head = load(name).model.get('roi_head', {}).get('bbox_head', {})
+        if name.startswith('configs/lvis/') and 'softmax' not in name:
+            assert head.init_cfg == dict(type='Constant', val=0.001, bias=-2.0, override=dict(name='fc_cls')), name
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_lambda_and_kappa_decay_in_published_recipes_alone(name):
+    """And what ACON and APALU learn never does."""
+    wrapper = load(name).optim_wrapper
+    published = name.startswith(('configs/lvis/', 'configs/v3det/')) and 'swin' not in name
+    acts = nn.ModuleList([AGLU(), APA(), AconA(2), AconB(2), AconC(2), MetaAconC(2), APALU(2)])
+    groups = build_optim_wrapper(acts, wrapper).optimizer.param_groups
+    decay = {id(p): group['weight_decay'] for group in groups for p in group['params']}
+    found = {n: decay[id(p)] for n, p in acts.named_parameters()}
+    base = wrapper.optimizer.weight_decay
+    for key, value in found.items():
+        expected = base * published if key.startswith(('0.', '1.')) else 0 if key.count('.') == 1 else base
+        if not ('bn' in key or 'bias' in key):  # which some recipes exempt
+            assert value == expected > -1, key
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_options_change_the_data_root_the_classes_and_the_length_of_every_config(name):
+    cfg = load(name)
+    unit = 'max_iters' if 'max_iters' in cfg.train_cfg else 'max_epochs'
+    cfg.merge_from_dict(deepcopy(spell_out(cfg, {'data_root': '/disk/mine', 'classes': ['a', 'b', 'c'], unit: 7})))
+    for split in ('train', 'val', 'test'):
+        (dataset,) = leaves(cfg[f'{split}_dataloader'].dataset)
+        assert dataset.data_root.rstrip('/') == '/disk/mine' and dataset.metainfo == dict(classes=('a', 'b', 'c'))
+    assert cfg.val_evaluator.ann_file.startswith('/disk/mine/')
+    counts = [part.num_classes for _, part in model_parts(cfg.model) if 'num_classes' in part]
+    assert set(counts) == {3}
+    assert cfg.train_cfg[unit] == 7
+    counted = [s for s in cfg.param_scheduler if s.get('by_epoch', True) == (unit == 'max_epochs')]
+    assert (
+        max(value for s in counted for value in (s.get('end'), s.get('T_max'), *s.get('milestones', [])) if value) <= 7
+    )
+    build_heads_of(cfg)
+
+
+def build_heads_of(cfg):
+    """Builds what knows the number of classes."""
+    init_default_scope('mmdet')
+    heads = cfg.model.get('roi_head', {}).get('bbox_head')
+    for head in heads if isinstance(heads, list) else [heads] if heads else []:
+        with torch.device('meta'):
+            assert MODELS.build(head).num_classes == 3
+
+
+def test_no_config_of_ours_has_a_setting_that_does_not_fit():
+    for name in CONFIGS:
+        findings = Findings('config')
+        for check in (check_metrics, check_losses):
+            check(Launch('train.py', load(name)), findings)
+        assert findings == [], name
+    for name in (FLAGSHIP, 'configs/custom_dataset/mask_rcnn_se_r18_apa_custom.py'):
+        assert check_launch(Launch('train.py', load(name))) == []
 
 
 def test_the_lvis_threshold_spares_815_classes():

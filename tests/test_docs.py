@@ -119,6 +119,9 @@ OTHERS = {
 # Commands that are not run here: where they are, or why they cannot be.
 NOT_HERE = {
     'make bench': 'test_benchmarks runs its three scripts',
+    'python tools/train.py CONFIG --cfg-options data_root=path/to/data classes=date,fig,hazelnut max_epochs=2': (
+        'test_configs.py applies these options to every config'
+    ),
     'make cov': '`make test` with coverage',
     'make demo': 'FIRST, and test_demo.py at full length',
     'make docs': 'installs packages',

@@ -102,6 +102,9 @@ def test_pinned_versions_are_in_the_supported_ranges():
     for package, (first, end) in compat.SUPPORTED.items():
         wanted = f'{package}>={first}' + (f',<{end}' if end else '')
         assert wanted in (ROOT / 'pyproject.toml').read_text(), f'pyproject.toml and compat.py differ on {package}'
+    for package, versions in compat.EXCLUDED.items():
+        wanted = package + ','.join(f'!={version}' for version in versions)
+        assert wanted in (ROOT / 'pyproject.toml').read_text(), f'pyproject.toml and compat.py differ on {package}'
 
 
 def test_package_data_link_to_configs_tools_and_kernels():

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Validates the data sets of a config before training: annotations, images, categories, class names.
+"""Validates a config before training: annotations, images, categories, class names, and settings that do not fit.
 
     tools/check_dataset.py CONFIG [--split train val] [--no-images] [--cfg-options KEY=VALUE ...]
 
@@ -10,9 +10,9 @@ docs/dataset_prepare.md lists the codes.
 import os
 import sys
 
-from apa_mmdet.datasets.validation.validate_config import SPLITS, validate_config
+from apa_mmdet.apis.validate_annotations import check_config
+from apa_mmdet.datasets.validation.validate_config import SPLITS
 from apa_mmdet.utils import cli
-from apa_mmdet.utils.config import load_config
 
 
 def parse_args():
@@ -28,7 +28,7 @@ def parse_args():
 def main():
     args = parse_args()
     sys.stdout.reconfigure(errors='backslashreplace')  # names in the findings may be unprintable
-    report = validate_config(load_config(args.config, args.cfg_options), args.split, not args.no_images, args.workers)
+    report = check_config(args.config, args.cfg_options, args.split, not args.no_images, args.workers)
     print(report)
     return int(report.errors > 0)
 

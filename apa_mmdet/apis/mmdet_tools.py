@@ -3,7 +3,6 @@
 import importlib.util
 import sys
 from argparse import Namespace
-from copy import deepcopy
 from pathlib import Path
 
 import mmdet
@@ -12,7 +11,7 @@ from mmengine.logging import MMLogger
 
 from apa_mmdet.engine.runner import SafeRunner, join_on_cpu
 from apa_mmdet.models.test_time_augs import InstanceTTAModel
-from apa_mmdet.utils.config import load_config
+from apa_mmdet.utils.config import load_with_options
 from apa_mmdet.utils.errors import CodedError
 from apa_mmdet.utils.missing_data_hints import explain
 
@@ -41,10 +40,11 @@ def run(name: str) -> None:
     """Runs MMDetection's Python tool ``name`` with the arguments of this process.
 
     Checks the settings, validates the annotations, and joins other processes without a GPU. A config without a
-    ``runner_type`` gets SafeRunner, and with ``--tta`` one without a ``tta_model`` gets InstanceTTAModel. With
-    ``--resume`` in a work dir without checkpoints, training starts from the config's ``load_from``. Missing files,
-    invalid settings or annotations, non-finite losses and every error with a code (of configs, checkpoints, weights,
-    launchers) end the process with a short message instead of a traceback.
+    ``runner_type`` gets SafeRunner, and with ``--tta`` one without a ``tta_model`` gets InstanceTTAModel;
+    ``data_root``, ``classes`` and ``max_epochs`` among the options change all that depends on them. With ``--resume``
+    in a work dir without checkpoints, training starts from the config's ``load_from``. Missing files, invalid settings
+    or annotations, non-finite losses and every error with a code (of configs, checkpoints, weights, launchers) end the
+    process with a short message instead of a traceback.
     """
     # the tool finds its config relative to the working directory, and imports apa_mmdet through the config
     spec = importlib.util.spec_from_file_location(f'mmdet_{Path(name).stem}', stock_tool(name))
@@ -54,12 +54,13 @@ def run(name: str) -> None:
     try:
         join_on_cpu(args.launcher)
         if Path(args.config).is_file():  # the tool reports it otherwise
-            cfg = load_config(args.config, deepcopy(args.cfg_options))
+            given = args.cfg_options or {}
+            cfg, args.cfg_options = load_with_options(args.config, given)
             _set_defaults(args, cfg)
             launch = Launch(
                 name,
                 cfg,
-                args.cfg_options or {},
+                given,
                 resume=getattr(args, 'resume', None),
                 checkpoint=getattr(args, 'checkpoint', None),
                 tta=getattr(args, 'tta', False),
@@ -69,7 +70,7 @@ def run(name: str) -> None:
             validate_launch(launch)
             validate_annotations(cfg, SPLITS[name])
             _start_from_weights(args, launch)
-            tool.parse_args = lambda: args
+            tool.parse_args = lambda: args  # of this copy of the tool
         tool.main()
     except FileNotFoundError as error:
         sys.exit(explain(error))
@@ -88,7 +89,7 @@ def _set_defaults(args: Namespace, cfg: Config) -> None:
     if getattr(args, 'tta', False) and 'tta_model' not in cfg:
         defaults['tta_model.type'] = InstanceTTAModel.__name__
     cfg.merge_from_dict(defaults)
-    args.cfg_options = {**(args.cfg_options or {}), **defaults}
+    args.cfg_options = {**args.cfg_options, **defaults}
 
 
 def _start_from_weights(args: Namespace, launch: Launch) -> None:

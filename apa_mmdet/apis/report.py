@@ -79,7 +79,7 @@ def metric_table(metrics: dict[str, float]) -> str:
     tables = precisions(metrics)
     columns = [column for column in COLUMNS if any(column in table for table in tables.values())]
     cells = {kind: [table.get(column, -1) for column in columns] for kind, table in tables.items()}
-    # LVIS gives −1 where there is nothing to average
+    # −1 or NaN where there is nothing to average
     rows = [[kind, *(f'{x:.3f}' if x >= 0 else '-' for x in values)] for kind, values in cells.items()]
     return AsciiTable([['', *columns], *rows]).table
 

@@ -12,9 +12,13 @@ from mmengine.logging import MMLogger
 
 from apa_mmdet.datasets.validation.codes import ERROR
 from apa_mmdet.datasets.validation.findings import Finding
+from apa_mmdet.datasets.validation.report import Report
+from apa_mmdet.datasets.validation.validate_config import SPLITS as ALL_SPLITS
 from apa_mmdet.datasets.validation.validate_config import validate_config
+from apa_mmdet.utils.config import load_config
 
-from .launch_checks.validate_launch import RANKS
+from .launch_checks.launch import Launch
+from .launch_checks.validate_launch import RANKS, check_launch
 
 SPLITS = {'train.py': ('train', 'val'), 'test.py': ('test',)}  # what MMDetection's tools read
 
@@ -52,3 +56,22 @@ def validate_annotations(cfg: Config, splits: Sequence[str]) -> None:
         raise BadAnnotations(errors)
     for finding in findings:
         MMLogger.get_current_instance().warning(str(finding))
+
+
+def check_config(
+    path: str, options: dict | None = None, splits: Sequence[str] = ALL_SPLITS, images: bool = True, workers: int = 0
+) -> Report:
+    """Returns everything that is found wrong with a config before a training or, without ``train``, a test.
+
+    Args:
+        path: of the config.
+        options: as of ``--cfg-options``.
+        splits, images, workers: as of :func:`~apa_mmdet.datasets.validation.validate_config.validate_config`.
+
+    Raises:
+        BadConfig: if the config cannot be read.
+    """
+    cfg = load_config(path, options)
+    launch = Launch('train.py' if 'train' in splits else 'test.py', cfg, options or {})
+    report = validate_config(cfg, splits, images, workers)
+    return report._replace(findings=[*check_launch(launch), *report.findings])

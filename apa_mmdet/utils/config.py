@@ -1,6 +1,6 @@
-"""Reads configs and builds their models; finds the data sets, evaluators and parts of a model in them."""
+"""Reads configs, with options of the command line, and builds their models."""
 
-from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +9,22 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from .errors import CodedError, one_line
+from .config_parts import ELSEWHERE, BadConfig, _dict, evaluators, leaves, metrics_of, model_parts
+from .errors import one_line
+from .shorthand_options import spell_out
 
-ELSEWHERE = ('backbone', 'neck', 'rpn_head', 'semantic_head', 'data_preprocessor')  # num_classes means something else
-
-
-class BadConfig(CodedError):
-    """Raised when a config cannot be read, or a model cannot be built from it. The message names the file.
-
-    Codes: ``not-found``, ``broken``, ``no-detector`` and ``not-buildable``.
-    """
+__all__ = [
+    'ELSEWHERE',
+    'BadConfig',
+    '_dict',
+    'build_detector',
+    'evaluators',
+    'leaves',
+    'load_config',
+    'load_with_options',
+    'metrics_of',
+    'model_parts',
+]
 
 
 def load_config(path: str | Path, options: dict | None = None) -> Config:
@@ -26,19 +32,28 @@ def load_config(path: str | Path, options: dict | None = None) -> Config:
 
     Args:
         path: of the file.
-        options: settings that override the file's, as of ``--cfg-options``.
+        options: settings that override the file's, as of ``--cfg-options``; ``data_root``, ``classes``, ``max_epochs``
+            and ``max_iters`` change everything that depends on them, see :func:`~.shorthand_options.spell_out`.
 
     Raises:
         BadConfig: whatever is wrong with it.
     """
+    return load_with_options(path, options)[0]
+
+
+def load_with_options(path: str | Path, options: dict | None = None) -> tuple[Config, dict[str, Any]]:
+    """Returns a config as :func:`load_config` does, and the options spelled out, for what reads the file again."""
     if not Path(path).is_file():
         raise BadConfig('not-found', f'config {path}: no such file')
     try:
         cfg = Config.fromfile(path)
-        cfg.merge_from_dict(options or {})
+        options = spell_out(cfg, options or {})
+        cfg.merge_from_dict(deepcopy(options))  # merging takes _delete_ out of them
+    except BadConfig as error:
+        raise BadConfig(error.code, f'config {path}: {error}') from None
     except Exception as error:  # a config is a program: anything may come out of it
         raise BadConfig('broken', f'config {path}: {one_line(error)}') from None
-    return cfg
+    return cfg, options
 
 
 def build_detector(cfg: Config, path: str | Path, part: str | None = None) -> nn.Module:
@@ -60,62 +75,3 @@ def build_detector(cfg: Config, path: str | Path, part: str | None = None) -> nn
             return MODELS.build(model[part] if part else model)
     except Exception as error:  # as above
         raise BadConfig('not-buildable', f'config {path}: its model cannot be built: {one_line(error)}') from error
-
-
-def _dict(cfg: Config, key: str) -> dict:
-    found = cfg.get(key) or {}
-    if not isinstance(found, dict):
-        raise BadConfig('broken', f'{key} is {found!r}; it must be a dict')
-    return found
-
-
-def leaves(dataset: dict | list | None) -> Iterator[dict]:
-    """Yields the data sets inside ClassBalancedDataset, RepeatDataset, ConcatDataset and other wrappers."""
-    for part in dataset if isinstance(dataset, (list, tuple)) else [dataset] if dataset else []:
-        if not isinstance(part, dict):
-            raise BadConfig('broken', f'a data set of the config is {part!r}; it must be a dict')
-        inner = part.get('dataset') or part.get('datasets')
-        yield from leaves(inner) if inner else [part]
-
-
-def evaluators(cfg: Config, splits: Sequence[str]) -> Iterator[tuple[str, dict]]:
-    """Yields the split and the config of each metric, also inside evaluators of several data sets."""
-    for split in splits:
-        for evaluator in metrics_of(cfg.get(f'{split}_evaluator') or []):
-            if not isinstance(evaluator, dict):
-                raise BadConfig('broken', f'{split}_evaluator has {evaluator!r}; it must be a dict')
-            yield split, evaluator
-
-
-def metrics_of(evaluator: Any) -> Iterator[Any]:
-    """Yields the metrics of an evaluator's config: a metric, a list of them, or a dict with ``metrics``.
-
-    Example:
-        >>> a, b = dict(type='A'), dict(type='B')
-        >>> list(metrics_of(dict(type='ConcatDatasetEvaluator', metrics=[[a, b], b]))) == [a, b, b]
-        True
-    """
-    if isinstance(evaluator, dict) and 'metrics' in evaluator:
-        evaluator = evaluator['metrics']
-    if isinstance(evaluator, (list, tuple)):
-        for part in evaluator:
-            yield from metrics_of(part)
-    else:
-        yield evaluator
-
-
-def model_parts(node: Any, path: str = 'model') -> Iterator[tuple[str, dict]]:
-    """Yields every dict of a model's config with its path, except where ``num_classes`` means something else.
-
-    Example:
-        >>> [path for path, _ in model_parts(dict(rpn_head=dict(num_classes=1), bbox_head=[dict(num_classes=3)]))]
-        ['model', 'model.bbox_head[0]']
-    """
-    if isinstance(node, dict):
-        yield path, node
-        for key, value in node.items():
-            if key not in ELSEWHERE:
-                yield from model_parts(value, f'{path}.{key}')
-    elif isinstance(node, (list, tuple)):
-        for i, value in enumerate(node):
-            yield from model_parts(value, f'{path}[{i}]')

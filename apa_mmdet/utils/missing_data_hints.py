@@ -23,7 +23,7 @@ HINTS: dict[str, str] = {
     ),
     rf'V3Det{_FOLDERS}': 'download V3Det and put it under data/V3Det/{annotations,images}, see docs/dataset_prepare.md',
     r'trainval\.json$': (
-        'say where your data lie with DATA_ROOT=path/to/data, and in the config what its files are called'
+        'say where your data lie with --cfg-options data_root=path/to/data, and in the config what its files are called'
     ),
 }
 

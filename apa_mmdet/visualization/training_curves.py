@@ -146,7 +146,7 @@ def _draw_precisions(figure, log: Log) -> None:
         columns = [column for column in COLUMNS if any(column in table.get(kind, ()) for table in tables)]
         for column, color in zip(columns, colors(len(columns))):
             values = np.array([table.get(kind, {}).get(column, np.nan) for table in tables], float)
-            values[values < 0] = np.nan  # LVIS gives −1 where there is nothing to average
+            values[values < 0] = np.nan  # mmdet's metrics give −1 where there is nothing to average
             last = f'{values[-1]:.3f}' if np.isfinite(values[-1]) else '-'
             axis.plot(x, values, color=color, marker='o', markersize=4, label=f'{column}  {last}')
         axis.set_ylim(bottom=0)

@@ -2,6 +2,7 @@
 #     _base_ = ['mmdet::…', '../_base_/apa_runtime.py']
 #     default_hooks = _base_.apa_hooks
 #     visualizer = dict(type='LegibleVisualizer')
+#     optim_wrapper = _base_.apa_optim_wrapper
 # and, for exact resumption, train_cfg = dict(type='ResumableEpochBasedTrainLoop'), or ResumableIterBasedTrainLoop.
 custom_imports = dict(imports=['apa_mmdet'], allow_failed_imports=False)
 runner_type = 'SafeRunner'
@@ -12,3 +13,5 @@ apa_hooks = dict(
     activations=dict(type='ActivationHealthHook'),
     activation_stats=dict(type='ActivationStatsHook'),
 )
+# what activations learn is exempt from weight decay
+apa_optim_wrapper = dict(constructor='ActivationOptimWrapperConstructor')

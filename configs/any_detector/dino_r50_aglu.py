@@ -2,6 +2,7 @@
 _base_ = ['mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py', '../_base_/apa_runtime.py']
 default_hooks = _base_.apa_hooks
 visualizer = dict(type='LegibleVisualizer')
+optim_wrapper = _base_.apa_optim_wrapper
 train_cfg = dict(type='ResumableEpochBasedTrainLoop')
 model = dict(
     type='SwapActivations',

@@ -2,6 +2,7 @@
 _base_ = ['mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py', '../_base_/apa_runtime.py']
 default_hooks = _base_.apa_hooks
 visualizer = dict(type='LegibleVisualizer')
+optim_wrapper = _base_.apa_optim_wrapper
 train_cfg = dict(type='ResumableEpochBasedTrainLoop')
 model = dict(
     backbone=dict(
@@ -10,5 +11,3 @@ model = dict(
         swap=dict(GELU=dict(type='AGLU', lambda_init=(1.0, 1.0), kappa_init=(1.702, 1.702))),
     )
 )
-# a weight decay of 0.05 would pull κ to 0, where AGLU is linear
-optim_wrapper = dict(paramwise_cfg=dict(custom_keys=dict(lambda_=dict(decay_mult=0.0), kappa=dict(decay_mult=0.0))))

@@ -3,6 +3,7 @@
 _base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', '../_base_/apa_runtime.py']
 default_hooks = _base_.apa_hooks
 visualizer = dict(type='LegibleVisualizer')
+optim_wrapper = _base_.apa_optim_wrapper
 train_cfg = dict(type='ResumableEpochBasedTrainLoop')
 model = dict(
     backbone=dict(

@@ -2,11 +2,10 @@
 _base_ = ['mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py', '../_base_/apa_runtime.py']
 default_hooks = _base_.apa_hooks
 visualizer = dict(type='LegibleVisualizer')
+optim_wrapper = _base_.apa_optim_wrapper
 train_cfg = dict(type='ResumableEpochBasedTrainLoop')
 model = dict(
     type='SwapActivations',
     module=dict(type='RTMDet'),
     swap=dict(SiLU=dict(type='AGLU', lambda_init=(1.0, 1.0), kappa_init=(1.0, 1.0))),
 )
-# a weight decay of 0.05 would pull κ to 0, where AGLU is linear
-optim_wrapper = dict(paramwise_cfg=dict(custom_keys=dict(lambda_=dict(decay_mult=0.0), kappa=dict(decay_mult=0.0))))

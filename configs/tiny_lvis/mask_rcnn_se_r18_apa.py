@@ -20,6 +20,12 @@ model = dict(
                 class_frequency='data/tiny_lvis/annotations/lvis_v1_train.json',
                 frequency_threshold=0.0125,  # ten images: the rare classes
             ),
+            # mmdet's for all layers but the classifier: boxes and features start small for the high learning rate
+            init_cfg=[
+                dict(type='Constant', val=0.001, bias=-2.0, override=dict(name='fc_cls')),
+                dict(type='Normal', std=0.001, override=dict(name='fc_reg')),
+                dict(type='Xavier', distribution='uniform', override=dict(name='shared_fcs')),
+            ],
         ),
         mask_roi_extractor=dict(out_channels=64),
         mask_head=dict(
@@ -80,7 +86,9 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', convert_to_iter_based=True, T_max=max_epochs, eta_min_ratio=0.01),
 ]
 optim_wrapper = dict(
-    optimizer=dict(_delete_=True, type='AdamW', lr=8e-4, weight_decay=0.05), clip_grad=dict(max_norm=10.0)
+    optimizer=dict(_delete_=True, type='AdamW', lr=8e-4, weight_decay=0.05),
+    clip_grad=dict(max_norm=10.0),
+    paramwise_cfg=dict(activation_decay_mult=0.0),  # 0.05 would pull λ and κ to 0, where AGLU is linear
 )
 auto_scale_lr = dict(base_batch_size=8)
 default_hooks = dict(logger=dict(interval=20), checkpoint=dict(max_keep_ckpts=1))

@@ -1,11 +1,11 @@
 # Published on V3Det val: box AP 29.9 (arXiv:2407.08567; not reproduced here).
-_base_ = ['mmdet::v3det/faster_rcnn_r50_fpn_8x4_sample1e-3_mstrain_v3det_2x.py', '../_base_/apa_runtime.py']
+_base_ = ['mmdet::v3det/faster_rcnn_r50_fpn_8x4_sample1e-3_mstrain_v3det_2x.py', '../_base_/v3det_runtime.py']
 default_hooks = _base_.apa_hooks
 visualizer = dict(type='LegibleVisualizer')
-train_cfg = dict(type='ResumableIterBasedTrainLoop')
-randomness = dict(seed=0)  # the order of the data, which no epoch tells
+train_cfg = _base_.v3det_loop
+optim_wrapper = _base_.v3det_optim_wrapper
 model = dict(
-    backbone=dict(type='SEResNet', init_cfg=dict(checkpoint='pretrained/se_resnet50_apa.pth')),
+    backbone=_base_.v3det_backbone,
     roi_head=dict(
         bbox_head=dict(
             type='LargeVocabularyBBoxHead',

@@ -20,3 +20,5 @@ model = dict(
     ),
     neck=dict(in_channels=[128, 256, 512, 1024]),
 )
+# no published recipe decays λ and κ of this network
+optim_wrapper = dict(paramwise_cfg=dict(activation_decay_mult=0.0))

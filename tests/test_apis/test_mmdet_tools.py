@@ -134,6 +134,26 @@ def test_a_config_without_a_runner_gets_the_safe_one(named, used, tmp_path, monk
     assert arguments[-1] == 'randomness.seed=0'
 
 
+def test_an_option_for_several_settings_reaches_the_tool_and_a_spent_variable_does_not(tmp_path, monkeypatch):
+    config = tmp_path / 'config.py'
+    config.write_text(
+        "model = dict(type='ResNet', depth=18, in_channels=3)\ndefault_scope = 'mmdet'\nmax_epochs = 4\n"
+        'level = 30\nlog_level = level\ntrain_cfg = dict(max_epochs=max_epochs)\ncheck_annotations = False\n'
+        'train_dataloader = dict(dataset=dict())\noptim_wrapper = dict()\n'
+    )
+
+    def run(*options):
+        arguments = ['train.py', str(config), '--work-dir', str(tmp_path / 'work'), '--cfg-options', *options]
+        monkeypatch.setattr(sys, 'argv', arguments)
+        mmdet_tools.run('train.py')
+
+    with pytest.raises(AssertionError, match='train_step'):  # as above
+        run('max_epochs=2')
+    assert Config.fromfile(tmp_path / 'work/config.py').train_cfg.max_epochs == 2
+    with pytest.raises(SystemExit, match=r'level=20 comes after .*; set log_level  \[spent-variable\]'):
+        run('level=20')
+
+
 def test_a_broken_config_ends_with_one_line(tmp_path, monkeypatch):
     (tmp_path / 'config.py').write_text('model = dict(')
     monkeypatch.setattr(sys, 'argv', ['train.py', str(tmp_path / 'config.py')])

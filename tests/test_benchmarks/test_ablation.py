@@ -75,7 +75,8 @@ def test_the_table_counts_seeds_and_names_what_diverged():
     assert next(line for line in lines if line.startswith('| APALU |')).split(' | ')[3:5] == ['0', '–']
     assert '2 of 21 runs so far.' in lines
     assert 'Diverged, and counted with the AP that they reached, mostly 0: acon, seed 1.' in lines
-    assert ablation.mean_and_deviation([0.25]) == '0.250' and ablation.mean_and_deviation([-1.0, 0.2]) == '–'
+    assert ablation.mean_and_deviation([0.25]) == '0.250'
+    assert ablation.mean_and_deviation([-1.0, 0.2]) == ablation.mean_and_deviation([float('nan'), 0.2]) == '–'
 
 
 def test_finished_runs_are_skipped_and_seed_0_comes_first(checkout, tmp_path, capsys):

@@ -10,16 +10,22 @@ from apa_mmdet.datasets.validation.findings import Finding, Findings
 
 from .evaluation import check_palette, check_several_datasets, check_tta
 from .launch import Launch
+from .losses import check_losses
+from .metrics import check_metrics
+from .options import check_options
 from .registered_types import check_registered_types
 from .weights import check_checkpoints
 
 RANKS = 'RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'  # of torchrun, slurm and mpi
 CHECKS: tuple[Callable[[Launch, Findings], None], ...] = (  # each adds to the findings
+    check_options,
+    check_registered_types,
+    check_losses,
+    check_metrics,
     check_checkpoints,
     check_several_datasets,
     check_tta,
     check_palette,
-    check_registered_types,
 )
 
 

@@ -94,6 +94,13 @@ ERRORS = {
     'tta-wrapped-dataset': '--tta cannot set the pipeline of a {type}; test its data sets one by one',
     'tta-without-masks': '{type} cannot merge the masks of this model; set tta_model.type=InstanceTTAModel',
     'short-palette': 'DetLocalVisualizer has {colors} colors, {classes} classes; set visualizer.type=LegibleVisualizer',
+    'spent-variable': '{setting}={value} comes after the config has read this variable; set {settings}',
+    'misspelt-setting': '{setting} is read by nothing; perhaps {meant} is meant',
+    'unknown-metric-key': '{setting} is {key}, which the validation does not give; it gives {keys}',
+    'wrong-rule': '{setting} is {rule}, but of {key} more is better; set {setting}=greater',
+    'large-min-delta': '{setting} is 0.1, more than {key} gains between validations; set {setting}=0.001',
+    'loss-in-wrong-head': '{setting}: {loss} cannot train {head}; it works as {place} alone: use another loss',
+    'no-class-frequency': '{setting}: DropLoss cannot train without class_frequency; give a list or an annotation file',
 }
 WARNINGS = {
     'image-without-annotations': 'images without annotations; skipped with filter_empty_gt=True, otherwise background',
@@ -112,6 +119,11 @@ WARNINGS = {
     'extra-category': "categories that the config's classes lack; their instances are skipped",
     'shared-category-name': 'names of categories used more than once; labels are right, results mix them up',
     'class-without-instance': 'classes without a training instance; they will not be learned',
+    'unread-option': '{setting} is read by nothing that is known; name a setting of the config in full',
+    'unchecked-metric-key': '{setting} is {key}, but {metric} does not list what it gives; compare it with a log',
+    'no-validation': '{setting} has no effect without validation; set val_evaluator, val_dataloader and val_cfg',
+    'unread-variable': '{setting}={value} comes after the config has read this variable; perhaps set {settings}',
+    'new-setting': '{setting} is new to the config; perhaps {alike} is meant',
     'not-checked': "not checked: {type} does not read instances in COCO's format; nothing is known about it",
     'tta-max-per-img': 'tta_model keeps {limit} detections of an image, the model {kept}; remove tta_cfg.max_per_img',
 }

@@ -1,6 +1,7 @@
 """Checkpoints that are complete or absent, whatever kills the process or fills the disk."""
 
 import hashlib
+import math
 import os
 import pickle
 from collections import deque
@@ -18,6 +19,7 @@ from mmengine.runner import CheckpointLoader, Runner, save_checkpoint
 
 from apa_mmdet.checkpoint.plain_data import make_plain, restore_logs
 from apa_mmdet.checkpoint.work_dir import file_name
+from apa_mmdet.evaluation.functional.metric_names import is_average, overall_precision
 from apa_mmdet.utils.fileio import ATOMIC_BACKEND, UNFINISHED, atomic_write, remove, replace
 
 TRACKED_STATE = (
@@ -82,7 +84,7 @@ class _PostponedRemovals(_Delegate):
 
 @HOOKS.register_module()
 class AtomicCheckpointHook(CheckpointHook):
-    """MMEngine's CheckpointHook with all its arguments, and five promises more.
+    """MMEngine's CheckpointHook with all its arguments, and six promises more.
 
     - A file under its final name is complete: it is written beside it, flushed to disk and renamed. So is
       ``last_checkpoint``, after the checkpoint that it names.
@@ -93,6 +95,8 @@ class AtomicCheckpointHook(CheckpointHook):
     - What is saved are tensors and plain data: ``torch.load(weights_only=True)`` reads it.
     - Files in other folders than its own are not removed: a run that resumes the checkpoint of another, or is a copy of
       it, leaves the other's best checkpoint alone.
+    - ``save_best='auto'`` is the overall AP, of masks where there are masks, and of every AP and AR more is better. An
+      AP of nothing, NaN or -1, is never the best. A metric that a validation does not give costs a line in the log.
 
     Files that a killed process left unfinished are removed at the start of the next run. Local files are written by the
     backend ``apa_mmdet.atomic``. With ``backend_args``, ``file_client_args`` or a remote ``out_dir`` another backend
@@ -198,7 +202,25 @@ class AtomicCheckpointHook(CheckpointHook):
     def _path(self, step: int) -> str:
         return self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(step))
 
+    def _init_rule(self, rules: list[str | None], key_indicators: list[str]) -> None:
+        rules = rules * len(key_indicators) if len(rules) == 1 else rules
+        known = ['greater' if rule is None and is_average(key) else rule for rule, key in zip(rules, key_indicators)]
+        super()._init_rule(known, key_indicators)
+
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, float]) -> None:
+        if not self.save_best:
+            return
+        overall = overall_precision(metrics)
+        if self.key_indicators == ['auto'] and overall:
+            self._init_rule(self.rules, [overall])
+        lacking = [key for key in self.key_indicators if key != 'auto' and key not in metrics]
+        if lacking:
+            runner.logger.error(
+                f'save_best={lacking[0]}: no such metric, so that no best checkpoint is saved; there are '
+                f'{", ".join(list(metrics)[:20])}'
+            )
+            return
+        metrics = {key: math.nan if is_average(key) and value < 0 else value for key, value in metrics.items()}
         backend = self.file_backend
         self.file_backend = removals = _PostponedRemovals(backend)
         try:

@@ -1,3 +1,4 @@
+from .activation_optim_wrapper_constructor import ActivationOptimWrapperConstructor
 from .mixed_precision_optim_wrapper import MixedPrecisionOptimWrapper
 
-__all__ = ['MixedPrecisionOptimWrapper']
+__all__ = ['ActivationOptimWrapperConstructor', 'MixedPrecisionOptimWrapper']

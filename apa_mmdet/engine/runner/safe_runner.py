@@ -44,6 +44,7 @@ class SafeRunner(Runner):
     A DropLoss without class names gets those of the training data.
     An image that cannot be read ends a run with a line that names it; with ``ignore_empty=True`` in
     ``LoadImageFromFile`` training takes another one, and how often it did is logged.
+    ``num_workers=0`` works with the ``persistent_workers=True`` of a base config, which torch refuses.
     """
 
     _path = ''  # of the checkpoint that is being loaded
@@ -51,6 +52,9 @@ class SafeRunner(Runner):
 
     @staticmethod
     def build_dataloader(dataloader: DataLoader | dict, *args: Any, **kwargs: Any) -> DataLoader:
+        if isinstance(dataloader, dict) and dataloader.get('num_workers', 0) == 0:
+            of_workers = ('persistent_workers', 'prefetch_factor')
+            dataloader = {key: value for key, value in dataloader.items() if key not in of_workers}
         loader = Runner.build_dataloader(dataloader, *args, **kwargs)
         name_unreadable_images(loader.dataset)
         return loader

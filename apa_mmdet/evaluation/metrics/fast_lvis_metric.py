@@ -1,4 +1,5 @@
 import itertools
+import math
 import os
 import shutil
 import tempfile
@@ -59,7 +60,8 @@ class FastLVISMetric(LVISMetric):
     All ranks create their metrics in the same order: they agree on a name there.
 
     As in mmdet, 'proposal' is recall by category, and ``iou_thrs`` is only for 'proposal_fast'. Unlike there, a test
-    without any detection has AP 0 instead of no result.
+    without any detection has AP 0 instead of no result, and what has no annotation to average, as a frequency group
+    without classes, is NaN instead of -1.
 
     Args:
         ann_file: annotations in LVIS's format, v1 or v0.5; required. With ``format_only``, images and categories are
@@ -223,7 +225,8 @@ class FastLVISMetric(LVISMetric):
         metrics = self._by_class(evaluation) if self.classwise and metric != 'proposal' else {}
         head, items = ('', AVERAGE_RECALLS) if metric == 'proposal' else (f'{metric}_', AVERAGE_PRECISIONS)
         items = items if self.metric_items is None else self.metric_items
-        metrics.update({f'{head}{key}': float(f'{value:.3f}') for key, value in results.items() if key in items})
+        results = {key: round(float(value), 3) if value >= 0 else math.nan for key, value in results.items()}
+        metrics.update({f'{head}{key}': value for key, value in results.items() if key in items})
         values = [f'{key} {value:.3f}' for key, value in results.items()]
         MMLogger.get_current_instance().info(f'{metric}: {", ".join(values)}')
         return metrics

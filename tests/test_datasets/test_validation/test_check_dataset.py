@@ -8,7 +8,7 @@ import pytest
 from helpers.annotations import TINY
 from helpers.paths import ROOT
 
-from apa_mmdet.datasets.validation import validate_config
+from apa_mmdet.apis import validate_annotations
 
 
 def run_tool(monkeypatch, *arguments):
@@ -38,6 +38,16 @@ def test_the_tool_prints_findings_with_their_codes_and_exits_with_1(broken, monk
     assert verdict == '2 errors, no warnings: fix the errors before training'
 
 
+def test_the_tool_prints_settings_that_do_not_fit(valid, monkeypatch, capsys):
+    monkeypatch.chdir(valid[0].parents[1])
+    options = '--split', 'train', '--no-images', '--cfg-options', 'num_classes=3'
+    assert run_tool(monkeypatch, TINY, *options) == 1
+    _, finding, _ = capsys.readouterr().out.rsplit('\n', 3)[:3]
+    assert finding.startswith(
+        'error    config: num_classes=3 comes after the config has read this variable; set model.'
+    )
+
+
 @pytest.mark.parametrize(
     'name, text, line',
     [
@@ -65,6 +75,6 @@ def test_an_interrupt_is_quiet(monkeypatch, capsys):
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(validate_config, 'validate_config', interrupted)
+    monkeypatch.setattr(validate_annotations, 'validate_config', interrupted)
     assert run_tool(monkeypatch, TINY) == 130
     assert capsys.readouterr().err == ''

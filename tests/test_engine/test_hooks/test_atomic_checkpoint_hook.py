@@ -1,4 +1,5 @@
 import errno
+import math
 import shutil
 from pathlib import Path
 
@@ -82,12 +83,43 @@ def test_a_failed_last_checkpoint_ends_the_run(tmp_path):
     assert names(tmp_path) == ['epoch_1.pth', 'last_checkpoint']
 
 
-def test_the_best_checkpoint_stays_until_a_better_one_is_complete(tmp_path):
-    runner = toy(tmp_path, save_best='acc')
+def ready(work_dir, **checkpoint):
+    """A toy before its first epoch, and its checkpoint hook."""
+    runner = toy(work_dir, **checkpoint)
     hook = next(hook for hook in runner.hooks if hasattr(hook, 'save_best'))
     runner._train_loop = runner.build_train_loop(runner._train_loop)
     runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     hook.before_train(runner)
+    return runner, hook
+
+
+def test_auto_is_the_overall_precision_of_masks_and_more_is_better(tmp_path):
+    runner, hook = ready(tmp_path, save_best='auto')
+
+    def validated(epoch, ap):
+        runner.train_loop._epoch = epoch
+        hook.after_val_epoch(
+            runner, {'a_precision': 0.9, 'lvis/bbox_AP': 0.9, 'lvis/segm_APr': -1.0, 'lvis/segm_AP': ap}
+        )
+        return names(tmp_path)
+
+    assert validated(1, -1.0) == validated(2, math.nan) == []  # of nothing
+    assert validated(3, 0.1) == ['best_lvis_segm_AP_epoch_3.pth']
+    assert validated(4, 0.05) == ['best_lvis_segm_AP_epoch_3.pth']
+    assert validated(5, 0.2) == ['best_lvis_segm_AP_epoch_5.pth']
+
+
+def test_a_metric_that_is_not_given_costs_a_line_and_not_the_run(tmp_path):
+    runner, hook = ready(tmp_path, save_best='lvis/segm_APr')  # without a rule
+    hook.after_val_epoch(runner, {'lvis/segm_AP': 0.5})
+    assert logged(tmp_path, 'ERROR') == [
+        'save_best=lvis/segm_APr: no such metric, so that no best checkpoint is saved; there are lvis/segm_AP'
+    ]
+    assert names(tmp_path) == []
+
+
+def test_the_best_checkpoint_stays_until_a_better_one_is_complete(tmp_path):
+    runner, hook = ready(tmp_path, save_best='acc')
 
     def validated(epoch, accuracy, limit=1 << 30):
         runner.train_loop._epoch = epoch

@@ -1,7 +1,9 @@
 """What SafeRunner adds to a run before its first step."""
 
+import pytest
 from mmengine.config import Config
-from mmengine.runner import IterBasedTrainLoop
+from mmengine.registry import DATASETS
+from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 
 from apa_mmdet.engine.runner import SafeRunner
@@ -32,3 +34,27 @@ def test_a_loss_gets_the_class_names_of_the_training_data_unless_it_has_some(tmp
         model = Classifier(classes=given)
         train_loop(model, tmp_path)
         assert model.loss.classes == want
+
+
+@DATASETS.register_module()
+class Three(list):
+    """A data set of three numbers."""
+
+    def __init__(self):
+        super().__init__([1, 2, 3])
+
+
+def test_a_loader_without_workers_has_none_to_keep():
+    loader = dict(
+        dataset=dict(type='Three'),
+        batch_size=1,
+        num_workers=0,
+        persistent_workers=True,
+        prefetch_factor=4,
+        sampler=dict(type='DefaultSampler', shuffle=False),
+    )
+    with pytest.raises(ValueError):
+        Runner.build_dataloader(loader)
+    assert [batch for (batch,) in SafeRunner.build_dataloader(loader, seed=0)] == [1, 2, 3]
+    assert loader['persistent_workers'], 'the config was changed'
+    assert SafeRunner.build_dataloader(dict(loader, num_workers=1)).persistent_workers

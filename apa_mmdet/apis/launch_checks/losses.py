@@ -1,0 +1,79 @@
+"""Checks whether each loss of this package is in a head that can use it; a loss never sees its head."""
+
+from collections.abc import Iterator
+from copy import deepcopy
+from typing import Any
+
+import torch
+from mmdet.models.roi_heads.bbox_heads import BBoxHead, ConvFCBBoxHead
+from mmdet.registry import MODELS
+from mmengine.registry import DefaultScope
+
+from apa_mmdet.datasets.validation.findings import Findings
+from apa_mmdet.models.losses import DropLoss, MemoryEfficientCrossEntropyLoss
+
+from .launch import Launch
+
+
+def check_losses(launch: Launch, findings: Findings) -> None:
+    """Report losses in heads that would fail at the first step, and DropLoss without class frequencies."""
+    if launch.tool != 'train.py':
+        return
+    with DefaultScope.overwrite_default_scope(launch.cfg.get('default_scope') or 'mmdet'):
+        for path, loss, key, head in _losses(launch.cfg.get('model'), 'model', '', None):
+            cls = _class_of(loss)
+            if cls is None or not issubclass(cls, (DropLoss, MemoryEfficientCrossEntropyLoss)):
+                continue
+            if issubclass(cls, DropLoss) and loss.get('class_frequency') is None:
+                findings.add('no-class-frequency', [path], setting=path)
+            if not _fits(cls, key, head):
+                findings.add(
+                    'loss-in-wrong-head',
+                    [path],
+                    setting=path,
+                    loss=cls.__name__,
+                    head=getattr(_class_of(head), '__name__', 'another part'),
+                    place='loss_cls of a BBoxHead' if issubclass(cls, DropLoss) else 'the loss_cls of a head',
+                )
+
+
+def _losses(node: Any, path: str, key: str, parent: dict | None) -> Iterator[tuple[str, dict, str, dict]]:
+    """Yields path, config, last key and surrounding config of every dict with a ``type`` inside another one."""
+    if isinstance(node, dict):
+        if parent is not None and node.get('type') is not None:
+            yield path, node, key, parent
+        for name, value in node.items():
+            yield from _losses(value, f'{path}.{name}', name, node)
+    elif isinstance(node, (list, tuple)):
+        for i, value in enumerate(node):
+            yield from _losses(value, f'{path}[{i}]', key, parent)
+
+
+def _class_of(cfg: dict | None) -> type | None:
+    """The class that a config builds, inside ``SwapActivations`` too; None if it is not known."""
+    kind = (cfg or {}).get('type')
+    if kind == 'SwapActivations' and isinstance(cfg.get('module'), dict):
+        kind = cfg['module'].get('type')
+    cls = MODELS.get(kind) if isinstance(kind, str) else kind
+    return cls if isinstance(cls, type) else None
+
+
+def _fits(loss: type, key: str, head: dict) -> bool:
+    if key != 'loss_cls':
+        return False
+    cls = _class_of(head)
+    if not issubclass(loss, DropLoss) or cls is None:
+        return True  # a head of somebody else, which nothing is known about
+    if not issubclass(cls, BBoxHead):
+        return False
+    if cls is BBoxHead or issubclass(cls, ConvFCBBoxHead):
+        return True
+    try:  # some others replace the classifier by one with a channel for background
+        with torch.device('meta'):
+            built = MODELS.build(deepcopy(head))
+    except AttributeError:  # DIIHead asks its loss for use_sigmoid
+        return False
+    except Exception:
+        return True  # building the model says it
+    width = getattr(getattr(built, 'fc_cls', None), 'out_features', None)
+    return width in (None, built.loss_cls.get_cls_channels(built.num_classes))

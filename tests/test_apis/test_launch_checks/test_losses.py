@@ -1,0 +1,70 @@
+import pytest
+from mmengine.config import Config
+
+from apa_mmdet.apis.launch_checks.launch import Launch
+from apa_mmdet.apis.launch_checks.losses import check_losses
+from apa_mmdet.datasets.validation.findings import Findings
+
+DROP = dict(type='DropLoss', num_classes=3, class_frequency=[0.5, 0.5, 0.5])
+CROSS = dict(type='MemoryEfficientCrossEntropyLoss')
+ROI = dict(num_classes=3, in_channels=4, fc_out_channels=4, roi_feat_size=2)
+
+
+def found(model, tool='train.py'):
+    findings = Findings('config')
+    check_losses(Launch(tool, Config(dict(model=model))), findings)
+    return [(finding.code, *finding.ids) for finding in findings], ' '.join(map(str, findings))
+
+
+@pytest.mark.parametrize(
+    'model',
+    [
+        dict(bbox_head=dict(type='RetinaHead', loss_cls=DROP)),
+        dict(bbox_head=dict(type='FCOSHead', loss_cls=DROP)),
+        dict(bbox_head=dict(type='SwapActivations', module=dict(type='RetinaHead'), loss_cls=DROP)),
+        dict(bbox_head=dict(type='DoubleConvFCBBoxHead', num_convs=1, num_fcs=1, loss_cls=DROP, **ROI)),
+        dict(bbox_head=dict(type='DIIHead', num_classes=3, in_channels=8, num_heads=1, loss_cls=DROP)),
+    ],
+)
+def test_drop_loss_in_a_head_that_has_a_channel_for_background(model):
+    codes, text = found(model)
+    assert codes == [('loss-in-wrong-head', 'model.bbox_head.loss_cls')]
+    assert (
+        f'DropLoss cannot train {model["bbox_head"].get("module", model["bbox_head"])["type"]}; it works as loss_cls of'
+        in text
+    )
+
+
+@pytest.mark.parametrize('loss', [DROP, CROSS])
+def test_a_loss_of_classes_that_is_given_masks_or_boxes(loss):
+    assert found(dict(mask_head=dict(type='FCNMaskHead', loss_mask=loss)))[0] == [
+        ('loss-in-wrong-head', 'model.mask_head.loss_mask')
+    ]
+
+
+@pytest.mark.parametrize(
+    'model',
+    [
+        dict(roi_head=dict(bbox_head=dict(type='Shared2FCBBoxHead', loss_cls=DROP, **ROI))),
+        dict(
+            roi_head=dict(
+                bbox_head=[dict(type='LargeVocabularyBBoxHead', loss_cls=loss, **ROI) for loss in (DROP, CROSS)]
+            )
+        ),
+        dict(bbox_head=dict(type='RetinaHead', loss_cls=CROSS)),
+        dict(bbox_head=dict(type='RetinaHead', loss_cls=dict(type='FocalLoss'))),
+        dict(bbox_head=dict(type='SomebodyElses', loss_cls=DROP)),
+        dict(bbox_head=None),
+        None,
+    ],
+)
+def test_a_loss_where_it_works_or_nothing_is_known(model):
+    assert found(model)[0] == []
+
+
+def test_drop_loss_without_frequencies_is_for_tests_alone():
+    model = dict(
+        roi_head=dict(bbox_head=dict(type='Shared2FCBBoxHead', loss_cls=dict(DROP, class_frequency=None), **ROI))
+    )
+    assert found(model)[0] == [('no-class-frequency', 'model.roi_head.bbox_head.loss_cls')]
+    assert found(model, 'test.py')[0] == []
