@@ -72,7 +72,8 @@ def _check_watched(one: Watched, metrics: Metrics, findings: Findings) -> None:
     key = one.key
     if key == 'auto':
         first = next(iter(metrics.keys), None)
-        if first and one.rule is None and not metrics.unlisted:
+        inferred = one.rule or metrics.by_class or (first and _is_inferred(first, CheckpointHook))
+        if first and not inferred and not metrics.unlisted:
             findings.add('wrong-rule', [one.setting], setting=one.rule_setting, rule='not set', key=first)
     elif metrics.gives(key):
         if one.rule != 'greater':

@@ -86,6 +86,7 @@ def test_mmengines_hook_needs_a_rule_for_lvis_and_not_for_coco():
     assert codes(LVIS, checkpoint=dict(hook, save_best='auto')) == ['wrong-rule']
     assert codes(LVIS, checkpoint=dict(hook, rule='greater')) == []
     assert codes(COCO, checkpoint=dict(hook, save_best='coco/bbox_mAP')) == []
+    assert codes(COCO, checkpoint=dict(hook, save_best='auto')) == []
     assert codes(LVIS, checkpoint=atomic('lvis/segm_AP', rule='less')) == ['wrong-rule']
 
 
