@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers.paths import ROOT
 from helpers.shrink_config import shrunk, two_steps
-from mmdet.registry import DATASETS, HOOKS, METRICS, MODELS, PARAM_SCHEDULERS, TRANSFORMS, VISBACKENDS
+from mmdet.registry import DATASETS, EVALUATOR, HOOKS, METRICS, MODELS, PARAM_SCHEDULERS, TRANSFORMS, VISBACKENDS
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
@@ -121,6 +121,15 @@ def lvis(cfg, model, wrapper):
     assert model.roi_head.test_cfg.max_per_img == 1000
 
 
+def several_data_sets(cfg, model, wrapper):
+    groups = cfg.val_evaluator.metrics
+    assert [len(group) if isinstance(group, (list, tuple)) else 1 for group in groups] == [2, 1]
+    assert len(cfg.val_dataloader.dataset.datasets) == len(cfg.val_evaluator.dataset_prefixes) == 2
+    assert not {'metrics-per-dataset', 'metric-of-one-dataset'} & {
+        f.code for f in check_launch(Launch('train.py', cfg))
+    }
+
+
 def trackers(cfg, model, wrapper):
     assert [VISBACKENDS.get(b.type).__name__ for b in cfg.visualizer.vis_backends] == [
         'LocalVisBackend',
@@ -143,6 +152,7 @@ PROMISED = {
     'No weight decay for λ and κ, 2': no_decay,
     'The best checkpoint, and early stopping': best,
     'Evaluating LVIS': lvis,
+    'Several data sets': several_data_sets,
     'TensorBoard, Weights & Biases': trackers,
 }
 
@@ -155,7 +165,8 @@ def parts(cfg):
             yield DATASETS, dataset
             yield from ((TRANSFORMS, transform) for transform in dataset.get('pipeline', ()))
             dataset = dataset.get('dataset')
-    yield from ((METRICS, evaluator) for evaluator in (cfg.val_evaluator, cfg.test_evaluator))
+    for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
+        yield (EVALUATOR if 'metrics' in evaluator else METRICS), evaluator
     yield from ((HOOKS, hook) for hook in cfg.default_hooks.values())
     yield from ((PARAM_SCHEDULERS, scheduler) for scheduler in cfg.param_scheduler)
 

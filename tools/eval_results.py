@@ -19,7 +19,7 @@ def main():
     args = parser.parse_args()
     metrics = eval_results(args.config, args.predictions, args.cfg_options)
     if metrics:
-        print(json.dumps(metrics, indent=1))
+        print(json.dumps({key: None if value != value else value for key, value in metrics.items()}, indent=1))
 
 
 if __name__ == '__main__':

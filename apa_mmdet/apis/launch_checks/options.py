@@ -23,6 +23,8 @@ READ = frozenset(OF_RUNNERS) - {'self', 'cfg'} | {
     *('runner_type', 'custom_imports', 'model_wrapper_cfg', 'find_unused_parameters', 'sync_bn', 'compile'),
     *('activation_checkpointing', 'efficient_conv_bn_eval', 'tta_model', 'tta_pipeline', 'check_annotations'),
 }
+# variables of most configs, which a config that MMEngine has written carries beside what they made
+CUSTOMARY = {f'{split}_{part}' for split in ('train', 'val', 'test') for part in ('pipeline', 'dataset')}
 SHOWN = 4  # settings in a message
 ALIKE = 0.88  # of the letters of two names, from which one is taken for a slip of the other
 
@@ -38,7 +40,7 @@ def check_options(launch: Launch, findings: Findings) -> None:
         if name in READ or name.startswith('_'):
             continue
         if base is None or name not in base:
-            slip = _slip_of(name, READ)
+            slip = None if name in CUSTOMARY else _slip_of(name, READ)
             if slip:
                 findings.add('misspelt-setting', [name], setting=name, meant=slip)
         elif base[name] != value:

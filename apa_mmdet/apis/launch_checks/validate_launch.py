@@ -46,16 +46,16 @@ def check_launch(launch: Launch) -> Findings:
 
 
 def validate_launch(launch: Launch) -> None:
-    """Raises the errors and logs the warnings of the checks, only in the first of several processes.
+    """Raises the errors and logs the warnings of the checks; of several processes only the first says anything.
 
     Raises:
         InvalidLaunch: if there is an error.
+        SystemExit: if there is, in any but the first of several processes, which would wait for the first in vain.
     """
-    if next((os.environ[name] for name in RANKS if name in os.environ), '0') != '0':
-        return
     findings = check_launch(launch)
     errors = [finding for finding in findings if finding.severity == ERROR]
+    first = next((os.environ[name] for name in RANKS if name in os.environ), '0') == '0'
     if errors:
-        raise InvalidLaunch(errors)
-    for finding in findings:
+        raise InvalidLaunch(errors) if first else SystemExit(1)
+    for finding in findings if first else ():
         MMLogger.get_current_instance().warning(str(finding))

@@ -85,6 +85,16 @@ def test_variables_of_a_leaf_that_do_no_harm(text, tmp_path):
     assert found(tmp_path, text)[0] == []
 
 
+def test_a_config_that_mmengine_has_written_has_its_variables_left_in_it(tmp_path):
+    (tmp_path / 'base.py').write_text(BASE + "test_pipeline = [dict(type='Resize', scale=(8, 8))]\n")
+    cfg = Config.fromfile(tmp_path / 'base.py')
+    cfg.merge_from_dict({'train_cfg.max_iters': 7})
+    cfg.dump(tmp_path / 'dumped.py')
+    findings = Findings('config')
+    check_options(Launch('train.py', Config.fromfile(tmp_path / 'dumped.py'), {}), findings)
+    assert findings == []
+
+
 def test_a_config_that_no_file_holds():
     findings = Findings('config')
     check_options(Launch('train.py', Config(dict(model=dict())), {'model.x': 1}), findings)
