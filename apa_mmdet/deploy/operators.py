@@ -9,10 +9,11 @@ from typing import Any
 
 import mmcv.ops
 import torch
-import torch.nn.functional as F
 from mmcv.ops.carafe import CARAFEPack
 from torch import Tensor
 from torch.autograd import Function
+
+from apa_mmdet.ops.carafe import carafe_by_shifts
 
 
 def topk(scores: Tensor, limit: int) -> tuple[Tensor, Tensor]:
@@ -65,29 +66,12 @@ def roi_align(feature: Tensor, rois: Tensor, size: tuple[int, int], scale: float
     return _RoIAlign.apply(feature, rois, images, size, scale, samples)
 
 
-def carafe(features: Tensor, masks: Tensor, kernel_size: int, group_size: int, scale_factor: int) -> Tensor:
-    """CARAFE as a sum over the k² shifts, in ONNX's own operators.
-
-    Arguments and result are those of :func:`apa_mmdet.ops.carafe.carafe`, which is faster.
-    """
-    n, channels, height, width = features.shape
-    k, s = kernel_size, scale_factor
-    # positions innermost, so that each product runs over whole maps; the s² pixels within one come last
-    padded = F.pad(features.reshape(n * group_size, 1, channels // group_size, height, width), [k // 2] * 4)
-    weights = masks.reshape(n * group_size, k * k, height, s, width, s).permute(1, 0, 3, 5, 2, 4)
-    weights = weights.reshape(k * k, n * group_size, s * s, 1, height, width)
-    shifts = (padded[..., i : i + height, j : j + width] for i in range(k) for j in range(k))
-    total = sum(shift * weight for shift, weight in zip(shifts, weights))
-    total = total.reshape(n * group_size, s, s, channels // group_size, height, width).permute(0, 3, 4, 1, 5, 2)
-    return total.reshape(n, channels, height * s, width * s)
-
-
 def use_exportable_carafe(model: torch.nn.Module) -> None:
-    """Makes every CARAFE layer of the model compute with :func:`carafe`."""
+    """Makes every CARAFE layer of the model compute in ONNX's own operators."""
     for module in model.modules():
         if isinstance(module, CARAFEPack):
             sizes = dict(kernel_size=module.up_kernel, group_size=module.up_group, scale_factor=module.scale_factor)
-            module.feature_reassemble = partial(carafe, **sizes)
+            module.feature_reassemble = partial(carafe_by_shifts, **sizes)
 
 
 class _NonMaxSuppression(Function):

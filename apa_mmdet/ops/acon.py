@@ -9,6 +9,7 @@ so three sums per channel give all gradients of parameters. t is computed by its
 kx = 17 on, where x² may be large.
 """
 
+import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
@@ -45,7 +46,10 @@ def acon(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor) -> Tensor:
         >>> acon(torch.tensor([-2., 2.]), one, zero, one)      # SiLU
         tensor([-0.2384,  1.7616])
     """
-    return Acon.apply(x, *parameters_of(x, p1=p1, p2=p2, beta=beta))
+    p1, p2, beta = parameters_of(x, p1=p1, p2=p2, beta=beta)
+    if torch.jit.is_tracing():  # in plain operators: other programs cannot run a Function
+        return value(_traced, x, (p1 - p2) * beta, p1 - p2, p2)
+    return Acon.apply(x, p1, p2, beta)
 
 
 class Acon(Function):
@@ -68,6 +72,10 @@ class Acon(Function):
 
 def _acon(x: Tensor, k: Tensor, d: Tensor, p2: Tensor) -> Tensor:
     return (x * k).sigmoid_().mul_(d).add_(p2).mul_(x)
+
+
+def _traced(x: Tensor, k: Tensor, d: Tensor, p2: Tensor) -> Tensor:
+    return ((x * k).sigmoid() * d + p2) * x
 
 
 def _acon_gradients(grad: Tensor, x: Tensor, k: Tensor, p1: Tensor, p2: Tensor, kd: Tensor) -> tuple[Tensor, ...]:

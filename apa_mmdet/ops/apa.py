@@ -7,10 +7,12 @@ Adaptive Parametric Activation (Alexandridis et al., ECCV 2024, arXiv:2407.08567
 memory: z = ``z·scale + shift + residual·residual_scale``. Only the arguments are kept for backward.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from .backends import onnx
+from .backends import traced
 from .dispatch import Parametric
 from .memory_layout import Arguments, check_input, compute_dtype, is_compiling
 from .recompute import attach_recomputation
@@ -111,10 +113,11 @@ def _call(formula: str, given: Arguments, recompute: bool = False) -> Tensor:
         residual,
         _per_plane('residual_scale', residual_scale, z),
     )
-    if torch.onnx.is_in_onnx_export():
-        return onnx.forward(formula, args)
+    if torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():  # other programs have no operator of this package
+        return traced.forward(formula, args)
     if recompute and not is_compiling():
-        return attach_recomputation(Parametric.apply(formula, *args), formula, *args)
+        result = Parametric.apply(formula, *args)
+        return attach_recomputation(result, partial(torch.ops.apa_mmdet.parametric, formula), *args)
     return torch.ops.apa_mmdet.parametric(formula, *args)
 
 

@@ -39,7 +39,10 @@ def apalu(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
         >>> apalu(torch.tensor([-1., 0., 1.]), a, b)      # .75·(1/e − 1), 0, (1 + σ(1.702))/2
         tensor([-0.4741,  0.0000,  0.9229])
     """
-    return Apalu.apply(x, *parameters_of(x, a=a, b=b))
+    a, b = parameters_of(x, a=a, b=b)
+    if torch.jit.is_tracing():  # in plain operators: other programs cannot run a Function
+        return value(_traced, x, a, b)
+    return Apalu.apply(x, a, b)
 
 
 class Apalu(Function):
@@ -66,6 +69,12 @@ def _apalu(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
     below = h.div_(1 - h).mul_(2 * b)  # b·expm1(x), exact near 0, in half the time; ONNX lacks expm1
     positive = x.clamp(min=0)
     return (positive * 1.702).sigmoid_().mul_(a).add_(a).mul_(positive).add_(below)
+
+
+def _traced(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    h = (x.clamp(max=0) * 0.5).tanh()
+    positive = x.clamp(min=0)
+    return ((positive * 1.702).sigmoid() * a + a) * positive + h / (1 - h) * (2 * b)
 
 
 def _apalu_gradients(grad: Tensor, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, ...]:

@@ -18,6 +18,7 @@ shared 2-core Xeon (PyTorch 2.13 CPU, float32); of the peak memory, 0.45 GiB are
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
@@ -63,10 +64,29 @@ def carafe(features: Tensor, masks: Tensor, kernel_size: int, group_size: int, s
             f'group_size={group_size} (a divisor of the channels) and scale_factor={scale_factor} needs '
             f'masks {expected}, got {tuple(masks.shape)}'
         )
+    if torch.jit.is_tracing():  # other programs cannot run a Function
+        return carafe_by_shifts(features, masks, kernel_size, group_size, scale_factor)
     grouped = features.reshape(n * group_size, channels // group_size, height, width)
     masks = masks.reshape(n * group_size, kernel_size, kernel_size, height, scale_factor, width, scale_factor)
     out = _Reassemble.apply(grouped, masks)
     return out.reshape(n, channels, height * scale_factor, width * scale_factor)
+
+
+def carafe_by_shifts(features: Tensor, masks: Tensor, kernel_size: int, group_size: int, scale_factor: int) -> Tensor:
+    """CARAFE as a sum over the k² shifts, in plain operators, which TorchScript and ONNX have.
+
+    Arguments and result are those of :func:`carafe`, which is faster.
+    """
+    n, channels, height, width = features.shape
+    k, s = kernel_size, scale_factor
+    # positions innermost, so that each product runs over whole maps; the s² pixels within one come last
+    padded = F.pad(features.reshape(n * group_size, 1, channels // group_size, height, width), [k // 2] * 4)
+    weights = masks.reshape(n * group_size, k * k, height, s, width, s).permute(1, 0, 3, 5, 2, 4)
+    weights = weights.reshape(k * k, n * group_size, s * s, 1, height, width)
+    shifts = (padded[..., i : i + height, j : j + width] for i in range(k) for j in range(k))
+    total = sum(shift * weight for shift, weight in zip(shifts, weights))
+    total = total.reshape(n * group_size, s, s, channels // group_size, height, width).permute(0, 3, 4, 1, 5, 2)
+    return total.reshape(n, channels, height * s, width * s)
 
 
 class _Reassemble(Function):

@@ -16,10 +16,10 @@ ATTRIBUTE = '_apa_recomputation'  # of the tensor that can be computed again
 
 
 class Recomputation:
-    """Computes the operator's ``result`` again from its arguments, once; the result lives as long as this does."""
+    """Computes the ``result`` of a function again from its arguments, once; it lives as long as this does."""
 
-    def __init__(self, result: Tensor, formula: str, *args: Tensor | None) -> None:
-        self.formula = formula
+    def __init__(self, result: Tensor, function: Callable[..., Tensor], *args: Tensor | None) -> None:
+        self.function = function
         self.args = [recomputation_of(arg) or (arg if arg is None else arg.detach()) for arg in args]
         self.version = result._version
         self.result: Tensor | None = None
@@ -28,7 +28,7 @@ class Recomputation:
         if self.result is None:
             with torch.no_grad():
                 args = [arg() if isinstance(arg, Recomputation) else arg for arg in self.args]
-                self.result = torch.ops.apa_mmdet.parametric(self.formula, *args)
+                self.result = self.function(*args)
             self.args = []
         return self.result
 
@@ -44,10 +44,10 @@ def recomputation_of(tensor: Tensor | None) -> Recomputation | None:
     return recomputation
 
 
-def attach_recomputation(result: Tensor, formula: str, *args: Tensor | None) -> Tensor:
-    """Returns ``result``, the operator's from these arguments, with a recomputation if it takes part in a backward."""
+def attach_recomputation(result: Tensor, function: Callable[..., Tensor], *args: Tensor | None) -> Tensor:
+    """Returns ``result``, which is ``function(*args)``, with a recomputation if it takes part in a backward."""
     if result.requires_grad:
-        setattr(result, ATTRIBUTE, Recomputation(result, formula, *args))
+        setattr(result, ATTRIBUTE, Recomputation(result, function, *args))
     return result
 
 

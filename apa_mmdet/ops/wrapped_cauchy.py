@@ -4,10 +4,17 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 
-class WrappedCauchyLogit(Function):
-    """The logit of c = dot·u + b, from dot (N, C), u, b and g (C,) and s.
+def wrapped_cauchy_logit(dot: Tensor, u: Tensor, b: Tensor, g: Tensor, scale: Tensor) -> Tensor:
+    """Returns the logit of c = dot·u + b, (N, C), from dot (N, C), u, b and g (C,) and s; see WrappedCauchyLinear."""
+    if not torch.jit.is_tracing():
+        return WrappedCauchyLogit.apply(dot, u, b, g, scale)
+    gamma, rest, a = _concentration(g, scale)  # in plain operators: other programs cannot run a Function
+    divisor, beyond = _divisor(torch.addcmul(b, dot, u), gamma, rest)
+    return a / divisor * (beyond / rest.square() + 1)
 
-    Backward keeps only dot, and at most two tensors of its size are allocated at a time; autograd would keep five.
+
+class WrappedCauchyLogit(Function):
+    """Backward keeps only dot, and at most two tensors of its size are allocated at a time; autograd would keep five.
 
     With d = (1 − γ)² + 2γ(1 − c), m = (1 − γ)², its value at c = 1, r = max(m − d, 0) and a = s/2π·(1 − γ²) the logit
     is a/(d + r)·(1 + r/m): a/d up to c = 1, its tangent beyond.

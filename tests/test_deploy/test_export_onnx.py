@@ -24,11 +24,9 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from apa_mmdet.deploy.export_onnx import build, export_onnx, load_weights
-from apa_mmdet.deploy.operators import carafe as exportable_carafe
 from apa_mmdet.deploy.operators import nms, roi_align, topk
 from apa_mmdet.deploy.unsupported import NotExportable
 from apa_mmdet.deploy.verify import TOLERANCE
-from apa_mmdet.ops.carafe import carafe
 
 CLASSES = [f'class {i}' for i in range(48)]
 SIZE = (96, 128)
@@ -367,12 +365,6 @@ def test_roi_align_matches_mmcv(samples, tmp_path):
     want = mmcv.ops.roi_align(feature, torch.cat([torch.zeros(9, 1), rois], 1), (7, 5), 0.25, samples, 'avg', True)
     assert abs(in_ort(feature, rois)[0] - want.numpy()).max() < 1e-5
     assert in_ort(feature, rois[:0])[0].shape == (0, 3, 7, 5)
-
-
-@pytest.mark.parametrize('n, channels, groups, k, s', [(2, 6, 3, 5, 2), (1, 4, 1, 3, 3), (0, 4, 2, 3, 2)])
-def test_exportable_carafe_matches_carafe(n, channels, groups, k, s):
-    features, masks = torch.randn(n, channels, 4, 7), torch.randn(n, groups * k * k, 4 * s, 7 * s)
-    torch.testing.assert_close(exportable_carafe(features, masks, k, groups, s), carafe(features, masks, k, groups, s))
 
 
 def test_a_model_without_a_backbone_is_rejected():

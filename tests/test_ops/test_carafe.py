@@ -6,7 +6,7 @@ import torch
 from torch.autograd import gradcheck
 
 from apa_mmdet.ops import carafe as module
-from apa_mmdet.ops.carafe import carafe
+from apa_mmdet.ops.carafe import carafe, carafe_by_shifts
 
 SHAPES = [  # N, C, H, W, k, G, s
     (2, 4, 3, 5, 3, 2, 2),
@@ -97,3 +97,9 @@ def test_backward_keeps_only_the_inputs():
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.data_ptr()) or t, lambda t: t):
         carafe(features, masks, 3, 1, 2)
     assert set(saved) == {features.data_ptr(), masks.data_ptr()}
+
+
+@pytest.mark.parametrize('n, channels, groups, k, s', [(2, 6, 3, 5, 2), (1, 4, 1, 3, 3), (0, 4, 2, 3, 2)])
+def test_carafe_by_shifts_matches_carafe(n, channels, groups, k, s):
+    features, masks = torch.randn(n, channels, 4, 7), torch.randn(n, groups * k * k, 4 * s, 7 * s)
+    torch.testing.assert_close(carafe_by_shifts(features, masks, k, groups, s), carafe(features, masks, k, groups, s))

@@ -1,3 +1,4 @@
+import torch
 import torch.nn.functional as F
 from mmcv.ops import get_compiling_cuda_version
 from mmcv.ops.carafe import CARAFEPack
@@ -30,6 +31,7 @@ class DeviceAgnosticCARAFEPack(CARAFEPack):
 
     def feature_reassemble(self, x: Tensor, mask: Tensor) -> Tensor:
         mask = mask.to(x.dtype)
-        if x.is_cuda and len(x) and get_compiling_cuda_version() != 'not available':
+        built = x.is_cuda and get_compiling_cuda_version() != 'not available'
+        if built and len(x) and not torch.jit.is_tracing():
             return super().feature_reassemble(x, mask)
         return carafe(x, mask, self.up_kernel, self.up_group, self.scale_factor)

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from apa_mmdet.ops.wrapped_cauchy import WrappedCauchyLogit
+from apa_mmdet.ops.wrapped_cauchy import wrapped_cauchy_logit
 
 
 @MODELS.register_module()
@@ -63,7 +63,7 @@ class WrappedCauchyLinear(nn.Linear):
             bias = torch.zeros_like(g) if self.bias is None else self.bias.to(dtype)
             # the logits are divided by ‖w‖ and not the weights, which would need a copy of them
             dot = F.linear(x / (x.norm(dim=1, keepdim=True) + self.eps), weight)
-            return WrappedCauchyLogit.apply(dot, 1 / (weight.norm(dim=1) + self.eps), bias, g, scale)
+            return wrapped_cauchy_logit(dot, 1 / (weight.norm(dim=1) + self.eps), bias, g, scale)
 
     def extra_repr(self) -> str:
         return f'{super().extra_repr()}, scale={self.scale_init:g}'

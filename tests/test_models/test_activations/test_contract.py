@@ -5,7 +5,9 @@ import pickle
 
 import pytest
 import torch
+from helpers.traced_graphs import foreign_operators, saved_and_loaded
 from mmcv.cnn import ConvModule
+from mmcv.cnn.utils import fuse_conv_bn
 from mmengine.registry import MODELS
 
 from apa_mmdet.models.activations import build_activation
@@ -181,6 +183,30 @@ def test_onnxruntime_agrees(cfg, tmp_path):
     z = torch.randn(2, CHANNELS, 6, 3) * 3
     (got,) = onnxruntime.InferenceSession(str(tmp_path / 'act.onnx')).run(None, {'z': z.numpy()})
     torch.testing.assert_close(torch.from_numpy(got), act(z).detach(), rtol=1e-5, atol=1e-5)
+
+
+@every_activation
+def test_a_trace_has_plain_operators_for_any_size_and_derivatives(cfg):
+    act = build_activation(cfg, CHANNELS).eval()
+    traced = torch.jit.trace(act, torch.randn(1, CHANNELS, 5, 4))
+    assert not foreign_operators(traced)
+    z = (torch.randn(2, CHANNELS, 6, 3) * 3).requires_grad_()
+    for loaded in (traced, saved_and_loaded(traced)):
+        torch.testing.assert_close(loaded(z), act(z), rtol=1e-5, atol=1e-6)
+    (got,), (want,) = (torch.autograd.grad(f(z).square().sum(), z) for f in (traced, act))
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+@every_activation
+def test_fuse_conv_bn_of_mmcv_keeps_the_function(cfg):
+    block = ConvModule(3, CHANNELS, 3, norm_cfg=dict(type='BN'), act_cfg=dict(cfg, num_features=CHANNELS))
+    for norm in (part for part in block.modules() if isinstance(part, torch.nn.BatchNorm2d)):
+        torch.nn.init.normal_(norm.running_mean), torch.nn.init.uniform_(norm.running_var, 0.5, 2)
+        torch.nn.init.uniform_(norm.weight, 0.5, 2), torch.nn.init.normal_(norm.bias)
+    x = torch.randn(2, 3, 6, 6)
+    fused = fuse_conv_bn(copy.deepcopy(block.eval()))
+    assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in fused.modules())
+    torch.testing.assert_close(fused(x), block(x), rtol=1e-4, atol=1e-5)
 
 
 def test_every_activation_of_the_package_is_listed():

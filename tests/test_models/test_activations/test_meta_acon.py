@@ -6,7 +6,6 @@ import pytest
 import torch
 from helpers.memory import saved_bytes
 from helpers.recordings import image, load, value
-from mmcv.cnn.utils import fuse_conv_bn
 
 from apa_mmdet.models.activations import MetaAconC
 from apa_mmdet.models.backbones import SEResNet
@@ -86,14 +85,6 @@ def test_agrees_with_the_formula_in_any_number_of_dimensions(shape, norm_cfg, tr
 
 def test_without_norms_there_are_no_biases():
     assert set(MetaAconC(6, norm_cfg=None).state_dict()) == {'p1', 'p2', 'fc1.weight', 'fc2.weight'}
-
-
-def test_fuse_conv_bn_of_mmcv_keeps_the_function():
-    act = MetaAconC(16).eval()
-    for norm in (act.bn1, act.bn2):
-        torch.nn.init.normal_(norm.running_mean), torch.nn.init.uniform_(norm.running_var, 0.5, 2)
-    x = torch.randn(2, 16, 4, 4)
-    torch.testing.assert_close(fuse_conv_bn(copy.deepcopy(act))(x), act(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('channels, reduction, width', [(6, 16, 16), (256, 16, 16), (512, 16, 32), (512, 4, 128)])

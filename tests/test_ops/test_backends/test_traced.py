@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from apa_mmdet import ops
-from apa_mmdet.ops.backends import onnx as onnx_backend
+from apa_mmdet.ops.backends import traced
 from apa_mmdet.ops.memory_layout import Arguments
 
 onnxruntime = pytest.importorskip('onnxruntime')
@@ -47,7 +47,7 @@ def test_onnxruntime_agrees(formula, before, channels, dynamo, tmp_path):
 def test_agrees_with_the_operator(formula, dtype):
     x = (torch.randn(2, 3, 8, 8) * 10).to(dtype)
     args = Arguments(x, torch.rand(3) + 0.1, torch.randn(3), torch.randn(2, 3), torch.randn(2, 3), x.flip(0))
-    got, want = onnx_backend.forward(formula, args), torch.ops.apa_mmdet.parametric(formula, *args)
+    got, want = traced.forward(formula, args), torch.ops.apa_mmdet.parametric(formula, *args)
     assert got.dtype == dtype
     tolerance = 1e-5 if dtype == torch.float32 else 1e-2
     torch.testing.assert_close(got, want, rtol=tolerance, atol=tolerance)

@@ -1,4 +1,4 @@
-"""Expresses the formulas in operators that ONNX has, for an export; stable and differentiable.
+"""Expresses the formulas in plain operators, which TorchScript and ONNX have, for a trace; stable and differentiable.
 
 With L = softplus(log λ − κz), −log APA = L/λ, which overflows nowhere.
 """
