@@ -1,1 +1,23 @@
-from . import activations, backbones, layers, losses, roi_heads, surgery, test_time_augs  # noqa: F401  (registers)
+from . import (
+    activations,
+    backbones,
+    data_preprocessors,
+    dense_heads,
+    layers,
+    losses,
+    roi_heads,
+    surgery,
+    test_time_augs,
+)
+
+__all__ = [
+    'activations',
+    'backbones',
+    'data_preprocessors',
+    'dense_heads',
+    'layers',
+    'losses',
+    'roi_heads',
+    'surgery',
+    'test_time_augs',
+]

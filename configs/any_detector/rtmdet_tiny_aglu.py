@@ -9,3 +9,5 @@ model = dict(
     module=dict(type='RTMDet'),
     swap=dict(SiLU=dict(type='AGLU', lambda_init=(1.0, 1.0), kappa_init=(1.0, 1.0))),
 )
+val_dataloader = dict(batch_size=1)
+test_dataloader = val_dataloader

@@ -33,7 +33,6 @@ train_dataloader = dict(
     ),
 )
 val_dataloader = dict(
-    batch_size=3,
     dataset=dict(
         _delete_=True,
         test_mode=True,
@@ -44,7 +43,7 @@ val_dataloader = dict(
             dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
         ],
         **dataset,
-    ),
+    )
 )
 test_dataloader = val_dataloader
 val_evaluator = dict(_delete_=True, type='CocoMetric', ann_file=annotations, metric=['bbox', 'segm'])

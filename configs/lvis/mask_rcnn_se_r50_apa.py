@@ -6,6 +6,7 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 model = dict(
+    data_preprocessor=dict(pool_padding_in_training=True),  # as the published training
     roi_head=dict(
         bbox_head=dict(
             num_classes=1203,

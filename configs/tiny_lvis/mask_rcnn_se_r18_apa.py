@@ -5,6 +5,7 @@ _base_ = '../lvis/mask_rcnn_se_r50_apa.py'
 # model
 num_classes = 48
 model = dict(
+    data_preprocessor=dict(pool_padding_in_training=False),
     backbone=dict(depth=18, frozen_stages=-1, norm_eval=False, init_cfg=None),
     neck=dict(in_channels=[64, 128, 256, 512], out_channels=64),
     rpn_head=dict(in_channels=64, feat_channels=64, anchor_generator=dict(scales=[4])),  # objects of 16 to 80 pixels
@@ -71,9 +72,7 @@ train_dataloader = dict(
         dataset=dict(data_root=data_root, metainfo=metainfo, filter_cfg=dict(min_size=1), pipeline=train_pipeline),
     ),
 )
-val_dataloader = dict(
-    batch_size=8, num_workers=1, dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=test_pipeline)
-)
+val_dataloader = dict(num_workers=1, dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/lvis_v1_val.json')
 test_evaluator = val_evaluator

@@ -5,6 +5,9 @@ visualizer = dict(type='LegibleVisualizer')
 train_cfg = _base_.v3det_loop
 optim_wrapper = _base_.v3det_optim_wrapper
 model = dict(
+    # an image has the result that it has alone, also beside a larger one in a batch; not in training, as published
+    data_preprocessor=dict(type='PaddingAwareDetDataPreprocessor', pool_padding_in_training=True),
+    rpn_head=dict(type='PaddingAwareRPNHead'),
     backbone=_base_.v3det_backbone,
     roi_head=dict(
         bbox_head=dict(

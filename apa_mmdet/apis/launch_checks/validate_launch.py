@@ -13,6 +13,7 @@ from .launch import Launch
 from .losses import check_losses
 from .metrics import check_metrics
 from .options import check_options
+from .padding import check_padding
 from .registered_types import check_registered_types
 from .weights import check_checkpoints
 
@@ -26,6 +27,7 @@ CHECKS: tuple[Callable[[Launch, Findings], None], ...] = (  # each adds to the f
     check_several_datasets,
     check_tta,
     check_palette,
+    check_padding,
 )
 
 

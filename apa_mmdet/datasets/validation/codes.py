@@ -124,6 +124,8 @@ WARNINGS = {
     'no-validation': '{setting} has no effect without validation; set val_evaluator, val_dataloader and val_cfg',
     'unread-variable': '{setting}={value} comes after the config has read this variable; perhaps set {settings}',
     'new-setting': '{setting} is new to the config; perhaps {alike} is meant',
+    'pooled-padding': '{loaders}: attention pools over the padding of unequal images; '
+    'set model.data_preprocessor.type=PaddingAwareDetDataPreprocessor, or batch_size=1',
     'not-checked': "not checked: {type} does not read instances in COCO's format; nothing is known about it",
     'tta-max-per-img': 'tta_model keeps {limit} detections of an image, the model {kept}; remove tta_cfg.max_per_img',
 }

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from apa_mmdet import ops
 from apa_mmdet.ops.memory_layout import compute_dtype
+from apa_mmdet.structures.valid_region import ValidRegion
 
 from .acon import P1, P2, AconActivation
 from .base import Symbol
@@ -35,6 +36,9 @@ class MetaAconC(AconActivation):
     as every channel has one value per image. With fewer than two images it uses the running statistics and does not
     update them. The same holds where ``norm_eval=True`` sets the backbone's batch norms to eval mode, and where no
     parameter is trained: then ``train()`` leaves this module in eval mode.
+
+    In ``SEResNet`` the mean runs over the part of a padded batch that is image, see
+    :class:`~apa_mmdet.models.data_preprocessors.PaddingAwareDetDataPreprocessor`; in other backbones over all of it.
 
     Args:
         num_features, inplace: as :class:`LearnableActivation`.
@@ -73,14 +77,16 @@ class MetaAconC(AconActivation):
         self.fc2 = nn.Conv2d(width, num_features, 1, bias=norm_cfg is not None)
         self.bn2 = nn.Identity() if norm_cfg is None else build_norm_layer(norm_cfg, num_features)[1]
 
-    def beta_of(self, x: Tensor) -> Tensor:
-        """Returns β of each image and channel, (N, C)."""
+    def beta_of(self, x: Tensor, region: ValidRegion | None = None) -> Tensor:
+        """Returns β of each image and channel, (N, C); the mean runs over ``region``, where one is given."""
         if x.dim() < 2 or x.shape[1] != self.num_features:
             raise ValueError(
                 f'MetaAconC of {self.num_features} channels got an input of shape {tuple(x.shape)}; '
                 f'it takes (N, {self.num_features}, …)'
             )
-        if x.dim() > 2:  # the mean, whose own backward would write a whole gradient
+        if region is not None:
+            x = region.mean(x)
+        elif x.dim() > 2:  # the mean, whose own backward would write a whole gradient
             dims = tuple(range(2, x.dim()))
             x = x.sum(dims, dtype=compute_dtype(x.dtype)) / math.prod(x.shape[2:])
         dtype = torch.promote_types(compute_dtype(x.dtype), self.fc1.weight.dtype)
@@ -90,8 +96,10 @@ class MetaAconC(AconActivation):
                 x = _run(layer, x) if dtype == self.fc1.weight.dtype else _run_cast(layer, x)
             return x.flatten(1).sigmoid()
 
-    def forward(self, x: Tensor) -> Tensor:
-        return ops.acon(x, self.p1, self.p2, self.beta_of(x))
+    def forward(self, x: Tensor, region: ValidRegion | None = None) -> Tensor:
+        return ops.acon(x, self.p1, self.p2, self.beta_of(x, region))
+
+    forward.takes_region = True
 
     def curves(self) -> tuple[Callable[[Tensor], Tensor], int]:
         """Returns the curves of every channel for each of :meth:`typical_betas`."""

@@ -18,6 +18,7 @@ from apa_mmdet.models.activations import build_activation
 from apa_mmdet.models.layers import build_attention, norm_act, residual_act
 from apa_mmdet.models.layers.norm_act import is_plain_sequential
 from apa_mmdet.ops import call_with_recomputation
+from apa_mmdet.structures.valid_region import ValidRegion, clear_outside, valid_region_of
 
 
 class SEBlock:
@@ -36,18 +37,18 @@ class SEBlock:
         self.se = nn.Identity() if se_cfg is None else build_attention(se_cfg, channels)
         self.recompute_act = recompute_act
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, region: ValidRegion | None = None) -> Tensor:
         if self.with_cp and x.requires_grad:
-            return cp.checkpoint(self._forward, x, use_reentrant=False)
-        return self._forward(x)
+            return cp.checkpoint(self._forward, x, region, use_reentrant=False)
+        return self._forward(x, region)
 
-    def _forward(self, x: Tensor) -> Tensor:
+    def _forward(self, x: Tensor, region: ValidRegion | None) -> Tensor:
         identity, identity_norm = self._shortcut(x)
-        out, norm = self._branch(x)
-        return residual_act(out, norm, self.se, identity, identity_norm, self.act_out, self.recompute_act)
+        out, norm = self._branch(x, region)
+        return residual_act(out, norm, self.se, identity, identity_norm, self.act_out, self.recompute_act, region)
 
-    def _norm_act(self, x: Tensor, i: int) -> Tensor:
-        return norm_act(x, getattr(self, f'norm{i}'), getattr(self, f'act_conv{i}'), self.recompute_act)
+    def _norm_act(self, x: Tensor, i: int, region: ValidRegion | None) -> Tensor:
+        return norm_act(x, getattr(self, f'norm{i}'), getattr(self, f'act_conv{i}'), self.recompute_act, region)
 
     def _shortcut(self, x: Tensor) -> tuple[Tensor, nn.Module | None]:
         """The identity and its norm, None if that has been applied or does not exist."""
@@ -67,10 +68,10 @@ class SEBasicBlock(SEBlock, BasicBlock):
     sites = ('conv1', 'out')
     convs = 2
 
-    def _branch(self, x: Tensor) -> tuple[Tensor, nn.Module]:
+    def _branch(self, x: Tensor, region: ValidRegion | None) -> tuple[Tensor, nn.Module]:
         """The residual branch before its last norm, and that norm."""
-        out = self._norm_act(call_with_recomputation(self.conv1, x), 1)
-        return call_with_recomputation(self.conv2, out), self.norm2
+        out = self._norm_act(call_with_recomputation(self.conv1, clear_outside(x, region)), 1, region)
+        return call_with_recomputation(self.conv2, clear_outside(out, region)), self.norm2
 
 
 class SEBottleneck(SEBlock, Bottleneck):
@@ -79,14 +80,24 @@ class SEBottleneck(SEBlock, Bottleneck):
     def _plugins(self, x: Tensor, position: str) -> Tensor:
         return self.forward_plugin(x, getattr(self, f'{position}_plugin_names')) if self.with_plugins else x
 
-    def _branch(self, x: Tensor) -> tuple[Tensor, nn.Module]:
+    def _branch(self, x: Tensor, region: ValidRegion | None) -> tuple[Tensor, nn.Module]:
         """The residual branch before its last norm, and that norm; after it if plugins follow."""
-        out = self._plugins(self._norm_act(call_with_recomputation(self.conv1, x), 1), 'after_conv1')
-        out = self._plugins(self._norm_act(call_with_recomputation(self.conv2, out), 2), 'after_conv2')
+        out = self._plugins(self._norm_act(call_with_recomputation(self.conv1, x), 1, region), 'after_conv1')
+        out = call_with_recomputation(self.conv2, clear_outside(out, region))  # the others see no neighbors
+        out = self._plugins(self._norm_act(out, 2, region), 'after_conv2')
         out = call_with_recomputation(self.conv3, out)
         if self.with_plugins and self.after_conv3_plugin_names:
             return self._plugins(self.norm3(out), 'after_conv3'), nn.Identity()
         return out, self.norm3
+
+
+class SEResLayer(ResLayer):
+    """mmdet's ``ResLayer`` whose blocks pool within the region of a padded batch."""
+
+    def forward(self, x: Tensor, region: ValidRegion | None = None) -> Tensor:
+        for block in self:
+            x = block(x) if region is None else block(x, region)
+        return x
 
 
 @MODELS.register_module()
@@ -110,7 +121,9 @@ class SEResNet(ResNet):
         kwargs: all other arguments of mmdet's ``ResNet``. ``frozen_stages >= 0`` freezes the stem's activation with
             the stem, so that nothing below the first trained stage is differentiated.
 
-    Shape: (N, 3, H, W) → (N, C_i, H/s_i, W/s_i) for each of ``out_indices``.
+    Shape: (N, 3, H, W) → (N, C_i, H/s_i, W/s_i) for each of ``out_indices``. Attention pools over the part of a padded
+    batch that is image where the batch says so, as that of
+    :class:`~apa_mmdet.models.data_preprocessors.PaddingAwareDetDataPreprocessor` does.
 
     Raises:
         ValueError: for an unknown depth or site, an invalid ``act_cfg``, or ``recompute_act`` together with
@@ -151,9 +164,7 @@ class SEResNet(ResNet):
     def make_res_layer(self, **kwargs) -> ResLayer:
         if self.default_init and self.zero_init_residual:  # mmdet's ResNet does it only for its own two blocks
             kwargs['init_cfg'] = dict(type='Constant', val=0, override=dict(name=f'norm{self.block.convs}'))
-        return super().make_res_layer(
-            act_cfg=self.act_cfg, se_cfg=self.se_cfg, recompute_act=self.recompute_act, **kwargs
-        )
+        return SEResLayer(act_cfg=self.act_cfg, se_cfg=self.se_cfg, recompute_act=self.recompute_act, **kwargs)
 
     def _make_stem_layer(self, in_channels: int, stem_channels: int) -> None:
         super()._make_stem_layer(in_channels, stem_channels)
@@ -171,21 +182,24 @@ class SEResNet(ResNet):
             self.act_stem.eval()
             self.act_stem.requires_grad_(False)
 
-    def _stem(self, x: Tensor) -> Tensor:
+    def _stem(self, x: Tensor, region: ValidRegion | None = None) -> Tensor:
         if self.deep_stem and not is_plain_sequential(self.stem):
             return self.maxpool(self.stem(x))
         layers = self.stem if self.deep_stem else (self.conv1, self.norm1, self.act_stem)
         for conv, norm, act in zip(layers[::3], layers[1::3], layers[2::3]):
-            x = norm_act(call_with_recomputation(conv, x), norm, act, self.recompute_act)
+            x = call_with_recomputation(conv, clear_outside(x, region))
+            x = norm_act(x, norm, act, self.recompute_act, region)
         return call_with_recomputation(self.maxpool, x)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        x = self._stem(x)
+        region = valid_region_of(x, (2, 2, *self.strides))  # of the stem's convolution and pool, and of the stages
+        x = self._stem(x, region)
         outs = []
         for i, name in enumerate(self.res_layers):
-            x = getattr(self, name)(x)
+            layer = getattr(self, name)
+            x = layer(x) if region is None else layer(x, region)
             if i in self.out_indices:
-                outs.append(x)
+                outs.append(clear_outside(x, region))
         return tuple(outs)
 
     def train(self, mode: bool = True) -> 'SEResNet':

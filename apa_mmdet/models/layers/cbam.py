@@ -3,6 +3,7 @@ from mmdet.registry import MODELS
 from torch import Tensor, nn
 
 from apa_mmdet.models.activations import build_activation
+from apa_mmdet.structures.valid_region import ValidRegion, clear_outside
 
 
 @MODELS.register_module()
@@ -55,17 +56,23 @@ class CBAM(nn.Module):
         self.conv = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
         self.spatial_gate = build_activation(gate_cfg, 1)
 
-    def channel_gates(self, x: Tensor) -> Tensor:
-        """The factor for each channel, (N, C, 1, 1)."""
-        # max, not amax, whose backward searches for ties and takes 17 times as long (256x100x160 on a CPU)
-        mean, highest = x.mean((2, 3)), x.flatten(2).max(2).values
+    def channel_gates(self, x: Tensor, region: ValidRegion | None = None) -> Tensor:
+        """The factor for each channel, (N, C, 1, 1); mean and maximum run over ``region``, where one is given."""
+        if region is None:
+            # max, not amax, whose backward searches for ties and takes 17 times as long (256x100x160 on a CPU)
+            mean, highest = x.mean((2, 3)), x.flatten(2).max(2).values
+        else:
+            mean, highest = region.mean(x).to(x.dtype), region.max(x)
         excitation = self.fc2(self.act(self.fc1(mean))) + self.fc2(self.act(self.fc1(highest)))
         return self.channel_gate(excitation)[:, :, None, None]
 
-    def spatial_gates(self, x: Tensor) -> Tensor:
-        """The factor for each position, (N, 1, H, W)."""
-        return self.spatial_gate(self.conv(torch.cat((x.max(1, keepdim=True).values, x.mean(1, keepdim=True)), 1)))
+    def spatial_gates(self, x: Tensor, region: ValidRegion | None = None) -> Tensor:
+        """The factor for each position, (N, 1, H, W); the convolution sees ``region`` alone, where one is given."""
+        pooled = torch.cat((x.max(1, keepdim=True).values, x.mean(1, keepdim=True)), 1)
+        return self.spatial_gate(self.conv(clear_outside(pooled, region)))
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x * self.channel_gates(x)
-        return x * self.spatial_gates(x)
+    def forward(self, x: Tensor, region: ValidRegion | None = None) -> Tensor:
+        x = x * self.channel_gates(x, region)
+        return x * self.spatial_gates(x, region)
+
+    forward.takes_region = True

@@ -14,15 +14,21 @@ from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
 
 from apa_mmdet.ops.memory_layout import compute_dtype
+from apa_mmdet.structures.valid_region import ValidRegion, call_within
 
 from .cbam import CBAM
 from .se_layer import SELayer
 
 
-def norm_act(x: Tensor, norm: nn.Module, act: nn.Module, recompute: bool = False) -> Tensor:
-    """``act(norm(x))``; ``recompute`` as in :func:`apa_mmdet.ops.apa`, ignored by activations that are not fusible."""
+def norm_act(
+    x: Tensor, norm: nn.Module, act: nn.Module, recompute: bool = False, region: ValidRegion | None = None
+) -> Tensor:
+    """``act(norm(x))``; ``recompute`` as in :func:`apa_mmdet.ops.apa`, ignored by activations that are not fusible.
+
+    Activations and attention that pool do so within ``region``, where one is given.
+    """
     if not can_fuse_act(act):
-        return act(norm(x))
+        return call_within(act, norm(x), region)
     if not can_fold_norm(norm):
         return act(norm(x), recompute=recompute)
     scale, shift = fold(norm)
@@ -37,8 +43,9 @@ def residual_act(
     identity_norm: nn.Module | None,
     act: nn.Module,
     recompute: bool = False,
+    region: ValidRegion | None = None,
 ) -> Tensor:
-    """``act(attention(norm(x)) + identity_norm(identity))``, where ``identity_norm`` may be None."""
+    """``act(attention(norm(x)) + identity_norm(identity))``; ``identity_norm`` may be None. See :func:`norm_act`."""
     residual_scale, residual_shift = None, 0.0
     fused = can_fuse_act(act) and can_fold_norm(norm) and is_channel_gate(attention) and identity.dtype == x.dtype
     if fused and identity_norm is not None and can_fold_norm(identity_norm):
@@ -46,14 +53,15 @@ def residual_act(
     elif identity_norm is not None:
         identity = identity_norm(identity)
     if not fused:
-        total = attention(norm(x))
+        total = call_within(attention, norm(x), region)
         # as in mmdet's blocks; but a hook may hold the tensor, and other attention may need its result in backward
         in_place = type(attention) in (nn.Identity, SELayer, CBAM) and has_no_hooks(attention) and has_no_hooks(norm)
         total = total.add_(identity) if in_place else total + identity
-        return act(total, recompute=recompute) if can_fuse_act(act) else act(total)
+        return act(total, recompute=recompute) if can_fuse_act(act) else call_within(act, total, region)
     scale, shift = fold(norm)
     if isinstance(attention, SELayer):
-        gate = attention.gates((x.mean((2, 3), dtype=compute_dtype(x.dtype)) * scale + shift).to(x.dtype))
+        mean = x.mean((2, 3), dtype=compute_dtype(x.dtype)) if region is None else region.mean(x)
+        gate = attention.gates((mean * scale + shift).to(x.dtype))
         scale, shift = scale * gate, shift * gate
     return act(
         x,

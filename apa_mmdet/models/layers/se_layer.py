@@ -3,6 +3,7 @@ from mmdet.registry import MODELS
 from torch import Tensor, nn
 
 from apa_mmdet.models.activations import build_activation
+from apa_mmdet.structures.valid_region import ValidRegion
 
 
 def build_attention(cfg: dict, channels: int) -> nn.Module:
@@ -10,7 +11,8 @@ def build_attention(cfg: dict, channels: int) -> nn.Module:
 
     Args:
         cfg: config, e.g. ``dict(ratio=8)`` or ``dict(type='CBAM')``, of any registered layer that takes ``channels``
-            and keeps the shape of its input.
+            and keeps the shape of its input. If its ``forward`` has the attribute ``takes_region = True``, a second
+            argument says where to pool in a padded batch: :class:`~apa_mmdet.structures.valid_region.ValidRegion`.
         channels: channel count of the block's result.
 
     Raises:
@@ -70,5 +72,9 @@ class SELayer(nn.Module):
         excitation = self.fc2(self.act(self.fc1(self.norm(pooled))))
         return self.gate(self.dropout(excitation))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.gates(x.mean((2, 3)))[:, :, None, None]
+    def forward(self, x: Tensor, region: ValidRegion | None = None) -> Tensor:
+        """Scales the channels of ``x``; the pool runs over ``region`` alone, where one is given."""
+        pooled = x.mean((2, 3)) if region is None else region.mean(x).to(x.dtype)
+        return x * self.gates(pooled)[:, :, None, None]
+
+    forward.takes_region = True

@@ -8,6 +8,8 @@ import pytest
 import torch
 from helpers.memory import saved_bytes
 from helpers.recordings import image, load, value
+from helpers.traced_graphs import foreign_operators, saved_and_loaded
+from mmcv.cnn.utils import fuse_conv_bn
 from mmdet.registry import MODELS
 from torch import nn
 
@@ -16,6 +18,7 @@ from apa_mmdet.checkpoint.io import BadCheckpoint
 from apa_mmdet.models.activations import AGLU, APA
 from apa_mmdet.models.backbones import SEResNet
 from apa_mmdet.models.layers import CBAM, SELayer
+from apa_mmdet.structures.valid_region import mark_valid_region
 
 BASELINE = dict(act_cfg=dict(type='ReLU'), se_cfg=dict(norm_cfg=None, gate_cfg=dict(type='Sigmoid'), dropout=0.0))
 
@@ -247,6 +250,36 @@ def test_onnx_export_matches_in_onnxruntime(dynamo, tmp_path):
         torch.testing.assert_close(torch.from_numpy(got), want, rtol=1e-5, atol=1e-5 * want.abs().max().item())
 
 
+@pytest.mark.parametrize('kwargs', [{}, dict(se_cfg=dict(type='CBAM'), act_cfg=dict(type='MetaAconC'))], ids=str)
+def test_a_trace_runs_without_this_package(kwargs):
+    two_stages = dict(num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(0, 1))
+    net, x = SEResNet(18, **two_stages, **SMALL, **kwargs).eval(), torch.randn(1, 3, 32, 32)
+    traced = torch.jit.trace(net, x, check_trace=False)
+    assert not foreign_operators(traced)
+    other = torch.randn(2, 3, 32, 64)
+    with torch.jit.optimized_execution(False):
+        for got, want in zip(saved_and_loaded(traced)(other), net(other)):
+            torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5 * want.abs().max().item())
+
+
+@pytest.mark.parametrize(
+    'kwargs',
+    [
+        dict(depth=18),
+        dict(depth=50, act_cfg=dict(type='MetaAconC'), se_cfg=dict(type='CBAM')),
+        dict(depth=18, deep_stem=True),
+    ],
+    ids=str,
+)
+def test_fuse_conv_bn_of_mmcv_keeps_the_features(kwargs):
+    net = randomized(SEResNet(**SMALL, **kwargs)).eval()
+    fused = fuse_conv_bn(copy.deepcopy(net))
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in fused.modules())
+    x = torch.randn(2, 3, 64, 64)
+    for got, want in zip(fused(x), net(x)):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5 * want.abs().max().item())
+
+
 @pytest.mark.parametrize('recompute_act', [False, True])
 def test_distributed_data_parallel_gives_the_same_gradients(recompute_act, tmp_path):
     net = SEResNet(18, frozen_stages=1, recompute_act=recompute_act, se_cfg=dict(dropout=0.0)).train()
@@ -476,3 +509,86 @@ def test_every_block_has_attention_of_its_own_over_its_result(depth, se_cfg, kin
 def test_unknown_attention_is_refused():
     with pytest.raises(KeyError, match="se_cfg: attention 'CBAMM' is not registered; choose SELayer or CBAM, or list"):
         SEResNet(18, se_cfg=dict(type='CBAMM'))
+
+
+def randomized(net):
+    """Random statistics and parameters of the norms, no dropout."""
+    for part in net.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.uniform_(part.weight, 0.5, 1.5), nn.init.normal_(part.bias, 0, 0.3)
+            nn.init.normal_(part.running_mean, 0, 0.3), nn.init.uniform_(part.running_var, 0.5, 2)
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
+    return net
+
+
+SHAPES = (64, 32), (32, 96)  # of images; a batch has 64 x 96
+REGION = [
+    dict(depth=18),
+    dict(depth=50, avg_down=True, recompute_act=True),
+    dict(depth=18, with_cp=True, se_cfg=dict(norm_cfg=None, gate_cfg=dict(type='Sigmoid'))),
+    dict(depth=18, se_cfg=dict(type='CBAM'), act_cfg=dict(type='ReLU')),
+    dict(depth=50, style='caffe', act_cfg=dict(type='MetaAconC')),
+    dict(depth=18, deep_stem=True, se_cfg=None, act_cfg=dict(type='MetaAconC')),
+    dict(depth=18, strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4)),
+]
+
+
+def padded(images):
+    batch = torch.zeros(
+        len(images), 3, *(max(side) for side in zip(*(i.shape[1:] for i in images))), dtype=torch.float64
+    )
+    for into, i in zip(batch, images):
+        into[:, : i.shape[1], : i.shape[2]] = i
+    return batch
+
+
+def gradients_at(images, net, x, sizes):
+    """Features within the images, and the gradients of the parameters and images from them."""
+    x = x.clone().requires_grad_()
+    if len(sizes) > 1:
+        mark_valid_region(x, SHAPES)
+    features = [f[n, :, :h, :w] for level, f in enumerate(net(x)) for n, (h, w) in enumerate(s[level] for s in sizes)]
+    net.zero_grad()
+    sum((f * torch.linspace(-1, 1, f.numel(), dtype=f.dtype).view(f.shape)).sum() for f in features).backward()
+    return features, x.grad, [p.grad for p in net.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize('kwargs', REGION, ids=str)
+def test_an_image_has_the_features_and_gradients_that_it_has_alone_beside_a_larger_one(kwargs):
+    net = randomized(SEResNet(frozen_stages=-1, **SMALL, **kwargs)).double().train()
+    images = [torch.randn(3, *shape, dtype=torch.float64) for shape in SHAPES]
+    alone = [[tuple(f.shape[2:]) for f in net(i[None])] for i in images]
+    got, to_batch, to_parameters = gradients_at(images, net, padded(images), alone)
+    want = [gradients_at([i], net, i[None], [sizes]) for i, sizes in zip(images, alone)]
+    for level in range(4):
+        for n in range(2):
+            torch.testing.assert_close(got[2 * level + n], want[n][0][level], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(to_batch, padded([w[1][0] for w in want]), rtol=1e-8, atol=1e-9)
+    for total, *parts in zip(to_parameters, *(w[2] for w in want)):
+        torch.testing.assert_close(total, sum(parts), rtol=1e-8, atol=1e-8)
+    with torch.no_grad():
+        unmarked = net(padded(images))[-1][0, :, : alone[0][-1][0], : alone[0][-1][1]]
+    assert not torch.allclose(unmarked, want[0][0][-1], rtol=1e-2), 'the padding acts without the mark'
+
+
+def test_images_of_one_size_have_the_same_features_with_a_mark():
+    net, x = SEResNet(18, **SMALL).eval(), torch.randn(2, 3, 64, 64)
+    want = net(x)
+    assert all(torch.equal(a, b) for a, b in zip(net(mark_valid_region(x, [(64, 64)] * 2)), want))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kwargs', [dict(), dict(with_cp=True, act_cfg=dict(type='MetaAconC'))], ids=str)
+def test_a_compiled_network_reads_the_mark_of_each_batch(kwargs):
+    one_stage = dict(num_stages=1, strides=(1,), dilations=(1,), out_indices=(0,))
+    net = randomized(SEResNet(18, frozen_stages=-1, **one_stage, **SMALL, **kwargs)).train()
+    torch._dynamo.reset()
+    graphs = torch._dynamo.utils.counters['stats']
+    before = graphs['unique_graphs']
+    compiled = torch.compile(net, backend='aot_eager', fullgraph=True)
+    for shapes in ([(64, 64), (40, 33)], [(30, 64), (64, 64)], [(64, 64)] * 2):
+        x = mark_valid_region(torch.randn(2, 3, 64, 64), shapes)
+        for got, want in zip(compiled(x), net(x)):
+            torch.testing.assert_close(got, want)
+    assert graphs['unique_graphs'] - before == 2, 'one graph for all sizes, one without a mark'

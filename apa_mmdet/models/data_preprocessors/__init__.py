@@ -1,0 +1,3 @@
+from .padding_aware_preprocessor import PaddingAwareDetDataPreprocessor
+
+__all__ = ['PaddingAwareDetDataPreprocessor']

@@ -1,0 +1,3 @@
+from .padding_aware_rpn_head import PaddingAwareRPNHead
+
+__all__ = ['PaddingAwareRPNHead']
