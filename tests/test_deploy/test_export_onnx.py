@@ -131,7 +131,7 @@ def test_the_example_of_the_docs_gives_mmdets_mask_rcnn_predictions(mask_rcnn, m
     monkeypatch.chdir(path.parent)
     image = cv2.resize(np.random.default_rng(0).integers(0, 255, (9, 7, 3), np.uint8), (140, 180))
     cv2.imwrite('image.jpg', image)
-    (snippet,) = re.findall(r'```python\n(.*?)```', (ROOT / 'docs/deploy.md').read_text(), re.S)
+    snippet = example_with('onnxruntime')
     example = {}
     exec(snippet, example)
     assert example['metadata']['classes'] == CLASSES and 'class ' in capsys.readouterr().out
@@ -371,6 +371,20 @@ def test_a_model_without_a_backbone_is_rejected():
     with pytest.raises(NotExportable) as raised:
         build(Config(dict(model=dict(type='mmdet.DetDataPreprocessor'))), 'config.py')
     assert raised.value.code == 'no-backbone'
+
+
+def example_with(word):
+    """The example in the documentation that has this word."""
+    examples = re.findall(r'```python\n(.*?)```', (ROOT / 'docs/deploy.md').read_text(), re.S)
+    (found,) = (text for text in examples if word in text)
+    return found
+
+
+@pytest.mark.slow
+def test_the_example_of_the_docs_traces_a_backbone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(example_with('torch.jit.trace'), {})
+    assert [m.shape[1] for m in torch.jit.load('backbone.pt')(torch.zeros(2, 3, 32, 64))] == [64, 128, 256, 512]
 
 
 @pytest.mark.slow
