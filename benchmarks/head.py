@@ -5,21 +5,25 @@
 
 A head has shared layers, classifier, box regression, loss and accuracy. ``step`` is forward, loss and backward of
 the whole head on RoI features of 1,024 numbers. The parts, each alone: ``classifier`` (logits from features, with
-backward), ``loss`` (with backward), ``accuracy``, ``detections`` (softmax, threshold, NMS). ``peak_logits`` is the most
-memory at any time beyond what was there before, in multiples of the logits, N x 13,205 float32.
+backward), ``loss`` (with backward), ``accuracy``, ``detections`` (softmax, threshold, NMS), ``nms`` (of 20,000
+candidates anywhere). ``peak_logits`` is the most memory at any time beyond what was there before, in multiples of the
+logits, N x 13,205 float32.
 """
 
 import measure
 import memory
 import torch
+from mmcv.ops import batched_nms
 from mmdet.models.losses import accuracy
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
 
 import apa_mmdet  # noqa: F401  registers the heads
+from apa_mmdet.models.layers import many_class_nms
+from apa_mmdet.models.roi_heads import LargeVocabularyBBoxHead
 
-CLASSES, WIDTH = 13204, 1024
+CLASSES, WIDTH, CANDIDATES = 13204, 1024, 20000
 HEADS = {
     'wrapped Cauchy, memory-efficient loss and NMS': dict(
         type='LargeVocabularyBBoxHead',
@@ -37,7 +41,7 @@ HEADS = {
     ),
 }
 TEST = ConfigDict(score_thr=1e-4, nms=dict(type='nms', iou_threshold=0.6), max_per_img=300)
-PARTS = 'step', 'classifier', 'loss', 'accuracy', 'detections'
+PARTS = 'step', 'classifier', 'loss', 'accuracy', 'detections', 'nms'
 
 
 def build(name: str, device: str) -> BBoxHead:
@@ -63,6 +67,10 @@ class Parts:
         spread = self.logits.detach() - self.logits.detach().mean(1, True)
         # as peaked as a trained classifier's: of a thousand pairs of RoI and class one is a candidate
         self.detected = spread / spread.std(1, keepdim=True) * 12 - 40
+        corner = torch.rand(CANDIDATES, 2, device=device) * 1000
+        boxes = torch.cat([corner, corner + torch.rand(CANDIDATES, 2, device=device) * 300], 1)
+        labels = torch.randint(0, CLASSES, (CANDIDATES,), device=device)
+        self.candidates = boxes, torch.rand(CANDIDATES, device=device), labels
 
     def zero_grad(self) -> None:
         for tensor in (*self.head.parameters(), self.logits):
@@ -92,6 +100,11 @@ class Parts:
     def detections(self) -> object:
         meta = dict(img_shape=(500, 500))
         return self.head._predict_by_feat_single(self.boxes, self.detected, self.targets * 0, meta, False, TEST)
+
+    @torch.no_grad()
+    def nms(self) -> object:
+        call = many_class_nms if isinstance(self.head, LargeVocabularyBBoxHead) else batched_nms
+        return call(*self.candidates, TEST.nms)
 
 
 def main() -> None:

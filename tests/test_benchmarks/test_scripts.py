@@ -331,7 +331,7 @@ def test_every_part_of_the_heads_is_measured(tmp_path):
     assert 'results: out/head_cpu.csv' in start('head.py', '--rois', '256', cwd=tmp_path)
     results = measure.read_results(tmp_path / 'out/head_cpu.csv')
     rows = {(row['name'].split(',')[0], row['part']): row for row in results}
-    assert len(rows) == 15 and all(0 < float(row['ms']) < float('inf') for row in rows.values())
+    assert len(rows) == 18 and all(0 < float(row['ms']) < float('inf') for row in rows.values())
     for name in ('wrapped Cauchy', 'Linear'):  # ours: no more than twice the logits
         assert all(float(rows[name, part]['peak_logits']) <= 2.05 for part in ('loss', 'accuracy', 'detections'))
 

@@ -1,5 +1,6 @@
 from .carafe import DeviceAgnosticCARAFEPack
 from .cbam import CBAM
+from .many_class_nms import many_class_nms
 from .norm_act import norm_act, residual_act
 from .normed_predictor import LearnableNormedConv2d
 from .se_layer import SELayer, build_attention
@@ -12,6 +13,7 @@ __all__ = [
     'SELayer',
     'WrappedCauchyLinear',
     'build_attention',
+    'many_class_nms',
     'norm_act',
     'residual_act',
 ]

@@ -3,13 +3,14 @@
 from typing import Any
 
 import torch
-from mmcv.ops import batched_nms
 from mmdet.models import DetTTAModel
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 from torch import Tensor
+
+from apa_mmdet.models.layers import many_class_nms
 
 AXES = dict(horizontal=(-1,), vertical=(-2,), diagonal=(-2, -1))  # of a mask that is flipped
 PER_OBJECT = 'masks', 'mask_scores'
@@ -58,7 +59,7 @@ class InstanceTTAModel(DetTTAModel):
                 parts = [_flip_back(masks, sample) for masks, sample in zip(parts, data_samples)]
             merged[key] = torch.cat(parts)
         if len(merged):
-            kept, indices = batched_nms(merged.bboxes, merged.scores, merged.labels, self.tta_cfg.nms)
+            kept, indices = many_class_nms(merged.bboxes, merged.scores, merged.labels, self.tta_cfg.nms)
             merged = merged[indices]
             merged.bboxes, merged.scores = kept[:, :-1], kept[:, -1]  # soft NMS lowers scores
         result.pred_instances = merged[: self.tta_cfg.max_per_img or max(map(len, views))]
