@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -23,7 +24,8 @@ class ActivationHealthHook(Hook):
     - either not finite.
 
     Checks every parameter called ``lambda_`` or ``kappa`` at the end of each epoch and every ``interval`` iterations,
-    and reports an activation once.
+    and reports an activation once. A check is one copy from the GPU, whatever the number of activations; it is read at
+    once, as MMEngine waits for every loss in each of those iterations anyway.
 
     Args:
         interval: iterations between two checks.
@@ -46,12 +48,14 @@ class ActivationHealthHook(Hook):
 
     @torch.no_grad()
     def _check(self, runner: Runner) -> None:
-        model = unwrap_model(runner.model)
+        learned = _on_host(
+            {n: p for n, p in unwrap_model(runner.model).named_parameters() if n.split('.')[-1] in ('lambda_', 'kappa')}
+        )
         for parameter, problem, is_good in (
             ('lambda_', f'λ is at its floor of {LAMBDA_FLOOR:g}, where it has no gradient', lambda p: p > LAMBDA_FLOOR),
-            ('kappa', f'|κ| is above {self.max_kappa:g}', lambda p: p.abs() <= self.max_kappa),
+            ('kappa', f'|κ| is above {self.max_kappa:g}', lambda p: abs(p) <= self.max_kappa),
         ):
-            values = {name: p for name, p in model.named_parameters() if name.split('.')[-1] == parameter}
+            values = {name: p for name, p in learned.items() if name.split('.')[-1] == parameter}
             bad = {name: p[~is_good(p)] for name, p in values.items() if not is_good(p).all()}  # nan is not good either
             new = {name: p for name, p in bad.items() if name not in self.reported}
             if new:
@@ -60,12 +64,19 @@ class ActivationHealthHook(Hook):
                 runner.logger.warning(f'{problem}, in {len(bad)} of {len(values)} activations{newer}: {_listing(new)}')
 
 
-def _listing(bad: dict[str, Tensor], most: int = 8) -> str:
+def _on_host(parameters: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    if not parameters:
+        return {}
+    values = torch.cat([p.flatten() for p in parameters.values()]).float().cpu().numpy()
+    return dict(zip(parameters, np.split(values, np.cumsum([p.numel() for p in parameters.values()])[:-1])))
+
+
+def _listing(bad: dict[str, np.ndarray], most: int = 8) -> str:
     """Names with the first bad value of each and the number of its bad values.
 
     Example:
-        >>> _listing({'stem.kappa': torch.tensor([40.]), 'out.kappa': torch.tensor([31., 32.])})
+        >>> _listing({'stem.kappa': np.array([40.]), 'out.kappa': np.array([31., 32.])})
         'stem.kappa 40, out.kappa 31 (2 values)'
     """
-    parts = [f'{name} {p[0].item():.3g}' + (f' ({len(p)} values)' if len(p) > 1 else '') for name, p in bad.items()]
+    parts = [f'{name} {p[0]:.3g}' + (f' ({len(p)} values)' if len(p) > 1 else '') for name, p in bad.items()]
     return ', '.join(parts[:most]) + (f' and {len(parts) - most} more' if len(parts) > most else '')

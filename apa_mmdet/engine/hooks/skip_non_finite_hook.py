@@ -27,7 +27,9 @@ class SkipNonFiniteHook(Hook):
 
     A good step costs a pass over the gradients (their norms; a norm that overflows is not finite either, since clipping
     would turn all gradients into zeros), one synchronization with the GPU and, with several processes, the reduction of
-    two numbers; statistics of norms in training mode are copied.
+    two numbers; statistics of norms in training mode are copied. The synchronization cannot come later: a step that an
+    optimizer has made could be undone only with a copy of all weights and of its state. MMEngine waits as well, for
+    each loss after the step, and for the norm of the gradients before it where they are clipped.
 
     Where a loss scale adapts itself (float16), it deals with overflowing gradients, and they are no failure as long as
     the scale is at least ``min_scale``.
@@ -141,9 +143,10 @@ def _finite(losses: list[Tensor], gradients: list[Tensor]) -> tuple[bool, bool]:
     norms = torch._foreach_norm(gradients) if gradients else []
     device = next((one.device for one in (*gradients, *losses)), None)  # a loss that is only logged may be on the CPU
     answers = torch.ones(2, dtype=torch.int, device=device)
-    for i, values in enumerate(([loss.sum() for loss in losses], norms)):
+    sums = [loss.sum().to(device, non_blocking=loss.is_cpu) for loss in losses]  # from a GPU it could be read too early
+    for i, values in enumerate((sums, norms)):
         if len(values):
-            answers[i] = torch.stack([one.to(device) for one in values]).isfinite().all()
+            answers[i] = torch.stack(list(values)).isfinite().all()
     all_reduce(answers, 'min')
     return tuple(map(bool, answers.tolist()))
 

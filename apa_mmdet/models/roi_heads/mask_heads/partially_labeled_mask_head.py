@@ -1,3 +1,4 @@
+import numpy as np
 import torch
 from mmdet.models.task_modules.samplers import SamplingResult
 from mmdet.registry import MODELS
@@ -7,10 +8,6 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from .device_agnostic_fcn_mask_head import DeviceAgnosticFCNMaskHead
-
-# of a sampling result, what mask targets need for the P positive RoIs of an image: boxes (P, 4), and indices (P,) and
-# labels (P,) of the ground truth that each is assigned to
-FIELDS = ('pos_priors', 'pos_assigned_gt_inds', 'pos_gt_labels')
 
 
 @MODELS.register_module()
@@ -32,9 +29,20 @@ class PartiallyLabeledMaskHead(DeviceAgnosticFCNMaskHead):
         rcnn_train_cfg: ConfigDict,
     ) -> dict:
         """As of ``FCNMaskHead``; ``mask_targets`` are those of the RoIs with a mask."""
-        with_mask, positives = [], []
+        with_mask, positives, before = [], [], 0
         for result, instances in zip(sampling_results, batch_gt_instances):
-            has_mask = torch.from_numpy(instances.masks.areas > 0).to(mask_preds.device)[result.pos_assigned_gt_inds]
-            with_mask.append(has_mask)
-            positives.append(InstanceData(**{field: getattr(result, field) for field in FIELDS})[has_mask])
+            # the copy that FCNMaskHead makes for the targets, a bit earlier; nothing else here waits for a GPU
+            assigned = result.pos_assigned_gt_inds.cpu()
+            has_mask = np.flatnonzero((instances.masks.areas > 0)[assigned.numpy()])
+            kept = torch.from_numpy(has_mask)
+            on_device = kept.to(mask_preds.device, non_blocking=True)
+            with_mask.append(on_device + before)
+            before += len(assigned)
+            positives.append(
+                InstanceData(
+                    pos_priors=result.pos_priors[on_device],
+                    pos_assigned_gt_inds=assigned[kept],
+                    pos_gt_labels=result.pos_gt_labels[on_device],
+                )
+            )
         return super().loss_and_target(mask_preds[torch.cat(with_mask)], positives, batch_gt_instances, rcnn_train_cfg)
