@@ -65,13 +65,14 @@ def test_a_training_step_waits_only_where_it_must(tiny_data, tmp_path):
     assert [Counter(step.found) for step in steps] == [STEP, {**STEP, **LOGGING}]
 
 
-def _loss(loss, classes):
-    return lambda x: loss(x, torch.tensor([0, classes - 1, 1]))
+def _loss(loss):
+    labels = torch.tensor([0, 5, 1])
+    return lambda x: loss(x, labels)
 
 
 def _drop_loss(link):
-    loss = DropLoss(6, link=link, class_frequency=[1e-4, 0.1] * 3)
-    return lambda x: loss(x, torch.tensor([0, 6, 1])) + loss.get_accuracy(x, torch.tensor([0, 6, 1]))['acc_classes']
+    loss, labels = DropLoss(6, link=link, class_frequency=[1e-4, 0.1] * 3), torch.tensor([0, 6, 1])
+    return lambda x: loss(x, labels) + loss.get_accuracy(x, labels)['acc_classes']
 
 
 PARTS = {
@@ -81,19 +82,35 @@ PARTS = {
     'CBAM': lambda: CBAM(6),
     'LearnableNormedConv2d': lambda: LearnableNormedConv2d(6, 4, 1),
     'WrappedCauchyLinear': lambda: WrappedCauchyLinear(6, 4, learn_scale=True),
-    'MemoryEfficientCrossEntropyLoss': lambda: _loss(MemoryEfficientCrossEntropyLoss(), 6),
+    'MemoryEfficientCrossEntropyLoss': lambda: _loss(MemoryEfficientCrossEntropyLoss()),
 }
 ROWS = 'Linear', 'Loss'  # their input is (N, C)
 
 
+def _input(name):
+    return torch.randn(3, 6, *(() if any(kind in name for kind in ROWS) else (4, 5)), requires_grad=True)
+
+
 @pytest.mark.parametrize('name', PARTS)
 def test_parts_of_a_model_do_not_wait(name):
-    part = PARTS[name]()
-    x = torch.randn(3, 6, *(() if any(kind in name for kind in ROWS) else (4, 5)), requires_grad=True)
+    part, x = PARTS[name](), _input(name)
     with HostWaits() as waits:
         part(x).sum().backward()
     assert x.grad is not None
     assert Counter(waits.found) == (CPU_CHECK if 'DropLoss' in name else {})
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.parametrize('name', PARTS)
+def test_parts_of_a_model_do_not_wait_for_this_gpu(name):
+    with torch.device('cuda'):
+        part, x = PARTS[name](), _input(name)
+    part(x).sum().backward()  # compiles the kernels
+    torch.cuda.set_sync_debug_mode('error')
+    try:
+        part(x).sum().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode('default')
 
 
 def _reads_inside_operators(call, namespace):

@@ -9,6 +9,7 @@ model = dict(
     data_preprocessor=dict(pool_padding_in_training=True),  # as the published training
     roi_head=dict(
         bbox_head=dict(
+            type='LargeVocabularyBBoxHead',  # Shared2FCBBoxHead whose NMS does not loop over the classes
             num_classes=1203,
             # GOL: Gumbel link and DropLoss
             loss_cls=dict(
