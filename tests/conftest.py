@@ -9,6 +9,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault('TRITON_INTERPRET', '1')  # before anything imports Triton: its kernels then run on the CPU
 
 from helpers import fast_host  # noqa: F401
+from helpers import strict_operators as helper_of_strict_operators
 
 from apa_mmdet.datasets.tiny_lvis.generate import make_tiny_lvis
 
@@ -32,3 +33,9 @@ def tiny_data(tmp_path_factory):
         return path
 
     return folder
+
+
+@pytest.fixture
+def strict_operators(monkeypatch):
+    """mmcv's operators refuse what their CUDA code cannot take or misreads; returns the set of those that were called."""
+    return helper_of_strict_operators.install(monkeypatch)

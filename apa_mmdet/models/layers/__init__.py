@@ -1,6 +1,7 @@
 from .carafe import DeviceAgnosticCARAFEPack
 from .cbam import CBAM
 from .many_class_nms import many_class_nms
+from .mmcv_operators import guard_operators, to_channels_last
 from .norm_act import norm_act, residual_act
 from .normed_predictor import LearnableNormedConv2d
 from .se_layer import SELayer, build_attention
@@ -14,6 +15,8 @@ __all__ = [
     'WrappedCauchyLinear',
     'build_attention',
     'many_class_nms',
+    'guard_operators',
     'norm_act',
     'residual_act',
+    'to_channels_last',
 ]

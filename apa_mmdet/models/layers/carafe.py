@@ -7,14 +7,16 @@ from torch import Tensor
 
 from apa_mmdet.ops.carafe import carafe
 
+from .mmcv_operators import operand
+
 
 @MODELS.register_module()
 class DeviceAgnosticCARAFEPack(CARAFEPack):
     """mmcv's ``CARAFEPack`` on every device.
 
     mmcv's operator exists for CUDA only; elsewhere, and for an empty batch, :func:`~apa_mmdet.ops.carafe.carafe` takes
-    its place. Arguments, parameters (``channel_compressor``, ``content_encoder``) and result are those of
-    ``CARAFEPack``.
+    its place. mmcv's computes 16-bit types in float32 here, and gets contiguous tensors. Arguments, parameters
+    (``channel_compressor``, ``content_encoder``) and result are those of ``CARAFEPack``.
 
     Shape: (N, channels, H, W) → (N, channels, s·H, s·W); N may be 0, as in a step without foreground.
     """
@@ -31,7 +33,13 @@ class DeviceAgnosticCARAFEPack(CARAFEPack):
 
     def feature_reassemble(self, x: Tensor, mask: Tensor) -> Tensor:
         mask = mask.to(x.dtype)
-        built = x.is_cuda and get_compiling_cuda_version() != 'not available'
-        if built and len(x) and not torch.jit.is_tracing():
-            return super().feature_reassemble(x, mask)
+        if has_cuda_operator(x) and len(x) and not torch.jit.is_tracing():
+            # mmcv's code reads any layout as NCHW, and takes no bfloat16
+            x, mask, dtype = operand(x), operand(mask), x.dtype
+            return super().feature_reassemble(x, mask).to(dtype)
         return carafe(x, mask, self.up_kernel, self.up_group, self.scale_factor)
+
+
+def has_cuda_operator(x: Tensor) -> bool:
+    """Whether mmcv was built for CUDA, and the tensor is there."""
+    return x.is_cuda and get_compiling_cuda_version() != 'not available'

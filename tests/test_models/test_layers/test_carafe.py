@@ -1,12 +1,11 @@
 """DeviceAgnosticCARAFEPack against mmcv's CARAFEPack."""
 
-import sys
-
 import pytest
 import torch
 from mmcv.ops.carafe import CARAFEPack
 
 from apa_mmdet.models.layers import DeviceAgnosticCARAFEPack
+from apa_mmdet.models.layers import carafe as carafe_layer
 
 
 def test_uniform_kernels_average_the_neighborhood():
@@ -34,14 +33,35 @@ def test_result_under_autocast_is_close_to_float32():
     torch.testing.assert_close(out.float(), pack(x), rtol=2e-2, atol=2e-2)
 
 
-@pytest.mark.parametrize('compiled, expected', [('12.1', 'mmcv'), ('not available', 'ours')])
+@pytest.mark.parametrize('compiled, expected', [('12.1', True), ('not available', False)])
 def test_cuda_tensors_go_to_mmcv_where_it_was_compiled_for_cuda(monkeypatch, compiled, expected):
     class OnCuda(torch.Tensor):
         is_cuda = True
 
-    module = sys.modules[DeviceAgnosticCARAFEPack.__module__]
-    monkeypatch.setattr(module, 'get_compiling_cuda_version', lambda: compiled)
-    monkeypatch.setattr(module, 'carafe', lambda *args: 'ours')
-    monkeypatch.setattr(CARAFEPack, 'feature_reassemble', lambda *args: 'mmcv')
-    x = torch.zeros(1, 4, 2, 2).as_subclass(OnCuda)
-    assert DeviceAgnosticCARAFEPack(4, 2).feature_reassemble(x, torch.zeros(1)) == expected
+    monkeypatch.setattr(carafe_layer, 'get_compiling_cuda_version', lambda: compiled)
+    assert carafe_layer.has_cuda_operator(torch.zeros(1).as_subclass(OnCuda)) is expected
+    assert not carafe_layer.has_cuda_operator(torch.zeros(1))
+
+
+@pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
+def test_mmcvs_operator_gets_what_its_cuda_code_takes(strict_operators, monkeypatch, dtype, memory_format):
+    pack = DeviceAgnosticCARAFEPack(8, 2, up_group=2)
+    x = torch.randn(2, 8, 3, 5).to(dtype).to(memory_format=memory_format)
+    mask = pack.kernel_normalizer(torch.randn(2, 200, 3, 5)).to(dtype)
+    wanted = values_and_gradients(pack.feature_reassemble, x.double().contiguous(), mask.double())
+    monkeypatch.setattr(carafe_layer, 'has_cuda_operator', lambda x: True)
+    got = values_and_gradients(pack.feature_reassemble, x, mask.to(memory_format=memory_format))
+    assert strict_operators == {'carafe_forward', 'carafe_backward'}
+    rtol = {torch.float32: 1e-5, torch.bfloat16: 8e-3, torch.float16: 1e-3}[dtype]  # one unit in the last place
+    for ours, exact in zip(got, wanted):
+        assert ours.dtype == dtype
+        torch.testing.assert_close(ours.double(), exact, rtol=rtol, atol=1e-5)
+
+
+def values_and_gradients(function, *inputs):
+    inputs = [x.clone(memory_format=torch.preserve_format).requires_grad_() for x in inputs]
+    out = function(*inputs)
+    weight = torch.linspace(-1, 1, out.numel()).bfloat16().double().reshape(out.shape)  # no dtype rounds it
+    (out.double() * weight).sum().backward()
+    return out.detach(), *(x.grad for x in inputs)
