@@ -4,6 +4,8 @@ import pytest
 import torch
 from helpers.paths import ROOT
 from helpers.shrink_config import shrunk, two_steps
+from helpers.strict_operators import DTYPES
+from mmdet.models.losses import focal_loss
 from mmengine.config import Config
 from mmengine.runner import Runner
 
@@ -70,3 +72,31 @@ def test_swapped_detector_trains_and_evaluates(name, data, tmp_path):
     unchanged = [key for (key, p), old in zip(learnable, before) if p.equal(old)]
     assert len(learnable) == 2 * NUM_ACTIVATIONS[name]
     assert [key for key in unchanged if not key.startswith(MAY_BE_UNCHANGED.get(name, 'none'))] == []
+
+
+def test_a_transformer_trains_in_bfloat16_with_mmcvs_operators_as_a_gpu_has_them(
+    data, strict_operators, monkeypatch, tmp_path
+):
+    """Deformable attention and the focal loss get what their CUDA code takes."""
+    monkeypatch.setattr(focal_loss, 'py_sigmoid_focal_loss', focal_loss_of_a_gpu(focal_loss.py_sigmoid_focal_loss))
+    cfg = small('dino_r50_aglu', data, tmp_path)
+    cfg.optim_wrapper.update(type='MixedPrecisionOptimWrapper', dtype='bfloat16')
+    cfg.update(val_cfg=None, val_dataloader=None, val_evaluator=None)
+    cfg.train_dataloader.batch_size = 4
+    runner = Runner.from_cfg(cfg)
+    dtypes = []
+    layer = runner.model.encoder.layers[0]
+    layer.ffn.layers[0][0].register_forward_hook(lambda module, inputs, result: dtypes.append(result.dtype))
+    runner.train()
+    assert dtypes == [torch.bfloat16]
+    assert {'ms_deform_attn_forward', 'ms_deform_attn_backward'} <= strict_operators
+    assert not any(module._forward_pre_hooks for module in runner.model.modules()), 'hooks outlive the step'
+    assert all(p.isfinite().all() for p in runner.model.parameters())
+
+
+def focal_loss_of_a_gpu(function):
+    def strict(pred, *args, **kwargs):
+        assert pred.dtype in DTYPES, f'sigmoid_focal_loss is not implemented for {pred.dtype}'
+        return function(pred, *args, **kwargs)
+
+    return strict

@@ -8,6 +8,7 @@ from mmengine.logging import MMLogger
 from apa_mmdet.datasets.validation.codes import ERROR
 from apa_mmdet.datasets.validation.findings import Finding, Findings
 
+from .dtypes import check_dtypes
 from .evaluation import check_palette, check_several_datasets, check_tta
 from .launch import Launch
 from .losses import check_losses
@@ -28,6 +29,7 @@ CHECKS: tuple[Callable[[Launch, Findings], None], ...] = (  # each adds to the f
     check_tta,
     check_palette,
     check_padding,
+    check_dtypes,
 )
 
 

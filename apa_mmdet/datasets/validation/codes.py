@@ -100,6 +100,8 @@ ERRORS = {
     'wrong-rule': '{setting} is {rule}, but of {key} more is better; set {setting}=greater',
     'large-min-delta': '{setting} is 0.1, more than {key} gains between validations; set {setting}=0.001',
     'loss-in-wrong-head': '{setting}: {loss} cannot train {head}; it works as {place} alone: use another loss',
+    'bfloat16-operators': '{setting} is AmpOptimWrapper in bfloat16, which {operators} of mmcv does not take on a GPU; '
+    'set {setting}.type=MixedPrecisionOptimWrapper',
     'no-class-frequency': '{setting}: DropLoss cannot train without class_frequency; give a list or an annotation file',
 }
 WARNINGS = {

@@ -11,6 +11,7 @@ from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.utils import apply_to
 from torch import Tensor, nn
 
+from apa_mmdet.models.layers import guard_operators
 from apa_mmdet.utils.model import unwrap_model
 
 try:
@@ -34,7 +35,9 @@ class MixedPrecisionOptimWrapper(AmpOptimWrapper):
     """MMEngine's AmpOptimWrapper for every device that torch's autocast supports, including the CPU.
 
     Weights and optimizer stay float32. float16 needs its loss scaled, and steps that overflow are skipped until the
-    scale fits; bfloat16 has float32's range and needs neither.
+    scale fits; bfloat16 has float32's range and needs neither. mmcv's operators (NMS, RoIAlign, CARAFE, deformable
+    convolution and attention) and mmdet's losses compute in float32, see
+    :func:`~apa_mmdet.models.layers.guard_operators`.
 
     Args:
         dtype: ``bfloat16`` or ``float16``; on a CPU, float16 needs torch 2.3.
@@ -73,11 +76,13 @@ class MixedPrecisionOptimWrapper(AmpOptimWrapper):
             stack.enter_context(torch.autocast(self.device, self.cast_dtype))
             for part in _before_operators(model):
                 stack.callback(part.register_forward_hook(_to_float).remove)
+            for handle in guard_operators(model):
+                stack.callback(handle.remove)
             yield
 
 
 def _before_operators(model: nn.Module) -> Iterator[nn.Module]:
-    """Yields the parts of a detector whose outputs reach mmcv's operators: its neck and dense heads.
+    """Yields the parts of a detector whose outputs reach mmcv's operators as functions: its neck and dense heads.
 
     NMS and RoIAlign support no half precision on a CPU and no bfloat16 on any device, and bfloat16 would round a
     coordinate above 256 pixels to an even number.
