@@ -15,6 +15,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from apa_mmdet.datasets.class_statistics import check_frequencies, load_class_frequency
+from apa_mmdet.ops.memory_layout import is_compiling
 
 from .links import build_link
 
@@ -143,7 +144,10 @@ class DropLoss(nn.Module):
         foreground = labels < self.num_classes
         target = labels.clamp(max=self.num_classes - 1)[:, None]
         skipped = self._skipped_negatives(cls_score, foreground, target)
-        loss = _RowBlocks.apply(self._sum_of_rows, cls_score, skipped, foreground, target, *self.link.parameters())
+        if is_compiling():  # a compiler fuses the rows, and cannot follow the gradient that blocks compute
+            loss = self._sum_of_rows(cls_score, skipped, foreground, target)
+        else:
+            loss = _RowBlocks.apply(self._sum_of_rows, cls_score, skipped, foreground, target, *self.link.parameters())
         if len(loss) == 0 and reduction == 'mean':
             reduction, avg_factor = 'sum', None
         weights = None if label_weights is None else label_weights.to(loss.dtype)
@@ -181,7 +185,7 @@ class DropLoss(nn.Module):
             )
         outside = (labels < 0) | (labels > self.num_classes)
         message = f'DropLoss: labels must lie in [0, {self.num_classes}] ({self.num_classes} is background)'
-        if labels.is_cuda or labels.is_meta:  # an `if` would wait for the device at every step
+        if labels.is_cuda or labels.is_meta or is_compiling():  # an `if` waits for the device, and breaks a graph
             torch._assert_async(~outside.any(), message)
         elif outside.any():
             raise ValueError(f'{message}, got {labels[outside][0].item()}')

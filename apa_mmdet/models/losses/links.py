@@ -5,6 +5,9 @@ shape. Half precisions are computed in float32; the result is float32 (float64 f
 
 With y = −log p, the complement is −log(1 − p) = −log(−expm1(−y)). Its derivative −1/expm1(y) is written by hand:
 autograd would save three tensors of the size of the logits and round small derivatives to zero.
+
+The bound of the logits is 10, since exp(10) = 22026: beyond it one negative RoI would outweigh a whole batch. It is a
+literal: with dynamic shapes torch.compile makes a graph input of a global float, and fails on a second call.
 """
 
 import math
@@ -16,8 +19,6 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from apa_mmdet.ops.apa import LAMBDA_FLOOR, apa, neg_log_apa
-
-LOGIT_BOUND = 10.0  # exp(10) = 22026: beyond it one negative RoI would outweigh a whole batch
 
 
 class SigmoidLink(nn.Module):
@@ -54,7 +55,7 @@ class GumbelLink(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # below −10 p is 0 even in float64, and its derivative would become 0 · inf
-        return _wide(x).clamp(min=-LOGIT_BOUND).neg().exp().neg().exp()
+        return _wide(x).clamp(min=-10.0).neg().exp().neg().exp()
 
     def neg_log(self, x: Tensor) -> Tensor:
         return _bounded(x).neg().exp()
@@ -132,7 +133,7 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _bounded(x: Tensor) -> Tensor:
-    return _wide(x).clamp(-LOGIT_BOUND, LOGIT_BOUND)
+    return _wide(x).clamp(-10.0, 10.0)
 
 
 class _GumbelComplement(Function):
@@ -151,7 +152,7 @@ class _GumbelComplement(Function):
         y = _bounded(x).neg_().exp_()
         # the derivative is y/expm1(y); expm1 overflows to inf where that is zero
         slope = y.div_(torch.expm1(y)).mul_(grad)
-        return slope.masked_fill_(x.abs() > LOGIT_BOUND, 0).to(x.dtype)
+        return slope.masked_fill_(x.abs() > 10.0, 0).to(x.dtype)
 
 
 class _NegLogComplement(Function):
