@@ -5,6 +5,7 @@ less. None but deformable attention's asks for the memory format: RoIAlign, CARA
 channels_last tensors as if they were contiguous, and give wrong numbers without an error on either device.
 """
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -67,6 +68,7 @@ def to_channels_last(model: nn.Module) -> nn.Module:
     return model
 
 
+@cache  # training in mixed precision asks in each step
 def calls_operators(cls: type) -> bool:
     """Whether it is a module of mmcv or mmdet, or a subclass, that may call an operator of mmcv."""
     return not cls.__module__.startswith(TAKES_ANY) and any(base.__module__.startswith(CALLERS) for base in cls.__mro__)
