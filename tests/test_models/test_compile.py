@@ -56,7 +56,7 @@ PARTS = {
 }
 DTYPES = torch.float32, torch.bfloat16, torch.float16, torch.float64
 # of the greatest value: a compiler fuses, and so rounds intermediate 16-bit results less often
-TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 8e-2}
+TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 8e-2}
 
 
 def step(function, x, parameters):
