@@ -1,4 +1,4 @@
 from .concat_dataset_evaluator import ConcatDatasetEvaluator
-from .metrics import CocoBoxMetric, FastLVISMetric
+from .metrics import FastCocoMetric, FastLVISMetric
 
-__all__ = ['CocoBoxMetric', 'ConcatDatasetEvaluator', 'FastLVISMetric']
+__all__ = ['ConcatDatasetEvaluator', 'FastCocoMetric', 'FastLVISMetric']

@@ -20,7 +20,7 @@ from mmdet.evaluation import LVISMetric
 from apa_mmdet.apis.offline_eval import eval_results
 from apa_mmdet.evaluation import FastLVISMetric
 from apa_mmdet.evaluation.functional.prediction_store import PredictionError
-from apa_mmdet.evaluation.metrics.fast_lvis_metric import EvaluationError
+from apa_mmdet.evaluation.metrics.streamed_metric import EvaluationError
 
 BOTH = dict(metric=['bbox', 'segm'])
 

@@ -11,7 +11,8 @@ from mmengine.dataset import ConcatDataset
 from mmengine.registry import Registry
 
 from apa_mmdet.datasets.validation.findings import Findings
-from apa_mmdet.evaluation import ConcatDatasetEvaluator, FastLVISMetric
+from apa_mmdet.evaluation import ConcatDatasetEvaluator
+from apa_mmdet.evaluation.metrics.streamed_metric import StreamedMetric
 from apa_mmdet.models.test_time_augs import InstanceTTAModel
 from apa_mmdet.utils.config import leaves, metrics_of, model_parts
 from apa_mmdet.visualization.local_visualizer import LegibleVisualizer
@@ -31,7 +32,7 @@ def check_several_datasets(launch: Launch, findings: Findings) -> None:
     parts = dataset.get('datasets') if _is(DATASETS, dataset, ConcatDataset) else None
     by_dataset = _is(EVALUATOR, evaluator, (MultiDatasetsEvaluator, ConcatDatasetEvaluator))
     if _is(EVALUATOR, evaluator, MultiDatasetsEvaluator):
-        if any(_is(METRICS, metric, FastLVISMetric) for metric in metrics_of(evaluator)):
+        if any(_is(METRICS, metric, StreamedMetric) for metric in metrics_of(evaluator)):
             findings.add('streamed-metric', [setting], setting=setting)
     elif by_dataset and len(evaluator.get('metrics') or ()) != len(parts or ()):
         counts = dict(metrics=len(evaluator.get('metrics') or ()), count=len(parts or ()))

@@ -11,18 +11,20 @@ from mmengine.registry import HOOKS, DefaultScope
 
 from apa_mmdet.datasets.validation.findings import Findings
 from apa_mmdet.engine.hooks import AtomicCheckpointHook
+from apa_mmdet.evaluation.functional.coco_summary import PRECISIONS as COCO_PRECISIONS
+from apa_mmdet.evaluation.functional.coco_summary import available
 from apa_mmdet.evaluation.functional.metric_names import overall_precision
-from apa_mmdet.evaluation.metrics import CocoBoxMetric, FastLVISMetric
+from apa_mmdet.evaluation.metrics import FastCocoMetric, FastLVISMetric
+from apa_mmdet.evaluation.metrics.fast_coco_metric import GROUP_PRECISIONS
 from apa_mmdet.evaluation.metrics.fast_lvis_metric import AVERAGE_PRECISIONS, AVERAGE_RECALLS
 from apa_mmdet.utils.config import evaluators
 
 from .launch import Launch
 
-COCO_PRECISIONS = 'mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l'
 COCO_RECALLS = 'AR@100', 'AR@300', 'AR@1000', 'AR_s@1000', 'AR_m@1000', 'AR_l@1000'
 KNOWN = {
     CocoMetric: (COCO_PRECISIONS, COCO_RECALLS),
-    CocoBoxMetric: (COCO_PRECISIONS, COCO_RECALLS),
+    FastCocoMetric: (COCO_PRECISIONS, COCO_RECALLS),
     LVISMetric: (AVERAGE_PRECISIONS, AVERAGE_RECALLS),
     FastLVISMetric: (AVERAGE_PRECISIONS, AVERAGE_RECALLS),
 }
@@ -99,7 +101,11 @@ def _metrics(cfg: Config) -> Metrics:
             continue
         prefix = evaluator.get('prefix') or cls.default_prefix
         prefix = f'{of_datasets[i]}/{prefix}' if of_datasets and i < len(of_datasets) else prefix
-        found.keys.extend(f'{prefix}/{key}' for key in _keys(evaluator, *KNOWN[cls]))
+        precisions, recalls = KNOWN[cls]
+        if cls is FastCocoMetric:
+            precisions += GROUP_PRECISIONS if evaluator.get('frequency_groups') else ()
+            recalls = available(evaluator.get('proposal_nums', (100, 300, 1000)))[len(COCO_PRECISIONS) :]
+        found.keys.extend(f'{prefix}/{key}' for key in _keys(evaluator, precisions, recalls))
         if evaluator.get('classwise') and not evaluator.get('format_only'):
             found.by_class.append(f'{prefix}/')
     return found

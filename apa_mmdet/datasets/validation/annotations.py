@@ -98,8 +98,21 @@ def check_ground_truth(content: dict, findings: Findings, masks: bool) -> None:
         check_masks(records.annotations, records.sizes, required=True, evaluated=True, findings=findings)
 
 
+def check_coco_ground_truth(content: dict, findings: Findings, masks: bool) -> None:
+    """Check what ``FastCocoMetric`` reads of an annotation file, and only that; ``masks``: it compares masks."""
+    records = collect_records(content, findings, needs_annotations=False)
+    for kind in ('images', 'categories'):
+        wrong = [not is_integer_id(record['id']) for record in getattr(records, kind)]
+        findings.check('non-integer-id', getattr(records, kind), wrong, records=kind)
+    _check_flag(records.annotations, 'ignore', findings)
+    findings.check('missing-iscrowd', records.annotations, lambda a: a.get('iscrowd') not in (0, 1))
+    _check_metric_fields(records.annotations, False, findings)
+    if masks:
+        check_masks(records.annotations, records.sizes, required=True, evaluated=True, findings=findings)
+
+
 def check_images_and_categories(content: dict, findings: Findings) -> None:
-    """Check what ``FastLVISMetric`` reads of an annotation file to write predictions without evaluating them."""
+    """Check what a streamed metric reads of an annotation file to write predictions without evaluating them."""
     records = collect_records(dict(content, annotations=[]), findings, needs_annotations=False)
     for kind in ('images', 'categories'):
         wrong = [not is_integer_id(record['id']) for record in getattr(records, kind)]

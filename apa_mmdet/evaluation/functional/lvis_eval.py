@@ -22,7 +22,8 @@ from apa_mmdet.datasets.validation.findings import Findings
 from apa_mmdet.datasets.validation.reading import read_annotations
 from apa_mmdet.utils.errors import one_line
 
-from .detections import IOU_TYPES, MAX_PER_IMAGE, Detections
+from .detection_rows import IOU_TYPES
+from .detections import MAX_PER_IMAGE, Detections
 from .prediction_store import as_xywh
 
 

@@ -1,4 +1,4 @@
-from .coco_box_metric import CocoBoxMetric
+from .fast_coco_metric import FastCocoMetric
 from .fast_lvis_metric import FastLVISMetric
 
-__all__ = ['CocoBoxMetric', 'FastLVISMetric']
+__all__ = ['FastCocoMetric', 'FastLVISMetric']

@@ -13,7 +13,7 @@ from apa_mmdet.evaluation import FastLVISMetric
 from apa_mmdet.evaluation.functional.detections import Detections
 from apa_mmdet.evaluation.functional.lvis_eval import FastLVISEval, GroundTruth
 from apa_mmdet.evaluation.functional.prediction_store import PredictionError, find_predictions
-from apa_mmdet.evaluation.metrics.fast_lvis_metric import EvaluationError
+from apa_mmdet.evaluation.metrics.streamed_metric import EvaluationError
 
 
 def evaluation_of(ground_truth, predictions, iou_type):

@@ -15,7 +15,7 @@ from apa_mmdet.datasets.validation.findings import ValidationError
 from apa_mmdet.evaluation import FastLVISMetric
 from apa_mmdet.evaluation.functional.lvis_eval import GroundTruth
 from apa_mmdet.evaluation.functional.prediction_store import PredictionError
-from apa_mmdet.evaluation.metrics.fast_lvis_metric import EvaluationError
+from apa_mmdet.evaluation.metrics.streamed_metric import EvaluationError
 
 EVERYTHING = ['bbox', 'segm', 'proposal', 'proposal_fast']
 

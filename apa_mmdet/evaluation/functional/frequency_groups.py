@@ -1,0 +1,91 @@
+"""Rare, common and frequent classes, by the number of training images that they appear in."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from apa_mmdet.datasets.validation.findings import Findings
+from apa_mmdet.datasets.validation.reading import read_annotations
+from apa_mmdet.datasets.validation.records import collect_records
+
+GROUPS = dict(r='rare', c='common', f='frequent')
+LVIS_BOUNDS = (10, 100)
+
+
+class ClassCounts(NamedTuple):
+    """Of each class, in a given order: training images that show it, and training instances; crowds do not count."""
+
+    images: np.ndarray
+    instances: np.ndarray
+
+
+def count_classes(path: str, names: Sequence[str]) -> ClassCounts:
+    """Count the classes ``names`` in an annotation file of COCO or LVIS.
+
+    Raises:
+        ValidationError: if the file is damaged.
+        ValueError: if it lacks a class.
+    """
+    findings = Findings(path, strict=True)
+    records = collect_records(read_annotations(path), findings)
+    missing = sorted(set(names) - {category['name'] for category in records.categories})
+    if missing:
+        raise ValueError(
+            f'{path}: {len(missing)} evaluated classes, e.g. {missing[0]!r}, are not among its categories; '
+            'frequency_groups needs the annotations of the training'
+        )
+    single = np.array([not annotation.get('iscrowd') for annotation in records.annotations], bool)
+    category, image = records.category[single], records.image[single]
+    pairs = np.unique(category.astype(np.int64) * len(records.images) + image)  # each class in each image once
+    images = np.bincount(pairs // len(records.images), minlength=len(records.categories))
+    instances = np.bincount(category, minlength=len(records.categories))
+    position = {c['name']: i for i, c in enumerate(records.categories)}
+    chosen = [position[name] for name in names]
+    return ClassCounts(images[chosen], instances[chosen])
+
+
+def group_classes(
+    images: np.ndarray, bounds: Sequence[float] | None = None, quantiles: Sequence[float] | None = None
+) -> np.ndarray:
+    """The group of each class, ``'r'``, ``'c'`` or ``'f'``.
+
+    Args:
+        images: training images of each class.
+        bounds: most images of a rare and of a common class; default: LVIS's.
+        quantiles: instead of ``bounds``, the shares of rare classes and of rare or common classes.
+
+    Example:
+        >>> group_classes(np.array([10, 11, 100, 101])).tolist()
+        ['r', 'c', 'c', 'f']
+        >>> group_classes(np.array([1, 2, 3, 4, 5, 6]), quantiles=(1 / 3, 2 / 3)).tolist()
+        ['r', 'r', 'c', 'c', 'f', 'f']
+    """
+    if quantiles is not None:
+        bounds = np.quantile(images, quantiles) if len(images) else LVIS_BOUNDS
+    return np.array(list(GROUPS))[np.searchsorted(LVIS_BOUNDS if bounds is None else bounds, images)]
+
+
+def check_options(options: dict) -> None:
+    """Check ``frequency_groups`` of a metric.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    unknown = sorted(set(options) - {'ann_file', 'bounds', 'quantiles'})
+    if unknown or not isinstance(options.get('ann_file'), str):
+        raise ValueError(
+            f'frequency_groups has {unknown[0]!r}; its options are ann_file, bounds and quantiles'
+            if unknown
+            else 'frequency_groups needs ann_file, the annotations of the training'
+        )
+    given = [key for key in ('bounds', 'quantiles') if options.get(key) is not None]
+    if len(given) > 1:
+        raise ValueError('frequency_groups has bounds and quantiles; give one of them')
+    for key in given:
+        low, high = (*options[key], 0, 0)[:2]
+        if len(options[key]) != 2 or not 0 <= low <= high or (key == 'quantiles' and high > 1):
+            raise ValueError(
+                f'frequency_groups.{key} is {options[key]!r}; it must be two ascending '
+                + ('numbers of images' if key == 'bounds' else 'shares from 0 to 1')
+            )

@@ -1,0 +1,210 @@
+import csv
+import math
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+from mmdet.evaluation import CocoMetric
+from mmdet.registry import METRICS
+from mmengine import fileio
+from mmengine.logging import MMLogger
+from terminaltables import AsciiTable
+
+from apa_mmdet.evaluation.functional.coco_eval import evaluate_coco
+from apa_mmdet.evaluation.functional.coco_ground_truth import CocoGroundTruth
+from apa_mmdet.evaluation.functional.coco_summary import (
+    NAMES,
+    PRECISIONS,
+    available,
+    by_category,
+    categories_at_map,
+    summarize,
+)
+from apa_mmdet.evaluation.functional.detection_rows import DetectionRows
+from apa_mmdet.evaluation.functional.frequency_groups import (
+    GROUPS,
+    ClassCounts,
+    check_options,
+    count_classes,
+    group_classes,
+)
+from apa_mmdet.evaluation.functional.json_results import json_results_writer
+from apa_mmdet.evaluation.functional.prediction_store import PredictionFiles
+from apa_mmdet.evaluation.functional.proposal_recall import ProposalRecall
+
+from .streamed_metric import StreamedMetric
+
+GROUP_PRECISIONS = tuple(f'AP{group}' for group in GROUPS)
+
+
+@METRICS.register_module()
+class FastCocoMetric(StreamedMetric, CocoMetric):
+    """mmdet's ``CocoMetric``, with the same arguments and results, for many classes and images in little memory.
+
+    Predictions are written to files during the test and evaluated from there, category by category; only rank 0 reads
+    the annotations. For the files, which ``tools/eval_results.py`` evaluates again, see ``FastLVISMetric``.
+
+    The statistics are those of the evaluator that ``use_mp_eval`` names, and where there is nothing to average -1. As
+    in mmdet, 'AR@100', 'AR@300' and 'AR@1000' are recalls at the first, second and third of ``proposal_nums``,
+    whatever these are. Unlike there, a test without any detection has AP 0 instead of no result; annotations may have
+    the id 0; ``classwise`` names classes correctly if the file does not list them by their ids; masks are encoded only
+    for 'segm' or ``format_only``; and ``use_mp_eval`` starts no processes and takes any number of ``proposal_nums``.
+
+    Args:
+        ann_file: annotations in COCO's format; required.
+        args, kwargs: mmdet's; ``collect_device`` has no effect.
+        sort_categories: labels follow the ids of the categories.
+        frequency_groups: AP of rare, common and frequent classes, ``bbox_APr``, ``bbox_APc``, ``bbox_APf``:
+            ``dict(ann_file=…, bounds=(10, 100))`` with the annotations of the training; a class is rare that appears
+            in at most 10 of its images, and frequent in more than 100, as in LVIS. ``quantiles=(1/3, 2/3)`` instead of
+            ``bounds`` makes groups of about the same number of classes. A group without classes is left out. Classes
+            with their images, instances and AP are then also written to ``classes_bbox.csv`` beside the log.
+
+    Raises:
+        ValueError: for arguments that do not go together.
+        FileNotFoundError: if ``ann_file`` does not exist.
+        PredictionError, EvaluationError: as :class:`StreamedMetric`.
+    """
+
+    def __init__(
+        self,
+        ann_file: str | None = None,
+        *args,
+        sort_categories: bool = False,
+        frequency_groups: dict | None = None,
+        **kwargs,
+    ) -> None:
+        if ann_file is None:
+            raise ValueError('FastCocoMetric needs ann_file; CocoMetric can do without, by annotations in the samples')
+        if kwargs.get('format_only') and kwargs.get('outfile_prefix') is None:
+            raise ValueError('FastCocoMetric with format_only needs outfile_prefix, which names the files')
+        super().__init__(None, *args, **kwargs)
+        self.sort_categories, self.frequency_groups = sort_categories, frequency_groups
+        self._counts: ClassCounts | None = None
+        if frequency_groups is not None:
+            check_options(frequency_groups)
+        self._check_items()
+        self.writes_masks = self.format_only or 'segm' in self.metrics
+        self._prepare(ann_file)
+
+    def _check_items(self) -> None:
+        if set(self.metrics) == {'proposal_fast'}:
+            return
+        if not self.use_mp_eval and len(self.proposal_nums) < 3:
+            raise ValueError(
+                f'proposal_nums is {self.proposal_nums}; without use_mp_eval it must have 3 numbers, of which the '
+                'third is the limit of mAP_50 and others'
+            )
+        known = [*available(self.proposal_nums), *(GROUP_PRECISIONS if self.frequency_groups else ())]
+        for item in self.metric_items or ():
+            if item not in known:
+                raise ValueError(f'metric_items has {item!r}; with these proposal_nums there are {", ".join(known)}')
+
+    # Evaluation, on rank 0
+
+    def evaluate_files(
+        self, predictions: PredictionFiles, ground_truth: CocoGroundTruth | None = None
+    ) -> dict[str, float]:
+        """As in :class:`StreamedMetric`."""
+        self._ground_truth = ground_truth or self.load_ground_truth()
+        try:
+            return self._prefixed(self.compute_metrics(predictions))
+        finally:
+            self._ground_truth = None
+
+    def load_ground_truth(self) -> CocoGroundTruth:
+        """Read and validate the annotations; with ``format_only``, only the images and categories."""
+        options = dict(masks='segm' in self.metrics, evaluated=not self.format_only)
+        with fileio.get_local_path(self.ann_file, backend_args=self.backend_args) as path:
+            classes = (self.dataset_meta or {}).get('classes')
+            return CocoGroundTruth(path, classes, sort_categories=self.sort_categories, **options)
+
+    def compute_metrics(self, results: PredictionFiles) -> dict[str, float]:
+        """Metrics without prefix; the predictions are read once."""
+        logger, truth = MMLogger.get_current_instance(), self._ground_truth
+        tested: dict[int, int] = {}  # detections by image
+        with ExitStack() as stack:
+            add = []
+            if self.outfile_prefix is not None:
+                add.append(stack.enter_context(json_results_writer(self.outfile_prefix, truth.category_ids, results)))
+            if not self.format_only:
+                labels = np.arange(len(truth.categories))
+                detections = DetectionRows(truth, results, 'segm' in self.metrics, labels)
+                recall = ProposalRecall(truth.single_boxes, truth.single_objects, self.proposal_nums, self.iou_thrs)
+                add += [recall.add] if 'proposal_fast' in self.metrics else []
+                add += [detections.add] if {'bbox', 'segm', 'proposal'}.intersection(self.metrics) else []
+            for prediction in results:
+                tested[prediction.image_id] = len(prediction.scores)
+                for consume in add:
+                    consume(prediction)
+        if self.format_only:
+            logger.info(f'results are saved in {Path(self.outfile_prefix).parent}')
+            return {}
+        self._report_gaps(tested, truth.imgs)
+        metrics = {}
+        for metric in self.metrics:
+            logger.info(f'Evaluating {metric}...')
+            metrics.update(recall.summarize() if metric == 'proposal_fast' else self._evaluate(metric, detections))
+        return metrics
+
+    def _evaluate(self, metric: str, detections: DetectionRows) -> dict[str, float]:
+        """``metric``: 'bbox', 'segm' or 'proposal'."""
+        truth, proposals = self._ground_truth, metric == 'proposal'
+        options = np.atleast_1d(self.iou_thrs), self.proposal_nums, not proposals
+        averages = evaluate_coco(truth, detections, 'segm' if metric == 'segm' else 'bbox', *options)
+        statistics = summarize(averages, self.use_mp_eval)
+        metrics = {}
+        if self.classwise and not proposals:
+            metrics = self._by_class(by_category(averages))
+        if self.frequency_groups and not proposals:
+            statistics.update(self._by_frequency(metric, categories_at_map(averages, self.use_mp_eval)))
+        items = self.metric_items
+        if items is None:
+            items = [*PRECISIONS, *GROUP_PRECISIONS] if not proposals else [n for n in NAMES if n not in PRECISIONS]
+        values = {key: _rounded(statistics[key], proposals) for key in items if key in statistics}
+        metrics.update({key if proposals else f'{metric}_{key}': value for key, value in values.items()})
+        shown = [f'{key} {value:.3f}' for key, value in statistics.items()]
+        MMLogger.get_current_instance().info(f'{metric}: {", ".join(shown)}')
+        return metrics
+
+    def _by_class(self, table: np.ndarray) -> dict[str, float]:
+        names = [category['name'] for category in self._ground_truth.categories]
+        cells = [[name, *(f'{round(x, 3)}' for x in row)] for name, row in zip(names, table)]
+        header = ['category', *PRECISIONS]
+        MMLogger.get_current_instance().info('\n' + AsciiTable([header, *cells]).table)
+        return {f'{name}_precision': round(ap, 3) for name, ap in zip(names, table[:, 0])}
+
+    def _by_frequency(self, metric: str, precisions: np.ndarray) -> dict[str, float]:
+        """AP of each group of classes; ``precisions``: of each class, NaN without objects."""
+        names, options = [category['name'] for category in self._ground_truth.categories], dict(self.frequency_groups)
+        ann_file, first = options.pop('ann_file'), self._counts is None
+        if first:  # once a run: the annotations of a training may take a minute to read
+            with fileio.get_local_path(ann_file, backend_args=self.backend_args) as path:
+                self._counts = count_classes(path, names)
+        groups = group_classes(self._counts.images, **options)
+        self._write_classes(metric, zip(names, groups.tolist(), *(c.tolist() for c in self._counts), precisions))
+        metrics, logger = {}, MMLogger.get_current_instance()
+        for letter, title in GROUPS.items():
+            found = precisions[groups == letter]
+            found = found[~np.isnan(found)]
+            if found.size:
+                metrics[f'AP{letter}'] = found.mean()
+            elif first:
+                logger.warning(f'AP{letter} is left out: no {title} class has objects in {self.ann_file}')
+        return metrics
+
+    def _write_classes(self, metric: str, rows: zip) -> None:
+        logger = MMLogger.get_current_instance()
+        if not logger.log_file:
+            return
+        path = Path(logger.log_file).with_name(f'classes_{metric}.csv')
+        with path.open('w', newline='', encoding='utf-8') as file:
+            table = csv.writer(file)
+            table.writerow(['class', 'group', 'images', 'instances', 'AP'])
+            table.writerows([*row, '' if math.isnan(ap) else f'{ap:.6f}'] for *row, ap in rows)
+        logger.info(f'AP by class is in {path}')
+
+
+def _rounded(value: float, formatted: bool) -> float:
+    """As CocoMetric does, for proposals by formatting."""
+    return float(f'{value:.3f}') if formatted else float(np.float64(value).round(3))

@@ -1,0 +1,172 @@
+"""What metrics have in common that write predictions to disk during a test and evaluate them from there."""
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmdet.structures.mask import encode_mask_results
+from mmengine import dist, fileio
+from mmengine.evaluator import BaseMetric
+from mmengine.logging import MMLogger
+from torch import Tensor
+
+from apa_mmdet.evaluation.functional.gather_predictions import gather_files
+from apa_mmdet.evaluation.functional.prediction_store import (
+    Masks,
+    Prediction,
+    PredictionError,
+    PredictionFiles,
+    PredictionWriter,
+)
+from apa_mmdet.utils.errors import one_line
+
+
+class EvaluationError(RuntimeError):
+    """An evaluation failed after a test; its predictions are kept.
+
+    Attributes:
+        folder: of the predictions.
+        code: that of the cause, None if it has no code.
+    """
+
+    def __init__(self, message: str, folder: Path, code: str | None) -> None:
+        super().__init__(message)
+        self.folder, self.code = folder, code
+
+
+class StreamedMetric(BaseMetric):
+    """Predictions go to a file per process, and rank 0 evaluates the files of all; no rank keeps results.
+
+    A subclass, which is also one of mmdet's metrics, calls :meth:`_prepare` in its constructor and evaluates in
+    ``evaluate_files(PredictionFiles)``.
+
+    Raises:
+        PredictionError: from ``process``, ``not-finite``, ``duplicate-image``, or ``file-in-use`` if another metric
+            writes under the same ``outfile_prefix``.
+        EvaluationError: if an evaluation fails.
+    """
+
+    renumbers_annotations = True  # ids of annotations do not matter; the validation of data sets asks
+    writes_masks = True  # which costs time to encode and space
+    outfile_prefix: str | None
+    backend_args: dict | None
+
+    def _prepare(self, ann_file: str) -> None:
+        """Raises FileNotFoundError if ``ann_file`` does not exist; all ranks call it."""
+        backend = fileio.get_file_backend(ann_file, backend_args=self.backend_args)
+        if hasattr(backend, 'exists') and not backend.exists(ann_file):  # an HTTP backend has no exists()
+            raise FileNotFoundError(2, 'No such file or directory', ann_file)
+        self.ann_file = ann_file
+        token = torch.frombuffer(bytearray(os.urandom(8)), dtype=torch.uint8)
+        dist.broadcast(token)
+        self._token, self._tests = bytes(token.tolist()), itertools.count()
+        self._open: PredictionWriter | None = None
+
+    def evaluate_files(self, predictions: PredictionFiles, ground_truth: Any = None) -> dict[str, float]:
+        """The metrics of written predictions, with their prefix; no file is removed.
+
+        Args:
+            predictions: the files.
+            ground_truth: what ``load_ground_truth`` returned, if it has been called.
+
+        Raises:
+            ValueError: if the annotations or the predictions are damaged, or do not belong together.
+        """
+        raise NotImplementedError
+
+    def _prefixed(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        return {f'{self.prefix}/{key}' if self.prefix else key: value for key, value in metrics.items()}
+
+    @property
+    def _writer(self) -> PredictionWriter:
+        if self._open is None:
+            logger, folder = MMLogger.get_current_instance(), Path(f'{self.outfile_prefix}.predictions')
+            if self.outfile_prefix is None:  # a name of its own: runs that start in the same second share the folder
+                parent = Path(logger.log_file).parent if logger.log_file else Path(tempfile.gettempdir())
+                folder = parent / f'predictions_{self._token.hex()}'
+            token = self._token + next(self._tests).to_bytes(8, 'little')  # the same on all ranks
+            self._open = PredictionWriter(folder, *dist.get_dist_info(), token)
+            logger.info(f'Predictions are written to {folder}')
+        return self._open
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Write the predictions of a batch."""
+        try:
+            for sample in data_samples:
+                self._writer.write(prediction_of_sample(sample, self.writes_masks))
+        except Exception:  # ends this test; the next one starts with an empty file
+            if self._open:
+                with suppress(OSError):
+                    self._open.close()
+            self._open = None
+            raise
+
+    def evaluate(self, size: int) -> dict[str, float]:
+        """The metrics of ``size`` images, on every rank; see the class for what happens to the files."""
+        writer, self._open = self._writer, None
+        metrics = cause = None
+        try:
+            paths = gather_files(writer)
+            if dist.is_main_process():
+                metrics = self.evaluate_files(PredictionFiles(paths, size))
+        except Exception as error:  # reported on every rank, whatever it is
+            cause = error
+        failure = cause and (one_line(cause, limit=1000), getattr(cause, 'code', None))
+        outcomes = dist.all_gather_object((metrics, failure))
+        with suppress(OSError):  # has been flushed, or its error is in the failure
+            writer.close()
+        for _, failure in outcomes:
+            if failure:
+                raise EvaluationError(
+                    f'the evaluation failed: {failure[0]}; the predictions are kept: evaluate them with '
+                    f'python tools/eval_results.py CONFIG {writer.folder}',
+                    writer.folder,
+                    failure[1],
+                ) from cause
+        if self.outfile_prefix is None:
+            dist.barrier()  # all have closed their files
+            shutil.rmtree(writer.folder, ignore_errors=True)  # ranks may share it
+            dist.barrier()  # before any rank starts the next test there
+        return outcomes[0][0]
+
+    def _report_gaps(self, tested: dict[int, int], image_ids: Sequence[int]) -> None:
+        """Log untested images, and a test without detections; ``tested``: their number by image."""
+        logger = MMLogger.get_current_instance()
+        missing = len(set(image_ids) - set(tested))
+        if missing:
+            logger.warning(
+                f'{missing} of the {len(image_ids)} images of {self.ann_file} were not tested, and count as images '
+                'without detections'
+            )
+        if not sum(tested.values()):
+            logger.warning(f'there are no detections in any of {len(tested)} images: AP is 0')
+
+
+def prediction_of_sample(sample: dict, masks: bool) -> Prediction:
+    """A data sample with predictions, as mmdet gives it to a metric; ``masks``: whether masks are encoded and kept.
+
+    Raises:
+        PredictionError: ``not-finite``, naming the image.
+    """
+    instances = sample['pred_instances']
+    values = {}
+    for key in [key for key in ('bboxes', 'scores', 'mask_scores') if key in instances]:
+        values[key] = instances[key].detach().float().cpu().numpy()
+        if not np.isfinite(values[key]).all():
+            raise PredictionError('not-finite', f'image {sample["img_id"]}: {key} of its prediction are not finite')
+    encoded = None
+    if masks and 'masks' in instances:
+        rles = instances['masks']
+        if isinstance(rles, Tensor):
+            rles = encode_mask_results(rles.detach().cpu().numpy())
+        counts = [rle['counts'] if isinstance(rle['counts'], bytes) else rle['counts'].encode() for rle in rles]
+        encoded = Masks(tuple(rles[0]['size']) if rles else (0, 0), counts)
+    labels = instances['labels'].cpu().numpy()
+    return Prediction(sample['img_id'], values['bboxes'], values['scores'], labels, values.get('mask_scores'), encoded)
