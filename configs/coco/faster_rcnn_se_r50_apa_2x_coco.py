@@ -5,3 +5,5 @@ _base_ = [
     '../_base_/schedules/schedule_2x.py',
     '../_base_/default_runtime.py',
 ]
+val_evaluator = dict(type='FastCocoMetric')
+test_evaluator = val_evaluator

@@ -46,7 +46,13 @@ val_dataloader = dict(
     )
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(_delete_=True, type='CocoMetric', ann_file=annotations, metric=['bbox', 'segm'])
+val_evaluator = dict(
+    _delete_=True,
+    type='FastCocoMetric',
+    ann_file=annotations,
+    metric=['bbox', 'segm'],
+    frequency_groups=dict(ann_file=annotations),
+)
 test_evaluator = val_evaluator
 
 max_epochs = 40

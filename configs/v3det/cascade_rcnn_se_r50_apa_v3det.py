@@ -29,3 +29,5 @@ model = dict(
         ]
     ),
 )
+val_evaluator = dict(type='FastCocoMetric')
+test_evaluator = val_evaluator

@@ -17,3 +17,5 @@ model = dict(
         )
     ),
 )
+val_evaluator = dict(type='FastCocoMetric')
+test_evaluator = val_evaluator

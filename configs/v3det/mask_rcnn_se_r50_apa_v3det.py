@@ -23,8 +23,6 @@ model = dict(
     train_cfg=dict(rcnn=dict(mask_size=28)),
     test_cfg=dict(rcnn=dict(mask_thr_binary=0.5)),
 )
-val_evaluator = dict(type='CocoBoxMetric')
-test_evaluator = val_evaluator
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadPartialMaskAnnotations', with_bbox=True),
