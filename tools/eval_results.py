@@ -1,7 +1,7 @@
-"""Computes the LVIS metrics of predictions on disk, as the test would have given them, or writes its result files.
+"""Computes the metrics of predictions on disk, as the test would have given them, or writes its result files.
 
 python tools/eval_results.py CONFIG FOLDER               predictions that a test kept; its log names the folder
-python tools/eval_results.py CONFIG results.segm.json    a file written by LVISMetric with format_only
+python tools/eval_results.py CONFIG results.segm.json    a file that LVISMetric or CocoMetric wrote
 python tools/eval_results.py CONFIG FOLDER --cfg-options test_evaluator.format_only=True \\
     test_evaluator.outfile_prefix=PREFIX                 writes PREFIX.bbox.json and PREFIX.segm.json for a server
 """

@@ -1,16 +1,20 @@
-"""LVIS metrics, or result files, of predictions on disk: those of an interrupted test, or MMDetection's files."""
+"""Metrics of COCO or LVIS, or result files, of predictions on disk: an interrupted test's, or MMDetection's files."""
 
+import os
 import tempfile
 from pathlib import Path
 
-from mmdet.evaluation import LVISMetric
-from mmdet.registry import METRICS
+from mmdet.evaluation import CocoMetric, LVISMetric
+from mmdet.registry import DATASETS, METRICS
+from mmengine.config import Config
+from mmengine.dataset import BaseDataset
 from mmengine.registry import init_default_scope
 
-from apa_mmdet.evaluation import FastLVISMetric
+from apa_mmdet.evaluation import FastCocoMetric, FastLVISMetric
 from apa_mmdet.evaluation.functional.json_results import read_json_results
 from apa_mmdet.evaluation.functional.prediction_store import PredictionWriter, find_predictions
-from apa_mmdet.utils.config import evaluators, load_config
+from apa_mmdet.evaluation.metrics.streamed_metric import StreamedMetric
+from apa_mmdet.utils.config import evaluators, leaves, load_config
 
 
 def eval_results(config: str, predictions: str, cfg_options: dict | None = None) -> dict[str, float]:
@@ -20,9 +24,9 @@ def eval_results(config: str, predictions: str, cfg_options: dict | None = None)
     become ties.
 
     Args:
-        config: with a FastLVISMetric in its ``test_evaluator``; mmdet's LVISMetric is replaced. Of several, that whose
-            ``outfile_prefix`` names the folder is taken, or else the first.
-        predictions: the folder that FastLVISMetric logs, or ``<prefix>.bbox.json`` or ``<prefix>.segm.json``.
+        config: with a FastLVISMetric or FastCocoMetric in its ``test_evaluator``; mmdet's LVISMetric and CocoMetric are
+            replaced. Of several, that whose ``outfile_prefix`` names the folder is taken, or else the first.
+        predictions: the folder that the metric logs, or ``<prefix>.bbox.json`` or ``<prefix>.segm.json``.
         cfg_options: settings of the config to override.
 
     Raises:
@@ -51,8 +55,8 @@ def eval_results(config: str, predictions: str, cfg_options: dict | None = None)
         return metric.evaluate_files(find_predictions(Path(folder)), ground_truth)
 
 
-def build_metric(config: str, predictions: Path, cfg_options: dict | None = None) -> FastLVISMetric:
-    """The LVIS metric in ``test_evaluator`` that belongs to the predictions, as a FastLVISMetric.
+def build_metric(config: str, predictions: Path, cfg_options: dict | None = None) -> StreamedMetric:
+    """The metric in ``test_evaluator`` that belongs to the predictions, as a FastLVISMetric or FastCocoMetric.
 
     It writes files only with ``format_only``: after an evaluation they are there already.
     """
@@ -65,8 +69,22 @@ def build_metric(config: str, predictions: Path, cfg_options: dict | None = None
         if isinstance(metric, type) and issubclass(metric, LVISMetric):
             metric = metric if issubclass(metric, FastLVISMetric) else FastLVISMetric
             found.append(dict(evaluator, type=metric))
+        elif metric in (CocoMetric, FastCocoMetric) and evaluator.get('ann_file'):
+            found.append(dict(evaluator, type=FastCocoMetric))
     if not found:
-        raise ValueError(f'{config} has no FastLVISMetric in its test_evaluator')
+        raise ValueError(f'{config} has no FastLVISMetric or FastCocoMetric with an ann_file in its test_evaluator')
     own = [e for e in found if Path(f'{e.get("outfile_prefix")}.predictions').resolve() == predictions.resolve()]
     chosen = (own or found)[0]
-    return METRICS.build(chosen if chosen.get('format_only') else dict(chosen, outfile_prefix=None))
+    metric = METRICS.build(chosen if chosen.get('format_only') else dict(chosen, outfile_prefix=None))
+    metric.dataset_meta = dict(classes=_classes(cfg, chosen['ann_file']))
+    return metric
+
+
+def _classes(cfg: Config, ann_file: str) -> tuple[str, ...] | None:
+    """The classes of the test data of an annotation file, by which a metric of COCO knows what a label means."""
+    datasets = list(leaves((cfg.get('test_dataloader') or {}).get('dataset')))
+    of_file = [d for d in datasets if os.path.join(d.get('data_root') or '', d.get('ann_file') or '') == ann_file]
+    for dataset in of_file or datasets[:1]:
+        kind = DATASETS.get(dataset['type']) if isinstance(dataset['type'], str) else dataset['type']
+        return dict(kind.METAINFO, **BaseDataset._load_metainfo(dataset.get('metainfo'))).get('classes')
+    return None

@@ -17,6 +17,7 @@ from apa_mmdet.checkpoint.loading import load_file
 from apa_mmdet.checkpoint.scheme import local_path
 from apa_mmdet.checkpoint.work_dir import in_folder
 from apa_mmdet.utils.config import build_detector, load_config
+from apa_mmdet.visualization.class_precisions import draw_class_precisions
 from apa_mmdet.visualization.grid import grid
 from apa_mmdet.visualization.images import read_rgb
 from apa_mmdet.visualization.local_visualizer import draw, make_visualizer
@@ -25,6 +26,8 @@ from apa_mmdet.visualization.training_curves import COLUMNS, draw_training_curve
 
 def report(work_dir: str, images: int = 8, score_thr: float = 0.5) -> str:
     """Writes ``predictions.png`` and ``training_curves.png`` to ``work_dir`` and returns a summary of the run.
+
+    If FastCocoMetric wrote a table of the classes, AP over the frequency of a class is drawn in ``classes.png``.
 
     Args:
         work_dir: folder of a run of ``tools/train.py`` and ``tools/test.py``.
@@ -44,12 +47,15 @@ def report(work_dir: str, images: int = 8, score_thr: float = 0.5) -> str:
     checkpoint = in_folder(cfg.load_from, work_dir) if moved else cfg.load_from
     image = Path(work_dir) / 'predictions.png'
     curves = draw_training_curves(Path(work_dir), Path(work_dir) / 'training_curves.png')
+    classes = draw_class_precisions(result.parent, Path(work_dir) / 'classes.png')
     draw_predictions(cfg, checkpoint, image, images, score_thr)
+    by_class = f'classes     {classes}\n' if classes else ''
     return (
         f'{metric_table(json.loads(result.read_text()))}\n'
         f'checkpoint  {checkpoint}\n'
         f'predictions {image}\n'
         f'curves      {curves or "none: this folder has no log of a training run"}\n'
+        f'{by_class}'
         f'next        every test image: python tools/test.py CONFIG {checkpoint} --show-dir images\n'
         f'            other images:     python tools/image_demo.py IMAGE_OR_FOLDER CONFIG {checkpoint}\n'
         '            your own data:    configs/custom_dataset; LVIS: configs/lvis; both in the README'

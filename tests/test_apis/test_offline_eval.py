@@ -116,7 +116,10 @@ def test_what_cannot_be_evaluated_ends_in_one_line(tmp_path, tool):
     (tmp_path / 'other.py').write_text("test_evaluator = [dict(type='CocoMetric')]\n")
     for arguments, line in (
         ((tmp_path / 'none.py', tmp_path), 'config .*none.py: no such file'),
-        ((tmp_path / 'other.py', tmp_path), '.*other.py has no FastLVISMetric in its test_evaluator'),
+        (
+            (tmp_path / 'other.py', tmp_path),
+            '.*other.py has no FastLVISMetric or FastCocoMetric with an ann_file in its test_evaluator',
+        ),
         ((cfg, tmp_path), '.* has no predictions: rank0.predictions is missing'),
         ((cfg, 'a.txt'), 'a.txt is neither a folder nor named <prefix>.bbox.json or <prefix>.segm.json'),
         ((cfg, 'a.segm.json'), "a.segm.json is for metric 'segm', which test_evaluator of .* does not have"),

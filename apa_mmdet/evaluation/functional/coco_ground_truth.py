@@ -78,8 +78,7 @@ class CocoGroundTruth:
         self._single = single[np.argsort(single['image'], kind='stable')]
         self._position_of = position_of
 
-    @property
-    def category_ids(self) -> list[int]:
+    def get_cat_ids(self) -> list[int]:
         """Of label 0, 1, …."""
         return [category['id'] for category in self.categories]
 

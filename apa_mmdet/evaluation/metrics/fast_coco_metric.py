@@ -10,6 +10,8 @@ from mmengine import fileio
 from mmengine.logging import MMLogger
 from terminaltables import AsciiTable
 
+from apa_mmdet.datasets.frequency_groups import GROUPS, ClassCounts, check_options, count_classes, group_classes
+from apa_mmdet.datasets.validation.reading import read_annotations
 from apa_mmdet.evaluation.functional.coco_eval import evaluate_coco
 from apa_mmdet.evaluation.functional.coco_ground_truth import CocoGroundTruth
 from apa_mmdet.evaluation.functional.coco_summary import (
@@ -21,13 +23,6 @@ from apa_mmdet.evaluation.functional.coco_summary import (
     summarize,
 )
 from apa_mmdet.evaluation.functional.detection_rows import DetectionRows
-from apa_mmdet.evaluation.functional.frequency_groups import (
-    GROUPS,
-    ClassCounts,
-    check_options,
-    count_classes,
-    group_classes,
-)
 from apa_mmdet.evaluation.functional.json_results import json_results_writer
 from apa_mmdet.evaluation.functional.prediction_store import PredictionFiles
 from apa_mmdet.evaluation.functional.proposal_recall import ProposalRecall
@@ -126,7 +121,7 @@ class FastCocoMetric(StreamedMetric, CocoMetric):
         with ExitStack() as stack:
             add = []
             if self.outfile_prefix is not None:
-                add.append(stack.enter_context(json_results_writer(self.outfile_prefix, truth.category_ids, results)))
+                add.append(stack.enter_context(json_results_writer(self.outfile_prefix, truth.get_cat_ids(), results)))
             if not self.format_only:
                 labels = np.arange(len(truth.categories))
                 detections = DetectionRows(truth, results, 'segm' in self.metrics, labels)
@@ -180,7 +175,7 @@ class FastCocoMetric(StreamedMetric, CocoMetric):
         ann_file, first = options.pop('ann_file'), self._counts is None
         if first:  # once a run: the annotations of a training may take a minute to read
             with fileio.get_local_path(ann_file, backend_args=self.backend_args) as path:
-                self._counts = count_classes(path, names)
+                self._counts = count_classes(read_annotations(path), path, names)
         groups = group_classes(self._counts.images, **options)
         self._write_classes(metric, zip(names, groups.tolist(), *(c.tolist() for c in self._counts), precisions))
         metrics, logger = {}, MMLogger.get_current_instance()

@@ -5,9 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from apa_mmdet.datasets.validation.findings import Findings
-from apa_mmdet.datasets.validation.reading import read_annotations
-from apa_mmdet.datasets.validation.records import collect_records
+from .validation.findings import Findings
+from .validation.records import collect_records
 
 GROUPS = dict(r='rare', c='common', f='frequent')
 LVIS_BOUNDS = (10, 100)
@@ -20,20 +19,20 @@ class ClassCounts(NamedTuple):
     instances: np.ndarray
 
 
-def count_classes(path: str, names: Sequence[str]) -> ClassCounts:
-    """Count the classes ``names`` in an annotation file of COCO or LVIS.
+def count_classes(content: dict, path: str, names: Sequence[str]) -> ClassCounts:
+    """Count the classes ``names`` in annotations of COCO or LVIS, the ``content`` of the file ``path``.
 
     Raises:
         ValidationError: if the file is damaged.
         ValueError: if it lacks a class.
     """
     findings = Findings(path, strict=True)
-    records = collect_records(read_annotations(path), findings)
+    records = collect_records(content, findings)
     missing = sorted(set(names) - {category['name'] for category in records.categories})
     if missing:
         raise ValueError(
-            f'{path}: {len(missing)} evaluated classes, e.g. {missing[0]!r}, are not among its categories; '
-            'frequency_groups needs the annotations of the training'
+            f'{path}: {len(missing)} classes, e.g. {missing[0]!r}, are not among its categories; frequencies are those '
+            'in the annotations of the training'
         )
     single = np.array([not annotation.get('iscrowd') for annotation in records.annotations], bool)
     category, image = records.category[single], records.image[single]
