@@ -52,6 +52,7 @@ def _draw(axes: Axes, title: str, rows: list[tuple[str, int, float]]) -> None:
     parts = np.array_split(ordered, min(BINS, len(ordered)))
     axes.plot(*np.array([part.mean(0) for part in parts]).T, color='0.3', label='mean')
     axes.set_xscale('symlog', linthresh=1)
+    axes.xaxis.set_major_formatter('{x:g}')
     axes.set_xlim(left=0)
     axes.set_ylim(0, 1)
     axes.set_xlabel('training images of the class')

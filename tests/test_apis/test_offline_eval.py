@@ -12,13 +12,14 @@ from collections import Counter
 
 import pytest
 import torch
+from helpers import coco_samples
 from helpers.lvis_samples import draw, result, same, saved
 from helpers.paths import ROOT
 from helpers.processes import in_two_processes
 from mmdet.evaluation import LVISMetric
 
 from apa_mmdet.apis.offline_eval import eval_results
-from apa_mmdet.evaluation import FastLVISMetric
+from apa_mmdet.evaluation import FastCocoMetric, FastLVISMetric
 from apa_mmdet.evaluation.functional.prediction_store import PredictionError
 from apa_mmdet.evaluation.metrics.streamed_metric import EvaluationError
 
@@ -108,6 +109,24 @@ def test_result_files_of_mmdet_are_evaluated(tmp_path):
     bbox.write_text(json.dumps([dict(detections[0], image_id=99)]))
     with pytest.raises(PredictionError, check=lambda error: error.code == 'unknown-image'):
         eval_results(cfg, str(bbox))
+
+
+def test_coco_is_evaluated_by_the_classes_of_the_test_data(tmp_path, tool):
+    content, samples = coco_samples.draw(3)
+    ann_file, chosen = saved(content, tmp_path), coco_samples.CLASSES[4:1:-1]
+    for sample in samples:
+        sample['pred_instances']['labels'] %= 3
+    options = dict(BOTH, outfile_prefix=str(tmp_path / 'out'))
+    wanted = coco_samples.result(FastCocoMetric, ann_file, samples, classes=chosen, **options)
+    dataset = dict(type='CocoDataset', ann_file=ann_file, metainfo=dict(classes=chosen))
+    for name, kind in (('ours', 'FastCocoMetric'), ('stock', 'CocoMetric')):
+        evaluator = dict(options, type=kind, ann_file=ann_file)
+        lines = f'test_evaluator = {evaluator!r}\ntest_dataloader = dict(dataset={dataset!r})\n'
+        (tmp_path / f'{name}.py').write_text(lines)
+        code, out = tool(tmp_path / f'{name}.py', tmp_path / 'out.predictions')
+        assert json.loads(out) == wanted and wanted['coco/bbox_mAP'] > 0 and not code
+    code, out = tool(tmp_path / 'ours.py', tmp_path / 'out.bbox.json')
+    assert json.loads(out) == {key: value for key, value in wanted.items() if 'bbox' in key} and not code
 
 
 def test_what_cannot_be_evaluated_ends_in_one_line(tmp_path, tool):

@@ -7,6 +7,7 @@ from apa_mmdet.datasets.validation.findings import Findings
 
 LVIS = dict(type='FastLVISMetric', metric=['bbox', 'segm'])
 COCO = dict(type='CocoMetric', metric='bbox')
+GROUPS = dict(COCO, type='FastCocoMetric', frequency_groups=dict(ann_file='train.json'))
 
 
 def found(evaluator, tool='train.py', checkpoint=None, custom=(), schedule=(), loader=True):
@@ -42,6 +43,8 @@ def atomic(save_best, **more):
         (dict(LVIS, type='LVISMetric', classwise=True), 'lvis/apple_precision'),
         (dict(COCO, metric=['bbox', 'proposal', 'proposal_fast'], proposal_nums=(7,)), ['coco/AR_s@1000', 'coco/AR@7']),
         (dict(COCO, metric_items=['mAP_s']), 'coco/bbox_mAP_s'),
+        (GROUPS, ['coco/bbox_APr', 'coco/bbox_mAP_50']),
+        (dict(GROUPS, metric='proposal', use_mp_eval=True, proposal_nums=[300]), ['coco/AR@100', 'coco/AR_s@1000']),
         ([COCO, LVIS], 'lvis/segm_AP'),
         (dict(type='MultiDatasetsEvaluator', metrics=[COCO, COCO], dataset_prefixes=['a', 'b']), 'b/coco/bbox_mAP'),
     ],
@@ -54,6 +57,8 @@ def test_a_metric_that_the_validation_gives(evaluator, key):
     'evaluator, key',
     [
         (LVIS, 'lvis/segm_mAP'),
+        (dict(GROUPS, frequency_groups=None), 'coco/bbox_APr'),
+        (dict(GROUPS, metric='proposal', use_mp_eval=True, proposal_nums=[300]), 'coco/AR@300'),
         (LVIS, 'segm_AP'),
         (LVIS, 'lvis/apple_precision'),
         (dict(LVIS, metric='bbox'), 'lvis/segm_AP'),

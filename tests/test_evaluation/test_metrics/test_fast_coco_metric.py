@@ -1,0 +1,249 @@
+"""FastCocoMetric as a drop-in for mmdet's CocoMetric; the AP of rare, common and frequent classes."""
+
+import csv
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from helpers.coco_samples import CLASSES, draw, result
+from helpers.lvis_samples import saved
+from helpers.processes import in_two_processes
+from mmdet.evaluation import CocoMetric
+
+from apa_mmdet.datasets.validation.findings import ValidationError
+from apa_mmdet.evaluation import FastCocoMetric
+from apa_mmdet.evaluation.functional.prediction_store import find_predictions
+from apa_mmdet.evaluation.metrics.streamed_metric import EvaluationError
+
+EVERYTHING = ['bbox', 'segm', 'proposal']
+V3DET = dict(use_mp_eval=True, proposal_nums=[300])
+
+
+def both(ann_file, samples, **options):
+    """Our metrics, which are equal to mmdet's."""
+    ours, stock = (result(cls, ann_file, samples, **options) for cls in (FastCocoMetric, CocoMetric))
+    assert list(ours) == list(stock)
+    assert np.array_equal(list(ours.values()), list(stock.values()), equal_nan=True), (ours, stock)
+    return ours
+
+
+def test_metrics_equal_those_of_mmdet(tmp_path):
+    content, samples = draw(4)
+    ann_file = saved(content, tmp_path)
+    found = both(ann_file, samples, metric=EVERYTHING)
+    assert all(0 < value < 1 for value in found.values())
+    items = dict(metric_items=['mAP', 'mAP_s', 'AR@300'], prefix='mine')
+    both(ann_file, samples, metric='bbox', **items, proposal_nums=(1, 4, 9))  # mAP is at 100: there is none
+    both(ann_file, samples, metric='proposal', **items)
+
+
+def test_metrics_equal_those_of_mmdet_with_several_processes(tmp_path):
+    content, samples = draw(2)
+    both(saved(content, tmp_path), samples, metric='bbox', **V3DET)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('seed', range(3))
+def test_all_metrics_equal_with_several_processes(tmp_path, seed):
+    content, samples = draw(seed)
+    options = dict(use_mp_eval=True, proposal_nums=(1, 5, 100))
+    both(saved(content, tmp_path), samples, metric=EVERYTHING, **options)
+
+
+def test_classes_are_evaluated_by_name(tmp_path):
+    """mmdet gives the AP of single classes to other names unless the file lists them by their ids."""
+    content, samples = draw(3)
+    content['categories'].sort(key=lambda category: category['id'])
+    chosen = CLASSES[4:0:-1]
+    for sample in samples:
+        sample['pred_instances']['labels'] %= len(chosen)
+    ann_file = saved(content, tmp_path)
+    found = both(ann_file, samples, classes=chosen, metric=['bbox', 'proposal'], classwise=True)
+    assert max(found[f'coco/{name}_precision'] for name in chosen) > 0 and 'coco/kind 1_precision' not in found
+    content['categories'].reverse()
+    reverse = dict(sort_categories=True, metric=['bbox', 'proposal'], classwise=True)
+    assert result(FastCocoMetric, saved(content, tmp_path), samples, classes=chosen, **reverse) == found
+
+
+def test_recall_of_proposals_equals_that_of_mmdet(tmp_path):
+    """mmdet's fails where images differ in their number of boxes or of objects that are neither crowds nor ignored."""
+    content, samples = draw(4)
+    single, kept = Counter(), []
+    for annotation in content['annotations']:
+        if annotation['iscrowd'] or annotation.get('ignore'):
+            kept.append(annotation)
+        elif single[annotation['image_id']] < 2:
+            single[annotation['image_id']] += 1
+            kept.append(annotation)
+    content['images'] = [image for image in content['images'] if single[image['id']] == 2]
+    numbers = [image['id'] for image in content['images']]
+    content['annotations'] = [annotation for annotation in kept if annotation['image_id'] in numbers]
+    samples = [sample for sample in samples if sample['img_id'] in numbers]
+    for found in [sample['pred_instances'] for sample in samples]:
+        rows = torch.arange(20) % len(found['labels'])
+        found.update({key: found[key][rows] for key in ('bboxes', 'scores', 'labels')})
+        del found['masks']
+    ann_file = saved(content, tmp_path)
+    for options in ({}, dict(iou_thrs=0.4, proposal_nums=(1, 5))):
+        ours, stock = (
+            result(cls, ann_file, samples, metric='proposal_fast', **options) for cls in (FastCocoMetric, CocoMetric)
+        )
+        assert ours == pytest.approx(stock, abs=1e-6) and 0 < next(iter(ours.values())) < 1
+    assert len(numbers) > 2 and len(kept) > sum(single.values())
+
+
+def test_ap_is_zero_without_detections(tmp_path, run_folder):
+    """mmdet's metric has no result then."""
+    content, samples = draw(5, detections=0)
+    found = result(FastCocoMetric, saved(content, tmp_path), samples, metric=EVERYTHING)
+    assert found['coco/bbox_mAP'] == found['coco/segm_mAP'] == found['coco/AR@1000'] == 0
+    assert 'there are no detections in any of 6 images: AP is 0' in (run_folder / 'run.log').read_text()
+
+
+def test_without_objects_every_statistic_is_minus_one(tmp_path):
+    content, samples = draw(5)
+    content['annotations'] = [dict(annotation, iscrowd=1) for annotation in content['annotations']]
+    assert set(both(saved(content, tmp_path), samples).values()) == {-1}
+
+
+def test_an_annotation_with_the_id_0_counts(tmp_path):
+    """pycocotools takes a match with it for none."""
+    content, samples = draw(6)
+    wanted = result(FastCocoMetric, saved(content, tmp_path), samples)
+    for number, annotation in enumerate(content['annotations']):
+        annotation['id'] = number
+    assert result(FastCocoMetric, saved(content, tmp_path), samples) == wanted
+
+
+def test_files_equal_those_of_mmdet(tmp_path):
+    content, samples = draw(8)
+    for kind, name in ((CocoMetric, 'stock'), (FastCocoMetric, 'ours')):
+        options = dict(format_only=True, outfile_prefix=str(tmp_path / name))
+        (tmp_path / name).mkdir()
+        assert result(kind, saved(content, tmp_path), samples, **options) == {}
+    for kind in ('bbox', 'segm'):
+        ours, stock = (json.loads((tmp_path / f'{name}.{kind}.json').read_text()) for name in ('ours', 'stock'))
+        assert ours == stock and ours
+
+
+def test_masks_are_kept_only_to_be_evaluated(tmp_path):
+    content, samples = draw(8)
+    for metric, kept in (('bbox', False), ('segm', True)):
+        prefix = str(tmp_path / metric)
+        result(FastCocoMetric, saved(content, tmp_path), samples, metric=metric, outfile_prefix=prefix)
+        masks = [prediction.masks for prediction in find_predictions(tmp_path / f'{metric}.predictions')]
+        assert all((mask is not None) == kept for mask in masks) and len(masks) == 6
+
+
+def evaluate_in_process(rank, folder, ann_file, samples):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
+    metric = FastCocoMetric(ann_file, metric=EVERYTHING, outfile_prefix=str(folder / f'machine{rank}/out'))
+    metric.dataset_meta = dict(classes=CLASSES)
+    metric.process({}, [samples[i % len(samples)] for i in range(rank, len(samples) + 1, 2)])
+    (folder / f'outcome{rank}').write_text(json.dumps(metric.evaluate(len(samples))))
+
+
+def test_two_processes_have_the_metrics_of_one(tmp_path):
+    content, samples = draw(12, images=5)
+    ann_file = saved(content, tmp_path)
+    in_two_processes(evaluate_in_process, tmp_path, ann_file, samples)
+    for rank in range(2):
+        found = json.loads((tmp_path / f'outcome{rank}').read_text())
+        assert found == result(FastCocoMetric, ann_file, samples, metric=EVERYTHING)
+
+
+# Rare, common and frequent classes
+
+
+def training(images_of, folder):
+    """Annotations in which ``kind i`` appears in so many images, twice in each."""
+    annotations = [
+        dict(id=0, image_id=image, category_id=number, bbox=[0, 0, 9, 9], area=81, iscrowd=0)
+        for number, count in images_of.items()
+        for image in range(1, count + 1)
+        for _ in range(2)
+    ]
+    content = dict(
+        images=[dict(id=i, height=9, width=9, file_name=f'{i}.jpg') for i in range(1, 20)],
+        categories=[dict(id=number, name=f'kind {number}') for number in reversed(images_of)],
+        annotations=[dict(annotation, id=i) for i, annotation in enumerate(annotations, 1)],
+    )
+    (folder / 'train.json').write_text(json.dumps(content))
+    return str(folder / 'train.json')
+
+
+def test_ap_by_frequency_is_the_mean_of_the_classes_of_a_group(tmp_path, run_folder):
+    content, samples = draw(1)
+    ann_file, train = saved(content, tmp_path), training({1: 2, 2: 3, 3: 4, 4: 9, 5: 10, 6: 19}, tmp_path)
+    options = dict(metric=['bbox', 'segm'], frequency_groups=dict(ann_file=train, bounds=(3, 8)))
+    found = result(FastCocoMetric, ann_file, samples, **options)
+    stock = result(CocoMetric, ann_file, samples, metric=['bbox', 'segm'])
+    assert {key: found[key] for key in stock} == stock and len(found) == len(stock) + 6
+    for kind in ('bbox', 'segm'):
+        with (run_folder / f'classes_{kind}.csv').open(newline='') as file:
+            rows = {row['class']: row for row in csv.DictReader(file)}
+        assert [rows[f'kind {i}']['group'] for i in range(1, 7)] == ['r', 'r', 'c', 'f', 'f', 'f']
+        assert (rows['kind 4']['images'], rows['kind 4']['instances'], rows['kind 6']['AP']) == ('9', '18', '')
+        for group in 'rcf':
+            values = [float(row['AP']) for row in rows.values() if row['group'] == group and row['AP']]
+            assert found[f'coco/{kind}_AP{group}'] == pytest.approx(np.mean(values), abs=6e-4)
+        assert found[f'coco/{kind}_APr'] > 0
+
+
+def test_a_group_without_classes_is_left_out_and_named_once(tmp_path, run_folder):
+    content, samples = draw(1)
+    train = training(dict.fromkeys(range(1, 7), 12), tmp_path)
+    metric = FastCocoMetric(saved(content, tmp_path), ['bbox', 'segm'], frequency_groups=dict(ann_file=train))
+    for _ in range(2):
+        metric.process({}, samples)
+        found = metric.evaluate(len(samples))
+    assert found['coco/bbox_APc'] == found['coco/bbox_mAP'] and not {'coco/bbox_APr', 'coco/segm_APf'} & set(found)
+    log = (run_folder / 'run.log').read_text()
+    assert log.count('APr is left out: no rare class has objects in') == log.count('APf is left out') == 1
+
+
+def test_a_class_without_training_annotations_is_an_error(tmp_path):
+    content, samples = draw(1)
+    options = dict(frequency_groups=dict(ann_file=training({1: 5, 2: 6}, tmp_path)))
+    with pytest.raises(EvaluationError, match="train.json: 4 classes, e.g. 'kind 3', are not among its categories"):
+        result(FastCocoMetric, saved(content, tmp_path), samples, **options)
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(ann_file=None), 'FastCocoMetric needs ann_file'),
+        (dict(format_only=True), 'needs outfile_prefix'),
+        (dict(proposal_nums=[300]), r'proposal_nums is \[300\]; without use_mp_eval it must have 3'),
+        (dict(metric_items=['AR@300'], **V3DET), "metric_items has 'AR@300'; with these proposal_nums there are mAP"),
+        (dict(metric_items=['APr']), "metric_items has 'APr'"),
+        (dict(frequency_groups=dict(bounds=(1, 2))), 'frequency_groups needs ann_file'),
+        (dict(frequency_groups=dict(ann_file='a', bound=3)), "frequency_groups has 'bound'"),
+        (dict(frequency_groups=dict(ann_file='a', bounds=(9, 3))), r'frequency_groups.bounds is \(9, 3\)'),
+        (dict(frequency_groups=dict(ann_file='a', bounds=(1, 3), quantiles=(0, 1))), 'give one of them'),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(tmp_path, options, message):
+    ann_file = saved(draw(0)[0], tmp_path)
+    with pytest.raises(ValueError, match=message):
+        FastCocoMetric(**dict(dict(ann_file=ann_file), **options))
+
+
+def test_a_missing_file_is_refused_at_once():
+    with pytest.raises(FileNotFoundError):
+        FastCocoMetric('nowhere.json')
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    content, _ = draw(0)
+    del content['annotations'][0]['iscrowd']
+    metric = FastCocoMetric(saved(content, tmp_path))
+    with pytest.raises(ValidationError, match='gt.json') as error:
+        metric.load_ground_truth()
+    assert error.value.code == 'missing-iscrowd'
