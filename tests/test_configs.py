@@ -123,6 +123,13 @@ def test_lvis_is_evaluated_by_the_fast_metric():
         assert load(name).val_evaluator.type == load(name).test_evaluator.type == 'FastLVISMetric', name
 
 
+def test_coco_and_v3det_are_evaluated_by_the_fast_metric():
+    folders = 'configs/coco/', 'configs/v3det/', 'configs/custom_dataset/'
+    for name in [name for name in CONFIGS if name.startswith(folders)]:
+        cfg = load(name)
+        assert cfg.val_evaluator.type == cfg.test_evaluator.type == 'FastCocoMetric', name
+
+
 @pytest.mark.parametrize('model', ['mask_rcnn_se_r50', 'mask_rcnn_se_r101', 'faster_rcnn_se_r50'])
 def test_coco_configs_use_the_schedules_of_mmdet(model):
     for schedule, epochs in (('1x', 12), ('2x', 24)):

@@ -50,6 +50,7 @@ PLACES = {
     'OUT': 'converted.pth',
     'IMAGE_OR_FOLDER': 'data/tiny_lvis/val2017',
     'path/to/data': 'data/own',
+    'trainval.json': 'data/own/trainval.json',
     '8': '2',
 }
 SHORT = '--cfg-options train_cfg.max_epochs=1 train_cfg.val_interval=1 train_dataloader.batch_size=2'
@@ -86,6 +87,7 @@ OTHERS = {
     'python tools/check_dataset.py configs/coco/mask_rcnn_se_r50_apa_1x_coco.py': '',
     'python tools/check_dataset.py configs/lvis/mask_rcnn_se_r50_apa.py': '',
     'python tools/check_dataset.py configs/v3det/faster_rcnn_se_r50_apa_v3det.py': '',
+    'python tools/coco_to_lvis.py trainval.json lvis_trainval.json': '',
     'python tools/convert_official_weights.py IN OUT --config CONFIG': '',
     'python tools/convert_official_weights.py se_resnet50.pth pretrained/se_resnet50_apa.pth': '--force',
     'python tools/eval_results.py CONFIG FOLDER': '',

@@ -87,7 +87,7 @@ ERRORS = {
     'missing-pretrained': '{setting} is {path}, which is not a file; put the weights there, name others with '
     '--cfg-options {setting}=…, or train from random weights, see docs/faq.md',
     'nothing-to-evaluate': 'no "annotations" to evaluate; set format_only=True and outfile_prefix in its evaluator',
-    'streamed-metric': '{setting} takes results apart that FastLVISMetric does not keep; use ConcatDatasetEvaluator',
+    'streamed-metric': '{setting} takes results apart that a metric here keeps on disk; use ConcatDatasetEvaluator',
     'metrics-per-dataset': '{setting} has metrics of {metrics} data sets, {loader} has {count}; give each metrics',
     'shuffled-evaluation': '{loader} shuffles, but order tells its data sets apart; set sampler.shuffle=False',
     'metric-of-one-dataset': '{setting}: {path} is only one of {count} data sets; use ConcatDatasetEvaluator',
