@@ -121,6 +121,13 @@ def lvis(cfg, model, wrapper):
     assert model.roi_head.test_cfg.max_per_img == 1000
 
 
+def frequency_groups(cfg, model, wrapper):
+    options = cfg.test_evaluator.frequency_groups
+    assert options.ann_file == cfg.test_evaluator.ann_file and len(options.quantiles) == 2
+    cfg.default_hooks.checkpoint.save_best = 'coco/segm_APr'
+    assert 'unknown-metric-key' not in {f.code for f in check_launch(Launch('train.py', cfg))}
+
+
 def several_data_sets(cfg, model, wrapper):
     groups = cfg.val_evaluator.metrics
     assert [len(group) if isinstance(group, (list, tuple)) else 1 for group in groups] == [2, 1]
@@ -152,6 +159,7 @@ PROMISED = {
     'No weight decay for λ and κ, 2': no_decay,
     'The best checkpoint, and early stopping': best,
     'Evaluating LVIS': lvis,
+    'Evaluating COCO, V3Det and your own data': frequency_groups,
     'Several data sets': several_data_sets,
     'TensorBoard, Weights & Biases': trackers,
 }
