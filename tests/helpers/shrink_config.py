@@ -19,7 +19,7 @@ def shrunk(cfg, root, data):
 
     def change(node):
         for key, value in node.items():
-            if isinstance(value, str) and value.startswith(root):
+            if isinstance(value, str) and f'{value}/'.startswith(root):  # a folder may lack the slash
                 node[key] = str(data / value[len(root) :])
         node.update({key: size for key, size in SIZES.get(node.get('type'), {}).items() if key in node})
         if 'num_workers' in node:
