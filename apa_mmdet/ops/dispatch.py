@@ -6,15 +6,16 @@ Registered, they are one node each to torch.compile and torch.export; the shape 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from .backends import analytic, cpu
-from .memory_layout import Arguments, empty_result
-from .recompute import recomputation_of
+from .backends import analytic, cpu, cpu_extension, onnx
+from .memory_layout import DIFFERENTIABLE, FORMULAS, Arguments, check, empty_result, is_compiling
+from .recompute import attach_recomputation, recomputation_of
 
 try:
     from .backends import triton
@@ -23,6 +24,7 @@ except ImportError:  # torch's CUDA builds bring Triton; a CPU does not need it
 
 _backends = dict(triton=triton, cpu=cpu, analytic=analytic)  # the first that serves computes
 _chosen: list[str] = []
+PLAIN = Tensor, torch.nn.Parameter
 
 
 def backends() -> dict[str, ModuleType]:
@@ -46,73 +48,125 @@ def use_backend(name: str) -> Iterator[None]:
         _chosen.pop()
 
 
+def extension() -> ModuleType | None:
+    """Returns the host side of the CPU's operators, where it has been built and no other backend is chosen."""
+    return cpu_extension.load() if not _chosen or _chosen[-1] == 'cpu' else None
+
+
 def _backend(x: Tensor) -> ModuleType:
     if _chosen:
         return _backends[_chosen[-1]]
     return next(module for module in _backends.values() if module is not None and module.serves(x))
 
 
+def call(formula: str, arguments: tuple, recompute: bool) -> Tensor:
+    """Computes a formula of ``Arguments`` by the shortest way that this moment allows.
+
+    Raises:
+        ValueError, TypeError: as :func:`~apa_mmdet.ops.memory_layout.check`.
+    """
+    if not is_compiling():
+        if torch._C._get_tracing_state() is not None:  # plain operators, which any reader of the trace has
+            return onnx.forward(formula, check(Arguments._make(arguments)))
+        module = None if recompute else extension()
+        result = None if module is None else module.call(FORMULAS.index(formula), *arguments)
+        if result is not None:
+            return result
+    args = check(Arguments._make(arguments))
+    if is_compiling() or not _is_plain(args.x):
+        return torch.ops.apa_mmdet.parametric(formula, *args)
+    if not torch.is_grad_enabled():
+        return _backend(args.x).forward(formula, args)
+    result = Parametric.apply(formula, *args)
+    return attach_recomputation(result, formula, *args) if recompute else result
+
+
+def _is_plain(x: Tensor) -> bool:
+    """Whether x holds data, and no mode or subclass wants to see what is computed with it."""
+    return type(x) in PLAIN and x.device.type in ('cpu', 'cuda') and not torch._C._len_torch_dispatch_stack()
+
+
+TENSORS = 'x lambda_ kappa mean? var? weight? bias? gate? residual? residual_mean? residual_var? residual_weight? residual_bias?'
 _library = torch.library.Library('apa_mmdet', 'DEF')
 _ARGUMENTS = (
-    'Tensor x, Tensor lambda_, Tensor kappa, Tensor? scale, Tensor? shift, Tensor? residual, Tensor? residual_scale'
+    ', '.join(f'Tensor{"?" * name.endswith("?")} {name.rstrip("?")}' for name in TENSORS.split())
+    + ', float eps, float residual_eps'
 )
 _library.define(f'parametric(str formula, {_ARGUMENTS}) -> Tensor')
-_library.define(f'parametric_backward(str formula, Tensor grad, {_ARGUMENTS}) -> Tensor[]')
+_library.define(f'parametric_backward(str formula, Tensor grad, {_ARGUMENTS}, bool[] needed) -> Tensor[]')
 
 
 @torch.library.impl(_library, 'parametric', 'CompositeExplicitAutograd')
-def _forward(formula: str, *args: Tensor | None) -> Tensor:
+def _forward(formula: str, *args: Any) -> Tensor:
     args = Arguments._make(args)
     return _backend(args.x).forward(formula, args)
 
 
 @torch.library.impl(_library, 'parametric_backward', 'CompositeExplicitAutograd')
-def _backward(formula: str, grad: Tensor, *args: Tensor | None) -> list[Tensor]:
+def _backward(formula: str, grad: Tensor, *args: Any) -> list[Tensor]:
+    *args, needed = args
     args = Arguments._make(args)
-    return [t for t in _backend(args.x).backward(formula, grad, args) if t is not None]
+    gradients = _backend(args.x).backward(formula, grad, args, needed)
+    return [t for t in gradients if t is not None]
 
 
 @torch.library.impl(_library, 'parametric', 'Meta')
-def _shape_of_forward(formula: str, *args: Tensor | None) -> Tensor:
+def _shape_of_forward(formula: str, *args: Any) -> Tensor:
     args = Arguments._make(args)
     return empty_result(args.x, args.per_channel)
 
 
 @torch.library.impl(_library, 'parametric_backward', 'Meta')
-def _shape_of_backward(formula: str, grad: Tensor, *args: Tensor | None) -> list[Tensor]:
+def _shape_of_backward(formula: str, grad: Tensor, *args: Any) -> list[Tensor]:
+    *args, needed = args
     args = Arguments._make(args)
-    gradients = Arguments._make(None if t is None else t.new_empty(t.shape) for t in args)
     like = empty_result(args.x, args.per_channel)
-    residual = None if args.residual is None else torch.empty_like(like, dtype=args.residual.dtype)
-    return [t for t in gradients._replace(x=like, residual=residual) if t is not None]
+    results = []
+    for name, wanted in zip(DIFFERENTIABLE, needed):
+        tensor = getattr(args, name)
+        if tensor is not None and wanted:
+            same = name in ('x', 'residual')
+            results.append(torch.empty_like(like, dtype=tensor.dtype) if same else tensor.new_empty(tensor.shape))
+    return results
 
 
 # torch < 2.2 does not tell whether the graph is retained: the recomputation is then released with the graph
 _graph_is_retained = getattr(torch._C._autograd, '_get_current_graph_task_keep_graph', lambda: True)
+_PLACES = [Arguments._fields.index(name) for name in DIFFERENTIABLE]
 
 
 class Parametric(Function):
     """Keeps only its arguments for backward, and of the residual the recomputation where it comes with one."""
 
     @staticmethod
-    def forward(ctx, formula: str, *args: Tensor | None) -> Tensor:
+    def forward(ctx, formula: str, *args: Any) -> Tensor:
         args = Arguments._make(args)
-        ctx.formula = formula
+        ctx.formula, ctx.eps = formula, args[-2:]
         ctx.recomputation = recomputation_of(args.residual)
-        ctx.save_for_backward(*(args._replace(residual=None) if ctx.recomputation else args))
+        ctx.save_for_backward(*(args._replace(residual=None) if ctx.recomputation else args).tensors)
+        if _is_plain(args.x):
+            return _backend(args.x).forward(formula, args)
         with torch._C._AutoDispatchBelowAutograd():
             return torch.ops.apa_mmdet.parametric(formula, *args)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        args = Arguments._make(ctx.saved_tensors)
+        args = Arguments(*ctx.saved_tensors, *ctx.eps)
         if ctx.recomputation:
             args = args._replace(residual=ctx.recomputation())
             if not _graph_is_retained():
                 ctx.recomputation = None  # as autograd releases the saved tensors
-        gradients = iter(torch.ops.apa_mmdet.parametric_backward(ctx.formula, grad, *args))
-        return None, *(None if arg is None else next(gradients) for arg in args)
+        needed = [ctx.needs_input_grad[1 + place] for place in _PLACES]
+        if _is_plain(grad):
+            gradients = _backend(args.x).backward(ctx.formula, grad, args, needed)
+        else:
+            flat = iter(torch.ops.apa_mmdet.parametric_backward(ctx.formula, grad, *args, needed))
+            gradients = [next(flat) if wanted else None for wanted in needed]
+        results: list[Tensor | None] = [None] * (1 + len(args))
+        for place, gradient in zip(_PLACES, gradients):
+            results[1 + place] = gradient
+        return tuple(results)
 
 
 _library.impl('parametric', lambda *args: Parametric.apply(*args), 'Autograd')

@@ -1,41 +1,73 @@
 """The arguments of the backends, and how the elements of a tensor lie in memory."""
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 FORMULAS = ('apa', 'aglu', 'neg_log_apa')
+LAMBDA_FLOOR = 1e-4  # APA is the Gumbel link to four digits there; below, 1/λ costs the other digits
+
+
+class Norm(NamedTuple):
+    """A norm with fixed statistics, as a batch norm in eval mode: ``(x − mean)/√(var + eps)·weight + bias``.
+
+    mean, var: (C,), both or neither; without them the norm is ``x·weight + bias``. They have no gradient.
+    weight, bias: (C,), or None for 1 and 0.
+    """
+
+    mean: Tensor | None = None
+    var: Tensor | None = None
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    eps: float = 1e-5
 
 
 class Arguments(NamedTuple):
-    """Arguments of one call, or the gradients to them: a formula of ``x·scale + shift + residual·residual_scale``.
+    """Arguments of one call, or the gradients to them: a formula of ``norm(x)·gate + residual_norm(residual)``.
 
-    x: any shape and floating point dtype; the parameters have its compute dtype (:func:`compute_dtype`).
-    lambda_, kappa: shape (), or (C,) with C = ``x.shape[1]``; λ is at least its floor.
-    scale, shift, residual_scale: None, or shape (N, C) or (1, C); scale and shift both or neither.
-    residual: None, or the shape of ``x``.
+    x: any shape and floating point dtype; the others may have any, too.
+    lambda_, kappa: one value, or (C,) with C = ``x.shape[1]``. The formulas take at least the floor of λ.
+    mean, var, weight, bias: those of :class:`Norm`, whose eps is the last but one.
+    gate: None, or (N, C).
+    residual: None, or the shape of ``x``; ``residual_mean`` and so on are its own :class:`Norm`.
     """
 
     x: Tensor
     lambda_: Tensor
     kappa: Tensor
-    scale: Tensor | None = None
-    shift: Tensor | None = None
+    mean: Tensor | None = None
+    var: Tensor | None = None
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    gate: Tensor | None = None
     residual: Tensor | None = None
-    residual_scale: Tensor | None = None
+    residual_mean: Tensor | None = None
+    residual_var: Tensor | None = None
+    residual_weight: Tensor | None = None
+    residual_bias: Tensor | None = None
+    eps: float = 0.0
+    residual_eps: float = 0.0
+
+    @property
+    def affine(self) -> bool:
+        """Whether x is scaled or shifted."""
+        return any(t is not None for t in (self.var, self.weight, self.bias, self.gate))
+
+    @property
+    def residual_affine(self) -> bool:
+        return any(t is not None for t in (self.residual_var, self.residual_weight, self.residual_bias))
 
     @property
     def per_channel(self) -> bool:
-        return any(
-            t is not None and t.dim() > 0
-            for t in (self.lambda_, self.kappa, self.scale, self.shift, self.residual_scale)
-        )
+        return self.lambda_.numel() > 1 or self.kappa.numel() > 1 or self.affine or self.residual_affine
 
     @property
-    def per_image(self) -> bool:
-        return any(t is not None and len(t) != 1 for t in (self.scale, self.shift, self.residual_scale))
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        return self[:-2]
+
+
+DIFFERENTIABLE = 'x', 'lambda_', 'kappa', 'weight', 'bias', 'gate', 'residual', 'residual_weight', 'residual_bias'
 
 
 class Layout(NamedTuple):
@@ -59,6 +91,43 @@ def check_input(x: Tensor, **others: Tensor | None) -> None:
             raise ValueError(f'{name} is on {tensor.device}, but the input is on {x.device}')
 
 
+def check(args: Arguments) -> Arguments:
+    """Returns the arguments.
+
+    Raises:
+        TypeError: unless x is floating point.
+        ValueError: if the shape of an argument does not fit, or it is on another device.
+    """
+    check_input(args.x)
+    shape, device = args.x.shape, args.x.device
+    channels = shape[1] if len(shape) > 1 else 1
+    for name, tensor in zip(Arguments._fields, args.tensors):
+        if tensor is None:
+            continue
+        if tensor.device != device:
+            raise ValueError(f'{name} is on {tensor.device}, but the input is on {device}')
+        if name in ('x', 'residual', 'gate') or (tensor.numel() == 1 and name in ('lambda_', 'kappa')):
+            continue
+        if tensor.shape != (channels,) or (len(shape) < 2 and name not in ('lambda_', 'kappa')):
+            what = 'one value, or one per channel' if name in ('lambda_', 'kappa') else 'one value per channel'
+            raise ValueError(
+                f'{name} has shape {tuple(tensor.shape)}, but an input of shape {tuple(shape)} has {channels} '
+                f'channels: give {what} (dimension 1), (C,)'
+            )
+    if args.gate is not None and args.gate.shape != shape[:2]:
+        raise ValueError(
+            f'gate has shape {tuple(args.gate.shape)}; an input of shape {tuple(shape)} takes one value per image and '
+            'channel, (N, C)'
+        )
+    if args.residual is None and args.residual_affine:
+        raise ValueError('residual_norm is given without a residual')
+    if args.residual is not None and args.residual.shape != shape:
+        raise ValueError(f'residual has shape {tuple(args.residual.shape)}, but the input has {tuple(shape)}')
+    if (args.mean is None) != (args.var is None) or (args.residual_mean is None) != (args.residual_var is None):
+        raise ValueError('mean and var of a norm go together: give both or neither')
+    return args
+
+
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """Returns float64 for float64, float32 for all others."""
     return torch.float64 if dtype == torch.float64 else torch.float32
@@ -73,7 +142,7 @@ def is_compiling() -> bool:
 
 def empty_result(x: Tensor, per_channel: bool) -> Tensor:
     """Returns a dense tensor in the memory order of ``x`` or, if kernels cannot walk that, in the one to copy it to."""
-    if not per_channel:
+    if not per_channel or x.is_contiguous():
         return torch.empty_like(x)  # with x's strides where those leave no gaps
     for dims, memory_format in ((4, torch.channels_last), (5, torch.channels_last_3d)):
         if x.dim() == dims and not x.is_contiguous() and x.is_contiguous(memory_format=memory_format):
@@ -83,6 +152,8 @@ def empty_result(x: Tensor, per_channel: bool) -> Tensor:
 
 def in_order_of(result: Tensor, tensor: Tensor) -> Tensor:
     """Returns ``tensor`` itself if it has the memory order of ``result``, else a copy that has."""
+    if tensor.stride() == result.stride():
+        return tensor
     same = all(size == 1 or a == b for size, a, b in zip(result.shape, result.stride(), tensor.stride()))
     return tensor if same else torch.empty_like(result, dtype=tensor.dtype).copy_(tensor)
 
@@ -92,9 +163,9 @@ def layout_of(result: Tensor, args: Arguments) -> Layout:
     if not args.per_channel:
         return Layout(1, 1, result.numel(), False)
     images, channels = result.shape[:2]
-    positions = result[0, 0].numel() if images and channels else 0
+    positions = result.numel() // (images * channels) if images and channels else 0
     channels_last = positions == 1 or not result.is_contiguous()
-    if channels_last and not args.per_image:
+    if channels_last and args.gate is None:
         images, positions = 1, images * positions
     return Layout(images, channels, positions, channels_last)
 
@@ -102,14 +173,3 @@ def layout_of(result: Tensor, args: Arguments) -> Layout:
 def against(x: Tensor, parameter: Tensor) -> Tensor:
     """Reshapes a parameter of shape (), (C,), (1, C) or (N, C) so that it broadcasts against ``x``."""
     return parameter.reshape(*parameter.shape, *[1] * (x.dim() - 2)) if parameter.dim() else parameter
-
-
-def reduce_sums(sums: Mapping[str, Tensor], args: Arguments) -> dict[str, Tensor]:
-    """Returns the gradients to those parameters that are given, from sums over positions, (images, channels)."""
-    gradients = {}
-    for name, total in sums.items():
-        parameter = getattr(args, name)
-        if parameter is not None:
-            shape = parameter.shape if parameter.dim() == 2 else (1,) * (2 - parameter.dim()) + parameter.shape
-            gradients[name] = total.sum_to_size(shape).view(parameter.shape).to(parameter.dtype)
-    return gradients

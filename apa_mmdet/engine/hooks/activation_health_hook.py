@@ -9,7 +9,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor
 
-from apa_mmdet.ops.apa import LAMBDA_FLOOR
+from apa_mmdet.ops import LAMBDA_FLOOR
 from apa_mmdet.utils.model import unwrap_model
 
 

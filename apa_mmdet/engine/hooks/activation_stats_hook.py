@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from apa_mmdet.models.activations import APAActivation
-from apa_mmdet.ops.apa import LAMBDA_FLOOR
+from apa_mmdet.ops import LAMBDA_FLOOR
 from apa_mmdet.utils.model import unwrap_model
 from apa_mmdet.visualization.learned_activation_plots import draw_learned_activations, find_learnable_activations
 

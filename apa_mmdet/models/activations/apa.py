@@ -3,7 +3,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from apa_mmdet import ops
-from apa_mmdet.ops.apa import LAMBDA_FLOOR
+from apa_mmdet.ops import LAMBDA_FLOOR
 
 from .base import LearnableActivation, Symbol
 

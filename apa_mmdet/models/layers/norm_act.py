@@ -1,18 +1,19 @@
 """Norm, attention, residual sum and activation in one pass over memory, where that does not change the result.
 
-A batch norm in eval mode is x·scale + shift, and so is its product with channel gates; the functions of
-:mod:`apa_mmdet.ops` take scale and shift, and keep only the results of the convolutions for backward. Everything else
+A batch norm in eval mode and channel gates are one factor and one summand a channel; the functions of
+:mod:`apa_mmdet.ops` take their tensors, and keep only the results of the convolutions for backward. Everything else
 (batch statistics, other norms, other attention, activations that take no scale, modules with hooks) runs as plain
 modules.
 
-An activation takes part if its ``forward`` has the attribute ``fusible = True``, and so accepts the keywords ``scale``,
-``shift``, ``residual``, ``residual_scale`` and ``recompute`` of :func:`apa_mmdet.ops.apa`. A subclass that overrides
+An activation takes part if its ``forward`` has the attribute ``fusible = True``, and so accepts the keywords ``norm``,
+``gate``, ``residual``, ``residual_norm`` and ``recompute`` of :func:`apa_mmdet.ops.apa`. A subclass that overrides
 ``forward`` runs as a plain module unless it sets the attribute again.
 """
 
 from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
 
+from apa_mmdet.ops import Norm
 from apa_mmdet.ops.memory_layout import compute_dtype
 from apa_mmdet.structures.valid_region import ValidRegion, call_within
 
@@ -31,8 +32,7 @@ def norm_act(
         return call_within(act, norm(x), region)
     if not can_fold_norm(norm):
         return act(norm(x), recompute=recompute)
-    scale, shift = fold(norm)
-    return act(x, scale=scale, shift=shift, recompute=recompute)
+    return act.forward(x, norm=tensors_of(norm), recompute=recompute)  # has no hooks
 
 
 def residual_act(
@@ -46,10 +46,10 @@ def residual_act(
     region: ValidRegion | None = None,
 ) -> Tensor:
     """``act(attention(norm(x)) + identity_norm(identity))``; ``identity_norm`` may be None. See :func:`norm_act`."""
-    residual_scale, residual_shift = None, 0.0
+    residual_norm = None
     fused = can_fuse_act(act) and can_fold_norm(norm) and is_channel_gate(attention) and identity.dtype == x.dtype
     if fused and identity_norm is not None and can_fold_norm(identity_norm):
-        residual_scale, residual_shift = fold(identity_norm)
+        residual_norm = tensors_of(identity_norm)
     elif identity_norm is not None:
         identity = identity_norm(identity)
     if not fused:
@@ -58,19 +58,22 @@ def residual_act(
         in_place = type(attention) in (nn.Identity, SELayer, CBAM) and has_no_hooks(attention) and has_no_hooks(norm)
         total = total.add_(identity) if in_place else total + identity
         return act(total, recompute=recompute) if can_fuse_act(act) else call_within(act, total, region)
-    scale, shift = fold(norm)
+    gate, folded = None, tensors_of(norm)
     if isinstance(attention, SELayer):
-        mean = x.mean((2, 3), dtype=compute_dtype(x.dtype)) if region is None else region.mean(x)
-        gate = attention.gates((mean * scale + shift).to(x.dtype))
-        scale, shift = scale * gate, shift * gate
-    return act(
-        x,
-        scale=scale,
-        shift=shift + residual_shift,
-        residual=identity,
-        residual_scale=residual_scale,
-        recompute=recompute,
+        gate = attention.fused_gates(x, folded) if region is None else None
+        if gate is None:
+            mean = x.mean((2, 3), dtype=compute_dtype(x.dtype)) if region is None else region.mean(x)
+            scale, shift = fold(norm)
+            gate = attention.gates((mean * scale + shift).to(x.dtype))
+    return act.forward(  # has no hooks
+        x, norm=folded, gate=gate, residual=identity, residual_norm=residual_norm, recompute=recompute
     )
+
+
+def tensors_of(norm: nn.BatchNorm2d) -> Norm:
+    """Returns a batch norm in eval mode as the functions of :mod:`apa_mmdet.ops` take it."""
+    buffers, parameters = norm._buffers, norm._parameters  # a few times as fast as attributes of a module
+    return Norm(buffers['running_mean'], buffers['running_var'], parameters['weight'], parameters['bias'], norm.eps)
 
 
 def fold(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -103,17 +106,20 @@ def is_plain_sequential(layers: nn.Module) -> bool:
 
 def has_no_hooks(module: nn.Module) -> bool:
     """Whether neither the module nor a part of it has a hook or a replaced forward that would miss its call."""
-    hooked = (
+    if (
         nn_module._global_forward_hooks
         or nn_module._global_forward_pre_hooks
         or nn_module._global_backward_hooks
         or nn_module._global_backward_pre_hooks
-    )
-    return not hooked and not any(
-        part._forward_hooks
-        or part._forward_pre_hooks
-        or part._backward_hooks
-        or part._backward_pre_hooks
-        or 'forward' in part.__dict__  # set on the instance, around the forward of the class
-        for part in module.modules()
-    )
+    ):
+        return False
+    own = module.__dict__  # asked at every call: several times as fast as attributes
+    if (
+        own['_forward_hooks']
+        or own['_forward_pre_hooks']
+        or own['_backward_hooks']
+        or own['_backward_pre_hooks']
+        or 'forward' in own  # set on the instance, around the forward of the class
+    ):
+        return False
+    return all(has_no_hooks(part) for part in own['_modules'].values() if part is not None)

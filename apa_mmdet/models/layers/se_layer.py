@@ -2,7 +2,8 @@ from mmcv.cnn import build_norm_layer
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from apa_mmdet.models.activations import build_activation
+from apa_mmdet.models.activations import APA, build_activation
+from apa_mmdet.ops import Norm, squeeze_excite
 from apa_mmdet.structures.valid_region import ValidRegion
 
 
@@ -71,6 +72,29 @@ class SELayer(nn.Module):
         """The factor for each channel, (N, C), from the pooled values, (N, C)."""
         excitation = self.fc2(self.act(self.fc1(self.norm(pooled))))
         return self.gate(self.dropout(excitation))
+
+    def fused_gates(self, x: Tensor, norm: Norm) -> Tensor | None:
+        """The same after ``norm`` of a map x, (N, C, H, W), in one operator; None where none serves."""
+        if (
+            type(self.norm) not in (nn.LayerNorm, nn.Identity)
+            or type(self.act) is not nn.ReLU
+            or type(self.gate) is not APA
+            or self.fc1.bias is not None
+            or self.fc2.bias is not None
+            or self.dropout.p >= 1
+        ):
+            return None
+        layer = self.norm if type(self.norm) is nn.LayerNorm else None
+        return squeeze_excite(
+            x,
+            norm,
+            None if layer is None else Norm(weight=layer.weight, bias=layer.bias, eps=layer.eps),
+            self.fc1.weight,
+            self.fc2.weight,
+            self.gate.lambda_,
+            self.gate.kappa,
+            self.dropout.p if self.training else 0.0,
+        )
 
     def forward(self, x: Tensor, region: ValidRegion | None = None) -> Tensor:
         """Scales the channels of ``x``; the pool runs over ``region`` alone, where one is given."""

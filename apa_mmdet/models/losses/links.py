@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from apa_mmdet.ops.apa import LAMBDA_FLOOR, apa, neg_log_apa
+from apa_mmdet.ops import LAMBDA_FLOOR, apa, neg_log_apa
 
 
 class SigmoidLink(nn.Module):

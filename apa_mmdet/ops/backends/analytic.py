@@ -18,12 +18,21 @@ in which every term is positive. The series is used for w < 1/2 (s < 1/5), the d
 """
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from apa_mmdet.ops.elementwise import BLOCK, blocks
-from apa_mmdet.ops.memory_layout import Arguments, against, compute_dtype, empty_result, in_order_of
+from apa_mmdet.ops.memory_layout import (
+    DIFFERENTIABLE,
+    LAMBDA_FLOOR,
+    Arguments,
+    against,
+    compute_dtype,
+    empty_result,
+    in_order_of,
+)
 
 LINEAR_FROM = 60.0  # A above
 MAX_BEYOND = 1e8  # of a − A: more changes no APA, but would become inf·0
@@ -105,7 +114,60 @@ def _blocks(per_channel: bool, *tensors: Tensor) -> Iterator[Sequence[Tensor]]:
     return (block for _, *block in blocks(views, split_rows=not per_channel))
 
 
-def input_of(args: Arguments) -> Tensor:
+class Folded(NamedTuple):
+    """What :class:`~apa_mmdet.ops.memory_layout.Arguments` come to: ``x·scale + shift + residual·residual_scale``.
+
+    All but x and residual in the compute dtype; λ at its floor or above. λ and κ: shape () or (C,); scale and shift,
+    both or neither: (1, C) or, with a gate, (N, C); residual_scale: (1, C).
+    """
+
+    x: Tensor
+    lambda_: Tensor
+    kappa: Tensor
+    scale: Tensor | None
+    shift: Tensor | None
+    residual: Tensor | None
+    residual_scale: Tensor | None
+
+
+def fold_norm(
+    mean: Tensor | None, var: Tensor | None, weight: Tensor | None, bias: Tensor | None, eps: float, dtype: torch.dtype
+) -> tuple[Tensor | None, Tensor | None]:
+    """Returns scale and shift of a norm, (1, C) each and differentiable; None for 1 and 0."""
+    scale = shift = None
+    if var is not None:
+        scale = (var.to(dtype) + eps).rsqrt()
+    if weight is not None:
+        scale = weight.to(dtype) if scale is None else scale * weight
+    if mean is not None and scale is not None:
+        shift = -mean * scale
+    if bias is not None:
+        shift = bias.to(dtype) if shift is None else shift + bias
+    return scale if scale is None else scale[None], shift if shift is None else shift[None]
+
+
+def fold(args: Arguments) -> Folded:
+    """Returns the arguments with norms and gate folded into one factor and one summand; differentiable."""
+    dtype = compute_dtype(args.x.dtype)
+    x, lambda_, kappa, *norm = args[:7]
+    scale, shift = fold_norm(*norm, args.eps, dtype)
+    residual_scale, residual_shift = fold_norm(*args[9:13], args.residual_eps, dtype)
+    if args.gate is not None:
+        gate = args.gate.to(dtype)
+        scale, shift = gate if scale is None else scale * gate, shift if shift is None else shift * gate
+    if residual_shift is not None:
+        shift = residual_shift if shift is None else shift + residual_shift
+    given = scale if scale is not None else shift
+    if given is not None:
+        scale = torch.ones_like(given) if scale is None else scale
+        shift = torch.zeros_like(given) if shift is None else shift
+        scale, shift = torch.broadcast_tensors(scale, shift)
+    lambda_ = lambda_.to(dtype).clamp(min=LAMBDA_FLOOR)
+    lambda_, kappa = (p.reshape(()) if p.numel() == 1 else p for p in (lambda_, kappa.to(dtype)))
+    return Folded(x, lambda_, kappa, scale, shift, args.residual, residual_scale)
+
+
+def input_of(args: Folded) -> Tensor:
     """Returns ``x·scale + shift + residual·residual_scale``."""
     z, dtype = args.x, compute_dtype(args.x.dtype)
     if args.scale is not None and args.shift is not None:
@@ -125,41 +187,74 @@ def serves(x: Tensor) -> bool:
 def forward(formula: str, args: Arguments) -> Tensor:
     """Computes one of :data:`~apa_mmdet.ops.memory_layout.FORMULAS` in float32, in float64 for float64."""
     dtype = compute_dtype(args.x.dtype)
-    out = empty_result(args.x, args.per_channel)
-    lambda_, kappa = against(out, args.lambda_), against(out, args.kappa)
-    for z, out_ in _blocks(lambda_.dim() + kappa.dim() > 0, in_order_of(out, input_of(args)), out):
+    out, folded = empty_result(args.x, args.per_channel), fold(args)
+    lambda_, kappa = against(out, folded.lambda_), against(out, folded.kappa)
+    for z, out_ in _blocks(lambda_.dim() + kappa.dim() > 0, in_order_of(out, input_of(folded)), out):
         out_.copy_(_value(formula, z.to(dtype), lambda_, kappa))
     return out
 
 
-def backward(formula: str, grad: Tensor, args: Arguments) -> Arguments:
-    """Returns the gradients to ``args``, from the gradient to the value of :func:`forward`."""
-    x, dtype = args.x, compute_dtype(args.x.dtype)
-    z = input_of(args)
-    to_z = empty_result(z, args.per_channel)
-    lambda_, kappa = against(z, args.lambda_), against(z, args.kappa)
+def backward(formula: str, grad: Tensor, args: Arguments, needed: Sequence[bool]) -> list[Tensor | None]:
+    """Returns the gradients to those of ``DIFFERENTIABLE`` that are given and needed, None for the others."""
+    dtype, folded = compute_dtype(args.x.dtype), fold(args)
+    z = input_of(folded)
+    to_z = empty_result(z, args.per_channel).to(dtype)
+    lambda_, kappa = against(z, folded.lambda_), against(z, folded.kappa)
     to_lambda, to_kappa = torch.zeros_like(lambda_), torch.zeros_like(kappa)
     tensors = (in_order_of(to_z, t) for t in (grad, z))
     for grad_, z_, to_z_ in _blocks(lambda_.dim() + kappa.dim() > 0, *tensors, to_z):
-        (*to_block,) = _gradients(formula, grad_.to(dtype), z_.to(dtype), lambda_, kappa)
-        to_z_.copy_(to_block[0])
-        to_lambda += to_block[1].sum_to_size(to_lambda.shape)
-        to_kappa += to_block[2].sum_to_size(to_kappa.shape)
-    gradients = Arguments(to_z.to(x.dtype), to_lambda.view_as(args.lambda_), to_kappa.view_as(args.kappa))
-    if args.scale is not None and args.shift is not None:
-        gradients = gradients._replace(
-            x=(to_z * against(x, args.scale)).to(x.dtype),
-            scale=_to_plane(to_z * x, args.scale),
-            shift=_to_plane(to_z, args.shift),
-        )
+        to_block, to_lambda_, to_kappa_ = _gradients(formula, grad_.to(dtype), z_.to(dtype), lambda_, kappa)
+        to_z_.copy_(to_block)
+        to_lambda += to_lambda_.sum_to_size(to_lambda.shape)
+        to_kappa += to_kappa_.sum_to_size(to_kappa.shape)
+    gradients = dict(
+        x=to_z if folded.scale is None else to_z * against(z, folded.scale),
+        lambda_=torch.where(args.lambda_ >= LAMBDA_FLOOR, to_lambda.reshape(args.lambda_.shape), 0),
+        kappa=to_kappa,
+    )
     if args.residual is not None:
-        to_residual = to_z if args.residual_scale is None else to_z * against(x, args.residual_scale)
-        # a copy in any case: the results of an operator must not share memory
-        gradients = gradients._replace(residual=to_residual.to(args.residual.dtype, copy=True))
-        if args.residual_scale is not None:
-            gradients = gradients._replace(residual_scale=_to_plane(to_z * args.residual, args.residual_scale))
+        to_residual = to_z if folded.residual_scale is None else to_z * against(z, folded.residual_scale)
+        gradients['residual'] = to_residual
+    if args.affine or args.residual_affine:
+        gradients |= _to_planes(to_z, args)
+    results = []
+    for name, wanted in zip(DIFFERENTIABLE, needed):
+        tensor = getattr(args, name)
+        if tensor is None or not wanted:
+            results.append(None)
+        else:  # a copy, as the results of an operator must not share memory
+            results.append(gradients[name].reshape(tensor.shape).to(tensor.dtype, copy=name == 'residual'))
+    return results
+
+
+def _to_planes(to_z: Tensor, args: Arguments) -> dict[str, Tensor]:
+    """Returns the gradients to gate, weights and biases from the gradient to the input of the formula."""
+    positions = tuple(range(2, to_z.dim()))
+
+    def planes(t: Tensor) -> Tensor:
+        return t.sum(positions) if positions else t
+
+    times_x, plain = planes(to_z * args.x), planes(to_z)
+    gradients = {}
+    scale, shift = fold_norm(*args[3:7], args.eps, to_z.dtype)
+    own = times_x, plain
+    if args.gate is not None:
+        to_gate = times_x if scale is None else times_x * scale
+        gradients['gate'] = to_gate if shift is None else to_gate + plain * shift
+        own = times_x * args.gate, plain * args.gate
+    gradients['weight'], gradients['bias'] = _to_norm(*own, args.mean, args.var, args.eps)
+    if args.residual is not None and args.residual_affine:
+        gradients['residual_weight'], gradients['residual_bias'] = _to_norm(
+            planes(to_z * args.residual), plain, args.residual_mean, args.residual_var, args.residual_eps
+        )
     return gradients
 
 
-def _to_plane(gradient: Tensor, parameter: Tensor) -> Tensor:
-    return gradient.sum_to_size(against(gradient, parameter).shape).view_as(parameter)
+def _to_norm(
+    times_x: Tensor, plain: Tensor, mean: Tensor | None, var: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Returns the gradients to weight and bias from the sums of gradient times input, and of the gradient, (N, C)."""
+    to_weight, to_bias = times_x.sum(0), plain.sum(0)
+    if mean is not None and var is not None:
+        to_weight = (to_weight - mean * to_bias) * (var.to(to_bias.dtype) + eps).rsqrt()
+    return to_weight, to_bias

@@ -1,4 +1,4 @@
-"""Compiles ``cpu_kernels.c`` on first use (a second or two, once a machine), loads it, and calls it.
+"""Compiles ``cpu_kernels.c`` and ``cpu_gate.c`` on first use (a second or two, once a machine), loads it, and calls it.
 
 The library is in ``${XDG_CACHE_HOME:-~/.cache}/apa_mmdet``, under a name made of the source and the processor, or in a
 temporary folder where that cannot be written. ``CC`` names the compiler (default: cc). Without a compiler,
@@ -13,36 +13,40 @@ import os
 import platform
 import shlex
 import shutil
+import struct
 import subprocess
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from apa_mmdet.ops.memory_layout import FORMULAS, Arguments, empty_result, in_order_of, layout_of, reduce_sums
+from apa_mmdet.ops.memory_layout import (
+    DIFFERENTIABLE,
+    FORMULAS,
+    LAMBDA_FLOOR,
+    Arguments,
+    empty_result,
+    in_order_of,
+    layout_of,
+)
 
-SOURCE = Path(__file__).with_name('cpu_kernels.c')
+SOURCES = [Path(__file__).with_name(f'cpu_{name}') for name in ('kernels.c', 'gate.c', 'formulas.h', 'call.h')]
 FLAGS = (
     '-std=gnu11 -O3 -march=native -fopenmp -fPIC -shared -ffp-contract=fast -fno-math-errno -fno-trapping-math '
     '-fno-signed-zeros -ffinite-math-only'
 )
 if platform.machine() in ('x86_64', 'AMD64'):
     FLAGS += ' -mprefer-vector-width=512'
-SUMS = ('scale', 'shift', 'residual_scale', 'lambda_', 'kappa')  # the order in which the kernels write their sums
+RESIDUAL = DIFFERENTIABLE.index('residual')
 PIECE = 16384  # elements of a piece, which a thread handles at a time and sums in float32
 MIN_PIECE_POSITIONS = 64  # in channels_last, where every piece writes sums for all channels
 
 
-class Shape(ctypes.Structure):
-    _names = 'images', 'channels', 'positions', 'piece', 'channels_last', 'image_step', 'threads'
-    _fields_ = [(name, ctypes.c_int64) for name in _names]
-
-
-class Parameters(ctypes.Structure):
-    _names = 'scale', 'shift', 'residual_scale', 'lambda_', 'inverse', 'log_lambda', 'kappa'
-    _fields_ = [(name, ctypes.c_void_p) for name in _names]
+# the struct Call of the kernels: 9 integers, the floor of λ, then pointers and two eps in its order
+_pack = struct.Struct('@9qd7Qd6Qd10Q').pack
 
 
 def build() -> Path:
@@ -53,20 +57,23 @@ def build() -> Path:
         ValueError: if ``CC`` is not a command.
         subprocess.CalledProcessError: if the compiler fails.
     """
-    key = hashlib.sha256(b'\0'.join([SOURCE.read_bytes(), FLAGS.encode(), _processor()])).hexdigest()
-    library = _folder() / f'cpu_kernels-{key[:16]}.so'
+    key = hashlib.sha256(b'\0'.join([*(file.read_bytes() for file in SOURCES), FLAGS.encode(), _processor()])).hexdigest()
+    library = cache_folder() / f'cpu_kernels-{key[:16]}.so'
     if not library.exists():
         compiler = shlex.split(os.environ.get('CC') or 'cc')
         # Processes may build at once, and the last one wins. Not utils/fileio.py: ops import torch alone.
         with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
             made = Path(scratch, library.name)
-            subprocess.run([*compiler, *FLAGS.split(), str(SOURCE), '-o', str(made)], check=True, capture_output=True)
+            subprocess.run(
+                [*compiler, *FLAGS.split(), *map(str, SOURCES[:2]), '-o', str(made), '-lm'], check=True, capture_output=True
+            )
             os.replace(made, library)
     return library
 
 
 @functools.cache
-def _folder() -> Path:
+def cache_folder() -> Path:
+    """Returns the folder of what is built for this machine."""
     try:
         folder = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'apa_mmdet'
         folder.mkdir(parents=True, exist_ok=True)
@@ -106,7 +113,8 @@ def load() -> ctypes.CDLL | None:
             stacklevel=2,
         )
         return None
-    library.apa_forward.restype = library.apa_backward.restype = None
+    for function in (library.apa_forward, library.apa_backward):
+        function.argtypes, function.restype = [ctypes.c_char_p], None
     return library
 
 
@@ -117,57 +125,83 @@ def serves(x: Tensor) -> bool:
 def forward(formula: str, args: Arguments) -> Tensor:
     out = empty_result(args.x, args.per_channel)
     work = out if out.dtype == torch.float32 else torch.empty_like(out, dtype=torch.float32)
-    inputs = [_single(t, out) for t in (args.x, args.residual)]
-    _call('apa_forward', formula, *_describe(out, args), *inputs, work)
+    call, _kept = _describe(formula, args, work)
+    load().apa_forward(call)  # type: ignore[union-attr]
     return out if work is out else out.copy_(work)
 
 
-def backward(formula: str, grad: Tensor, args: Arguments) -> Arguments:
+def backward(formula: str, grad: Tensor, args: Arguments, needed: Sequence[bool]) -> list[Tensor | None]:
     to_x = empty_result(args.x, args.per_channel)
-    grad_x = to_x if to_x.dtype == torch.float32 else torch.empty_like(to_x, dtype=torch.float32)
-    grad_residual = None if args.residual is None else torch.empty_like(to_x, dtype=torch.float32)
-    shape, parameters = _describe(to_x, args)
-    pieces = -(-shape.positions // shape.piece)
-    if shape.channels_last:
-        sums = grad_x.new_zeros(shape.images, pieces, len(SUMS), shape.channels)
-    else:
-        sums = grad_x.new_zeros(shape.images, shape.channels, pieces, len(SUMS)).permute(0, 2, 3, 1)
-    inputs = [_single(t, to_x) for t in (grad, args.x, args.residual)]
-    _call('apa_backward', formula, shape, parameters, *inputs, grad_x, grad_residual, sums)
-    totals = dict(zip(SUMS, sums.sum(1, dtype=torch.float64).unbind(1)))
-    totals['lambda_'] /= args.lambda_.square()
-    totals['kappa'] /= args.lambda_
-    return Arguments(
-        x=to_x if grad_x is to_x else to_x.copy_(grad_x),
-        residual=None if args.residual is None or grad_residual is None else grad_residual.to(args.residual.dtype),
-        **reduce_sums(totals, args),
-    )
-
-
-def _single(tensor: Tensor | None, like: Tensor) -> Tensor | None:
-    """Returns the tensor in float32 and in the memory order of ``like``."""
-    return None if tensor is None else in_order_of(like, tensor).float()
-
-
-def _describe(result: Tensor, args: Arguments) -> tuple[Shape, list[Tensor]]:
-    """Returns the shape for the kernels, and the tensors of :class:`Parameters`."""
-    layout = layout_of(result, args)
-    piece = max(MIN_PIECE_POSITIONS, PIECE // layout.channels) if layout.channels_last and layout.channels else PIECE
-    shape = Shape(*layout[:3], piece, layout.channels_last, args.per_image * layout.channels, torch.get_num_threads())
-    rows = layout.images if args.per_image else 1
-    planes = [
-        args.lambda_.new_tensor(default) if parameter is None else parameter
-        for parameter, default in ((args.scale, 1.0), (args.shift, 0.0), (args.residual_scale, 1.0))
+    work = to_x if to_x.dtype == torch.float32 else torch.empty_like(to_x, dtype=torch.float32)
+    given = [getattr(args, name) for name in DIFFERENTIABLE]
+    results: list[Tensor | None] = [
+        torch.empty(t.shape, dtype=torch.float32) if wanted and t is not None else None
+        for t, wanted in zip(given, needed)
     ]
-    planes = [parameter.expand(rows, layout.channels).contiguous() for parameter in planes]
-    curve = [args.lambda_, args.lambda_.reciprocal(), args.lambda_.log(), args.kappa]
-    curve = [parameter.expand(layout.channels).contiguous() for parameter in curve]
-    if (args.lambda_ + args.kappa).isnan().any():  # the kernels detect NaN in z only
-        planes[1] = torch.where((curve[0] + curve[3]).isnan(), torch.nan, planes[1]).contiguous()
-    return shape, planes + curve
+    results[0] = work
+    if args.residual is not None:  # in the memory order of x
+        results[RESIDUAL] = torch.empty_like(work)
+    call, _kept = _describe(formula, args, work, grad, results[1:])
+    load().apa_backward(call)  # type: ignore[union-attr]
+    if work is not to_x:
+        results[0] = to_x.copy_(work)
+    return [r if r is None or t is None or r.dtype == t.dtype else r.to(t.dtype) for r, t in zip(results, given)]
 
 
-def _call(function: str, formula: str, shape: Shape, parameters: list[Tensor], *tensors: Tensor | None) -> None:
-    pointers = Parameters(*(t.data_ptr() for t in parameters))
-    addresses = [None if t is None else ctypes.c_void_p(t.data_ptr()) for t in tensors]
-    getattr(load(), function)(FORMULAS.index(formula), ctypes.byref(shape), ctypes.byref(pointers), *addresses)
+def _describe(
+    formula: str,
+    args: Arguments,
+    out: Tensor,
+    grad: Tensor | None = None,
+    results: Sequence[Tensor | None] = (None,) * 8,
+) -> tuple[bytes, list[Tensor]]:
+    """Returns the struct ``Call`` of the kernels, and temporary tensors that it points to."""
+    images, channels, positions, channels_last = layout_of(out, args)
+    piece = max(MIN_PIECE_POSITIONS, PIECE // channels) if channels_last and channels else PIECE
+    x, lambda_, kappa, mean, var, weight, bias, gate, residual, *residual_norm = args.tensors
+    kept: list[Tensor] = []
+    call = _pack(
+        FORMULAS.index(formula),
+        images,
+        channels,
+        positions,
+        piece,
+        channels_last,
+        torch.get_num_threads(),
+        lambda_.numel() > 1,
+        kappa.numel() > 1,
+        LAMBDA_FLOOR,
+        _elements(x, out, kept),
+        *[_address(t, kept) for t in (lambda_, kappa, mean, var, weight, bias)],
+        args.eps,
+        _address(gate, kept),
+        _elements(residual, out, kept),
+        *[_address(t, kept) for t in residual_norm],
+        args.residual_eps,
+        _elements(grad, out, kept),
+        out.data_ptr(),
+        *[0 if t is None else t.data_ptr() for t in results],
+    )
+    return call, kept
+
+
+def _address(tensor: Tensor | None, kept: list[Tensor]) -> int:
+    """Returns where the values lie contiguous in float32, in ``tensor`` or in a copy that is added to ``kept``."""
+    if tensor is None:
+        return 0
+    if tensor.dtype != torch.float32 or not tensor.is_contiguous():
+        tensor = tensor.float().contiguous()
+        kept.append(tensor)
+    return tensor.data_ptr()
+
+
+def _elements(tensor: Tensor | None, like: Tensor, kept: list[Tensor]) -> int:
+    """Returns where the values lie in float32 and in the memory order of ``like``."""
+    if tensor is None:
+        return 0
+    ordered = in_order_of(like, tensor)
+    if ordered.dtype != torch.float32:
+        ordered = ordered.float()
+    if ordered is not tensor:
+        kept.append(ordered)
+    return ordered.data_ptr()

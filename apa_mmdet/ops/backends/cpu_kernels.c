@@ -1,95 +1,22 @@
-/* APA, AGLU and -log APA on a CPU, float32: one pass forward, one backward, which keeps only the input.
+/* APA, AGLU and -log APA on a CPU in float32: one pass forward, one backward, which keeps only the input.
  *
- * Of every element z = x*scale + shift (+ residual*residual_scale); analytic.py derives the formulas, which are
+ * Of every element z = norm(x)*gate (+ norm(residual)); analytic.py derives the formulas, which are
  * written here, as in triton_kernels.py, without a logarithm and with one division at most. Compiled by
- * cpu.py with the flags of this machine; every loop below is one that compilers turn into vector instructions.
+ * cpu.py with the flags of this machine; every loop over elements is one that compilers turn into vector instructions.
  *
  * A tensor is `images` x `channels` x `positions` elements, either plane by plane (NCHW) or pixel by pixel
- * (channels_last). scale, shift, residual_scale: one float per image and channel, image_step (0: shared by the
- * images) floats apart. lambda and the like: one per channel.
- * Sums over positions are made per piece of a fixed size, so they do not depend on the number of threads.
+ * (channels_last). prepare_ turns the norms and the gate into one factor and one summand a plane, finish_ the sums over
+ * positions into gradients. Sums are made per piece of a fixed size, so they do not depend on the number of threads.
  */
 #include <stddef.h>
-#include <stdint.h>
+#include <stdlib.h>
 
-#define INLINE static inline __attribute__((always_inline))
+#include "cpu_formulas.h"
 
-enum { APA, AGLU, NEG_LOG_APA };
 enum { SCALE, SHIFT, RESIDUAL_SCALE, LAMBDA, KAPPA, SUMS };
 
-#define LOG2_E 1.44269504f
-#define MAX_INPUT 1e15f /* as in analytic.py */
-
+/* Of the first plane of a piece: scale, shift and residual_scale differ between planes, the others between channels. */
 typedef struct { const float *scale, *shift, *residual_scale, *lambda, *inverse, *log_lambda, *kappa; } Parameters;
-typedef struct { int64_t images, channels, positions, piece, channels_last, image_step, threads; } Shape;
-
-INLINE float as_float(int32_t i) { union { int32_t i; float f; } u = {.i = i}; return u.f; }
-INLINE int32_t as_int(float f) { union { float f; int32_t i; } u = {.f = f}; return u.i; }
-
-INLINE float at_most(float x, float top) { return x < top ? x : top; }
-INLINE float at_least(float x, float bottom) { return x > bottom ? x : bottom; }
-
-/* The build assumes finite numbers, so NaN is known by its bits. */
-INLINE float nan_or(float x, float y) { return (as_int(x) & 0x7fffffff) > 0x7f800000 ? x : y; }
-
-/* 2^x for x < 127, to 1 ulp; 0 below -126.5 */
-INLINE float exp2_(float x) {
-    const float magic = 12582912.f; /* adding it rounds to an integer and leaves that in the low bits */
-    x = at_least(x, -127.f);
-    float shifted = x + magic, r = x - (shifted - magic);
-    float y = 1.33908674e-3f + r * 1.54614475e-4f; /* Chebyshev's, to 5e-9 for |r| <= 1/2 */
-    y = 9.61805667e-3f + r * y;
-    y = 5.5503571e-2f + r * y;
-    y = 0.240226509f + r * y;
-    y = 0.693147188f + r * y;
-    y = 1.f + r * y;
-    return y * as_float((as_int(shifted) - as_int(magic) + 127) << 23);
-}
-
-/* lambda, 1/lambda, log(lambda) and kappa, loaded before any condition: otherwise the loops are no vector instructions */
-typedef struct { float lambda, inverse, log_lambda, kappa; } Curve;
-
-typedef struct { int above; float x, r, log; } Terms;
-
-/* With y = log(lambda) - kappa*z, w = lambda*e^(-kappa*z) = e^y and x = e^-|y|: log1p(w) = max(y, 0) + log1p(x), which
- * overflows nowhere, and log1p(x) = x*(1 + x*R(x)) with a polynomial R. */
-INLINE Terms terms_(float z, Curve c) {
-    float y = c.log_lambda - c.kappa * z, a = z * (c.kappa * LOG2_E);
-    int above = y > 0.f;
-    float x = (above ? c.inverse : c.lambda) * exp2_(above ? a : -a); /* e^-|y| would have the rounding of y */
-    float r = 0.02478014083f + x * -0.004357355378f; /* minimax on [0, 1]: 7e-8 relative in 1 + (1 + x)*R(x) */
-    r = -0.06601994684f + x * r;
-    r = 0.1149773593f + x * r;
-    r = -0.1581653946f + x * r;
-    r = 0.1984589361f + x * r;
-    r = -0.2498544785f + x * r;
-    r = 0.3333278715f + x * r;
-    r = -0.4999999652f + x * r;
-    return (Terms){above, x, r, at_least(y, 0.f) + x * (1.f + x * r)};
-}
-
-INLINE float value_(int formula, float z, Curve c) {
-    float log = terms_(z, c).log;
-    if (formula == NEG_LOG_APA) return nan_or(z, log * c.inverse);
-    float p = exp2_(log * (c.inverse * -LOG2_E));
-    return formula == AGLU ? z * p : nan_or(z, p);
-}
-
-typedef struct { float to_z, to_lambda, to_kappa; } Gradients;
-
-/* That to lambda lacks 1/lambda^2, that to kappa 1/lambda. Where w <= 1, log1p(w) - w/(1 + w) is
- * x^2*(1 + (1 + x)*R(x))/(1 + x), whose middle factor falls from 0.5 to 0.39: no digits cancel. */
-INLINE Gradients gradients_(int formula, float grad, float z, Curve c) {
-    grad = nan_or(z, grad);
-    z = at_least(at_most(z, MAX_INPUT), -MAX_INPUT);
-    Terms t = terms_(z, c);
-    float v = 1.f + t.x, part = 1.f / v, share = t.x * part;
-    float difference = t.above ? t.log - part : share * t.x * (1.f + v * t.r);
-    float direct = formula == NEG_LOG_APA ? -grad : grad * exp2_(t.log * (c.inverse * -LOG2_E));
-    float u = formula == AGLU ? direct * z : direct;
-    float uq = u * (t.above ? part : share);
-    return (Gradients){c.kappa * c.inverse * uq + (formula == AGLU ? direct : 0.f), u * difference, z * uq};
-}
 
 /* ---- loops: `step` is 1 where the parameters change from element to element (channels_last), 0 where they do not ---- */
 
@@ -169,42 +96,116 @@ static Backward *const backwards[3][2][2] = {TABLE(backward, APA), TABLE(backwar
 /* A piece: `piece` positions of one plane, or of one image with all its channels (channels_last). */
 typedef struct { int64_t first, rows, count; Parameters parameters; } Piece;
 
-static int64_t planes_(const Shape *s) { return s->channels_last ? s->images : s->images * s->channels; }
-static int64_t pieces_(const Shape *s) { return (s->positions + s->piece - 1) / s->piece; }
+static int64_t planes_(const Call *c) { return c->channels_last ? c->images : c->images * c->channels; }
+static int64_t pieces_(const Call *c) { return (c->positions + c->piece - 1) / c->piece; }
 
-static Piece piece_(const Shape *s, const Parameters *p, int64_t item) {
-    int64_t plane = item / pieces_(s), begin = item % pieces_(s) * s->piece;
-    int64_t positions = s->positions - begin < s->piece ? s->positions - begin : s->piece;
-    int64_t first = plane * s->positions + begin;
-    int64_t planes = s->channels_last ? 1 : s->channels, channel = plane % planes; /* of an image */
-    int64_t at = plane / planes * s->image_step + channel;
-    Parameters row = {p->scale + at, p->shift + at, p->residual_scale + at,
+static Piece piece_(const Call *c, const Parameters *p, int64_t item) {
+    int64_t plane = item / pieces_(c), begin = item % pieces_(c) * c->piece;
+    int64_t positions = c->positions - begin < c->piece ? c->positions - begin : c->piece;
+    int64_t first = plane * c->positions + begin;
+    int64_t planes = c->channels_last ? 1 : c->channels, channel = plane % planes; /* of an image */
+    int64_t at = (c->gate ? plane / planes * c->channels : 0) + channel;
+    Parameters row = {p->scale + at, p->shift + at, p->residual_scale + channel,
                       p->lambda + channel, p->inverse + channel, p->log_lambda + channel, p->kappa + channel};
-    if (s->channels_last) return (Piece){first * s->channels, positions, s->channels, row};
+    if (c->channels_last) return (Piece){first * c->channels, positions, c->channels, row};
     return (Piece){first, 1, positions, row};
 }
 
-void apa_forward(int formula, const Shape *s, const Parameters *parameters,
-                 const float *x, const float *residual, float *out) {
-    Forward *row = forwards[formula][residual != NULL][s->channels_last];
-    #pragma omp parallel for schedule(static) num_threads(s->threads)
-    for (int64_t item = 0; item < planes_(s) * pieces_(s); item++) {
-        Piece p = piece_(s, parameters, item);
-        for (int64_t i = p.first; i < p.first + p.rows * p.count; i += p.count)
-            row(p.count, p.parameters, x + i, residual ? residual + i : NULL, out + i);
+/* ---- norms and gates, one value per channel ---- */
+
+/* Fills memory of the caller's, which is one allocation. NaN in a parameter makes NaN of the shift, where it is seen. */
+static void *prepare_(const Call *c, Parameters *p) {
+    int64_t planes = (c->gate ? c->images : 1) * c->channels;
+    float *memory = malloc((2 * planes + 5 * c->channels + 1) * sizeof(float));
+    float *scale = memory, *shift = scale + planes, *residual_scale = shift + planes, *lambda = residual_scale + c->channels;
+    float *inverse = lambda + c->channels, *log_lambda = inverse + c->channels, *kappa = log_lambda + c->channels;
+    for (int64_t j = 0; j < c->channels; j++) {
+        lambda[j] = at_floor_(c->lambda[j * c->lambda_step], c->floor);
+        kappa[j] = c->kappa[j * c->kappa_step];
+        inverse[j] = 1.f / lambda[j];
+        log_lambda[j] = j && !c->lambda_step ? log_lambda[0] : logf(lambda[j]);
+        residual_scale[j] = scale_(&c->residual_norm, j);
+        float own = scale_(&c->norm, j), offset = shift_(&c->norm, j), other = shift_(&c->residual_norm, j);
+        if (is_nan_(lambda[j]) || is_nan_(kappa[j])) other = as_float(0x7fc00000);
+        for (int64_t i = j; i < planes; i += c->channels) {
+            scale[i] = c->gate ? own * c->gate[i] : own;
+            shift[i] = nan_or(other, (c->gate ? offset * c->gate[i] : offset) + other);
+        }
     }
+    *p = (Parameters){scale, shift, residual_scale, lambda, inverse, log_lambda, kappa};
+    return memory;
 }
 
-/* sums: zeros, a row of SUMS x (channels_last ? channels : 1) for each piece; see gradients_ for what they lack */
-void apa_backward(int formula, const Shape *s, const Parameters *parameters, const float *grad, const float *x,
-                  const float *residual, float *grad_x, float *grad_residual, float *sums) {
-    Backward *row = backwards[formula][residual != NULL][s->channels_last];
-    #pragma omp parallel for schedule(static) num_threads(s->threads)
-    for (int64_t item = 0; item < planes_(s) * pieces_(s); item++) {
-        Piece p = piece_(s, parameters, item);
-        float *to = sums + item * SUMS * (s->channels_last ? s->channels : 1);
-        for (int64_t i = p.first; i < p.first + p.rows * p.count; i += p.count)
-            row(p.count, p.parameters, grad + i, x + i, residual ? residual + i : NULL, grad_x + i,
-                residual ? grad_residual + i : NULL, to);
+/* The gradients of a norm, from the sums of grad*x and grad. */
+static void finish_norm_(const Norm *n, int64_t j, double times_x, double plain, float *to_weight, float *to_bias) {
+    if (to_weight) to_weight[j] = (times_x - (n->mean ? n->mean[j] : 0.f) * plain) * inverse_deviation_(n, j);
+    if (to_bias) to_bias[j] = plain;
+}
+
+static void finish_(const Call *c, const float *sums) {
+    double all_lambda = 0, all_kappa = 0;
+    int64_t pieces = pieces_(c), step = c->channels_last ? c->channels : 1;
+    for (int64_t j = 0; j < c->channels; j++) {
+        double times_x = 0, plain = 0, residual_times_x = 0, residual_plain = 0, to_lambda = 0, to_kappa = 0;
+        for (int64_t n = 0; n < c->images; n++) {
+            double s[SUMS] = {0};
+            for (int64_t i = 0; i < pieces; i++) {
+                const float *at = c->channels_last ? sums + (n * pieces + i) * SUMS * step + j
+                                                   : sums + ((n * c->channels + j) * pieces + i) * SUMS;
+                for (int k = 0; k < SUMS; k++) s[k] += at[k * step];
+            }
+            float gate = c->gate ? c->gate[n * c->channels + j] : 1.f;
+            times_x += s[SCALE] * gate;
+            plain += s[SHIFT] * gate;
+            residual_times_x += s[RESIDUAL_SCALE];
+            residual_plain += s[SHIFT];
+            to_lambda += s[LAMBDA];
+            to_kappa += s[KAPPA];
+            if (c->to_gate)
+                c->to_gate[n * c->channels + j] = s[SCALE] * scale_(&c->norm, j) + s[SHIFT] * shift_(&c->norm, j);
+        }
+        finish_norm_(&c->norm, j, times_x, plain, c->to_weight, c->to_bias);
+        finish_norm_(&c->residual_norm, j, residual_times_x, residual_plain, c->to_residual_weight, c->to_residual_bias);
+        double lambda = at_floor_(c->lambda[j * c->lambda_step], c->floor);
+        to_lambda = c->lambda[j * c->lambda_step] < (float)c->floor ? 0. : to_lambda / (lambda * lambda);
+        to_kappa /= lambda;
+        all_lambda += to_lambda;
+        all_kappa += to_kappa;
+        if (c->to_lambda && c->lambda_step) c->to_lambda[j] = to_lambda;
+        if (c->to_kappa && c->kappa_step) c->to_kappa[j] = to_kappa;
     }
+    if (c->to_lambda && !c->lambda_step) c->to_lambda[0] = all_lambda;
+    if (c->to_kappa && !c->kappa_step) c->to_kappa[0] = all_kappa;
+}
+
+void apa_forward(const Call *c) {
+    Parameters parameters;
+    void *memory = prepare_(c, &parameters);
+    Forward *row = forwards[c->formula][c->residual != NULL][c->channels_last];
+    #pragma omp parallel for schedule(static) num_threads(c->threads)
+    for (int64_t item = 0; item < planes_(c) * pieces_(c); item++) {
+        Piece p = piece_(c, &parameters, item);
+        for (int64_t i = p.first; i < p.first + p.rows * p.count; i += p.count)
+            row(p.count, p.parameters, c->x + i, c->residual ? c->residual + i : NULL, c->out + i);
+    }
+    free(memory);
+}
+
+void apa_backward(const Call *c) {
+    Parameters parameters;
+    void *memory = prepare_(c, &parameters);
+    Backward *row = backwards[c->formula][c->residual != NULL][c->channels_last];
+    /* a row of SUMS x (channels_last ? channels : 1) for each piece; see gradients_ for what they lack */
+    int64_t items = planes_(c) * pieces_(c), width = SUMS * (c->channels_last ? c->channels : 1);
+    float *sums = calloc(items * width + 1, sizeof(float));
+    #pragma omp parallel for schedule(static) num_threads(c->threads)
+    for (int64_t item = 0; item < items; item++) {
+        Piece p = piece_(c, &parameters, item);
+        for (int64_t i = p.first; i < p.first + p.rows * p.count; i += p.count)
+            row(p.count, p.parameters, c->grad + i, c->x + i, c->residual ? c->residual + i : NULL, c->out + i,
+                c->residual ? c->to_residual + i : NULL, sums + item * width);
+    }
+    finish_(c, sums);
+    free(sums);
+    free(memory);
 }

@@ -8,13 +8,14 @@ from torch.nn.functional import softplus
 
 from apa_mmdet.ops.memory_layout import Arguments, against, compute_dtype
 
-from .analytic import input_of
+from .analytic import fold, input_of
 
 
 def forward(formula: str, args: Arguments) -> Tensor:
     """As :func:`apa_mmdet.ops.backends.analytic.forward`."""
-    z = input_of(args).to(compute_dtype(args.x.dtype))
-    lambda_, kappa = against(z, args.lambda_), against(z, args.kappa)
+    folded = fold(args)
+    z = input_of(folded).to(compute_dtype(args.x.dtype))
+    lambda_, kappa = against(z, folded.lambda_), against(z, folded.kappa)
     neg_log = softplus(lambda_.log() - kappa * z, threshold=50) / lambda_
     if formula == 'neg_log_apa':
         return neg_log.to(args.x.dtype)

@@ -8,7 +8,7 @@ import torch
 from torch.autograd import gradcheck
 
 from apa_mmdet.models.losses import LINKS, APALink, build_link
-from apa_mmdet.ops.apa import LAMBDA_FLOOR
+from apa_mmdet.ops import LAMBDA_FLOOR
 
 LINK_CFGS = [
     'sigmoid',

@@ -25,7 +25,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def forget():
-    cpu._folder.cache_clear()
+    cpu.cache_folder.cache_clear()
     cpu.load.cache_clear()
 
 
