@@ -347,8 +347,9 @@ PyObject* gate(PyObject*, PyObject* const* args, Py_ssize_t count) {
                               Optional(t[S_BIAS]), Optional(t[S_LAYER_WEIGHT]), Optional(t[S_LAYER_BIAS]), t[S_FC1],
                               t[S_FC2], t[S_LAMBDA], t[S_KAPPA], &mask, &settings);
         } else {
+            const Tensor means = plane(t[S_X]);
             out = plane(t[S_X]);
-            const GateCall call = describe(t, settings, mask, plane(t[S_X]), out);
+            const GateCall call = describe(t, settings, mask, means, out);
             gate_forward_kernel(&call);
         }
     }
