@@ -2,25 +2,34 @@
 
 import functools
 import warnings
-from math import gcd
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
-from apa_mmdet.ops.memory_layout import Arguments, Layout, empty_result, in_order_of, layout_of, reduce_sums
+from apa_mmdet.ops.memory_layout import (
+    DIFFERENTIABLE,
+    Arguments,
+    Layout,
+    compute_dtype,
+    empty_result,
+    in_order_of,
+    layout_of,
+)
 
-from .triton_kernels import STORED, backward_kernel, forward_kernel
+from .triton_kernels import backward_kernel, finish_kernel, forward_kernel
 
 WARPS = 4
 # Elements of a tile: in half precision two loads of 16 bytes a thread, or one from each of two tensors. That is enough
 # in flight to hide the latency of the memory, and leaves registers for many programs side by side.
 FORWARD_TILE = 2048
 BACKWARD_TILE = 1024
-MIN_CONTIGUOUS = 16  # elements of a tile side by side in memory: a GPU moves at least 32 bytes
-MAX_BLOCK_CHANNELS = 128
-MAX_LOAD = 8  # elements: 16 bytes in half precision
+POSITION_PARTS = 1, 8, 64  # a tile of size S has S, S/8 or S/64 positions, side by side in memory, of 1, 8 or 64 channels
+CHANNEL_BLOCKS = 128, 64, 16  # of a tile in channels_last
+MAX_LOAD = 8  # elements: 16 bytes in half precision; where the extent has no such factor, loads are of one element
+FINISH_CHANNELS, FINISH_SPANS, FINISH_PROGRAMS = 32, 32, 1024  # tiles of the second kernel of the backward pass
 PROGRAMS = 2048  # a round or two on a large GPU; where there are more tiles than that, a program handles several
 MAX_TILES = 16
 MIN_TILES_CHANNELS_LAST = 4  # a program there prepares parameters, and stores sums, for up to 128 channels
@@ -39,31 +48,25 @@ class Tiling(NamedTuple):
     tiles: int
 
 
+@functools.lru_cache(4096)
 def tiling_of(layout: Layout, size: int) -> Tiling:
-    """Returns the tiling by tiles of ``size`` elements, or fewer where an image has fewer."""
+    """Returns the tiling by tiles of ``size`` elements, whose shape is one of a few: each is a kernel to compile."""
     if layout.channels_last:
-        block_c = _block(layout.channels, MAX_BLOCK_CHANNELS)
-        block_s = min(size // block_c, _power_of_2(layout.positions))
+        block_c = _block(layout.channels, CHANNEL_BLOCKS)
     else:
-        block_s = _block(layout.positions, size)
-        block_c = min(size // block_s, _power_of_2(layout.channels))
+        shapes = [size] if layout.channels == 1 else [size // part for part in POSITION_PARTS]
+        block_c = size // _block(layout.positions, shapes)
+    block_s = size // block_c
     blocks, along = triton.cdiv(layout.channels, block_c), triton.cdiv(layout.positions, block_s)
     tiles = max(MIN_TILES_CHANNELS_LAST if layout.channels_last else 1, layout.images * blocks * along // PROGRAMS)
     tiles = max(1, min(tiles, MAX_TILES, along))
     return Tiling(block_c, block_s, blocks, triton.cdiv(along, tiles), tiles)
 
 
-def _block(extent: int, most: int) -> int:
-    """Returns the largest power of 2 up to ``most`` that pads ``extent`` by at most an eighth, else the least."""
-    if extent < MIN_CONTIGUOUS:
-        return _power_of_2(extent)
-    sizes = [most >> i for i in range(most.bit_length()) if most >> i >= MIN_CONTIGUOUS]
+def _block(extent: int, sizes: Sequence[int]) -> int:
+    """Returns the largest size that pads ``extent`` by at most a quarter, else the one that pads it least."""
     padded = {size: triton.cdiv(extent, size) * size for size in sizes}
-    return next((size for size in sizes if 8 * padded[size] <= 9 * extent), min(sizes, key=padded.__getitem__))
-
-
-def _power_of_2(extent: int) -> int:
-    return triton.next_power_of_2(max(1, extent))
+    return next((size for size in sizes if 4 * padded[size] <= 5 * extent), min(sizes, key=padded.__getitem__))
 
 
 def serves(x: Tensor) -> bool:
@@ -89,23 +92,78 @@ def works(device: torch.device) -> bool:
 def forward(formula: str, args: Arguments) -> Tensor:
     out = empty_result(args.x, args.per_channel)
     layout = layout_of(out, args)
-    inputs = _in_order_of(out, args.x, args.residual)
-    _launch(forward_kernel, formula, args, layout, tiling_of(layout, FORWARD_TILE), *inputs, out)
+    x, residual = _in_order_of(out, args.x, args.residual)
+    _launch(forward_kernel, formula, args, layout, tiling_of(layout, FORWARD_TILE), x, residual, out)
     return out
 
 
-def backward(formula: str, grad: Tensor, args: Arguments) -> Arguments:
+def backward(formula: str, grad: Tensor, args: Arguments, needed: Sequence[bool]) -> list[Tensor | None]:
     grad_x = empty_result(args.x, args.per_channel)
     inputs = _in_order_of(grad_x, grad, args.x, args.residual)
     grad_residual = None if args.residual is None else torch.empty_like(grad_x, dtype=args.residual.dtype)
     layout = layout_of(grad_x, args)
     tiling = tiling_of(layout, BACKWARD_TILE)
-    rows = [name for name in STORED if getattr(args, name) is not None]
-    partials = args.lambda_.new_empty(layout.images, tiling.spans, len(rows), layout.channels)
-    tensors = *inputs, grad_x, grad_residual, partials
-    _launch(backward_kernel, formula, args, layout, tiling, *tensors, ROWS=len(rows))
-    sums = {name: partials[:, :, i].sum(1) for i, name in enumerate(rows)}  # no views: results must not share memory
-    return Arguments(x=grad_x, residual=grad_residual, **reduce_sums(sums, args))
+    programs = layout.images * tiling.blocks * tiling.spans
+    curve_per_channel = args.lambda_.numel() > 1 or args.kappa.numel() > 1
+    residual_affine = args.residual_affine
+    affine = args.affine or residual_affine
+    rows = 2 * curve_per_channel + 2 * affine + residual_affine
+    dtype, device = compute_dtype(args.x.dtype), args.x.device
+    shape = layout.images, tiling.spans, rows, layout.channels
+    partials = torch.empty(shape, dtype=dtype, device=device) if rows else None
+    curve = None if curve_per_channel else torch.empty((programs, 2), dtype=dtype, device=device)
+    tensors = *inputs, grad_x, grad_residual, partials, curve
+    _launch(backward_kernel, formula, args, layout, tiling, *tensors, ROWS=rows)
+    results = dict(x=grad_x, residual=grad_residual)
+    for name, wanted in zip(DIFFERENTIABLE, needed):
+        tensor = getattr(args, name)
+        if name not in results and tensor is not None and wanted:
+            single = name in ('lambda_', 'kappa') and curve_per_channel and tensor.numel() == 1
+            size = layout.channels if single else tensor.shape
+            results[name] = (torch.empty if programs else torch.zeros)(size, dtype=tensor.dtype, device=device)
+    if programs:
+        _finish(args, partials, curve, results, layout, tiling.spans, rows)
+    for name in ('lambda_', 'kappa'):  # one value beside one per channel
+        if name in results and results[name].shape != getattr(args, name).shape:
+            results[name] = results[name].sum().reshape(getattr(args, name).shape)
+    return [results.get(name) for name in DIFFERENTIABLE]
+
+
+def _finish(
+    args: Arguments,
+    partials: Tensor | None,
+    curve: Tensor | None,
+    results: dict[str, Tensor | None],
+    layout: Layout,
+    spans: int,
+    rows: int,
+) -> None:
+    """Adds up the sums of the backward kernel to the gradients to parameters and gate, in one launch."""
+    blocks = 0 if partials is None else triton.cdiv(layout.channels, FINISH_CHANNELS)
+    parameters = args.lambda_, *args[3:8], args.residual_mean, args.residual_var
+    names = 'lambda_', 'kappa', 'weight', 'bias', 'gate', 'residual_weight', 'residual_bias'
+    with torch.cuda.device_of(args.x):
+        finish_kernel[(blocks + (curve is not None),)](
+            partials,
+            curve,
+            *[t if t is None else t.contiguous() for t in parameters],
+            *[results.get(name) for name in names],
+            layout.images,
+            spans,
+            layout.channels,
+            0 if curve is None else len(curve),
+            LAMBDA_PER_CHANNEL=args.lambda_.numel() > 1,
+            CURVE_PER_CHANNEL=curve is None,
+            AFFINE=args.affine or args.residual_affine,
+            RESIDUAL_AFFINE=args.residual_affine,
+            EPS=args.eps,
+            RESIDUAL_EPS=args.residual_eps,
+            ROWS=rows,
+            BLOCK_R=FINISH_SPANS,
+            BLOCK_C=FINISH_CHANNELS,
+            BLOCK=FINISH_PROGRAMS,
+            num_warps=WARPS,
+        )
 
 
 def _in_order_of(result: Tensor, *tensors: Tensor | None) -> list[Tensor | None]:
@@ -119,22 +177,23 @@ def _launch(
     programs = layout.images * tiling.blocks * tiling.spans
     if programs == 0:
         return
-    per_plane = args.scale, args.shift, args.residual_scale
-    parameters = [t if t is None else t.contiguous() for t in (args.lambda_, args.kappa, *per_plane)]
-    steps = [0 if t is None or len(t) == 1 else layout.channels for t in per_plane]
+    parameters = args.lambda_, args.kappa, *args[3:8], *args[9:13]
     inner, outer = (layout.channels, layout.positions) if layout.channels_last else (layout.positions, layout.channels)
-    unit = gcd(inner, MAX_LOAD)
+    unit = MAX_LOAD if inner % MAX_LOAD == 0 else 1
     with torch.cuda.device_of(args.x):
         kernel[(programs,)](
             *tensors,
-            *parameters,
-            *steps,
+            *[t if t is None else t.contiguous() for t in parameters],
             inner // unit,
             outer,
             *tiling[2:],  # blocks, spans, tiles
             FORMULA=formula,
-            LAMBDA_PER_CHANNEL=args.lambda_.dim() > 0,
-            KAPPA_PER_CHANNEL=args.kappa.dim() > 0,
+            LAMBDA_PER_CHANNEL=args.lambda_.numel() > 1,
+            KAPPA_PER_CHANNEL=args.kappa.numel() > 1,
+            AFFINE=args.affine or args.residual_affine,
+            RESIDUAL_AFFINE=args.residual_affine,
+            EPS=args.eps,
+            RESIDUAL_EPS=args.residual_eps,
             CHANNELS_LAST=layout.channels_last,
             UNIT=unit,
             BLOCK_C=tiling.block_c,

@@ -10,8 +10,8 @@ directly; elsewhere it is t²·(1 + (1 + t)·R(t))/(1 + t), whose middle factor 
 
 A program handles tiles of BLOCK_C channels x BLOCK_S positions of one image, so NCHW, channels_last and a tensor
 without channels are the same kernel; the compiler gives neighboring threads the elements that are neighbors in
-memory. Each program stores its sums over positions, which are added up afterwards: no atomics, and the same result
-every time.
+memory. Norms and gates are folded into a factor and a summand a channel at its start. Each program of the backward pass
+stores its sums over positions; a second kernel adds them up to all gradients: no atomics, and the same result every time.
 
 Memory is meant to be the limit. In half precision an H200 moves an element of the forward pass in the time of some 30
 instructions, one of the backward pass in that of 45 to 50; the kernels take 25 and 48. Hence the polynomial and the
@@ -22,13 +22,15 @@ import triton
 import triton.language as tl
 from triton.language import constexpr
 
+from apa_mmdet.ops import memory_layout
+
 from . import analytic
 
 MAX_BEYOND = constexpr(analytic.MAX_BEYOND)
 MAX_INPUT = constexpr(analytic.MAX_INPUT)
 
-STORED = 'lambda_', 'kappa', 'scale', 'shift', 'residual_scale'  # the order in which a program stores its sums
-UNSPECIALIZED = ['scale_step', 'shift_step', 'residual_scale_step', 'inner', 'outer', 'blocks', 'spans', 'tiles']
+LAMBDA_FLOOR = constexpr(memory_layout.LAMBDA_FLOOR)
+UNSPECIALIZED = ['inner', 'outer', 'blocks', 'spans', 'tiles']
 
 
 @triton.jit
@@ -80,19 +82,84 @@ def times_log2_e(x):
 
 
 @triton.jit
-def plane_terms(lambda_ptr, kappa_ptr, channel, there, LAMBDA_PER_CHANNEL: constexpr, KAPPA_PER_CHANNEL: constexpr):
-    """Returns λ, 1/λ, log2(e)/λ, log λ, κ and κ·log2(e)."""
+def curve_terms(
+    lambda_ptr, kappa_ptr, channel, there, LAMBDA_PER_CHANNEL: constexpr, KAPPA_PER_CHANNEL: constexpr, COMPUTE: constexpr
+):
+    """Returns λ at its floor or above, 1/λ, log2(e)/λ, log λ, κ and κ·log2(e)."""
     if LAMBDA_PER_CHANNEL:
-        lambda_ = tl.load(lambda_ptr + channel, mask=there, other=1.0)
+        lambda_ = tl.load(lambda_ptr + channel, mask=there, other=1.0).to(COMPUTE)
     else:
-        lambda_ = tl.load(lambda_ptr)
+        lambda_ = tl.load(lambda_ptr).to(COMPUTE)
     if KAPPA_PER_CHANNEL:
-        kappa = tl.load(kappa_ptr + channel, mask=there, other=1.0)
+        kappa = tl.load(kappa_ptr + channel, mask=there, other=1.0).to(COMPUTE)
     else:
-        kappa = tl.load(kappa_ptr)
+        kappa = tl.load(kappa_ptr).to(COMPUTE)
+    lambda_ = tl.where(lambda_ < LAMBDA_FLOOR, LAMBDA_FLOOR, lambda_).to(COMPUTE)  # NaN stays
     inverse = 1.0 / lambda_
     inverse += inverse * (1.0 - lambda_ * inverse)  # a GPU's quotient is off by up to 2 ulp, and this one is squared
     return lambda_, inverse, times_log2_e(inverse), tl.log(lambda_), kappa, times_log2_e(kappa)
+
+
+@triton.jit
+def inverse_deviation(var_ptr, channel, there, EPS: constexpr, COMPUTE: constexpr):
+    """Returns 1/√(var + eps), or 1 without a variance."""
+    if var_ptr is not None:
+        value = 1.0 / tl.sqrt(tl.load(var_ptr + channel, mask=there, other=1.0).to(COMPUTE) + EPS)
+    else:
+        value = tl.full([1, 1], 1.0, COMPUTE)
+    return value
+
+
+@triton.jit
+def fold(mean_ptr, var_ptr, weight_ptr, bias_ptr, channel, there, EPS: constexpr, COMPUTE: constexpr):
+    """Returns scale and shift of a norm."""
+    scale = inverse_deviation(var_ptr, channel, there, EPS, COMPUTE)
+    shift = tl.full([1, 1], 0.0, COMPUTE)
+    if weight_ptr is not None:
+        scale = scale * tl.load(weight_ptr + channel, mask=there, other=0.0).to(COMPUTE)
+    if bias_ptr is not None:
+        shift = tl.load(bias_ptr + channel, mask=there, other=0.0).to(COMPUTE)
+    if mean_ptr is not None:
+        shift = shift - tl.load(mean_ptr + channel, mask=there, other=0.0).to(COMPUTE) * scale
+    return scale, shift
+
+
+@triton.jit
+def fold_all(
+    mean_ptr,
+    var_ptr,
+    weight_ptr,
+    bias_ptr,
+    gate_ptr,
+    residual_mean_ptr,
+    residual_var_ptr,
+    residual_weight_ptr,
+    residual_bias_ptr,
+    image,
+    channels,
+    channel,
+    there,
+    EPS: constexpr,
+    RESIDUAL_EPS: constexpr,
+    COMPUTE: constexpr,
+):
+    """Returns scale and shift of x, and the scale of the residual, whose shift is added to that of x."""
+    scale, shift = fold(mean_ptr, var_ptr, weight_ptr, bias_ptr, channel, there, EPS, COMPUTE)
+    if gate_ptr is not None:
+        gate = tl.load(gate_ptr + image * channels + channel, mask=there, other=0.0).to(COMPUTE)
+        scale = scale * gate
+        shift = shift * gate
+    residual_scale, residual_shift = fold(
+        residual_mean_ptr,
+        residual_var_ptr,
+        residual_weight_ptr,
+        residual_bias_ptr,
+        channel,
+        there,
+        RESIDUAL_EPS,
+        COMPUTE,
+    )
+    return scale, shift + residual_shift, residual_scale
 
 
 @triton.jit
@@ -141,12 +208,15 @@ def forward_kernel(
     out_ptr,
     lambda_ptr,
     kappa_ptr,
-    scale_ptr,
-    shift_ptr,
-    residual_scale_ptr,
-    scale_step,
-    shift_step,
-    residual_scale_step,
+    mean_ptr,
+    var_ptr,
+    weight_ptr,
+    bias_ptr,
+    gate_ptr,
+    residual_mean_ptr,
+    residual_var_ptr,
+    residual_weight_ptr,
+    residual_bias_ptr,
     inner,
     outer,
     blocks,
@@ -155,35 +225,53 @@ def forward_kernel(
     FORMULA: constexpr,
     LAMBDA_PER_CHANNEL: constexpr,
     KAPPA_PER_CHANNEL: constexpr,
+    AFFINE: constexpr,
+    RESIDUAL_AFFINE: constexpr,
+    EPS: constexpr,
+    RESIDUAL_EPS: constexpr,
     CHANNELS_LAST: constexpr,
     UNIT: constexpr,
     BLOCK_C: constexpr,
     BLOCK_S: constexpr,
 ):
-    """Computes the value. The steps lead from image to image. The pointer of a missing tensor is None."""
-    COMPUTE: tl.constexpr = lambda_ptr.dtype.element_ty
+    """Computes the value. The pointer of a missing tensor is None. AFFINE: x or the residual has a norm or a gate."""
+    COMPUTE: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
     image, span, channel, channels, positions, first, count = place(
         tl.program_id(0), inner.to(tl.int64) * UNIT, outer, blocks, spans, tiles, CHANNELS_LAST, BLOCK_C, BLOCK_S
     )
     there = channel < channels
-    lambda_, inverse, inverse_2, log_lambda, kappa, kappa_2 = plane_terms(
-        lambda_ptr, kappa_ptr, channel, there, LAMBDA_PER_CHANNEL, KAPPA_PER_CHANNEL
+    lambda_, inverse, inverse_2, log_lambda, kappa, kappa_2 = curve_terms(
+        lambda_ptr, kappa_ptr, channel, there, LAMBDA_PER_CHANNEL, KAPPA_PER_CHANNEL, COMPUTE
     )
-    if scale_ptr is not None:
-        scale = tl.load(scale_ptr + image * scale_step + channel, mask=there, other=0.0)
-        shift = tl.load(shift_ptr + image * shift_step + channel, mask=there, other=0.0)
-    if residual_scale_ptr is not None:
-        residual_scale = tl.load(residual_scale_ptr + image * residual_scale_step + channel, mask=there, other=0.0)
+    if AFFINE:
+        scale, shift, residual_scale = fold_all(
+            mean_ptr,
+            var_ptr,
+            weight_ptr,
+            bias_ptr,
+            gate_ptr,
+            residual_mean_ptr,
+            residual_var_ptr,
+            residual_weight_ptr,
+            residual_bias_ptr,
+            image,
+            channels,
+            channel,
+            there,
+            EPS,
+            RESIDUAL_EPS,
+            COMPUTE,
+        )
     for i in range(count):
         position = first + i * BLOCK_S + tl.arange(0, BLOCK_S)[None, :]
         mask = there & (position < positions)
         offset = offset_of(image, channel, position, channels, positions, CHANNELS_LAST)
         z = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-        if scale_ptr is not None:
+        if AFFINE:
             z = z * scale + shift
         if residual_ptr is not None:
             residual = tl.load(residual_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-            if residual_scale_ptr is not None:
+            if RESIDUAL_AFFINE:
                 z += residual * residual_scale
             else:
                 z += residual
@@ -205,14 +293,18 @@ def backward_kernel(
     grad_x_ptr,
     grad_residual_ptr,
     partials_ptr,
+    curve_ptr,
     lambda_ptr,
     kappa_ptr,
-    scale_ptr,
-    shift_ptr,
-    residual_scale_ptr,
-    scale_step,
-    shift_step,
-    residual_scale_step,
+    mean_ptr,
+    var_ptr,
+    weight_ptr,
+    bias_ptr,
+    gate_ptr,
+    residual_mean_ptr,
+    residual_var_ptr,
+    residual_weight_ptr,
+    residual_bias_ptr,
     inner,
     outer,
     blocks,
@@ -221,33 +313,55 @@ def backward_kernel(
     FORMULA: constexpr,
     LAMBDA_PER_CHANNEL: constexpr,
     KAPPA_PER_CHANNEL: constexpr,
+    AFFINE: constexpr,
+    RESIDUAL_AFFINE: constexpr,
+    EPS: constexpr,
+    RESIDUAL_EPS: constexpr,
     CHANNELS_LAST: constexpr,
     UNIT: constexpr,
     BLOCK_C: constexpr,
     BLOCK_S: constexpr,
     ROWS: constexpr,
 ):
-    """Computes gradients, and ``partials``: (images, spans, ROWS, channels), sums in the order of :data:`STORED`.
+    """Computes gradients of elements, and sums for :func:`finish_kernel`.
 
-    Masked elements add 0, as their grad is 0.
+    ``partials``: (images, spans, ROWS, channels), of the gradients to λ and κ where one is per channel, of the gradient
+    times x and the gradient if AFFINE, of the gradient times the residual if RESIDUAL_AFFINE. ``curve``: (programs, 2),
+    of the gradients to λ and κ where both are one value. Masked elements add 0, as their grad is 0.
     """
-    COMPUTE: tl.constexpr = lambda_ptr.dtype.element_ty
+    COMPUTE: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
     image, span, channel, channels, positions, first, count = place(
         tl.program_id(0), inner.to(tl.int64) * UNIT, outer, blocks, spans, tiles, CHANNELS_LAST, BLOCK_C, BLOCK_S
     )
     there = channel < channels
-    lambda_, inverse, inverse_2, log_lambda, kappa, kappa_2 = plane_terms(
-        lambda_ptr, kappa_ptr, channel, there, LAMBDA_PER_CHANNEL, KAPPA_PER_CHANNEL
+    lambda_, inverse, inverse_2, log_lambda, kappa, kappa_2 = curve_terms(
+        lambda_ptr, kappa_ptr, channel, there, LAMBDA_PER_CHANNEL, KAPPA_PER_CHANNEL, COMPUTE
     )
+    if AFFINE:
+        scale, shift, residual_scale = fold_all(
+            mean_ptr,
+            var_ptr,
+            weight_ptr,
+            bias_ptr,
+            gate_ptr,
+            residual_mean_ptr,
+            residual_var_ptr,
+            residual_weight_ptr,
+            residual_bias_ptr,
+            image,
+            channels,
+            channel,
+            there,
+            EPS,
+            RESIDUAL_EPS,
+            COMPUTE,
+        )
     to_lambda = tl.zeros([BLOCK_C, BLOCK_S], COMPUTE)
     to_kappa = tl.zeros([BLOCK_C, BLOCK_S], COMPUTE)
-    if scale_ptr is not None:
-        scale = tl.load(scale_ptr + image * scale_step + channel, mask=there, other=0.0)
-        shift = tl.load(shift_ptr + image * shift_step + channel, mask=there, other=0.0)
+    if AFFINE:
         to_scale = tl.zeros([BLOCK_C, BLOCK_S], COMPUTE)
         to_shift = tl.zeros([BLOCK_C, BLOCK_S], COMPUTE)
-    if residual_scale_ptr is not None:
-        residual_scale = tl.load(residual_scale_ptr + image * residual_scale_step + channel, mask=there, other=0.0)
+    if RESIDUAL_AFFINE:
         to_residual_scale = tl.zeros([BLOCK_C, BLOCK_S], COMPUTE)
     for i in range(count):
         position = first + i * BLOCK_S + tl.arange(0, BLOCK_S)[None, :]
@@ -256,11 +370,11 @@ def backward_kernel(
         grad = tl.load(grad_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
         x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
         z = x
-        if scale_ptr is not None:
+        if AFFINE:
             z = z * scale + shift
         if residual_ptr is not None:
             residual = tl.load(residual_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-            if residual_scale_ptr is not None:
+            if RESIDUAL_AFFINE:
                 z += residual * residual_scale
             else:
                 z += residual
@@ -284,22 +398,166 @@ def backward_kernel(
             to_z += direct
         to_lambda += u * difference
         to_kappa += z * uq
-        if scale_ptr is not None:
+        if AFFINE:
             to_scale += to_z * x
             to_shift += to_z
             tl.store(grad_x_ptr + offset, to_z * scale, mask=mask)
         else:
             tl.store(grad_x_ptr + offset, to_z, mask=mask)
-        if residual_scale_ptr is not None:
+        if RESIDUAL_AFFINE:
             to_residual_scale += to_z * residual
             tl.store(grad_residual_ptr + offset, to_z * residual_scale, mask=mask)
         elif residual_ptr is not None:
             tl.store(grad_residual_ptr + offset, to_z, mask=mask)
-    partials_ptr += (image * spans + span) * ROWS * channels + channel
-    tl.store(partials_ptr, tl.sum(to_lambda, 1)[:, None] * inverse * inverse, mask=there)
-    tl.store(partials_ptr + channels, tl.sum(to_kappa, 1)[:, None] * inverse, mask=there)
-    if scale_ptr is not None:
-        tl.store(partials_ptr + 2 * channels, tl.sum(to_scale, 1)[:, None], mask=there)
-        tl.store(partials_ptr + 3 * channels, tl.sum(to_shift, 1)[:, None], mask=there)
-    if residual_scale_ptr is not None:
-        tl.store(partials_ptr + (ROWS - 1) * channels, tl.sum(to_residual_scale, 1)[:, None], mask=there)
+    to_lambda_ = tl.sum(to_lambda, 1)[:, None] * inverse * inverse
+    to_kappa_ = tl.sum(to_kappa, 1)[:, None] * inverse
+    if partials_ptr is not None:
+        partials_ptr += (image * spans + span) * ROWS * channels + channel
+    if LAMBDA_PER_CHANNEL or KAPPA_PER_CHANNEL:
+        tl.store(partials_ptr, to_lambda_, mask=there)
+        tl.store(partials_ptr + channels, to_kappa_, mask=there)
+        partials_ptr += 2 * channels
+    else:  # one sum for all channels
+        curve_ptr += tl.program_id(0).to(tl.int64) * 2
+        tl.store(curve_ptr, tl.sum(to_lambda_))
+        tl.store(curve_ptr + 1, tl.sum(to_kappa_))
+    if AFFINE:
+        tl.store(partials_ptr, tl.sum(to_scale, 1)[:, None], mask=there)
+        tl.store(partials_ptr + channels, tl.sum(to_shift, 1)[:, None], mask=there)
+    if RESIDUAL_AFFINE:
+        tl.store(partials_ptr + 2 * channels, tl.sum(to_residual_scale, 1)[:, None], mask=there)
+
+
+@triton.jit
+def column(partials_ptr, row: constexpr, image, first, spans, channels, channel, there, ROWS: constexpr, BLOCK_R: constexpr):
+    """Returns BLOCK_R partial sums a channel, of the spans from ``first`` on; 0 beyond the last."""
+    span = first + tl.arange(0, BLOCK_R)[:, None]
+    pointer = partials_ptr + ((image * spans + span).to(tl.int64) * ROWS + row) * channels + channel
+    return tl.load(pointer, mask=there & (span < spans), other=0.0)
+
+
+@triton.jit(do_not_specialize=['images', 'spans', 'channels', 'programs'])
+def finish_kernel(
+    partials_ptr,
+    curve_ptr,
+    lambda_ptr,
+    mean_ptr,
+    var_ptr,
+    weight_ptr,
+    bias_ptr,
+    gate_ptr,
+    residual_mean_ptr,
+    residual_var_ptr,
+    to_lambda_ptr,
+    to_kappa_ptr,
+    to_weight_ptr,
+    to_bias_ptr,
+    to_gate_ptr,
+    to_residual_weight_ptr,
+    to_residual_bias_ptr,
+    images,
+    spans,
+    channels,
+    programs,
+    LAMBDA_PER_CHANNEL: constexpr,
+    CURVE_PER_CHANNEL: constexpr,
+    AFFINE: constexpr,
+    RESIDUAL_AFFINE: constexpr,
+    EPS: constexpr,
+    RESIDUAL_EPS: constexpr,
+    ROWS: constexpr,
+    BLOCK_R: constexpr,
+    BLOCK_C: constexpr,
+    BLOCK: constexpr,
+):
+    """Adds up the sums of :func:`backward_kernel` to the gradients to parameters and gate.
+
+    A program handles BLOCK_C channels; one more, the last, λ and κ that are one value.
+    """
+    COMPUTE: tl.constexpr = (partials_ptr if curve_ptr is None else curve_ptr).dtype.element_ty
+    program = tl.program_id(0)
+    if curve_ptr is not None:
+        if program == tl.num_programs(0) - 1:
+            to_lambda = tl.zeros([BLOCK], COMPUTE)
+            to_kappa = tl.zeros([BLOCK], COMPUTE)
+            for start in range(0, programs, BLOCK):
+                index = start + tl.arange(0, BLOCK)
+                to_lambda += tl.load(curve_ptr + 2 * index, mask=index < programs, other=0.0)
+                to_kappa += tl.load(curve_ptr + 2 * index + 1, mask=index < programs, other=0.0)
+            given = tl.load(lambda_ptr).to(COMPUTE)
+            if to_lambda_ptr is not None:
+                tl.store(to_lambda_ptr, tl.where(given >= LAMBDA_FLOOR, tl.sum(to_lambda), 0.0))
+            if to_kappa_ptr is not None:
+                tl.store(to_kappa_ptr, tl.sum(to_kappa))
+    if partials_ptr is not None:
+        channel = program.to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)[None, :]
+        there = channel < channels  # of no channel in the program for λ and κ
+        FIRST: tl.constexpr = 2 if CURVE_PER_CHANNEL else 0
+        to_lambda = tl.zeros([BLOCK_R, BLOCK_C], COMPUTE)
+        to_kappa = tl.zeros([BLOCK_R, BLOCK_C], COMPUTE)
+        times_x = tl.zeros([1, BLOCK_C], COMPUTE)
+        plain = tl.zeros([1, BLOCK_C], COMPUTE)
+        residual_times_x = tl.zeros([BLOCK_R, BLOCK_C], COMPUTE)
+        residual_plain = tl.zeros([1, BLOCK_C], COMPUTE)
+        scale, shift = fold(mean_ptr, var_ptr, weight_ptr, bias_ptr, channel, there, EPS, COMPUTE)
+        for image in range(images):
+            of_image_x = tl.zeros([BLOCK_R, BLOCK_C], COMPUTE)
+            of_image = tl.zeros([BLOCK_R, BLOCK_C], COMPUTE)
+            for first in range(0, spans, BLOCK_R):
+                if CURVE_PER_CHANNEL:
+                    to_lambda += column(partials_ptr, 0, image, first, spans, channels, channel, there, ROWS, BLOCK_R)
+                    to_kappa += column(partials_ptr, 1, image, first, spans, channels, channel, there, ROWS, BLOCK_R)
+                if AFFINE:
+                    of_image_x += column(
+                        partials_ptr, FIRST, image, first, spans, channels, channel, there, ROWS, BLOCK_R
+                    )
+                    of_image += column(
+                        partials_ptr, FIRST + 1, image, first, spans, channels, channel, there, ROWS, BLOCK_R
+                    )
+                if RESIDUAL_AFFINE:
+                    residual_times_x += column(
+                        partials_ptr, FIRST + 2, image, first, spans, channels, channel, there, ROWS, BLOCK_R
+                    )
+            sum_x = tl.sum(of_image_x, 0)[None, :]
+            sum_plain = tl.sum(of_image, 0)[None, :]
+            residual_plain += sum_plain
+            if gate_ptr is not None:
+                at = image * channels + channel
+                if to_gate_ptr is not None:
+                    tl.store(to_gate_ptr + at, sum_x * scale + sum_plain * shift, mask=there)
+                gate = tl.load(gate_ptr + at, mask=there, other=0.0).to(COMPUTE)
+                sum_x *= gate
+                sum_plain *= gate
+            times_x += sum_x
+            plain += sum_plain
+        if CURVE_PER_CHANNEL:
+            if LAMBDA_PER_CHANNEL:
+                given = tl.load(lambda_ptr + channel, mask=there, other=1.0).to(COMPUTE)
+            else:
+                given = tl.load(lambda_ptr).to(COMPUTE)
+            if to_lambda_ptr is not None:
+                to_lambda = tl.where(given >= LAMBDA_FLOOR, tl.sum(to_lambda, 0)[None, :], 0.0)
+                tl.store(to_lambda_ptr + channel, to_lambda, mask=there)
+            if to_kappa_ptr is not None:
+                tl.store(to_kappa_ptr + channel, tl.sum(to_kappa, 0)[None, :], mask=there)
+        if to_weight_ptr is not None:
+            to_weight = centered(times_x, plain, mean_ptr, var_ptr, channel, there, EPS, COMPUTE)
+            tl.store(to_weight_ptr + channel, to_weight, mask=there)
+        if to_bias_ptr is not None:
+            tl.store(to_bias_ptr + channel, plain, mask=there)
+        if to_residual_weight_ptr is not None:
+            residual_sum = tl.sum(residual_times_x, 0)[None, :]
+            to_weight = centered(
+                residual_sum, residual_plain, residual_mean_ptr, residual_var_ptr, channel, there, RESIDUAL_EPS, COMPUTE
+            )
+            tl.store(to_residual_weight_ptr + channel, to_weight, mask=there)
+        if to_residual_bias_ptr is not None:
+            tl.store(to_residual_bias_ptr + channel, residual_plain, mask=there)
+
+
+@triton.jit
+def centered(times_x, plain, mean_ptr, var_ptr, channel, there, EPS: constexpr, COMPUTE: constexpr):
+    """Returns the gradient to the weight of a norm from the sums of the gradient times its input, and of the gradient."""
+    if mean_ptr is not None:
+        times_x -= tl.load(mean_ptr + channel, mask=there, other=0.0).to(COMPUTE) * plain
+    return times_x * inverse_deviation(var_ptr, channel, there, EPS, COMPUTE)
