@@ -5,6 +5,7 @@ Registered, they are one node each to torch.compile and torch.export; the shape 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from .backends import analytic, cpu, cpu_extension, onnx
+from .backends import analytic, cpu, cpu_extension, traced
 from .memory_layout import DIFFERENTIABLE, FORMULAS, Arguments, check, empty_result, is_compiling
 from .recompute import attach_recomputation, recomputation_of
 
@@ -67,7 +68,7 @@ def call(formula: str, arguments: tuple, recompute: bool) -> Tensor:
     """
     if not is_compiling():
         if torch._C._get_tracing_state() is not None:  # plain operators, which any reader of the trace has
-            return onnx.forward(formula, check(Arguments._make(arguments)))
+            return traced.forward(formula, check(Arguments._make(arguments)))
         module = None if recompute else extension()
         result = None if module is None else module.call(FORMULAS.index(formula), *arguments)
         if result is not None:
@@ -78,7 +79,11 @@ def call(formula: str, arguments: tuple, recompute: bool) -> Tensor:
     if not torch.is_grad_enabled():
         return _backend(args.x).forward(formula, args)
     result = Parametric.apply(formula, *args)
-    return attach_recomputation(result, formula, *args) if recompute else result
+    return attach_recomputation(result, partial(_again, formula), *args) if recompute else result
+
+
+def _again(formula: str, *args: Any) -> Tensor:
+    return call(formula, args, False)
 
 
 def _is_plain(x: Tensor) -> bool:
@@ -86,11 +91,10 @@ def _is_plain(x: Tensor) -> bool:
     return type(x) in PLAIN and x.device.type in ('cpu', 'cuda') and not torch._C._len_torch_dispatch_stack()
 
 
-TENSORS = 'x lambda_ kappa mean? var? weight? bias? gate? residual? residual_mean? residual_var? residual_weight? residual_bias?'
 _library = torch.library.Library('apa_mmdet', 'DEF')
-_ARGUMENTS = (
-    ', '.join(f'Tensor{"?" * name.endswith("?")} {name.rstrip("?")}' for name in TENSORS.split())
-    + ', float eps, float residual_eps'
+_ARGUMENTS = ', '.join(
+    f'{"float" if name.endswith("eps") else "Tensor" if name in ("x", "lambda_", "kappa") else "Tensor?"} {name}'
+    for name in Arguments._fields
 )
 _library.define(f'parametric(str formula, {_ARGUMENTS}) -> Tensor')
 _library.define(f'parametric_backward(str formula, Tensor grad, {_ARGUMENTS}, bool[] needed) -> Tensor[]')

@@ -20,7 +20,7 @@ class Recomputation:
 
     def __init__(self, result: Tensor, function: Callable[..., Tensor], *args: Tensor | None) -> None:
         self.function = function
-        self.args = [recomputation_of(arg) or (arg if arg is None else arg.detach()) for arg in args]
+        self.args = [recomputation_of(arg) or arg.detach() if isinstance(arg, Tensor) else arg for arg in args]
         self.version = result._version
         self.result: Tensor | None = None
 

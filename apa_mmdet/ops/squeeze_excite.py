@@ -8,7 +8,14 @@ from .memory_layout import Norm, is_compiling
 
 
 def squeeze_excite(
-    x: Tensor, norm: Norm, layer_norm: Norm | None, fc1: Tensor, fc2: Tensor, lambda_: Tensor, kappa: Tensor, dropout: float
+    x: Tensor,
+    norm: Norm,
+    layer_norm: Norm | None,
+    fc1: Tensor,
+    fc2: Tensor,
+    lambda_: Tensor,
+    kappa: Tensor,
+    dropout: float,
 ) -> Tensor | None:
     """Computes ``APA(dropout(fc2·relu(fc1·layer_norm(norm(mean(x))))); λ, κ)``, the gates of squeeze and excitation.
 

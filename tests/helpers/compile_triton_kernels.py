@@ -32,7 +32,9 @@ RESIDUAL_NORM = (
 SITES = dict(gate=(), norm=NORM, out=(*NORM, *RESIDUAL), out_downsample=(*NORM, *RESIDUAL, *RESIDUAL_NORM))
 OPTIONAL = (*SITES['out_downsample'], 'partials_ptr')
 CASES = [
-    *itertools.product(('forward_kernel', 'backward_kernel'), (False, True), ('fp16', 'bf16', 'fp64'), ('out_downsample',)),
+    *itertools.product(
+        ('forward_kernel', 'backward_kernel'), (False, True), ('fp16', 'bf16', 'fp64'), ('out_downsample',)
+    ),
     *itertools.product(('forward_kernel', 'backward_kernel'), (False, True), ('bf16',), ('gate', 'norm', 'out')),
     *itertools.product(('finish_kernel',), (False,), ('fp32', 'fp64'), SITES),
 ]

@@ -57,16 +57,16 @@ def build() -> Path:
         ValueError: if ``CC`` is not a command.
         subprocess.CalledProcessError: if the compiler fails.
     """
-    key = hashlib.sha256(b'\0'.join([*(file.read_bytes() for file in SOURCES), FLAGS.encode(), _processor()])).hexdigest()
+    content = [file.read_bytes() for file in SOURCES]
+    key = hashlib.sha256(b'\0'.join([*content, FLAGS.encode(), _processor()])).hexdigest()
     library = cache_folder() / f'cpu_kernels-{key[:16]}.so'
     if not library.exists():
         compiler = shlex.split(os.environ.get('CC') or 'cc')
         # Processes may build at once, and the last one wins. Not utils/fileio.py: ops import torch alone.
         with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
             made = Path(scratch, library.name)
-            subprocess.run(
-                [*compiler, *FLAGS.split(), *map(str, SOURCES[:2]), '-o', str(made), '-lm'], check=True, capture_output=True
-            )
+            command = [*compiler, *FLAGS.split(), *map(str, SOURCES[:2]), '-o', str(made), '-lm']
+            subprocess.run(command, check=True, capture_output=True)
             os.replace(made, library)
     return library
 

@@ -85,4 +85,3 @@ def load() -> ModuleType | None:
     addresses = [ctypes.cast(getattr(kernels, name), ctypes.c_void_p).value for name in names]
     module.configure(*addresses, LAMBDA_FLOOR, cpu.PIECE, cpu.MIN_PIECE_POSITIONS)
     return module
-

@@ -26,7 +26,8 @@ WARPS = 4
 # in flight to hide the latency of the memory, and leaves registers for many programs side by side.
 FORWARD_TILE = 2048
 BACKWARD_TILE = 1024
-POSITION_PARTS = 1, 8, 64  # a tile of size S has S, S/8 or S/64 positions, side by side in memory, of 1, 8 or 64 channels
+# a tile of size S has S, S/8 or S/64 positions, side by side in memory, of 1, 8 or 64 channels
+POSITION_PARTS = 1, 8, 64
 CHANNEL_BLOCKS = 128, 64, 16  # of a tile in channels_last
 MAX_LOAD = 8  # elements: 16 bytes in half precision; where the extent has no such factor, loads are of one element
 FINISH_CHANNELS, FINISH_SPANS, FINISH_PROGRAMS = 32, 32, 1024  # tiles of the second kernel of the backward pass

@@ -10,8 +10,9 @@ directly; elsewhere it is t²·(1 + (1 + t)·R(t))/(1 + t), whose middle factor 
 
 A program handles tiles of BLOCK_C channels x BLOCK_S positions of one image, so NCHW, channels_last and a tensor
 without channels are the same kernel; the compiler gives neighboring threads the elements that are neighbors in
-memory. Norms and gates are folded into a factor and a summand a channel at its start. Each program of the backward pass
-stores its sums over positions; a second kernel adds them up to all gradients: no atomics, and the same result every time.
+memory. Norms and gates are folded into a factor and a summand a channel at its start. Each program of the backward
+pass stores its sums over positions; a second kernel adds them up to all gradients: no atomics, and the same result
+every time.
 
 Memory is meant to be the limit. In half precision an H200 moves an element of the forward pass in the time of some 30
 instructions, one of the backward pass in that of 45 to 50; the kernels take 25 and 48. Hence the polynomial and the
@@ -83,7 +84,13 @@ def times_log2_e(x):
 
 @triton.jit
 def curve_terms(
-    lambda_ptr, kappa_ptr, channel, there, LAMBDA_PER_CHANNEL: constexpr, KAPPA_PER_CHANNEL: constexpr, COMPUTE: constexpr
+    lambda_ptr,
+    kappa_ptr,
+    channel,
+    there,
+    LAMBDA_PER_CHANNEL: constexpr,
+    KAPPA_PER_CHANNEL: constexpr,
+    COMPUTE: constexpr,
 ):
     """Returns λ at its floor or above, 1/λ, log2(e)/λ, log λ, κ and κ·log2(e)."""
     if LAMBDA_PER_CHANNEL:
@@ -429,7 +436,9 @@ def backward_kernel(
 
 
 @triton.jit
-def column(partials_ptr, row: constexpr, image, first, spans, channels, channel, there, ROWS: constexpr, BLOCK_R: constexpr):
+def column(
+    partials_ptr, row: constexpr, image, first, spans, channels, channel, there, ROWS: constexpr, BLOCK_R: constexpr
+):
     """Returns BLOCK_R partial sums a channel, of the spans from ``first`` on; 0 beyond the last."""
     span = first + tl.arange(0, BLOCK_R)[:, None]
     pointer = partials_ptr + ((image * spans + span).to(tl.int64) * ROWS + row) * channels + channel
@@ -476,7 +485,7 @@ def finish_kernel(
     """
     COMPUTE: tl.constexpr = (partials_ptr if curve_ptr is None else curve_ptr).dtype.element_ty
     program = tl.program_id(0)
-    if curve_ptr is not None:
+    if curve_ptr is not None:  # noqa: SIM102  (known to the compiler, unlike the program)
         if program == tl.num_programs(0) - 1:
             to_lambda = tl.zeros([BLOCK], COMPUTE)
             to_kappa = tl.zeros([BLOCK], COMPUTE)
@@ -557,7 +566,7 @@ def finish_kernel(
 
 @triton.jit
 def centered(times_x, plain, mean_ptr, var_ptr, channel, there, EPS: constexpr, COMPUTE: constexpr):
-    """Returns the gradient to the weight of a norm from the sums of the gradient times its input, and of the gradient."""
+    """Returns the gradient to a norm's weight from the sums of the gradient times its input, and of the gradient."""
     if mean_ptr is not None:
         times_x -= tl.load(mean_ptr + channel, mask=there, other=0.0).to(COMPUTE) * plain
     return times_x * inverse_deviation(var_ptr, channel, there, EPS, COMPUTE)
