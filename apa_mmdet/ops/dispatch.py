@@ -26,6 +26,7 @@ except ImportError:  # torch's CUDA builds bring Triton; a CPU does not need it
 _backends = dict(triton=triton, cpu=cpu, analytic=analytic)  # the first that serves computes
 _chosen: list[str] = []
 PLAIN = Tensor, torch.nn.Parameter
+_RESIDUAL = Arguments._fields.index('residual')
 
 
 def backends() -> dict[str, ModuleType]:
@@ -69,7 +70,7 @@ def call(formula: str, arguments: tuple, recompute: bool) -> Tensor:
     if not is_compiling():
         if torch._C._get_tracing_state() is not None:  # plain operators, which any reader of the trace has
             return traced.forward(formula, check(Arguments._make(arguments)))
-        module = None if recompute else extension()
+        module = None if recompute or recomputation_of(arguments[_RESIDUAL]) else extension()
         result = None if module is None else module.call(FORMULAS.index(formula), *arguments)
         if result is not None:
             return result
@@ -101,29 +102,29 @@ _library.define(f'parametric_backward(str formula, Tensor grad, {_ARGUMENTS}, bo
 
 
 @torch.library.impl(_library, 'parametric', 'CompositeExplicitAutograd')
-def _forward(formula: str, *args: Any) -> Tensor:
-    args = Arguments._make(args)
+def _forward(formula: str, *arguments: Any) -> Tensor:
+    args = Arguments._make(arguments)
     return _backend(args.x).forward(formula, args)
 
 
 @torch.library.impl(_library, 'parametric_backward', 'CompositeExplicitAutograd')
-def _backward(formula: str, grad: Tensor, *args: Any) -> list[Tensor]:
-    *args, needed = args
-    args = Arguments._make(args)
+def _backward(formula: str, grad: Tensor, *arguments: Any) -> list[Tensor]:
+    *given, needed = arguments
+    args = Arguments._make(given)
     gradients = _backend(args.x).backward(formula, grad, args, needed)
     return [t for t in gradients if t is not None]
 
 
 @torch.library.impl(_library, 'parametric', 'Meta')
-def _shape_of_forward(formula: str, *args: Any) -> Tensor:
-    args = Arguments._make(args)
+def _shape_of_forward(formula: str, *arguments: Any) -> Tensor:
+    args = Arguments._make(arguments)
     return empty_result(args.x, args.per_channel)
 
 
 @torch.library.impl(_library, 'parametric_backward', 'Meta')
-def _shape_of_backward(formula: str, grad: Tensor, *args: Any) -> list[Tensor]:
-    *args, needed = args
-    args = Arguments._make(args)
+def _shape_of_backward(formula: str, grad: Tensor, *arguments: Any) -> list[Tensor]:
+    *given, needed = arguments
+    args = Arguments._make(given)
     like = empty_result(args.x, args.per_channel)
     results = []
     for name, wanted in zip(DIFFERENTIABLE, needed):
@@ -143,8 +144,8 @@ class Parametric(Function):
     """Keeps only its arguments for backward, and of the residual the recomputation where it comes with one."""
 
     @staticmethod
-    def forward(ctx, formula: str, *args: Any) -> Tensor:
-        args = Arguments._make(args)
+    def forward(ctx, formula: str, *arguments: Any) -> Tensor:
+        args = Arguments._make(arguments)
         ctx.formula, ctx.eps = formula, args[-2:]
         ctx.recomputation = recomputation_of(args.residual)
         ctx.save_for_backward(*(args._replace(residual=None) if ctx.recomputation else args).tensors)

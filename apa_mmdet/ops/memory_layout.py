@@ -60,7 +60,20 @@ class Arguments(NamedTuple):
 
     @property
     def per_channel(self) -> bool:
-        return self.lambda_.numel() > 1 or self.kappa.numel() > 1 or self.affine or self.residual_affine
+        return self.curve_per_channel or self.affine or self.residual_affine
+
+    @property
+    def curve_per_channel(self) -> bool:
+        """Whether λ or κ is one value per channel; of no channels, too."""
+        return self.lambda_.numel() != 1 or self.kappa.numel() != 1
+
+    @property
+    def norm(self) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+        return self.mean, self.var, self.weight, self.bias
+
+    @property
+    def residual_norm(self) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+        return self.residual_mean, self.residual_var, self.residual_weight, self.residual_bias
 
     @property
     def tensors(self) -> tuple[Tensor | None, ...]:
@@ -152,6 +165,8 @@ def empty_result(x: Tensor, per_channel: bool) -> Tensor:
 
 def in_order_of(result: Tensor, tensor: Tensor) -> Tensor:
     """Returns ``tensor`` itself if it has the memory order of ``result``, else a copy that has."""
+    if tensor.is_neg():  # a kernel would read the numbers before their sign is changed
+        tensor = tensor.resolve_neg()
     if tensor.stride() == result.stride():
         return tensor
     same = all(size == 1 or a == b for size, a, b in zip(result.shape, result.stride(), tensor.stride()))

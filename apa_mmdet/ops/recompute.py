@@ -7,6 +7,7 @@ recomputation is kept as one too, so of a residual network only the results of c
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ ATTRIBUTE = '_apa_recomputation'  # of the tensor that can be computed again
 class Recomputation:
     """Computes the ``result`` of a function again from its arguments, once; it lives as long as this does."""
 
-    def __init__(self, result: Tensor, function: Callable[..., Tensor], *args: Tensor | None) -> None:
+    def __init__(self, result: Tensor, function: Callable[..., Tensor], *args: Any) -> None:
         self.function = function
         self.args = [recomputation_of(arg) or arg.detach() if isinstance(arg, Tensor) else arg for arg in args]
         self.version = result._version
@@ -44,7 +45,7 @@ def recomputation_of(tensor: Tensor | None) -> Recomputation | None:
     return recomputation
 
 
-def attach_recomputation(result: Tensor, function: Callable[..., Tensor], *args: Tensor | None) -> Tensor:
+def attach_recomputation(result: Tensor, function: Callable[..., Tensor], *args: Any) -> Tensor:
     """Returns ``result``, which is ``function(*args)``, with a recomputation if it takes part in a backward."""
     if result.requires_grad:
         setattr(result, ATTRIBUTE, Recomputation(result, function, *args))

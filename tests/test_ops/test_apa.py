@@ -1,13 +1,14 @@
 """APA, AGLU and −log APA on the backends of a CPU, against 60-digit values, the formula and finite differences.
 
-The compiled kernels serve float32 and the half precisions, the analytic backend all dtypes. test_backends/test_triton.py
-tests Triton's kernels.
+The compiled kernels serve float32 and the half precisions, the analytic backend all dtypes. The kernels are called by
+the extension (float32) or by Python. test_backends/test_triton.py tests Triton's kernels.
 """
 
 import numpy as np
 import pytest
 import torch
 from helpers.gradients import LAYOUTS, assert_agrees
+from helpers.preceding import BEFORE, draw, formula_of, require_extension, with_norms, without_extension
 from helpers.recordings import load
 
 from apa_mmdet import ops
@@ -15,23 +16,29 @@ from apa_mmdet.ops import reference
 from apa_mmdet.ops.backends import analytic
 
 FUNCTIONS = ['apa', 'aglu', 'neg_log_apa']
-SINGLE_BACKENDS = ['cpu', 'analytic']
+SINGLE_BACKENDS = {  # the most exact dtype of each, and its tolerance
+    'extension': (torch.float32, 2e-6),
+    'cpu': (torch.float32, 2e-6),
+    'analytic': (torch.float64, 1e-10),
+}
 ONE_BLOCK, SEVERAL_BLOCKS = (5, 6, 4, 3), (5, 6, 61, 103)
 
 
 @pytest.fixture(params=SINGLE_BACKENDS)
-def backend(request):
-    """Tests in float32 and half precision run once on each backend."""
-    with ops.use_backend(request.param):
+def backend(request, monkeypatch):
+    """Tests in float32 and half precision run once on each backend, the kernels also without the extension."""
+    if request.param == 'cpu':
+        without_extension(monkeypatch)
+    with ops.use_backend(request.param.replace('extension', 'cpu')):
+        if request.param == 'extension':
+            require_extension()
         yield request.param
 
 
-@pytest.fixture(params=[('cpu', torch.float32, 2e-6), ('analytic', torch.float64, 1e-10)], ids=SINGLE_BACKENDS)
-def dtype_and_tolerance(request):
+@pytest.fixture
+def dtype_and_tolerance(backend):
     """Tests of indices and memory run once on each backend, in its most exact dtype."""
-    backend, dtype, tolerance = request.param
-    with ops.use_backend(backend):
-        yield dtype, tolerance
+    return SINGLE_BACKENDS[backend]
 
 
 def parameters(lambda_=0.4, kappa=1.2, shape=(1,), dtype=torch.float32):
@@ -45,21 +52,9 @@ def drawn(dtype, lambda_shape, kappa_shape):
     return dict(lambda_=torch.rand(lambda_shape, dtype=dtype) + 0.1, kappa=torch.randn(kappa_shape, dtype=dtype))
 
 
-def formula_of(name):
-    """The formula of the reference, after what precedes the activation in a network."""
-
-    def formula(z, lambda_, kappa, scale=None, shift=None, residual=None, residual_scale=None):
-        z = z if scale is None else z * scale + shift
-        if residual is not None:
-            z = z + (residual if residual_scale is None else residual * residual_scale)
-        return getattr(reference, name)(z, lambda_, kappa)
-
-    return formula
-
-
-def value_and_gradients(function, z, *params):
+def value_and_gradients(function, z, *params, **given):
     z = z.clone().requires_grad_()
-    out = function(z, *params)
+    out = function(z, *params, **given)
     weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
     return out.detach(), *torch.autograd.grad((out * weights).sum(), (z, *params))
 
@@ -119,38 +114,86 @@ def test_agrees_with_the_formula_in_any_memory_order(
     assert_agrees(getattr(ops, name), formula_of(name), z, params, tolerance, grad)
 
 
-BEFORE = {
-    'scale per channel': dict(scale=(6,), shift=(6,)),
-    'scale per image': dict(scale=(5, 6), shift=(6,)),
-    'residual': dict(residual=None),
-    'residual scale per channel': dict(residual=None, residual_scale=(6,)),
-    'residual scale per image': dict(residual=None, residual_scale=(5, 6)),
-    'scale and residual': dict(scale=(5, 6), shift=(5, 6), residual=None),
-    'all': dict(scale=(5, 6), shift=(5, 6), residual=None, residual_scale=(6,)),
-}
 MEMORY_FORMATS = [
     ((5, 6), torch.contiguous_format),
-    (SEVERAL_BLOCKS, torch.contiguous_format),
-    (SEVERAL_BLOCKS, torch.channels_last),
+    (ONE_BLOCK, torch.contiguous_format),
+    (ONE_BLOCK, torch.channels_last),
     ((5, 6, 2, 3, 4), torch.channels_last_3d),
     ((0, 6, 2, 2), torch.contiguous_format),
+    ((2, 0, 2, 2), torch.channels_last),
+    ((2, 6, 3, 0), torch.contiguous_format),
 ]
-PARAMETER_SHAPES = [((1,), (1,)), ((6,), (6,)), ((6,), (1,)), ((1,), (6,))]
+PARAMETER_SHAPES = [('one', 'one'), ('channels', 'channels'), ('channels', 'one'), ('one', 'channels')]
 
 
-@pytest.mark.parametrize('shape, memory_format', MEMORY_FORMATS)
-@pytest.mark.parametrize('before', BEFORE)
-def test_scale_shift_and_residual(before, shape, memory_format, dtype_and_tolerance):
-    """Every combination of what precedes the activation with every memory format; parameter shapes take turns."""
-    dtype, tolerance = dtype_and_tolerance
-    turn = list(BEFORE).index(before) + MEMORY_FORMATS.index((shape, memory_format))
-    params = drawn(dtype, *PARAMETER_SHAPES[turn % len(PARAMETER_SHAPES)])
-    for key, size in BEFORE[before].items():
-        size = shape if size is None else (shape[0], 6) if len(size) == 2 else size
-        params[key] = torch.randn(size, dtype=dtype)
+def check_preceded(before, shape, memory_format, turn, dtype, tolerance):
     z = torch.randn(shape, dtype=dtype).to(memory_format=memory_format)
-    out = assert_agrees(ops.aglu, formula_of('aglu'), z, params, 2 * tolerance)
+    sizes = dict(one=(1,), channels=shape[1:2])
+    given, statistics = draw(BEFORE[before], z)
+    params = drawn(dtype, *(sizes[size] for size in PARAMETER_SHAPES[turn % len(PARAMETER_SHAPES)])) | given
+    out = assert_agrees(with_norms(ops.aglu, statistics), formula_of('aglu', statistics), z, params, 4 * tolerance)
     assert out.is_contiguous(memory_format=memory_format)
+
+
+@pytest.mark.parametrize('before', BEFORE)
+def test_norms_gate_and_residual(before, dtype_and_tolerance):
+    """Every combination of what precedes the activation with every memory format; parameter shapes take turns."""
+    for i, (shape, memory_format) in enumerate(MEMORY_FORMATS):
+        check_preceded(before, shape, memory_format, list(BEFORE).index(before) + i, *dtype_and_tolerance)
+
+
+@pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize('before', ['norm', 'norm gate residual', 'all'])
+def test_norms_gate_and_residual_in_several_blocks(before, memory_format, dtype_and_tolerance):
+    check_preceded(before, (2, 6, 127, 131), memory_format, len(before), *dtype_and_tolerance)
+
+
+@pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
+def test_agrees_with_a_batch_norm_in_eval_mode(memory_format, backend):
+    norm, z = torch.nn.BatchNorm2d(6).eval(), torch.randn(2, 6, 7, 5).to(memory_format=memory_format)
+    torch.nn.init.normal_(norm.running_mean)
+    torch.nn.init.uniform_(norm.running_var, 1e-6, 1e-4)  # where eps counts
+    torch.nn.init.normal_(norm.weight)
+    tensors = ops.Norm(norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
+    leaves, results = (z.requires_grad_(), norm.weight, norm.bias), []
+    for out in (ops.aglu(z, *parameters(), tensors), ops.aglu(norm(z), *parameters())):
+        results.append((out, *torch.autograd.grad(out.sum(), leaves)))
+    for got, want in zip(*results):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4 * want.abs().max().item())
+
+
+@pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
+def test_parameters_and_gradients_that_are_not_contiguous(memory_format, dtype_and_tolerance):
+    dtype, tolerance = dtype_and_tolerance
+    z = torch.randn(ONE_BLOCK, dtype=dtype).to(memory_format=memory_format)
+    given, statistics = draw(BEFORE['all'], z)
+    spaced = {
+        key: torch.stack([t, t], -1)[..., 0] if t.dim() < 4 else t.transpose(2, 3).contiguous().transpose(2, 3)
+        for key, t in (drawn(dtype, (6,), (6,)) | given).items()
+    }
+    function, formula = with_norms(ops.aglu, statistics), formula_of('aglu', statistics)
+    assert_agrees(function, formula, z, spaced, 4 * tolerance)
+    for grad in (torch.randn(()), torch.randn(ONE_BLOCK[::-1]).permute(3, 2, 1, 0)):
+        assert_agrees(function, formula, z, spaced, 4 * tolerance, grad.to(dtype).expand(ONE_BLOCK))
+
+
+@pytest.mark.parametrize(
+    'needed', [('x',), ('lambda_', 'bias'), ('gate',), ('residual', 'residual_weight'), ('kappa',)]
+)
+def test_only_what_requires_a_gradient_gets_one(needed, dtype_and_tolerance):
+    dtype, tolerance = dtype_and_tolerance
+    z = torch.randn(ONE_BLOCK, dtype=dtype)
+    given, statistics = draw(BEFORE['all'], z)
+    given = dict(x=z, **drawn(dtype, (6,), (1,)), **given)
+    function, results = with_norms(ops.aglu, statistics), []
+    for names in (needed, given):
+        leaves = {key: t.detach().clone().requires_grad_(key in names) for key, t in given.items()}
+        function(**leaves).sum().backward()
+        results.append(leaves)
+    for key in given:
+        assert (results[0][key].grad is not None) == (key in needed), key
+        if key in needed:
+            assert torch.equal(results[0][key].grad, results[1][key].grad), key
 
 
 @pytest.mark.parametrize('name', FUNCTIONS)
@@ -161,12 +204,12 @@ def test_gradcheck(name):
     assert torch.autograd.gradcheck(getattr(ops, name), (z, *parameters(dtype=torch.float64)))
 
 
-def test_gradcheck_of_scale_shift_and_residual():
-    z, residual = (torch.randn(2, 3, 2, 2, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    scale, shift, residual_scale = (torch.randn(2, 3, dtype=torch.float64, requires_grad=True) for _ in range(3))
-    assert torch.autograd.gradcheck(
-        ops.aglu, (z, *parameters(dtype=torch.float64), scale, shift, residual, residual_scale)
-    )
+def test_gradcheck_of_norms_gate_and_residual():
+    z = torch.randn(2, 3, 2, 2, dtype=torch.float64, requires_grad=True)
+    given, statistics = draw(BEFORE['all'], z)
+    function = with_norms(ops.aglu, statistics)
+    inputs = [z, *parameters(dtype=torch.float64), *(t.requires_grad_() for t in given.values())]
+    assert torch.autograd.gradcheck(lambda *values: function(*values[:3], **dict(zip(given, values[3:]))), inputs)
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])
@@ -197,12 +240,12 @@ def test_half_precision_is_the_rounded_exact_value(dtype, name, backend):
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_half_precision_with_scale_and_residual_rounds_once(dtype, backend):
+def test_half_precision_with_norm_gate_and_residual_rounds_once(dtype, backend):
     z, residual = torch.randn(2, 4, 30, 30).to(dtype), torch.randn(2, 4, 30, 30).to(dtype)
-    scale, shift = torch.rand(2, 4) + 0.5, torch.randn(2, 4)
-    out = ops.aglu(z, *parameters(), scale, shift, residual)
+    rest = ops.Norm(weight=torch.rand(4) + 0.5, bias=torch.randn(4)), torch.rand(2, 4)
+    out = ops.aglu(z, *parameters(), *rest, residual)
     with ops.use_backend('analytic'):
-        exact = ops.aglu(z.double(), *parameters(), scale, shift, residual.double())
+        exact = ops.aglu(z.double(), *parameters(), *rest, residual.double())
     assert out.dtype == dtype
     bound = exact.abs() * torch.finfo(dtype).eps / 2 + 1e-6
     assert ((out.double() - exact).abs() <= bound).all()
@@ -224,6 +267,15 @@ def test_a_nan_parameter_is_not_hidden(name, lambda_, kappa, shape, backend):
     assert out.isnan().all() and grad.isnan().all()
 
 
+@pytest.mark.parametrize('name', ['mean', 'var', 'weight', 'bias', 'gate', 'residual_mean', 'residual_bias'])
+def test_a_nan_in_a_norm_or_a_gate_is_not_hidden(name, backend):
+    z = torch.randn(2, 3, 17)
+    given, statistics = draw(BEFORE['all'], z)
+    {**given, **statistics}[name][..., 1] = torch.nan
+    out, grad, *_ = value_and_gradients(with_norms(ops.aglu, statistics), z, *parameters(), **given)
+    assert out.isnan().all((0, 2)).tolist() == grad.isnan().all((0, 2)).tolist() == [False, True, False]
+
+
 def test_other_devices_and_dtypes_are_refused():
     one = torch.ones(1)
     with pytest.raises(ValueError, match='kappa is on meta, but the input is on cpu'):
@@ -232,23 +284,39 @@ def test_other_devices_and_dtypes_are_refused():
         ops.apa(torch.arange(3), one, one)
 
 
+X = torch.zeros(2, 4, 3, 3)
+
+
 @pytest.mark.parametrize(
     'arguments, line',
     [
-        (dict(scale=torch.ones(4)), 'scale and shift go together'),
-        (dict(shift=torch.ones(4)), 'scale and shift go together'),
-        (dict(residual_scale=torch.ones(4)), 'residual_scale is given without a residual'),
-        (dict(residual=torch.ones(2, 4, 3, 1)), r'residual has shape \(2, 4, 3, 1\), but the input has \(2, 4, 3, 3\)'),
+        (dict(norm=ops.Norm(mean=torch.ones(4))), 'mean and var of a norm go together'),
+        (dict(residual=X, residual_norm=ops.Norm(var=torch.ones(4))), 'mean and var of a norm go together'),
+        (dict(residual_norm=ops.Norm(weight=torch.ones(4))), 'residual_norm is given without a residual'),
+        (dict(residual=X[..., :1]), r'residual has shape \(2, 4, 3, 1\), but the input has \(2, 4, 3, 3\)'),
         (
-            dict(scale=torch.ones(3), shift=torch.ones(4)),
-            r'scale has shape \(3,\); an input of shape \(2, 4, 3, 3\) takes one',
+            dict(norm=ops.Norm(weight=torch.ones(3))),
+            r'weight has shape \(3,\), but an input of shape \(2, 4, 3, 3\) has 4',
         ),
-        (dict(scale=torch.ones(4), shift=torch.ones(2, 4, 1)), r'shift has shape \(2, 4, 1\)'),
+        (dict(norm=ops.Norm(bias=torch.ones(1, 4))), r'bias has shape \(1, 4\), .* give one value per channel'),
+        (dict(norm=ops.Norm(bias=torch.ones(1))), r'bias has shape \(1,\), .* give one value per channel'),
+        (dict(residual=X, residual_norm=ops.Norm(bias=torch.ones(5))), r'residual_bias has shape \(5,\)'),
+        (
+            dict(gate=torch.ones(4)),
+            r'gate has shape \(4,\); an input of shape \(2, 4, 3, 3\) takes one value per image',
+        ),
+        (dict(gate=torch.ones(2, 4, 1)), r'gate has shape \(2, 4, 1\)'),
+        (dict(gate=torch.ones(1, 4)), r'gate has shape \(1, 4\)'),
     ],
 )
 def test_arguments_that_do_not_fit_are_named(arguments, line):
     with pytest.raises(ValueError, match=line):
-        ops.aglu(torch.zeros(2, 4, 3, 3), *parameters(), **arguments)
+        ops.aglu(X, *parameters(), **arguments)
+
+
+def test_a_norm_of_a_vector_is_refused():
+    with pytest.raises(ValueError, match=r'weight has shape \(1,\), but an input of shape \(3,\)'):
+        ops.aglu(torch.zeros(3), *parameters(), ops.Norm(weight=torch.ones(1)))
 
 
 def test_special_cases(backend):
@@ -289,7 +357,9 @@ def test_under_autocast_the_dtype_stays(name, backend):
 
 
 def test_a_wrong_channel_count_names_the_parameter_and_the_channels():
-    with pytest.raises(ValueError, match=r'lambda_ holds \(3,\) values, .* has 5 channels'):
+    with pytest.raises(
+        ValueError, match=r'lambda_ has shape \(3,\), .* has 5 channels: give one value, or one per channel'
+    ):
         ops.apa(torch.zeros(2, 5, 4, 4), torch.ones(3), torch.ones(1))
-    with pytest.raises(ValueError, match=r'kappa holds \(2,\) values, .* has 1 channels'):
+    with pytest.raises(ValueError, match=r'kappa has shape \(2,\), .* has 1 channels'):
         ops.aglu(torch.zeros(8), torch.ones(1), torch.ones(2))

@@ -149,9 +149,8 @@ def fold_norm(
 def fold(args: Arguments) -> Folded:
     """Returns the arguments with norms and gate folded into one factor and one summand; differentiable."""
     dtype = compute_dtype(args.x.dtype)
-    x, lambda_, kappa, *norm = args[:7]
-    scale, shift = fold_norm(*norm, args.eps, dtype)
-    residual_scale, residual_shift = fold_norm(*args[9:13], args.residual_eps, dtype)
+    scale, shift = fold_norm(*args.norm, args.eps, dtype)
+    residual_scale, residual_shift = fold_norm(*args.residual_norm, args.residual_eps, dtype)
     if args.gate is not None:
         gate = args.gate.to(dtype)
         scale, shift = gate if scale is None else scale * gate, shift if shift is None else shift * gate
@@ -162,9 +161,9 @@ def fold(args: Arguments) -> Folded:
         scale = torch.ones_like(given) if scale is None else scale
         shift = torch.zeros_like(given) if shift is None else shift
         scale, shift = torch.broadcast_tensors(scale, shift)
-    lambda_ = lambda_.to(dtype).clamp(min=LAMBDA_FLOOR)
-    lambda_, kappa = (p.reshape(()) if p.numel() == 1 else p for p in (lambda_, kappa.to(dtype)))
-    return Folded(x, lambda_, kappa, scale, shift, args.residual, residual_scale)
+    lambda_, kappa = args.lambda_.to(dtype).clamp(min=LAMBDA_FLOOR), args.kappa.to(dtype)
+    lambda_, kappa = (p.reshape(()) if p.numel() == 1 else p for p in (lambda_, kappa))
+    return Folded(args.x, lambda_, kappa, scale, shift, args.residual, residual_scale)
 
 
 def input_of(args: Folded) -> Tensor:
@@ -217,7 +216,7 @@ def backward(formula: str, grad: Tensor, args: Arguments, needed: Sequence[bool]
         gradients['residual'] = to_residual
     if args.affine or args.residual_affine:
         gradients |= _to_planes(to_z, args)
-    results = []
+    results: list[Tensor | None] = []
     for name, wanted in zip(DIFFERENTIABLE, needed):
         tensor = getattr(args, name)
         if tensor is None or not wanted:
@@ -236,7 +235,7 @@ def _to_planes(to_z: Tensor, args: Arguments) -> dict[str, Tensor]:
 
     times_x, plain = planes(to_z * args.x), planes(to_z)
     gradients = {}
-    scale, shift = fold_norm(*args[3:7], args.eps, to_z.dtype)
+    scale, shift = fold_norm(*args.norm, args.eps, to_z.dtype)
     own = times_x, plain
     if args.gate is not None:
         to_gate = times_x if scale is None else times_x * scale

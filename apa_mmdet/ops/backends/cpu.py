@@ -158,7 +158,6 @@ def _describe(
     """Returns the struct ``Call`` of the kernels, and temporary tensors that it points to."""
     images, channels, positions, channels_last = layout_of(out, args)
     piece = max(MIN_PIECE_POSITIONS, PIECE // channels) if channels_last and channels else PIECE
-    x, lambda_, kappa, mean, var, weight, bias, gate, residual, *residual_norm = args.tensors
     kept: list[Tensor] = []
     call = _pack(
         FORMULAS.index(formula),
@@ -168,15 +167,15 @@ def _describe(
         piece,
         channels_last,
         torch.get_num_threads(),
-        lambda_.numel() > 1,
-        kappa.numel() > 1,
+        args.lambda_.numel() != 1,
+        args.kappa.numel() != 1,
         LAMBDA_FLOOR,
-        _elements(x, out, kept),
-        *[_address(t, kept) for t in (lambda_, kappa, mean, var, weight, bias)],
+        _elements(args.x, out, kept),
+        *[_address(t, kept) for t in (args.lambda_, args.kappa, *args.norm)],
         args.eps,
-        _address(gate, kept),
-        _elements(residual, out, kept),
-        *[_address(t, kept) for t in residual_norm],
+        _address(args.gate, kept),
+        _elements(args.residual, out, kept),
+        *[_address(t, kept) for t in args.residual_norm],
         args.residual_eps,
         _elements(grad, out, kept),
         out.data_ptr(),

@@ -39,10 +39,21 @@ Tensor result_like(const Tensor& t) {
     return at::detail::empty_strided_cpu(t.sizes(), t.strides(), at::kFloat);
 }
 
-/* Whether t is an ordinary tensor of the CPU: no subclass, no transform of functorch, no view that is lazily negated. */
+/* Whether t is an ordinary tensor of the CPU: no transform of functorch, no tangent, no view that is lazily negated. */
 bool is_plain(const Tensor& t) {
     static const auto ordinary = at::detail::empty_cpu({1}, at::TensorOptions().dtype(at::kFloat)).key_set();
-    return t.key_set() == ordinary && t.scalar_type() == at::kFloat;
+    return t.key_set() == ordinary && t.scalar_type() == at::kFloat && !t._fw_grad(0).defined();
+}
+
+/* Reads arguments of Python, None or tensors; false if one is of a subclass, which may want to see what is computed. */
+template <size_t count>
+bool unpack(PyObject* const* args, std::array<Tensor, count>& t) {
+    for (size_t i = 0; i < count; i++) {
+        if (args[i] == Py_None) continue;
+        if (!THPVariable_CheckTypeExact(Py_TYPE(args[i]))) return false;
+        t[i] = THPVariable_Unpack(args[i]);
+    }
+    return true;
 }
 
 bool is_served(const Tensors& t) {
@@ -71,7 +82,7 @@ bool is_served(const Tensors& t) {
 /* As memory_layout.layout_of; false where the tensor has to be brought into another memory order first. */
 bool set_layout(Call& call, const Tensors& t) {
     const Tensor& x = t[X];
-    bool per_channel = t[LAMBDA].numel() > 1 || t[KAPPA].numel() > 1;
+    bool per_channel = t[LAMBDA].numel() != 1 || t[KAPPA].numel() != 1;
     for (int i : {VAR, WEIGHT, BIAS, GATE, R_VAR, R_WEIGHT, R_BIAS}) per_channel |= t[i].defined();
     call.images = call.channels = 1;
     call.positions = x.numel();
@@ -100,8 +111,8 @@ bool set_layout(Call& call, const Tensors& t) {
 void set_inputs(Call& call, const Tensors& t, int64_t formula, double eps, double residual_eps) {
     call.formula = formula;
     call.threads = at::get_num_threads();
-    call.lambda_step = t[LAMBDA].numel() > 1;
-    call.kappa_step = t[KAPPA].numel() > 1;
+    call.lambda_step = t[LAMBDA].numel() != 1;
+    call.kappa_step = t[KAPPA].numel() != 1;
     call.floor = lambda_floor;
     call.x = data(t[X]);
     call.lambda = data(t[LAMBDA]);
@@ -192,10 +203,8 @@ struct Unlocked {
 PyObject* call(PyObject*, PyObject* const* args, Py_ssize_t count) {
     HANDLE_TH_ERRORS
     Tensors t;
-    for (int i = 0; i < TENSORS; i++)
-        if (args[1 + i] != Py_None) t[i] = THPVariable_Unpack(args[1 + i]);
     Call call{};
-    if (!is_served(t) || !set_layout(call, t)) Py_RETURN_NONE;
+    if (!unpack(args + 1, t) || !is_served(t) || !set_layout(call, t)) Py_RETURN_NONE;
     const int64_t formula = PyLong_AsLongLong(args[0]);
     const double eps = PyFloat_AsDouble(args[1 + TENSORS]), residual_eps = PyFloat_AsDouble(args[2 + TENSORS]);
     bool differentiable = false;
@@ -325,9 +334,7 @@ struct Gate : public torch::autograd::Function<Gate> {
 PyObject* gate(PyObject*, PyObject* const* args, Py_ssize_t count) {
     HANDLE_TH_ERRORS
     GateTensors t;
-    for (int i = 0; i < S_TENSORS; i++)
-        if (args[i] != Py_None) t[i] = THPVariable_Unpack(args[i]);
-    if (!is_served(t)) Py_RETURN_NONE;
+    if (!unpack(args, t) || !is_served(t)) Py_RETURN_NONE;
     const GateSettings settings{PyFloat_AsDouble(args[S_TENSORS]), PyFloat_AsDouble(args[S_TENSORS + 1]),
                                 PyObject_IsTrue(args[S_TENSORS + 2]) == 1};
     const double dropout = PyFloat_AsDouble(args[S_TENSORS + 3]);

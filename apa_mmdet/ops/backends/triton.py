@@ -105,7 +105,7 @@ def backward(formula: str, grad: Tensor, args: Arguments, needed: Sequence[bool]
     layout = layout_of(grad_x, args)
     tiling = tiling_of(layout, BACKWARD_TILE)
     programs = layout.images * tiling.blocks * tiling.spans
-    curve_per_channel = args.lambda_.numel() > 1 or args.kappa.numel() > 1
+    curve_per_channel = args.curve_per_channel
     residual_affine = args.residual_affine
     affine = args.affine or residual_affine
     rows = 2 * curve_per_channel + 2 * affine + residual_affine
@@ -125,8 +125,9 @@ def backward(formula: str, grad: Tensor, args: Arguments, needed: Sequence[bool]
     if programs:
         _finish(args, partials, curve, results, layout, tiling.spans, rows)
     for name in ('lambda_', 'kappa'):  # one value beside one per channel
-        if name in results and results[name].shape != getattr(args, name).shape:
-            results[name] = results[name].sum().reshape(getattr(args, name).shape)
+        result, shape = results.get(name), getattr(args, name).shape
+        if result is not None and result.shape != shape:
+            results[name] = result.sum().reshape(shape)
     return [results.get(name) for name in DIFFERENTIABLE]
 
 
@@ -141,7 +142,7 @@ def _finish(
 ) -> None:
     """Adds up the sums of the backward kernel to the gradients to parameters and gate, in one launch."""
     blocks = 0 if partials is None else triton.cdiv(layout.channels, FINISH_CHANNELS)
-    parameters = args.lambda_, *args[3:8], args.residual_mean, args.residual_var
+    parameters = args.lambda_, *args.norm, args.gate, args.residual_mean, args.residual_var
     names = 'lambda_', 'kappa', 'weight', 'bias', 'gate', 'residual_weight', 'residual_bias'
     with torch.cuda.device_of(args.x):
         finish_kernel[(blocks + (curve is not None),)](
@@ -153,7 +154,7 @@ def _finish(
             spans,
             layout.channels,
             0 if curve is None else len(curve),
-            LAMBDA_PER_CHANNEL=args.lambda_.numel() > 1,
+            LAMBDA_PER_CHANNEL=args.lambda_.numel() != 1,
             CURVE_PER_CHANNEL=curve is None,
             AFFINE=args.affine or args.residual_affine,
             RESIDUAL_AFFINE=args.residual_affine,
@@ -178,7 +179,7 @@ def _launch(
     programs = layout.images * tiling.blocks * tiling.spans
     if programs == 0:
         return
-    parameters = args.lambda_, args.kappa, *args[3:8], *args[9:13]
+    parameters = args.lambda_, args.kappa, *args.norm, args.gate, *args.residual_norm
     inner, outer = (layout.channels, layout.positions) if layout.channels_last else (layout.positions, layout.channels)
     unit = MAX_LOAD if inner % MAX_LOAD == 0 else 1
     with torch.cuda.device_of(args.x):
@@ -189,8 +190,8 @@ def _launch(
             outer,
             *tiling[2:],  # blocks, spans, tiles
             FORMULA=formula,
-            LAMBDA_PER_CHANNEL=args.lambda_.numel() > 1,
-            KAPPA_PER_CHANNEL=args.kappa.numel() > 1,
+            LAMBDA_PER_CHANNEL=args.lambda_.numel() != 1,
+            KAPPA_PER_CHANNEL=args.kappa.numel() != 1,
             AFFINE=args.affine or args.residual_affine,
             RESIDUAL_AFFINE=args.residual_affine,
             EPS=args.eps,

@@ -84,16 +84,12 @@ def test_a_damaged_library_is_built_again(cache, monkeypatch):
 @pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
 def test_results_do_not_depend_on_the_number_of_threads(memory_format):
     z, residual = (torch.randn(3, 5, 210, 190).to(memory_format=memory_format).requires_grad_() for _ in range(2))
-    scale, lambda_, kappa = (
-        torch.randn(3, 5, requires_grad=True),
-        torch.rand(5, requires_grad=True),
-        torch.rand(5, requires_grad=True),
-    )
-    leaves, results, threads = (z, residual, scale, lambda_, kappa), [], torch.get_num_threads()
+    gate, weight, lambda_, kappa = (torch.rand(size, requires_grad=True) for size in ((3, 5), 5, 5, 5))
+    leaves, results, threads = (z, residual, gate, weight, lambda_, kappa), [], torch.get_num_threads()
     try:
         for n in (1, 2, 3):
             torch.set_num_threads(n)
-            out = ops.aglu(z, lambda_, kappa, scale, scale, residual)
+            out = ops.aglu(z, lambda_, kappa, ops.Norm(weight=weight, bias=weight), gate, residual)
             results.append((out, *torch.autograd.grad(out.square().sum(), leaves)))
     finally:
         torch.set_num_threads(threads)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from helpers.preceding import BEFORE, draw, with_norms
 
 from apa_mmdet import ops
 from apa_mmdet.ops.backends import traced
@@ -12,21 +13,26 @@ onnxruntime = pytest.importorskip('onnxruntime')
 
 
 class Function(torch.nn.Module):
-    def __init__(self, formula, channels, before=()):
+    def __init__(self, formula, channels, before):
         super().__init__()
-        self.formula = formula
+        self.function = getattr(ops, formula)
         self.lambda_ = torch.nn.Parameter(torch.linspace(1e-3, 1.5, channels))
         self.kappa = torch.nn.Parameter(torch.linspace(-0.5, 1.3, channels))
-        self.before = {key: torch.randn(6) for key in before}
+        names = [name for name in BEFORE[before] if name not in ('gate', 'residual')]
+        self.given, self.statistics = draw(names, torch.zeros(2, 6, 5, 40))
+        self.before = before
 
     def forward(self, x):
-        residual = dict(residual=x.flip(3)) if 'residual_scale' in self.before else {}
-        return getattr(ops, self.formula)(x, self.lambda_, self.kappa, **self.before, **residual)
+        if self.before == 'nothing':
+            return self.function(x, self.lambda_, self.kappa)
+        given = dict(self.given, gate=x.mean((2, 3)).sigmoid()) if 'gate' in BEFORE[self.before] else self.given
+        function = with_norms(self.function, self.statistics)
+        return function(x, self.lambda_, self.kappa, residual=x.flip(3), **given)
 
 
 @pytest.mark.parametrize('dynamo', [False, True], ids=['torchscript', 'dynamo'])
 @pytest.mark.parametrize(
-    'formula, before', [('apa', ()), ('aglu', ()), ('neg_log_apa', ()), ('aglu', ('scale', 'shift', 'residual_scale'))]
+    'formula, before', [('apa', 'nothing'), ('aglu', 'norm residual'), ('neg_log_apa', 'nothing'), ('aglu', 'all')]
 )
 @pytest.mark.parametrize('channels', [1, 6])
 def test_onnxruntime_agrees(formula, before, channels, dynamo, tmp_path):
@@ -46,7 +52,8 @@ def test_onnxruntime_agrees(formula, before, channels, dynamo, tmp_path):
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 def test_agrees_with_the_operator(formula, dtype):
     x = (torch.randn(2, 3, 8, 8) * 10).to(dtype)
-    args = Arguments(x, torch.rand(3) + 0.1, torch.randn(3), torch.randn(2, 3), torch.randn(2, 3), x.flip(0))
+    given, statistics = draw(BEFORE['all'], x)
+    args = Arguments(x, torch.rand(3) + 0.1, torch.randn(3), **given, **statistics, eps=0.1, residual_eps=0.2)
     got, want = traced.forward(formula, args), torch.ops.apa_mmdet.parametric(formula, *args)
     assert got.dtype == dtype
     tolerance = 1e-5 if dtype == torch.float32 else 1e-2
