@@ -68,7 +68,7 @@ def call(formula: str, arguments: tuple, recompute: bool) -> Tensor:
         ValueError, TypeError: as :func:`~apa_mmdet.ops.memory_layout.check`.
     """
     if not is_compiling():
-        if torch._C._get_tracing_state() is not None:  # plain operators, which any reader of the trace has
+        if torch._C._get_tracing_state() is not None:  # plain operators, which all programs have
             return traced.forward(formula, check(Arguments._make(arguments)))
         module = None if recompute or recomputation_of(arguments[_RESIDUAL]) else extension()
         result = None if module is None else module.call(FORMULAS.index(formula), *arguments)
@@ -76,6 +76,8 @@ def call(formula: str, arguments: tuple, recompute: bool) -> Tensor:
             return result
     args = check(Arguments._make(arguments))
     if is_compiling() or not _is_plain(args.x):
+        if torch.onnx.is_in_onnx_export():
+            return traced.forward(formula, args)
         return torch.ops.apa_mmdet.parametric(formula, *args)
     if not torch.is_grad_enabled():
         return _backend(args.x).forward(formula, args)
@@ -112,7 +114,7 @@ def _backward(formula: str, grad: Tensor, *arguments: Any) -> list[Tensor]:
     *given, needed = arguments
     args = Arguments._make(given)
     gradients = _backend(args.x).backward(formula, grad, args, needed)
-    return [t for t in gradients if t is not None]
+    return [t for t, wanted in zip(gradients, needed) if wanted and t is not None]
 
 
 @torch.library.impl(_library, 'parametric', 'Meta')
