@@ -50,7 +50,8 @@ def with_norms(function, statistics):
             else None
             for prefix, eps in (('', EPS), ('residual_', RESIDUAL_EPS))
         ]
-        return function(x, lambda_, kappa, norms[0], gate, residual, norms[1])
+        given = dict(norm=norms[0], gate=gate, residual=residual, residual_norm=norms[1])
+        return function(x, lambda_, kappa, **{key: value for key, value in given.items() if value is not None})
 
     return call
 

@@ -70,6 +70,11 @@ def _block(extent: int, sizes: Sequence[int]) -> int:
     return next((size for size in sizes if 4 * padded[size] <= 5 * extent), min(sizes, key=padded.__getitem__))
 
 
+def backward_tile(dtype: torch.dtype) -> int:
+    """Returns the elements of a tile; in float64 half as many, which fit into registers."""
+    return BACKWARD_TILE // 2 if dtype == torch.float64 else BACKWARD_TILE
+
+
 def serves(x: Tensor) -> bool:
     return x.is_cuda and x.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64) and works(x.device)
 
@@ -103,7 +108,7 @@ def backward(formula: str, grad: Tensor, args: Arguments, needed: Sequence[bool]
     inputs = _in_order_of(grad_x, grad, args.x, args.residual)
     grad_residual = None if args.residual is None else torch.empty_like(grad_x, dtype=args.residual.dtype)
     layout = layout_of(grad_x, args)
-    tiling = tiling_of(layout, BACKWARD_TILE)
+    tiling = tiling_of(layout, backward_tile(args.x.dtype))
     programs = layout.images * tiling.blocks * tiling.spans
     curve_per_channel = args.curve_per_channel
     residual_affine = args.residual_affine
