@@ -10,9 +10,7 @@ memory: norm(z)·gate + residual_norm(residual). Only the arguments are kept for
 from torch import Tensor
 
 from . import dispatch
-from .memory_layout import Norm
-
-NO_NORM = Norm(eps=0.0)
+from .memory_layout import NO_NORM, Norm
 
 
 def apa(

@@ -23,6 +23,9 @@ class Norm(NamedTuple):
     eps: float = 1e-5
 
 
+NO_NORM = Norm(eps=0.0)
+
+
 class Arguments(NamedTuple):
     """Arguments of one call, or the gradients to them: a formula of ``norm(x)·gate + residual_norm(residual)``.
 

@@ -4,12 +4,12 @@ import torch
 from torch import Tensor
 
 from . import dispatch
-from .memory_layout import Norm, is_compiling
+from .memory_layout import NO_NORM, Norm, is_compiling
 
 
 def squeeze_excite(
     x: Tensor,
-    norm: Norm,
+    norm: Norm | None,
     layer_norm: Norm | None,
     fc1: Tensor,
     fc2: Tensor,
@@ -23,7 +23,7 @@ def squeeze_excite(
 
     Args:
         x: (N, C, H, W), float32 on a CPU.
-        norm: of the C channels, as :class:`~apa_mmdet.ops.Norm`.
+        norm: of the C channels, as :class:`~apa_mmdet.ops.Norm`; None for none.
         layer_norm: ``weight``, ``bias`` and ``eps`` of a layer norm over the C means; None for none.
         fc1, fc2: weights of the linear maps, (width, C) and (C, width).
         lambda_, kappa: parameters of the gate, one value or one per channel.
@@ -38,7 +38,7 @@ def squeeze_excite(
     extension = dispatch.extension()
     if extension is None:
         return None
-    layer = layer_norm or Norm(eps=0.0)
+    norm, layer = norm or NO_NORM, layer_norm or NO_NORM
     return extension.gate(
         x,
         *norm[:4],

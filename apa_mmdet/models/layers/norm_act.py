@@ -1,9 +1,9 @@
 """Norm, attention, residual sum and activation in one pass over memory, where that does not change the result.
 
-A batch norm in eval mode and channel gates are one factor and one summand a channel; the functions of
-:mod:`apa_mmdet.ops` take their tensors, and keep only the results of the convolutions for backward. Everything else
-(batch statistics, other norms, other attention, activations that take no scale, modules with hooks) runs as plain
-modules.
+A batch norm in eval mode, the identity that mmcv's ``fuse_conv_bn`` leaves of one, and channel gates are one factor and
+one summand a channel; the functions of :mod:`apa_mmdet.ops` take their tensors, and keep only the results of the
+convolutions for backward. Everything else (batch statistics, other norms, other attention, activations that take no
+scale, modules with hooks) runs as plain modules.
 
 An activation takes part if its ``forward`` has the attribute ``fusible = True``, and so accepts the keywords ``norm``,
 ``gate``, ``residual``, ``residual_norm`` and ``recompute`` of :func:`apa_mmdet.ops.apa`. A subclass that overrides
@@ -63,15 +63,19 @@ def residual_act(
         gate = attention.fused_gates(x, folded) if region is None else None
         if gate is None:
             mean = x.mean((2, 3), dtype=compute_dtype(x.dtype)) if region is None else region.mean(x)
-            scale, shift = fold(norm)
-            gate = attention.gates((mean * scale + shift).to(x.dtype))
+            if isinstance(norm, nn.BatchNorm2d):
+                scale, shift = fold(norm)
+                mean = mean * scale + shift
+            gate = attention.gates(mean.to(x.dtype))
     return act.forward(  # has no hooks
         x, norm=folded, gate=gate, residual=identity, residual_norm=residual_norm, recompute=recompute
     )
 
 
-def tensors_of(norm: nn.BatchNorm2d) -> Norm:
-    """Returns a batch norm in eval mode as the functions of :mod:`apa_mmdet.ops` take it."""
+def tensors_of(norm: nn.Module) -> Norm | None:
+    """Returns a norm that :func:`can_fold_norm` accepts as the functions of :mod:`apa_mmdet.ops` take it."""
+    if not isinstance(norm, nn.BatchNorm2d):
+        return None  # the identity
     buffers, parameters = norm._buffers, norm._parameters  # a few times as fast as attributes of a module
     return Norm(buffers['running_mean'], buffers['running_var'], parameters['weight'], parameters['bias'], norm.eps)
 
@@ -87,6 +91,8 @@ def fold(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 def can_fold_norm(norm: nn.Module) -> bool:
+    if type(norm) is nn.Identity:
+        return has_no_hooks(norm)
     return type(norm) is nn.BatchNorm2d and not norm.training and norm.running_var is not None and has_no_hooks(norm)
 
 

@@ -73,12 +73,15 @@ class SELayer(nn.Module):
         excitation = self.fc2(self.act(self.fc1(self.norm(pooled))))
         return self.gate(self.dropout(excitation))
 
-    def fused_gates(self, x: Tensor, norm: Norm) -> Tensor | None:
+    def fused_gates(self, x: Tensor, norm: Norm | None) -> Tensor | None:
         """The same after ``norm`` of a map x, (N, C, H, W), in one operator; None where none serves."""
         if (
             type(self.norm) not in (nn.LayerNorm, nn.Identity)
             or type(self.act) is not nn.ReLU
             or type(self.gate) is not APA
+            or type(self.fc1) is not nn.Linear  # a subclass may compute something else
+            or type(self.fc2) is not nn.Linear
+            or type(self.dropout) is not nn.Dropout
             or self.fc1.bias is not None
             or self.fc2.bias is not None
             or self.dropout.p >= 1
@@ -93,7 +96,7 @@ class SELayer(nn.Module):
             self.fc2.weight,
             self.gate.lambda_,
             self.gate.kappa,
-            self.dropout.p if self.training else 0.0,
+            self.dropout.p if self.dropout.training else 0.0,
         )
 
     def forward(self, x: Tensor, region: ValidRegion | None = None) -> Tensor:

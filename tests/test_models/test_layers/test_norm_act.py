@@ -7,12 +7,14 @@ import copy
 
 import pytest
 import torch
+from helpers.preceding import require_extension
+from mmcv.cnn.utils import fuse_conv_bn
 from mmdet.registry import MODELS
 from torch import nn
 
 from apa_mmdet.models.activations import AGLU
 from apa_mmdet.models.backbones import SEResNet, SEResNeXt
-from apa_mmdet.models.layers import SELayer, norm_act, residual_act
+from apa_mmdet.models.layers import SELayer, norm_act, residual_act, se_layer
 from apa_mmdet.models.layers.norm_act import can_fold_norm, fold
 
 SMALL = dict(base_channels=16, stem_channels=16)
@@ -150,7 +152,84 @@ def test_what_cannot_be_fused_runs_as_modules(kwargs, recompute_act):
     torch.testing.assert_close(block(x), by_hand, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize('name', ['norm1', 'act_conv1', 'se', 'se.gate', 'downsample.1', 'downsample'])
+def counting_gates(monkeypatch):
+    """Counts the calls of the operator for gates that it served."""
+    calls, own = [], se_layer.squeeze_excite
+    monkeypatch.setattr(se_layer, 'squeeze_excite', lambda *args: calls.append(own(*args)) or calls[-1])
+    return calls
+
+
+@pytest.mark.parametrize(
+    'kwargs',
+    [dict(), dict(norm_cfg=None), dict(gate_cfg=dict(type='APA', num_features=None)), dict(dropout=0.4)],
+    ids=str,
+)
+@pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
+def test_gates_in_one_operator_match_the_modules(kwargs, memory_format, monkeypatch):
+    require_extension()
+    net = SEResNet(18, se_cfg=kwargs, **SMALL).train()
+    for p in (p for name, p in net.named_parameters() if '.se.' in name and p.dim() == 2):
+        nn.init.normal_(p)
+    net, x = net.to(memory_format=memory_format), torch.randn(2, 3, 48, 64).to(memory_format=memory_format)
+    results = []
+    for modules in (False, True):
+        with monkeypatch.context() as patch:
+            calls = counting_gates(patch)
+            if modules:
+                patch.setattr(SELayer, 'fused_gates', lambda *_: None)
+            torch.manual_seed(7)  # of dropout
+            net.zero_grad()
+            results.append(features_and_gradients(net, x))
+        assert len(calls) == (0 if modules else 8) and all(gates is not None for gates in calls)
+        results[-1] = [t.clone() for t in results[-1]]
+    assert_close(*results, 2e-3)
+
+
+@pytest.mark.parametrize('se_cfg', [dict(), None, dict(gate_cfg=dict(type='Sigmoid'))], ids=str)
+def test_after_norms_went_into_convolutions_the_rest_is_still_one_pass(se_cfg, monkeypatch):
+    net, x = randomized(SEResNet(18, se_cfg=se_cfg, **SMALL)).eval(), torch.randn(1, 3, 64, 48)
+    with torch.no_grad():
+        want = net(x)
+        net = fuse_conv_bn(net)
+        assert not any(isinstance(m, nn.BatchNorm2d) for m in net.modules())
+        calls = counting_gates(monkeypatch)
+        sites = [m for m in net.modules() if isinstance(m, AGLU)]
+        given, own = [], AGLU.function
+        monkeypatch.setattr(AGLU, 'function', staticmethod(lambda *args, **kw: given.append(kw) or own(*args, **kw)))
+        assert_close(net(x), want, 1e-4)
+    assert len(given) == len(sites) and sum(kw.get('residual') is not None for kw in given) == 8
+    assert len([gates for gates in calls if gates is not None]) == (8 if se_cfg == {} else 0)
+
+
+class Doubled(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda se: setattr(se, 'fc1', Doubled(32, 2, bias=False)),
+        lambda se: setattr(se, 'fc2', Doubled(2, 32, bias=False)),
+        lambda se: setattr(se, 'fc1', nn.Linear(32, 2)),
+        lambda se: setattr(se, 'act', nn.SiLU()),
+        lambda se: setattr(se, 'gate', nn.Sigmoid()),
+        lambda se: setattr(se, 'norm', nn.GroupNorm(2, 32)),
+        lambda se: setattr(se, 'dropout', nn.Dropout(1.0)),
+        lambda se: setattr(se.fc1, 'forward', lambda t: 3 * t[:, :2]),
+        lambda se: se.fc2.register_forward_hook(lambda *_: torch.ones(2, 32)),
+    ],
+    ids=range(9),
+)
+def test_other_parts_of_an_attention_layer_run_as_modules(change):
+    norm, se, act = randomized(nn.BatchNorm2d(32)).eval(), SELayer(32).train(), AGLU()
+    change(se)
+    x = torch.randn(2, 32, 6, 5)
+    se.dropout.eval()  # counts, unlike the mode of the layer
+    torch.testing.assert_close(residual_act(x, norm, se, x, None, act), act(se(norm(x)) + x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('name', ['norm1', 'act_conv1', 'se', 'se.gate', 'se.fc2', 'downsample.1', 'downsample'])
 def test_hooks_on_a_module_are_called(name):
     block = randomized(SEResNet(18, **SMALL)).eval().layer2[0]
     x = torch.randn(2, 16, 8, 8, requires_grad=True)
@@ -249,14 +328,14 @@ def test_fold_is_the_batch_norm(kwargs, dtype):
     torch.testing.assert_close((x * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)).double(), want, rtol=1e-5, atol=1e-5)
 
 
-def test_only_batch_norms_in_eval_mode_fold():
+def test_only_batch_norms_in_eval_mode_and_the_identity_fold():
     assert can_fold_norm(nn.BatchNorm2d(3).eval())
+    assert can_fold_norm(nn.Identity())
     for norm in (
         nn.BatchNorm2d(3),
         nn.BatchNorm2d(3, track_running_stats=False).eval(),
         nn.SyncBatchNorm(3).eval(),
         nn.GroupNorm(1, 3).eval(),
-        nn.Identity(),
         MODELS.build(dict(type='LN2d', num_channels=3)).eval() if 'LN2d' in MODELS else nn.InstanceNorm2d(3).eval(),
     ):
         assert not can_fold_norm(norm), norm
