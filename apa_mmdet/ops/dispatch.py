@@ -81,7 +81,8 @@ def call(formula: str, arguments: tuple, recompute: bool) -> Tensor:
         return torch.ops.apa_mmdet.parametric(formula, *args)
     if not torch.is_grad_enabled():
         return _backend(args.x).forward(formula, args)
-    result = Parametric.apply(formula, *args)
+    apply = Parametric.apply if torch._C._are_functorch_transforms_active() else _apply
+    result = apply(formula, *args)
     return attach_recomputation(result, partial(_again, formula), *args) if recompute else result
 
 
@@ -175,5 +176,8 @@ class Parametric(Function):
             results[1 + place] = gradient
         return tuple(results)
 
+
+# Function.apply without its loop over the arguments in Python, which transforms of functorch need: 4 of 25 microseconds
+_apply = super(Function, Parametric).apply
 
 _library.impl('parametric', lambda *args: Parametric.apply(*args), 'Autograd')

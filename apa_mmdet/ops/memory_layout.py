@@ -55,11 +55,11 @@ class Arguments(NamedTuple):
     @property
     def affine(self) -> bool:
         """Whether x is scaled or shifted."""
-        return any(t is not None for t in (self.var, self.weight, self.bias, self.gate))
+        return not (self.var is None and self.weight is None and self.bias is None and self.gate is None)
 
     @property
     def residual_affine(self) -> bool:
-        return any(t is not None for t in (self.residual_var, self.residual_weight, self.residual_bias))
+        return not (self.residual_var is None and self.residual_weight is None and self.residual_bias is None)
 
     @property
     def per_channel(self) -> bool:
@@ -83,6 +83,8 @@ class Arguments(NamedTuple):
         return self[:-2]
 
 
+_NAMES = Arguments._fields[:-2]
+_OTHER_SHAPES, _CURVE = ('x', 'residual', 'gate'), ('lambda_', 'kappa')
 DIFFERENTIABLE = 'x', 'lambda_', 'kappa', 'weight', 'bias', 'gate', 'residual', 'residual_weight', 'residual_bias'
 
 
@@ -116,18 +118,18 @@ def check(args: Arguments) -> Arguments:
     """
     check_input(args.x)
     shape, device = args.x.shape, args.x.device
-    channels = shape[1] if len(shape) > 1 else 1
-    for name, tensor in zip(Arguments._fields, args.tensors):
+    channels = (shape[1],) if len(shape) > 1 else (1,)
+    for name, tensor in zip(_NAMES, args.tensors):
         if tensor is None:
             continue
         if tensor.device != device:
             raise ValueError(f'{name} is on {tensor.device}, but the input is on {device}')
-        if name in ('x', 'residual', 'gate') or (tensor.numel() == 1 and name in ('lambda_', 'kappa')):
+        if name in _OTHER_SHAPES or (name in _CURVE and tensor.numel() == 1):
             continue
-        if tensor.shape != (channels,) or (len(shape) < 2 and name not in ('lambda_', 'kappa')):
-            what = 'one value, or one per channel' if name in ('lambda_', 'kappa') else 'one value per channel'
+        if tensor.shape != channels or (len(shape) < 2 and name not in _CURVE):
+            what = 'one value, or one per channel' if name in _CURVE else 'one value per channel'
             raise ValueError(
-                f'{name} has shape {tuple(tensor.shape)}, but an input of shape {tuple(shape)} has {channels} '
+                f'{name} has shape {tuple(tensor.shape)}, but an input of shape {tuple(shape)} has {channels[0]} '
                 f'channels: give {what} (dimension 1), (C,)'
             )
     if args.gate is not None and args.gate.shape != shape[:2]:
@@ -180,7 +182,8 @@ def layout_of(result: Tensor, args: Arguments) -> Layout:
     """Returns the layout of a tensor from :func:`empty_result`."""
     if not args.per_channel:
         return Layout(1, 1, result.numel(), False)
-    images, channels = result.shape[:2]
+    shape = result.shape
+    images, channels = shape[0], shape[1]
     positions = result.numel() // (images * channels) if images and channels else 0
     channels_last = positions == 1 or not result.is_contiguous()
     if channels_last and args.gate is None:

@@ -3,7 +3,7 @@
 import functools
 import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -149,28 +149,24 @@ def _finish(
     blocks = 0 if partials is None else triton.cdiv(layout.channels, FINISH_CHANNELS)
     parameters = args.lambda_, *args.norm, args.gate, args.residual_mean, args.residual_var
     names = 'lambda_', 'kappa', 'weight', 'bias', 'gate', 'residual_weight', 'residual_bias'
-    with torch.cuda.device_of(args.x):
-        finish_kernel[(blocks + (curve is not None),)](
-            partials,
-            curve,
-            *[t if t is None else t.contiguous() for t in parameters],
-            *[results.get(name) for name in names],
-            layout.images,
-            spans,
-            layout.channels,
-            0 if curve is None else len(curve),
-            LAMBDA_PER_CHANNEL=args.lambda_.numel() != 1,
-            CURVE_PER_CHANNEL=curve is None,
-            AFFINE=args.affine or args.residual_affine,
-            RESIDUAL_AFFINE=args.residual_affine,
-            EPS=args.eps,
-            RESIDUAL_EPS=args.residual_eps,
-            ROWS=rows,
-            BLOCK_R=FINISH_SPANS,
-            BLOCK_C=FINISH_CHANNELS,
-            BLOCK=FINISH_PROGRAMS,
-            num_warps=WARPS,
-        )
+    _start(
+        finish_kernel,
+        blocks + (curve is not None),
+        args,
+        partials,
+        curve,
+        *[t if t is None else t.contiguous() for t in parameters],
+        *[results.get(name) for name in names],
+        layout.images,
+        spans,
+        layout.channels,
+        0 if curve is None else len(curve),
+        CURVE_PER_CHANNEL=curve is None,
+        ROWS=rows,
+        BLOCK_R=FINISH_SPANS,
+        BLOCK_C=FINISH_CHANNELS,
+        BLOCK=FINISH_PROGRAMS,
+    )
 
 
 def _in_order_of(result: Tensor, *tensors: Tensor | None) -> list[Tensor | None]:
@@ -187,25 +183,37 @@ def _launch(
     parameters = args.lambda_, args.kappa, *args.norm, args.gate, *args.residual_norm
     inner, outer = (layout.channels, layout.positions) if layout.channels_last else (layout.positions, layout.channels)
     unit = MAX_LOAD if inner % MAX_LOAD == 0 else 1
+    _start(
+        kernel,
+        programs,
+        args,
+        *tensors,
+        *[t if t is None else t.contiguous() for t in parameters],
+        inner // unit,
+        outer,
+        *tiling[2:],  # blocks, spans, tiles
+        FORMULA=formula,
+        KAPPA_PER_CHANNEL=args.kappa.numel() != 1,
+        CHANNELS_LAST=layout.channels_last,
+        UNIT=unit,
+        BLOCK_C=tiling.block_c,
+        BLOCK_S=tiling.block_s,
+        **constants,
+        **OPTIONS,
+    )
+
+
+def _start(kernel, programs: int, args: Arguments, *values: Tensor | int | None, **constants: Any) -> None:
+    """The one place where kernels are launched."""
+    residual_affine = args.residual_affine
     with torch.cuda.device_of(args.x):
         kernel[(programs,)](
-            *tensors,
-            *[t if t is None else t.contiguous() for t in parameters],
-            inner // unit,
-            outer,
-            *tiling[2:],  # blocks, spans, tiles
-            FORMULA=formula,
+            *values,
             LAMBDA_PER_CHANNEL=args.lambda_.numel() != 1,
-            KAPPA_PER_CHANNEL=args.kappa.numel() != 1,
-            AFFINE=args.affine or args.residual_affine,
-            RESIDUAL_AFFINE=args.residual_affine,
+            AFFINE=residual_affine or args.affine,
+            RESIDUAL_AFFINE=residual_affine,
             EPS=args.eps,
             RESIDUAL_EPS=args.residual_eps,
-            CHANNELS_LAST=layout.channels_last,
-            UNIT=unit,
-            BLOCK_C=tiling.block_c,
-            BLOCK_S=tiling.block_s,
             num_warps=WARPS,
             **constants,
-            **OPTIONS,
         )
