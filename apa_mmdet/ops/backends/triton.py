@@ -26,8 +26,9 @@ WARPS = 4
 # in flight to hide the latency of the memory, and leaves registers for many programs side by side.
 FORWARD_TILE = 2048
 BACKWARD_TILE = 1024
-# a tile of size S has S, S/8 or S/64 positions, side by side in memory, of 1, 8 or 64 channels
-POSITION_PARTS = 1, 8, 64
+# A tile of size S has S, S/16 or S/64 positions, side by side in memory, of 1, 16 or 64 channels. The last serves maps
+# smaller than those of a detector's backbone, which needs 30 kernels for any size of image that way.
+POSITION_PARTS = 1, 16, 64
 CHANNEL_BLOCKS = 128, 64, 16  # of a tile in channels_last
 MAX_LOAD = 8  # elements: 16 bytes in half precision; where the extent has no such factor, loads are of one element
 FINISH_CHANNELS, FINISH_SPANS, FINISH_PROGRAMS = 32, 32, 1024  # tiles of the second kernel of the backward pass
@@ -65,9 +66,9 @@ def tiling_of(layout: Layout, size: int) -> Tiling:
 
 
 def _block(extent: int, sizes: Sequence[int]) -> int:
-    """Returns the largest size that pads ``extent`` by at most a quarter, else the one that pads it least."""
+    """Returns the largest size that pads ``extent`` by at most 3 tenths, else the one that pads it least."""
     padded = {size: triton.cdiv(extent, size) * size for size in sizes}
-    return next((size for size in sizes if 4 * padded[size] <= 5 * extent), min(sizes, key=padded.__getitem__))
+    return next((size for size in sizes if 10 * padded[size] <= 13 * extent), min(sizes, key=padded.__getitem__))
 
 
 def backward_tile(dtype: torch.dtype) -> int:
