@@ -18,7 +18,7 @@ help:
 	@echo 'make cov        run the tests and report line coverage (htmlcov/index.html)'
 	@echo 'make lint       check style, imports and types: ruff, import-linter, mypy'
 	@echo 'make docs       build the documentation and check its links (site/index.html)'
-	@echo 'make bench      check the activations against 60-digit values, then time activations, backbones and heads'
+	@echo 'make bench      check the activations against 60-digit values, then time activations, backbones, heads and the host'
 	@echo 'make clean      remove $(VENV), data/tiny_lvis and work_dirs/$(DEMO)'
 
 setup: $(VENV)/.ready
@@ -60,6 +60,7 @@ bench: setup
 	python benchmarks/activations.py --check --keep-memory
 	python benchmarks/backbone.py --keep-memory
 	python benchmarks/head.py --keep-memory
+	python benchmarks/host.py
 
 clean:
 	rm -rf $(VENV) data/tiny_lvis work_dirs/$(DEMO)

@@ -79,6 +79,7 @@ OTHERS = {
     ),
     'python benchmarks/step.py': f'{TINY} --rounds 2 --batches 1',
     'python benchmarks/step.py --out benchmarks/results': f'{TINY} --rounds 2 --batches 1',
+    'python -m apa_mmdet.ops.backends': '',
     'python tools/browse_dataset.py CONFIG': '--images 4',
     'python tools/check_dataset.py CONFIG': '',
     'python tools/check_dataset.py CONFIG --no-images': '',
@@ -120,7 +121,7 @@ OTHERS = {
 }
 # Commands that are not run here: where they are, or why they cannot be.
 NOT_HERE = {
-    'make bench': 'test_benchmarks runs its three scripts',
+    'make bench': 'test_benchmarks runs its four scripts',
     'python tools/train.py CONFIG --cfg-options data_root=path/to/data classes=date,fig,hazelnut max_epochs=2': (
         'test_configs.py applies these options to every config'
     ),
@@ -136,6 +137,7 @@ NOT_HERE = {
     'pip install -e .': 'set-up, before any test',
     'pip install pre-commit': 'downloads',
     'python -m pytest --numprocesses 2 tests/test_engine': 'tests',
+    'python -m pytest -m slow tests/test_ops/test_backends': 'tests',
     'python -m pytest -m slow tests/test_training.py': 'tests',
     'python -m pytest tests/test_ops/test_apa.py -k layout -x': 'tests',
     'python tools/train.py CONFIG --amp': "MMEngine's AmpOptimWrapper wants a GPU",

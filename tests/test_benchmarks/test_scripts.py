@@ -17,6 +17,7 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import activations  # noqa: E402
 import backbone  # noqa: E402
+import host  # noqa: E402
 import measure  # noqa: E402
 import memory  # noqa: E402
 import step as training_step  # noqa: E402
@@ -334,6 +335,21 @@ def test_every_part_of_the_heads_is_measured(tmp_path):
     assert len(rows) == 18 and all(0 < float(row['ms']) < float('inf') for row in rows.values())
     for name in ('wrapped Cauchy', 'Linear'):  # ours: no more than twice the logits
         assert all(float(rows[name, part]['peak_logits']) <= 2.05 for part in ('loss', 'accuracy', 'detections'))
+
+
+def test_host_time_of_networks_and_sites_is_measured(tmp_path, monkeypatch):
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(sys, 'argv', ['host.py', '--rounds', '2', '--out', str(tmp_path)])
+    try:
+        host.main()
+    finally:
+        torch.set_num_threads(threads)
+    rows = {row['name']: row for row in measure.read_results(tmp_path / 'host_cpu.csv')}
+    compared = [name for name in rows if 'launch' not in name]
+    assert len(compared) == 4 and len(rows) in (4, 7)  # without Triton and with it
+    for name in compared:
+        assert all(0 < float(rows[name][f'{step}_to_relu']) < float('inf') for step in ('forward', 'backward'))
+    assert all(float(row['forward_ms']) > 0 for row in rows.values())
 
 
 @pytest.mark.slow
