@@ -27,7 +27,7 @@ def test_bad_arguments_are_refused(arguments, line):
 
 
 def test_an_input_with_other_channels_is_refused():
-    with pytest.raises(ValueError, match=r'lambda_ holds \(4,\) values, .* has 6 channels'):
+    with pytest.raises(ValueError, match=r'lambda_ has shape \(4,\), .* has 6 channels'):
         AGLU(num_features=4)(torch.zeros(1, 6, 2, 2))
 
 
