@@ -50,7 +50,8 @@ ALL_CASES = [
 
 def compile_kernel(name, channels_last, dtype, site):
     kernel, given = getattr(kernels, name), SITES[site]
-    size = launcher.FORWARD_TILE if name == 'forward_kernel' else launcher.backward_tile(getattr(torch, DTYPES[dtype]))
+    size = launcher.FORWARD_TILE if name == 'forward_kernel' else launcher.BACKWARD_TILE
+    size = launcher.tile_size(size, getattr(torch, DTYPES[dtype]))
     block = launcher.tiling_of(Layout(2, 256, 800, channels_last), size)[:2]
     rows = 2 * ('weight_ptr' in given) + ('residual_weight_ptr' in given)
     constants = dict(

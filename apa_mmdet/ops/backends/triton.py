@@ -71,9 +71,9 @@ def _block(extent: int, sizes: Sequence[int]) -> int:
     return next((size for size in sizes if 10 * padded[size] <= 13 * extent), min(sizes, key=padded.__getitem__))
 
 
-def backward_tile(dtype: torch.dtype) -> int:
+def tile_size(size: int, dtype: torch.dtype) -> int:
     """Returns the elements of a tile; in float64 half as many, which fit into registers."""
-    return BACKWARD_TILE // 2 if dtype == torch.float64 else BACKWARD_TILE
+    return size // 2 if dtype == torch.float64 else size
 
 
 def serves(x: Tensor) -> bool:
@@ -100,7 +100,16 @@ def forward(formula: str, args: Arguments) -> Tensor:
     out = empty_result(args.x, args.per_channel)
     layout = layout_of(out, args)
     x, residual = _in_order_of(out, args.x, args.residual)
-    _launch(forward_kernel, formula, args, layout, tiling_of(layout, FORWARD_TILE), x, residual, out)
+    _launch(
+        forward_kernel,
+        formula,
+        args,
+        layout,
+        tiling_of(layout, tile_size(FORWARD_TILE, args.x.dtype)),
+        x,
+        residual,
+        out,
+    )
     return out
 
 
@@ -109,7 +118,7 @@ def backward(formula: str, grad: Tensor, args: Arguments, needed: Sequence[bool]
     inputs = _in_order_of(grad_x, grad, args.x, args.residual)
     grad_residual = None if args.residual is None else torch.empty_like(grad_x, dtype=args.residual.dtype)
     layout = layout_of(grad_x, args)
-    tiling = tiling_of(layout, backward_tile(args.x.dtype))
+    tiling = tiling_of(layout, tile_size(BACKWARD_TILE, args.x.dtype))
     programs = layout.images * tiling.blocks * tiling.spans
     curve_per_channel = args.curve_per_channel
     residual_affine = args.residual_affine
