@@ -129,6 +129,11 @@ def frequency_groups(cfg, model, wrapper):
     assert 'unknown-metric-key' not in {f.code for f in check_launch(Launch('train.py', cfg))}
 
 
+def channels_last(cfg, model, wrapper):
+    assert [hook.type for hook in cfg.custom_hooks] == ['ChannelsLastHook']
+    inspect.signature(HOOKS.get('ChannelsLastHook')).bind()
+
+
 def several_data_sets(cfg, model, wrapper):
     groups = cfg.val_evaluator.metrics
     assert [len(group) if isinstance(group, (list, tuple)) else 1 for group in groups] == [2, 1]
@@ -161,6 +166,7 @@ PROMISED = {
     'The best checkpoint, and early stopping': best,
     'Evaluating LVIS': lvis,
     'Evaluating COCO, V3Det and your own data': frequency_groups,
+    'Channels last': channels_last,
     'Several data sets': several_data_sets,
     'TensorBoard, Weights & Biases': trackers,
 }
