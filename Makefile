@@ -8,7 +8,7 @@ CONFIG := configs/tiny_lvis/$(DEMO).py
 # one thread a process, or the processes take the cores from each other
 PYTEST := OMP_NUM_THREADS=1 python -m pytest --numprocesses $(JOBS) --dist loadfile
 
-.PHONY: help setup demo test test-slow cov lint docs bench clean force
+.PHONY: help setup demo test test-slow cov lint docs bench gpu-bundle gpu-check check-cuda-build clean force
 
 help:
 	@echo 'make setup      create the virtual environment $(VENV) (all other targets do it first)'
@@ -19,6 +19,9 @@ help:
 	@echo 'make lint       check style, imports and types: ruff, import-linter, mypy'
 	@echo 'make docs       build the documentation and check its links (site/index.html)'
 	@echo 'make bench      check the activations against 60-digit values, then time activations, backbones, heads and the host'
+	@echo 'make gpu-bundle fill gpu_bundle/ with what a GPU machine without a network needs for make gpu-check'
+	@echo 'make gpu-check  check and time everything on one GPU in 9 minutes, one report (ARGS=--cpu: rehearse)'
+	@echo 'make check-cuda-build  compile the CUDA operators in use; needs nvcc and a CUDA torch, no GPU'
 	@echo 'make clean      remove $(VENV), data/tiny_lvis and work_dirs/$(DEMO)'
 
 setup: $(VENV)/.ready
@@ -61,6 +64,16 @@ bench: setup
 	python benchmarks/backbone.py --keep-memory
 	python benchmarks/head.py --keep-memory
 	python benchmarks/host.py
+
+gpu-bundle: setup
+	python benchmarks/gpu_check/bundle.py $(ARGS)
+
+# without set-up: on a bare machine nothing can be downloaded, and any Python with a CUDA build of torch will do
+gpu-check:
+	python3 benchmarks/gpu_check/run.py $(ARGS)
+
+check-cuda-build:
+	FORCE_CUDA=1 python3 benchmarks/gpu_check/mmcv_operators.py --check $(ARGS)
 
 clean:
 	rm -rf $(VENV) data/tiny_lvis work_dirs/$(DEMO)

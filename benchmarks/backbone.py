@@ -82,17 +82,18 @@ def measure_networks(
     table: measure.Table, depth: int, frozen_stages: int, dtype: str, args: argparse.Namespace
 ) -> None:
     """Adds a row for each network."""
-    image, nets = torch.randn(args.shape, device=args.device), {}
+    layout = torch.channels_last if args.memory_format == 'channels_last' else torch.contiguous_format
+    image, nets = torch.randn(args.shape, device=args.device).to(memory_format=layout), {}
 
     def prepare(name: str) -> dict[str, Callable]:
-        nets[name] = build(name, depth, frozen_stages, args.device)
+        nets[name] = build(name, depth, frozen_stages, args.device).to(memory_format=layout)
         return steps(nets[name], image, getattr(torch, dtype))
 
     calls, notes = measure.prepare({name: partial(prepare, name) for name in NETWORKS})
     samples = measure.round_robin(calls, args.rounds, args.device)
     for name in NETWORKS:
         row = dict(name=name, depth=depth, frozen_stages=frozen_stages, device=args.device, dtype=dtype)
-        row |= dict(shape=measure.shape_text(args.shape), note=notes.get(name, ''))
+        row |= dict(shape=measure.shape_text(args.shape), memory_format=args.memory_format, note=notes.get(name, ''))
         if name not in notes:
             net, forward, forward_backward = nets[name], *(calls[name, step] for step in measure.STEPS)
             row |= measure.times(samples, name, RELU, 'to_relu')
@@ -113,12 +114,15 @@ def main() -> None:
     parser.add_argument('--frozen-stages', nargs='+', type=int, default=[1, -1], help='default: %(default)s')
     text = '16-bit types by autocast (default: float32; on a GPU bfloat16 as well)'
     parser.add_argument('--dtypes', nargs='+', choices=measure.DTYPES, help=text)
+    layout = dict(dest='memory_format', action='store_const', const='channels_last', default='contiguous')
+    parser.add_argument('--channels-last', **layout, help='images and weights in that memory format')
     args = parser.parse_args()
     args.shape = args.shape or SHAPES[args.device]
     if len(args.shape) != 4 or args.shape[1] != 3:
         parser.error(f'--shape {measure.shape_text(args.shape)} is not Nx3xHxW')
     shown = 'name dtype frozen_stages forward_ms forward_backward_ms forward_backward_to_relu saved_mib peak_mib note'
-    table = measure.begin(args, 'backbone', shown)
+    suffix = '_channels_last' * (args.memory_format == 'channels_last')
+    table = measure.begin(args, 'backbone', shown, suffix)
     dtypes = args.dtypes or ['float32', 'bfloat16'][: 1 + (args.device == 'cuda')]
     for depth, dtype, frozen_stages in itertools.product(args.depths, dtypes, args.frozen_stages):
         measure_networks(table, depth, frozen_stages, dtype, args)

@@ -4,6 +4,7 @@
     python benchmarks/step.py                                   # the contenders of ablation.py
     python benchmarks/step.py configs/lvis/mask_rcnn_se_r50_apa.py configs/lvis/mask_rcnn_se_r50_relu_softmax.py
     python -m torch.distributed.run --nproc-per-node 2 benchmarks/step.py configs/tiny_lvis/mask_rcnn_se_r18_apa.py
+    python benchmarks/step.py configs/lvis/mask_rcnn_se_r50_apa.py --drawn 2x3x800x1333 --amp bfloat16    # no data
 
 A step is what MMEngine's training loop does with a batch: forward, losses, backward, optimizer. The detectors are
 built from their configs, with random weights unless those name others, and take turns in one process, on the same
@@ -27,6 +28,7 @@ import torch
 from ablation import CONTENDERS, config_of
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
+from mmdet.structures.mask import BitmapMasks
 from mmengine.config import Config
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.model import MMDistributedDataParallel
@@ -48,6 +50,42 @@ def batches_of(cfg: Config, count: int) -> list[dict]:
     return list(itertools.islice(Runner.build_dataloader(cfg.train_dataloader, seed=0), count))
 
 
+def drawn_batches(shape: tuple[int, ...], classes: int, objects: int = 10) -> list[dict]:
+    """Returns a batch of random images Nx3xHxW, each with random boxes whose masks fill them."""
+    count, _, height, width = shape
+    generator = torch.Generator().manual_seed(0)
+    batch: dict[str, list] = dict(inputs=[], data_samples=[])
+    for _ in range(count):
+        corners = torch.rand(objects, 2, 2, generator=generator).sort(1).values
+        sides = corners.new_tensor([width, height])
+        boxes = (corners * (sides - 8)).flatten(1) + corners.new_tensor([0, 0, 8, 8])  # of 8 pixels or more
+        masks = torch.zeros(objects, height, width, dtype=torch.uint8)
+        for mask, (left, top, right, bottom) in zip(masks, boxes.int().tolist()):
+            mask[top:bottom, left:right] = 1
+        sample = DetDataSample(metainfo=dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape'), (height, width)))
+        sample.set_metainfo(dict(batch_input_shape=(height, width), scale_factor=(1.0, 1.0)))
+        labels = torch.randint(classes, (objects,), generator=generator)
+        sample.gt_instances = InstanceData(bboxes=boxes, labels=labels, masks=BitmapMasks(masks.numpy(), height, width))
+        batch['inputs'].append(torch.randint(256, (3, height, width), generator=generator, dtype=torch.uint8))
+        batch['data_samples'].append(sample)
+    return [batch]
+
+
+def config_of_step(path: Path, drawn: bool, amp: str | None = None) -> Config:
+    """Reads a config; what is trained on drawn images starts from random weights, and needs no file at all."""
+    cfg = Config.fromfile(path)
+    if drawn:
+        cfg.model.backbone.init_cfg = None
+    if amp:
+        cfg.optim_wrapper.update(type='AmpOptimWrapper', dtype=amp)
+    return cfg
+
+
+def classes_of(cfg: Config) -> int:
+    head = cfg.model.roi_head.bbox_head if 'roi_head' in cfg.model else cfg.model.bbox_head
+    return (head[0] if isinstance(head, list) else head).num_classes
+
+
 class Step:
     """A detector; each call trains it on the next batch. ``reduced`` has the bytes of each bucket of the last one."""
 
@@ -67,7 +105,7 @@ class Step:
                 [proposals(sample) for sample in samples],
             )
         self.train_step = self.model.train_step
-        if get_world_size() > 1:
+        if distributed.is_initialized():
             parallel = MMDistributedDataParallel(self.model, broadcast_buffers=False)
             parallel.register_comm_hook(None, self.reduce)
             self.train_step = parallel.train_step
@@ -101,27 +139,36 @@ def main() -> None:
     count = dict(type=measure.at_least(1), metavar='N')
     parser.add_argument('--batches', **count, default=4, help='different batches (default: %(default)s)')
     parser.add_argument('--batch-size', **count, help="images of a process (default: the first config's)")
+    text = "random images of that shape with random objects instead of the first config's training data"
+    parser.add_argument('--drawn', type=measure.shape, metavar='Nx3xHxW', help=text)
+    parser.add_argument('--amp', choices=('bfloat16', 'float16'), help="mixed precision, as train.py's --amp; on a GPU")
     args = parser.parse_args()
+    if args.drawn and (len(args.drawn) != 4 or args.drawn[1] != 3):
+        parser.error(f'--drawn {measure.shape_text(args.drawn)} is not Nx3xHxW')
     if distributed.is_torchelastic_launched():  # MMDetection's tools set LOCAL_RANK for one process, too
         if args.device == 'cuda':
             torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
         distributed.init_process_group('nccl' if args.device == 'cuda' else 'gloo')  # MMEngine's asks for a GPU
     processes = get_world_size()
     shown = 'config step_ms to_first peak_bytes reduced_mib'
-    table = measure.begin(args, 'step' if processes == 1 else f'step_{processes}_processes', shown)
+    suffix = f'_{args.amp}' if args.amp else ''
+    name = f'step_{processes}_processes' if distributed.is_initialized() else 'step'
+    table = measure.begin(args, name, shown, suffix)
     init_default_scope('mmdet')
     logging.disable(logging.WARNING)  # the initialization of each parameter
     steps: dict[Path, Step] = {}
     first = Config.fromfile(args.configs[0])
     first.train_dataloader.batch_size = args.batch_size or first.train_dataloader.batch_size
-    batches = batches_of(first, args.batches)
+    batches = drawn_batches(args.drawn, classes_of(first)) if args.drawn else batches_of(first, args.batches)
     for path in args.configs:
-        steps[path] = Step(Config.fromfile(path), batches, args.device)
+        steps[path] = Step(config_of_step(path, bool(args.drawn), args.amp), batches, args.device)
         for _ in range(2):  # the second one finds the buckets in the order of the gradients
             steps[path]()
     samples = measure.round_robin(steps, args.rounds, args.device)
     for path, step in steps.items():
-        row = dict(config=path.stem, device=args.device, processes=processes, images=len(batches[0]['inputs']))
+        row = dict(
+            config=path.stem, device=args.device, amp=args.amp, processes=processes, images=len(batches[0]['inputs'])
+        )
         row |= measure.milliseconds(samples[path], 'step_')
         row['to_first'] = row['step_ms'] / measure.milliseconds(samples[args.configs[0]])['ms']
         row |= dict(process_mib=memory.process_peak(args.device), peak_bytes=memory.memory_of(step, args.device).peak)
@@ -129,7 +176,7 @@ def main() -> None:
         row['parameters'] = sum(parameter.numel() for parameter in step.model.parameters())
         if is_main_process():
             table.add(**row)
-    if processes > 1:
+    if distributed.is_initialized():
         distributed.destroy_process_group()
 
 

@@ -1,0 +1,80 @@
+"""What ``make gpu-check`` runs, in the order of what matters most: a table, and nothing else.
+
+A part is a process of its own with a limit in seconds. ``{python}``, ``{bundle}``, ``{work}``, ``{out}`` and ``{mmcv}``
+stand for paths; ``cpu`` has the arguments of a rehearsal without a GPU, None where a part needs one.
+"""
+
+from typing import NamedTuple
+
+APA, RELU = 'configs/lvis/mask_rcnn_se_r50_apa.py', 'configs/lvis/mask_rcnn_se_r50_relu_gol.py'
+LARGE, SMALL = ('--drawn', '2x3x800x1333'), ('--drawn', '1x3x64x96')
+OUT = ('--out', '{out}')
+TINY = ('configs/tiny_lvis/mask_rcnn_se_r18_apa.py', 'configs/tiny_lvis/mask_rcnn_se_r18_relu_gol.py')
+# tensors of 16 MiB and more in float32: the stem, the widest of stages 1 and 2, and the tensor of the project's goal
+SITES = ('64x400x667', '256x200x334', '512x100x167', '2048x25x42', '4x256x80x96')
+TESTS = (
+    *('tests/test_ops', 'tests/test_models/test_activations', 'tests/test_models/test_layers'),
+    *('tests/test_models/test_backbones', 'tests/test_engine/test_hooks/test_skip_non_finite_hook.py'),
+)
+
+
+_READY = ('prepare',)  # a failed build of mmcv is reported by each part that misses an operator
+
+
+class Part(NamedTuple):
+    """needs: parts without which this one is skipped. file: what it runs; skipped where this checkout lacks it."""
+
+    name: str
+    limit: float
+    file: str
+    arguments: tuple[str, ...] = ()
+    cpu: tuple[str, ...] | None = ()
+    needs: tuple[str, ...] = ()
+
+
+def _step(name: str, limit: float, *options: str, rounds: int = 8) -> Part:
+    arguments = (APA, RELU, *LARGE, '--rounds', str(rounds), *OUT, *options)
+    cpu = None if '--amp' in options else (*TINY, *SMALL, '--rounds', '2', *OUT)  # MMEngine's wrapper asks for a GPU
+    return Part(name, limit, 'benchmarks/step.py', arguments, cpu, _READY)
+
+
+def _backbone(name: str, limit: float, *options: str) -> Part:
+    arguments = ('--frozen-stages', '1', '--dtypes', 'float32', 'bfloat16', 'float16', '--rounds', '8')
+    out = (*options, *OUT)
+    cpu = ('--depths', '18', '--shape', SMALL[1], '--rounds', '2', *out)
+    return Part(name, limit, 'benchmarks/backbone.py', (*arguments, *out), cpu, _READY)
+
+
+def _activations(name: str, limit: float, *options: str) -> Part:
+    out = ('--no-compile', *options, *OUT)
+    cpu = ('--shapes', '8x6x5', '--rounds', '2', *out)
+    return Part(name, limit, 'benchmarks/activations.py', ('--shapes', *SITES, '--rounds', '15', *out), cpu)
+
+
+def _mmcv(name: str, limit: float, *options: str) -> Part:
+    arguments = ('--source', '{mmcv}', '--objects', '{work}/objects', *options)
+    return Part(name, limit, 'benchmarks/gpu_check/mmcv_operators.py', arguments, None, ('prepare',))
+
+
+_ONE_PROCESS = ('torch.distributed.run', '--nproc-per-node', '1', 'benchmarks/step.py')
+_SHORT = ('--rounds', '2', *OUT)
+_TESTS = ('pytest', '-q', '-p', 'no:cacheprovider', '--durations=3')
+
+PARTS = (
+    Part('machine', 30, 'benchmarks/gpu_check/machine.py', ('{out}',), ('{out}',)),
+    Part('prepare', 60, 'benchmarks/gpu_check/prepare.py', ('{bundle}', '{work}'), ('{bundle}', '{work}')),
+    # stops before it times anything if a value differs from the 60-digit ones
+    _activations('activations', 90, '--check'),
+    _mmcv('mmcv', 170, '--minutes', '2.7'),
+    Part('tests', 90, '-m', (*_TESTS, *TESTS, '-n', '8'), (*_TESTS, 'tests/test_ops/test_reference.py'), _READY),
+    _backbone('backbone', 60),
+    _step('step', 60),
+    Part('profile', 45, 'benchmarks/profile_step.py', (APA, RELU, *LARGE, *OUT), (*TINY, *SMALL, *OUT), _READY),
+    _step('step bfloat16', 40, '--amp', 'bfloat16', rounds=2),
+    _step('step float16', 40, '--amp', 'float16', rounds=2),
+    Part('host', 45, 'benchmarks/host.py', OUT, OUT, _READY),
+    _backbone('backbone channels_last', 45, '--channels-last'),
+    _activations('activations channels_last', 45, '--channels-last'),
+    Part('nccl', 45, '-m', (*_ONE_PROCESS, APA, *LARGE, *_SHORT), (*_ONE_PROCESS, TINY[0], *SMALL, *_SHORT), _READY),
+    _mmcv('mmcv, the rest', 600, '--all'),
+)
