@@ -63,18 +63,12 @@ class Contender(NamedTuple):
     constants: tuple[Tensor, ...] = ()
 
 
-def folded(weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns scale and shift of a batch norm in eval mode."""
-    scale = (var + EPS).rsqrt() * weight
-    return scale, bias - mean * scale
-
-
 def norm_relu(mean, var, z, weight, bias):
     return F.relu(F.batch_norm(z, mean, var, weight, bias, eps=EPS), inplace=True)
 
 
 def norm_aglu(mean, var, z, weight, bias, lambda_, kappa):
-    return ops.aglu(z, lambda_, kappa, *folded(weight, bias, mean, var))
+    return ops.aglu(z, lambda_, kappa, ops.Norm(mean, var, weight, bias, EPS))
 
 
 def block_end_relu(mean, var, z, residual, gate, weight, bias):
@@ -83,8 +77,7 @@ def block_end_relu(mean, var, z, residual, gate, weight, bias):
 
 
 def block_end_aglu(mean, var, z, residual, gate, weight, bias, lambda_, kappa):
-    scale, shift = folded(weight, bias, mean, var)
-    return ops.aglu(z, lambda_, kappa, scale * gate, shift * gate, residual)
+    return ops.aglu(z, lambda_, kappa, ops.Norm(mean, var, weight, bias, EPS), gate, residual)
 
 
 def contenders(z: Tensor) -> dict[str, Contender]:
