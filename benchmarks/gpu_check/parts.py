@@ -9,7 +9,7 @@ from typing import NamedTuple
 APA, RELU = 'configs/lvis/mask_rcnn_se_r50_apa.py', 'configs/lvis/mask_rcnn_se_r50_relu_gol.py'
 LARGE, SMALL = ('--drawn', '2x3x800x1333'), ('--drawn', '1x3x64x96')
 OUT = ('--out', '{out}')
-TINY = ('configs/tiny_lvis/mask_rcnn_se_r18_apa.py', 'configs/tiny_lvis/mask_rcnn_se_r18_relu_gol.py')
+TINY = ('configs/tiny_lvis/mask_rcnn_se_r18_apa_softmax.py', 'configs/tiny_lvis/mask_rcnn_se_r18_relu_softmax.py')
 # tensors of 16 MiB and more in float32: the stem, the widest of stages 1 and 2, and the tensor of the project's goal
 SITES = ('64x400x667', '256x200x334', '512x100x167', '2048x25x42', '4x256x80x96')
 TESTS = (
