@@ -15,6 +15,7 @@ asks for CUDA where none is seen, ``TORCH_CUDA_ARCH_LIST`` names the architectur
 
 import argparse
 import hashlib
+import inspect
 import os
 import re
 import shutil
@@ -74,7 +75,7 @@ def toolchain(source: Path, cuda: bool) -> Toolchain:
     if not shutil.which(compiler.split()[0]):
         raise Failure(f'no {compiler}: install a C++17 compiler (Debian, Ubuntu: the package g++)')
     csrc = source / SOURCES
-    standard = '-std=c++17' if _release(torch.__version__) < (2, 10) else '-std=c++20'
+    standard = re.findall(r"'(-std=c\+\+\d+)'", inspect.getsource(cpp_extension))[-1]  # that of torch's own headers
     defines = ['-DTORCH_EXTENSION_NAME=_ext', '-DTORCH_API_INCLUDE_EXTENSION_H']
     defines += ['-DMMCV_WITH_CUDA'] * cuda + [f'-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}']
     folders = [csrc / 'pytorch', csrc / 'common', csrc / 'common/cuda', sysconfig.get_path('include')]
@@ -100,10 +101,6 @@ def toolchain(source: Path, cuda: bool) -> Toolchain:
     digest = hashlib.sha256(flags.encode()).hexdigest()[:8]
     kind = f'sm_{arch}' if cuda else 'cpu'
     return Toolchain(cxx, nvcc, link, f'torch{torch.__version__}-{sys.implementation.cache_tag}-{kind}-{digest}')
-
-
-def _release(version: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r'\d+', version)[:2])
 
 
 def cuda_home(wanted: str | None) -> Path:

@@ -2,7 +2,7 @@
 
     python benchmarks/gpu_check/prepare.py BUNDLE WORK
 
-WORK gets ``site`` (wheels), ``mmcv-…`` (source) and ``objects`` (what an earlier call compiled). Where MMDetection and
+WORK gets ``site`` (wheels), ``mmcv-…`` (source) and ``built`` (what an earlier call compiled). Where MMDetection and
 mmcv's operators can be imported, as in the project's own environment, nothing is installed.
 """
 
@@ -55,8 +55,8 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     install_wheels(bundle, work / 'site')
     unpack_mmcv(bundle, work)
-    names = unpack(bundle, 'built.tar.gz', work / 'objects')
-    print(f'{len(names)} objects of an earlier call')
+    names = unpack(bundle, 'built.tar.gz', work / 'built')
+    print(f'{len(names)} compiled files of an earlier call')
 
 
 if __name__ == '__main__':

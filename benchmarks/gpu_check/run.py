@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FILES = 8  # that come back
 GRACE = 3  # seconds that a part has to end when it is stopped
 RESERVE = 20  # seconds for packing what comes back
+LINK = 15  # seconds of a part with ``{minutes}`` to finish
 
 
 class Stopped(Exception):
@@ -61,8 +62,10 @@ class Runner:
         elif time_left < 2 * GRACE:
             result = report.Result('not run', note='no time left')
         else:
-            command = [sys.executable, part.file, *(text.format(**self.places) for text in arguments)]
-            result = self._process(command, self.log_of(part), min(part.limit, time_left))
+            limit = min(part.limit, time_left)
+            texts = self.places | dict(minutes=f'{max(0.0, limit - LINK) / 60:.2f}')
+            command = [sys.executable, part.file, *(text.format(**texts) for text in arguments)]
+            result = self._process(command, self.log_of(part), limit)
         self.results[part.name] = result
         return result
 
@@ -86,7 +89,8 @@ class Runner:
         seconds = time.monotonic() - start
         if code is None:
             return report.Result('stopped', seconds, f'after its limit of {limit:.0f} s')
-        return report.Result('failed' if code else 'passed', seconds, report.last_line(log) if code else '')
+        died = f'killed by {signal.Signals(-code).name}: ' if code < 0 else ''
+        return report.Result('failed' if code else 'passed', seconds, died + report.last_line(log) if code else '')
 
 
 def end_group(process: subprocess.Popen) -> None:
@@ -106,11 +110,15 @@ def environment(work: Path) -> dict[str, str]:
     """The environment of a part: this checkout and what was installed for it come first."""
     installed = [path for path in (work / 'site', *sorted(work.glob('mmcv-*[0-9]'))) if path.is_dir()]
     path = os.pathsep.join(map(str, [ROOT, *installed, *filter(None, [os.environ.get('PYTHONPATH')])]))
-    return {**os.environ, 'PYTHONPATH': path, 'PYTHONUNBUFFERED': '1', 'PYTHONWARNINGS': 'ignore', 'MPLBACKEND': 'Agg'}
+    ours = dict(
+        PYTHONPATH=path, PYTHONUNBUFFERED='1', PYTHONWARNINGS='ignore', PYTHONFAULTHANDLER='1', MPLBACKEND='Agg'
+    )
+    # kernels that one part compiles serve the others, and come back to serve the next call
+    return {**os.environ, **ours, 'TRITON_CACHE_DIR': str(work / 'built/triton')}
 
 
-def bring_back(results: Path, objects: Path, out: Path) -> None:
-    """Puts what comes back into ``out``, where the report is: charts, results and, in pieces, objects."""
+def bring_back(results: Path, built: Path, out: Path) -> None:
+    """Puts what comes back into ``out``, where the report is: charts, results and, in pieces, what was compiled."""
     charts = sorted(results.glob('*.png'))[:2]
     for chart in charts:
         shutil.copy(chart, out)
@@ -118,12 +126,13 @@ def bring_back(results: Path, objects: Path, out: Path) -> None:
     (archive,) = pack(kept, results, out, 'results.tar.gz', 1) or [None]
     if archive:
         archive.replace(out / 'results.tar.gz')
-    built = sorted(objects.glob('*/*.o'), key=lambda path: path.stat().st_mtime)  # those in use first
-    if built:
-        pack(built, objects, out, 'built.tar.gz', FILES - 2 - len(charts))
+    compiled = [path for path in built.rglob('*') if path.is_file() and path.suffix != '.part']
+    if compiled:
+        compiled.sort(key=lambda path: path.stat().st_mtime)  # operators in use first
+        pack(compiled, built, out, 'built.tar.gz', FILES - 2 - len(charts))
 
 
-def check(parts: Iterable[Part], runner: Runner, out: Path, objects: Path, title: str) -> bool:
+def check(parts: Iterable[Part], runner: Runner, out: Path, built: Path, title: str) -> bool:
     """Runs the parts and writes the report after each; returns whether none failed."""
 
     def stop(*_) -> None:
@@ -141,7 +150,7 @@ def check(parts: Iterable[Part], runner: Runner, out: Path, objects: Path, title
     finally:
         signal.signal(signal.SIGTERM, before)
         report.write(out / 'report.md', title, runner.results, runner.folder)
-        bring_back(runner.folder, objects, out)
+        bring_back(runner.folder, built, out)
     return all(result.state in ('passed', 'not run') for result in runner.results.values())
 
 
@@ -170,7 +179,7 @@ def main() -> int:
     title = f'GPU check{" (rehearsal without a GPU)" * args.cpu}'
     title += f', commit {commit.read_text().strip()}' if commit.exists() else ''
     chosen = [part for part in PARTS if part.name in args.parts]
-    fine = check(chosen, runner, out, work / 'objects', title)
+    fine = check(chosen, runner, out, work / 'built', title)
     print(f'{out / "report.md"}: {time.monotonic() - start:.0f} s')
     return 0 if fine else 1
 

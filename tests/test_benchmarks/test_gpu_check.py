@@ -54,7 +54,7 @@ def test_parts_that_fail_and_hang_do_not_keep_the_others_from_the_report(tmp_pat
     ]
     (tmp_path / 'out').mkdir()
     started = runner(tmp_path)
-    assert not run.check(chosen, started, tmp_path / 'out', tmp_path / 'objects', 'A title')
+    assert not run.check(chosen, started, tmp_path / 'out', tmp_path / 'built', 'A title')
     states = {name: result.state for name, result in started.results.items()}
     assert states == {
         'fails': 'failed',
