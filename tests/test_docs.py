@@ -125,9 +125,14 @@ NOT_HERE = {
     'python tools/train.py CONFIG --cfg-options data_root=path/to/data classes=date,fig,hazelnut max_epochs=2': (
         'test_configs.py applies these options to every config'
     ),
+    'make check-cuda-build': 'needs nvcc and a CUDA build of torch',
     'make cov': '`make test` with coverage',
     'make demo': 'FIRST, and test_demo.py at full length',
     'make docs': 'installs packages',
+    'make gpu-bundle': 'downloads',
+    'make gpu-bundle ARGS="--built DIR"': 'downloads',
+    'make gpu-check': 'needs a GPU',
+    'make gpu-check ARGS=--cpu': 'test_benchmarks/test_gpu_check.py, slow',
     'make lint': '.ci/run',
     'make lint test': '.ci/run',
     'make setup': 'set-up, before any test',
@@ -135,6 +140,7 @@ NOT_HERE = {
     'make test': '.ci/run',
     'make test-slow': 'what runs this',
     'pip install -e .': 'set-up, before any test',
+    'pip install mmcv==2.1.0 -f https://download.openmmlab.com/mmcv/dist/cu121/torch2.1/index.html': 'needs a GPU',
     'pip install pre-commit': 'downloads',
     'python -m pytest --numprocesses 2 tests/test_engine': 'tests',
     'python -m pytest -m slow tests/test_ops/test_backends': 'tests',

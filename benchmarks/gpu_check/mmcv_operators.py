@@ -80,8 +80,8 @@ def toolchain(source: Path, cuda: bool) -> Toolchain:
     defines += ['-DMMCV_WITH_CUDA'] * cuda + [f'-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}']
     folders = [csrc / 'pytorch', csrc / 'common', csrc / 'common/cuda', sysconfig.get_path('include')]
     torchs = cpp_extension.include_paths('cuda') if cuda else cpp_extension.include_paths()
-    # the shared libstdc++ by its name: where only its archive is found by -lstdc++, the extension would get a copy of its
-    # own, half bound to the one of torch, and crash in the first stream that it writes to
+    # the shared libstdc++ by its name: a compiler that prefers the archive gives the extension a copy of its own, half
+    # bound to the one of torch, and the first stream that it writes to crashes (seen with a wrapped g++ 13)
     nvcc, libraries = None, ['-l:libstdc++.so.6', '-lc10', '-ltorch_cpu', '-ltorch', '-ltorch_python']
     library_folders = [Path(torch.__file__).parent / 'lib']
     if cuda:
