@@ -249,7 +249,8 @@ def unpacked(source: Path | None, folder: Path) -> Path:
     if not target.exists():
         download = [sys.executable, '-m', 'pip', '--disable-pip-version-check', 'download', '--quiet', '--no-deps']
         download += ['--no-build-isolation', '--no-binary', 'mmcv', '-d', str(folder), pin[0]]
-        if subprocess.run(download).returncode:
+        env = {key: value for key, value in os.environ.items() if key != 'FORCE_CUDA'}  # mmcv's setup.py would build
+        if subprocess.run(download, env=env).returncode:
             raise Failure(f'{pin[0]} could not be downloaded: name an unpacked source with --source')
         with tarfile.open(folder / f'{target.name}.tar.gz') as archive:
             archive.extractall(folder, filter='data')
@@ -269,8 +270,12 @@ def main() -> int:
     args = parser.parse_args()
     deadline = time.monotonic() + args.minutes * 60
     args.objects.mkdir(parents=True, exist_ok=True)
-    source = unpacked(args.source, args.objects).resolve()
     cuda = args.check or wants_cuda()
+    if cuda:
+        import torch
+
+        cuda_home(torch.version.cuda)  # refuses before anything is downloaded
+    source = unpacked(args.source, args.objects).resolve()
     build = Build(source, args.objects, toolchain(source, cuda))
     paths = files_of(source, cuda, args.all)
     if args.check:
