@@ -77,7 +77,9 @@ def config_of_step(path: Path, drawn: bool, amp: str | None = None) -> Config:
     if drawn:
         cfg.model.backbone.init_cfg = None
     if amp:
-        cfg.optim_wrapper.update(type='AmpOptimWrapper', dtype=amp)
+        # MMEngine's gives mmcv's operators bfloat16, which they do not take
+        wrapper = 'MixedPrecisionOptimWrapper' if amp == 'bfloat16' else 'AmpOptimWrapper'
+        cfg.optim_wrapper.update(type=wrapper, dtype=amp)
     return cfg
 
 

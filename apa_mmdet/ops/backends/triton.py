@@ -40,6 +40,11 @@ MIN_TILES_CHANNELS_LAST = 4  # a program there prepares parameters, and stores s
 OPTIONS = {} if triton.__version__.startswith('2.') else dict(enable_fp_fusion=True)
 
 
+# a compiled kernel takes the arguments of a launch from there on
+LAUNCHES_COMPILED = tuple(map(int, triton.__version__.split('.')[:2])) >= (3, 6)
+_compiled: dict[tuple, Any] = {}
+
+
 class Tiling(NamedTuple):
     """``blocks`` x ``spans`` programs for each image; a program handles ``tiles`` consecutive tiles."""
 
@@ -214,16 +219,39 @@ def _launch(
 
 
 def _start(kernel, programs: int, args: Arguments, *values: Tensor | int | None, **constants: Any) -> None:
-    """The one place where kernels are launched."""
+    """The one place where kernels are launched.
+
+    Triton finds the compiled kernel of a call by all of its arguments, in more time than the launch takes. What it
+    found is kept by what tells such kernels apart, and launched without the search.
+    """
     residual_affine = args.residual_affine
+    constants.update(
+        LAMBDA_PER_CHANNEL=args.lambda_.numel() != 1,
+        AFFINE=residual_affine or args.affine,
+        RESIDUAL_AFFINE=residual_affine,
+        EPS=args.eps,
+        RESIDUAL_EPS=args.residual_eps,
+        num_warps=WARPS,
+    )
+    kinds = [t.dtype if isinstance(t, Tensor) else t is None for t in values]
+    key = id(kernel), args.x.get_device(), *constants.items(), *kinds
     with torch.cuda.device_of(args.x):
-        kernel[(programs,)](
-            *values,
-            LAMBDA_PER_CHANNEL=args.lambda_.numel() != 1,
-            AFFINE=residual_affine or args.affine,
-            RESIDUAL_AFFINE=residual_affine,
-            EPS=args.eps,
-            RESIDUAL_EPS=args.residual_eps,
-            num_warps=WARPS,
-            **constants,
-        )
+        compiled = _compiled.get(key)
+        if compiled is not None and _is_usual(values):
+            constexprs = [constants[name] for name in kernel.arg_names[len(values) :]]
+            compiled[(programs, 1, 1)](*values, *constexprs)
+            return
+        compiled = kernel[(programs,)](*values, **constants)
+        if LAUNCHES_COMPILED and compiled is not None and _is_usual(values):
+            _compiled[key] = compiled
+
+
+def _is_usual(values: Sequence[Tensor | int | None]) -> bool:
+    """Whether pointers are multiples of 16 bytes and numbers fit into 32 bits; else Triton compiles another kernel."""
+    for value in values:
+        if isinstance(value, Tensor):
+            if value.data_ptr() % 16:
+                return False
+        elif value is not None and value >= 2**31:
+            return False
+    return True

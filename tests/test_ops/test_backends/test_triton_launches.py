@@ -10,6 +10,7 @@ from helpers.triton_variants import recorded_launches, resized, sizes_of_trainin
 
 from apa_mmdet import ops
 from apa_mmdet.models.backbones import SEResNet
+from apa_mmdet.ops.backends import triton as launcher
 from apa_mmdet.ops.memory_layout import Arguments
 
 MOST_VARIANTS = 30
@@ -54,3 +55,45 @@ def test_other_sizes_of_image_need_no_more_kernels():
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 def test_multi_scale_training_compiles_few_kernels(dtype, memory_format):
     assert 10 < len(variants(dtype, memory_format, sizes_of_training(300))) <= MOST_VARIANTS
+
+
+class Compiled:
+    """A compiled kernel, which takes the arguments of a launch in the order of the signature."""
+
+    def __init__(self, kernel):
+        self.kernel = kernel
+
+    def __getitem__(self, grid):
+        return self.kernel[grid]
+
+
+class Jit:
+    """A kernel as Triton's compiler makes it of a function; it counts how often a compiled one was searched for."""
+
+    def __init__(self, kernel):
+        self.kernel, self.arg_names, self.searches = kernel, kernel.arg_names, 0
+
+    def __getitem__(self, grid):
+        def search(*values, num_warps, enable_fp_fusion=True, **constants):
+            self.searches += 1
+            self.kernel[grid](*values, **constants)
+            return Compiled(self.kernel)
+
+        return search
+
+
+def test_a_kernel_is_searched_for_once_and_then_launched(monkeypatch):
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    jit, one = Jit(launcher.forward_kernel), torch.ones(1, device=device)
+    monkeypatch.setattr(launcher, 'forward_kernel', jit)
+    monkeypatch.setattr(launcher, 'LAUNCHES_COMPILED', True)
+    z = torch.randn(2, 4, 8, 8, device=device)
+    shifted = torch.cat([z.flatten()[:1], z.flatten()])[1:].view(z.shape)  # not at a multiple of 16 bytes
+    norm = ops.Norm(weight=torch.rand(4, device=device), bias=torch.rand(4, device=device))
+    calls = [(z, None, 1), (z[:1], None, 1), (z, norm, 2), (z.double(), None, 3), (z, None, 3), (shifted, None, 4)]
+    for x, given, searches in calls:
+        with ops.use_backend('triton'):
+            got = ops.aglu(x, one, one, norm=given)
+        with ops.use_backend('analytic'):
+            torch.testing.assert_close(got, ops.aglu(x, one, one, norm=given))
+        assert jit.searches == searches
