@@ -48,7 +48,7 @@ def _backbone(name: str, limit: float, *options: str) -> Part:
 def _activations(name: str, limit: float, *options: str) -> Part:
     out = ('--no-compile', *options, *OUT)
     cpu = ('--shapes', '8x6x5', '--rounds', '2', *out)
-    return Part(name, limit, 'benchmarks/activations.py', ('--shapes', *SITES, '--rounds', '15', *out), cpu)
+    return Part(name, limit, 'benchmarks/activations.py', ('--shapes', *SITES, '--rounds', '10', *out), cpu)
 
 
 def _mmcv(name: str, limit: float, *options: str) -> Part:
@@ -73,7 +73,8 @@ PARTS = (
     _step('step bfloat16', 40, '--amp', 'bfloat16', rounds=2),
     _step('step float16', 40, '--amp', 'float16', rounds=2),
     Part('nccl', 45, '-m', (*_ONE_PROCESS, APA, *LARGE, *_SHORT), (*_ONE_PROCESS, TINY[0], *SMALL, *_SHORT), _READY),
-    Part('host', 45, 'benchmarks/host.py', OUT, OUT, _READY),
+    Part('extension', 60, '-m', ('apa_mmdet.ops.backends',), ('apa_mmdet.ops.backends',), _READY),
+    Part('host', 45, 'benchmarks/host.py', OUT, OUT, ('prepare', 'extension')),
     _backbone('backbone channels_last', 45, '--channels-last'),
     _activations('activations channels_last', 45, '--channels-last'),
     _mmcv('mmcv, the rest', 600, '--all', '--minutes', '{minutes}'),

@@ -143,7 +143,7 @@ class WithEmbedding(Toy):
         self.table, self.factor = nn.Embedding(5, 2, sparse=True), factor
 
     def forward(self, inputs, mode='tensor', **_):
-        found = self.table(torch.tensor([1, 2, 1]))
+        found = self.table(torch.tensor([1, 2, 1], device=self.table.weight.device))
         found.register_hook(lambda gradient: gradient * self.factor)
         return dict(super().forward(inputs, mode), loss_table=found.square().sum())
 
