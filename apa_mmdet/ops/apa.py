@@ -47,6 +47,7 @@ def apa(
         TypeError: if the dtype of ``z`` is not a floating point one.
 
     Example:
+        >>> import torch
         >>> one = torch.ones(1)
         >>> apa(torch.tensor([0., 2.]), one, one)      # the sigmoid
         tensor([0.5000, 0.8808])
@@ -69,6 +70,7 @@ def aglu(
     λ = κ = 1 is SiLU; κ → ∞ is ReLU.
 
     Example:
+        >>> import torch
         >>> one = torch.ones(1)
         >>> aglu(torch.tensor([0., 2.]), one, one)     # SiLU
         tensor([0.0000, 1.7616])
@@ -80,6 +82,7 @@ def neg_log_apa(z: Tensor, lambda_: Tensor, kappa: Tensor) -> Tensor:
     """Computes ``−log APA(z; λ, κ) = log1p(λ·exp(−κz))/λ`` without APA itself. Arguments and errors as :func:`apa`.
 
     Example:
+        >>> import torch
         >>> neg_log_apa(torch.zeros(1), torch.ones(1), torch.ones(1))      # log 2
         tensor([0.6931])
     """

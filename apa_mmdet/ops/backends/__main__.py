@@ -5,7 +5,8 @@ import sys
 
 from . import cpu, cpu_extension
 
-try:
-    print(cpu.build(), cpu_extension.build(), sep='\n')
-except (OSError, ValueError, subprocess.CalledProcessError) as error:
-    sys.exit((getattr(error, 'stderr', None) or b'').decode(errors='replace').strip() or str(error))
+if __name__ == '__main__':
+    try:
+        print(cpu.build(), cpu_extension.build(), sep='\n')
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
+        sys.exit(cpu.reason_of(error))

@@ -96,6 +96,14 @@ def _processor() -> bytes:
         return ' '.join(platform.uname()).encode()
 
 
+def reason_of(error: Exception) -> str:
+    """Why a build failed: what the compiler wrote, else how it ended."""
+    if not isinstance(error, subprocess.CalledProcessError):
+        return str(error)
+    written = (error.stderr or b'').decode(errors='replace').strip()
+    return written or f'{error.cmd[0]} returned non-zero exit status {error.returncode}'
+
+
 @functools.cache
 def load() -> ctypes.CDLL | None:
     """Returns the library, built if needed; None, after a warning, if it cannot be built."""
@@ -106,10 +114,9 @@ def load() -> ctypes.CDLL | None:
             build().unlink()  # damaged
             library = ctypes.CDLL(str(build()))
     except (OSError, ValueError, subprocess.CalledProcessError) as error:
-        reason = (getattr(error, 'stderr', None) or b'').decode(errors='replace').strip() or str(error)
         warnings.warn(
             'apa_mmdet: the fast CPU kernels could not be built, so APA and AGLU run in plain PyTorch on the '
-            f'CPU, several times slower. Install gcc or name a compiler with CC. Reason: {reason[:500]}',
+            f'CPU, several times slower. Install gcc or name a compiler with CC. Reason: {reason_of(error)[:500]}',
             stacklevel=2,
         )
         return None
