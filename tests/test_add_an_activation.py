@@ -17,7 +17,7 @@ BLOCK = re.compile(r'^`(\S+)`\n\n```(\w+)\n(.*?)^```$', re.M | re.S)
 def copy(tmp_path_factory):
     """A copy of the repository with the code blocks of the page."""
     folder = tmp_path_factory.mktemp('copy')
-    for name in ('apa_mmdet', 'configs', 'tests/test_models/test_activations', 'tools'):
+    for name in ('apa_mmdet', 'benchmarks', 'configs', 'tests/test_models/test_activations', 'tools'):
         shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns('__pycache__'))
     for name in (
         'tests/conftest.py',
