@@ -34,8 +34,8 @@ class ActivationOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         >>> optimizer = dict(type='SGD', lr=0.1, weight_decay=0.01)
         >>> constructor = ActivationOptimWrapperConstructor(dict(optimizer=optimizer))
         >>> wrapper = constructor(nn.Sequential(nn.Linear(2, 2), AGLU()))
-        >>> [(len(group['params']), group['weight_decay']) for group in wrapper.optimizer.param_groups]
-        [(2, 0.01), (2, 0.0)]
+        >>> {group['weight_decay']: len(group['params']) for group in wrapper.optimizer.param_groups}
+        {0.01: 2, 0.0: 2}
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
