@@ -113,8 +113,7 @@ def test_activations_benchmark_needs_torch_alone(tmp_path, torch_alone):
     assert all(row['shape'] == '2x8x6x5' and not row['note'] for row in rows.values())
     assert float(rows['SiLU']['forward_to_silu']) == 1
     whole = 2 * 8 * 6 * 5 * 4
-    small = 2 * 4  # λ is kept as raised to its floor; κ is the parameter
-    assert int(rows['SiLU']['saved_bytes']) == whole < int(rows['aglu']['saved_bytes']) <= whole + small
+    assert int(rows['SiLU']['saved_bytes']) == whole == int(rows['aglu']['saved_bytes'])  # λ and κ are the parameters
     assert int(rows['textbook aglu']['saved_bytes']) >= 4 * whole
     predicted = {
         name: [int(rows[name][f'predicted_{step}_bytes']) // whole for step in ('forward', 'backward')]
@@ -367,5 +366,7 @@ def test_lvis_metrics_agree_on_random_predictions(tmp_path):
     assert len(rows) == 6 and all(float(row['seconds']) > 0 and not row['note'] for row in rows.values())
     for (name, metric), row in rows.items():
         for figure in ('AP', 'APr', 'APc', 'APf'):  # ours has three digits, as LVISMetric
-            assert float(row[figure]) == pytest.approx(float(rows['lvis', metric][figure]), abs=5.1e-4), (name, figure)
+            wanted = float(rows['lvis', metric][figure])
+            wanted = float('nan') if wanted == -1 and name == 'FastLVISMetric' else wanted  # nothing to average
+            assert float(row[figure]) == pytest.approx(wanted, abs=5.1e-4, nan_ok=True), (name, figure)
     assert 0 < float(rows['lvis', 'bbox']['AP']) < 1
