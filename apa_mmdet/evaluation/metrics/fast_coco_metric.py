@@ -1,6 +1,5 @@
 import csv
 import math
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,6 @@ from apa_mmdet.evaluation.functional.coco_summary import (
     summarize,
 )
 from apa_mmdet.evaluation.functional.detection_rows import DetectionRows
-from apa_mmdet.evaluation.functional.json_results import json_results_writer
 from apa_mmdet.evaluation.functional.prediction_store import PredictionFiles
 from apa_mmdet.evaluation.functional.proposal_recall import ProposalRecall
 
@@ -71,8 +69,7 @@ class FastCocoMetric(StreamedMetric, CocoMetric):
     ) -> None:
         if ann_file is None:
             raise ValueError('FastCocoMetric needs ann_file; CocoMetric can do without, by annotations in the samples')
-        if kwargs.get('format_only') and kwargs.get('outfile_prefix') is None:
-            raise ValueError('FastCocoMetric with format_only needs outfile_prefix, which names the files')
+        self._check_format_only(kwargs, 'FastCocoMetric')
         super().__init__(None, *args, **kwargs)
         self.sort_categories, self.frequency_groups = sort_categories, frequency_groups
         self._counts: ClassCounts | None = None
@@ -97,53 +94,19 @@ class FastCocoMetric(StreamedMetric, CocoMetric):
 
     # Evaluation, on rank 0
 
-    def evaluate_files(
-        self, predictions: PredictionFiles, ground_truth: CocoGroundTruth | None = None
-    ) -> dict[str, float]:
-        """As in :class:`StreamedMetric`."""
-        self._ground_truth = ground_truth or self.load_ground_truth()
-        try:
-            return self._prefixed(self.compute_metrics(predictions))
-        finally:
-            self._ground_truth = None
-
     def load_ground_truth(self) -> CocoGroundTruth:
-        """Read and validate the annotations; with ``format_only``, only the images and categories."""
+        """As in :class:`StreamedMetric`."""
         options = dict(masks='segm' in self.metrics, evaluated=not self.format_only)
         with fileio.get_local_path(self.ann_file, backend_args=self.backend_args) as path:
             classes = (self.dataset_meta or {}).get('classes')
             return CocoGroundTruth(path, classes, sort_categories=self.sort_categories, **options)
 
-    def compute_metrics(self, results: PredictionFiles) -> dict[str, float]:
-        """Metrics without prefix; the predictions are read once."""
-        logger, truth = MMLogger.get_current_instance(), self._ground_truth
-        tested: dict[int, int] = {}  # detections by image
-        with ExitStack() as stack:
-            add = []
-            if self.outfile_prefix is not None:
-                add.append(stack.enter_context(json_results_writer(self.outfile_prefix, truth.get_cat_ids(), results)))
-            if not self.format_only:
-                labels = np.arange(len(truth.categories))
-                detections = DetectionRows(truth, results, 'segm' in self.metrics, labels)
-                recall = ProposalRecall(truth.single_boxes, truth.single_objects, self.proposal_nums, self.iou_thrs)
-                add += [recall.add] if 'proposal_fast' in self.metrics else []
-                add += [detections.add] if {'bbox', 'segm', 'proposal'}.intersection(self.metrics) else []
-            for prediction in results:
-                tested[prediction.image_id] = len(prediction.scores)
-                for consume in add:
-                    consume(prediction)
-        if self.format_only:
-            logger.info(f'results are saved in {Path(self.outfile_prefix).parent}')
-            return {}
-        self._report_gaps(tested, truth.imgs)
-        metrics = {}
-        for metric in self.metrics:
-            logger.info(f'Evaluating {metric}...')
-            metrics.update(recall.summarize() if metric == 'proposal_fast' else self._evaluate(metric, detections))
-        return metrics
+    def _collectors(self, results: PredictionFiles) -> tuple[DetectionRows, ProposalRecall]:
+        truth = self._ground_truth
+        detections = DetectionRows(truth, results, 'segm' in self.metrics, np.arange(len(truth.categories)))
+        return detections, ProposalRecall(truth.single_boxes, truth.single_objects, self.proposal_nums, self.iou_thrs)
 
     def _evaluate(self, metric: str, detections: DetectionRows) -> dict[str, float]:
-        """``metric``: 'bbox', 'segm' or 'proposal'."""
         truth, proposals = self._ground_truth, metric == 'proposal'
         options = np.atleast_1d(self.iou_thrs), self.proposal_nums, not proposals
         averages = evaluate_coco(truth, detections, 'segm' if metric == 'segm' else 'bbox', *options)

@@ -1,7 +1,5 @@
 import itertools
 import math
-from contextlib import ExitStack
-from pathlib import Path
 
 import numpy as np
 from lvis import LVIS
@@ -12,7 +10,6 @@ from mmengine.logging import MMLogger
 from terminaltables import AsciiTable
 
 from apa_mmdet.evaluation.functional.detections import Detections
-from apa_mmdet.evaluation.functional.json_results import json_results_writer
 from apa_mmdet.evaluation.functional.lvis_eval import FastLVISEval, GroundTruth
 from apa_mmdet.evaluation.functional.prediction_store import PredictionFiles
 from apa_mmdet.evaluation.functional.proposal_recall import ProposalRecall
@@ -54,8 +51,7 @@ class FastLVISMetric(StreamedMetric, LVISMetric):
     def __init__(self, ann_file: str | None = None, *args, topk: int | None = None, **kwargs) -> None:
         if ann_file is None:
             raise ValueError('FastLVISMetric needs ann_file: it lists the categories that an image is annotated for')
-        if kwargs.get('format_only') and kwargs.get('outfile_prefix') is None:
-            raise ValueError('FastLVISMetric with format_only needs outfile_prefix, which names the files')
+        self._check_format_only(kwargs, 'FastLVISMetric')
         if topk is not None and topk < 1:
             raise ValueError(f'topk is {topk}; it must be 1 or more detections of a category')
         super().__init__(None, *args, **kwargs)
@@ -66,53 +62,23 @@ class FastLVISMetric(StreamedMetric, LVISMetric):
 
     # Evaluation, on rank 0
 
-    def evaluate_files(self, predictions: PredictionFiles, ground_truth: LVIS | None = None) -> dict[str, float]:
-        """As in :class:`StreamedMetric`."""
-        self._lvis_api = ground_truth or self.load_ground_truth()
-        self.cat_ids, self.img_ids = self._lvis_api.get_cat_ids(), self._lvis_api.get_img_ids()
-        try:
-            metrics = self.compute_metrics(predictions)
-        finally:
-            self._lvis_api = None  # a GiB for LVIS
-        return self._prefixed(metrics)
-
     def load_ground_truth(self) -> LVIS:
-        """Read and validate the annotations; with ``format_only``, only the images and categories."""
+        """As in :class:`StreamedMetric`."""
         with fileio.get_local_path(self.ann_file, backend_args=self.backend_args) as path:
             return GroundTruth(path, masks='segm' in self.metrics, evaluated=not self.format_only)
 
-    def compute_metrics(self, results: PredictionFiles) -> dict[str, float]:
-        """Metrics without prefix; the predictions are read once."""
-        logger = MMLogger.get_current_instance()
-        tested: dict[int, int] = {}  # detections by image
-        with ExitStack() as stack:
-            add = []
-            if self.outfile_prefix is not None:
-                add.append(stack.enter_context(json_results_writer(self.outfile_prefix, self.cat_ids, results)))
-            if not self.format_only:
-                detections = Detections(self._lvis_api, results, 'segm' in self.metrics, self.topk)
-                of_image, total = self._lvis_api.img_ann_map, len(self._lvis_api.anns)
-                recall = ProposalRecall(
-                    lambda i: [a['bbox'] for a in of_image.get(i, ())], total, self.proposal_nums, self.iou_thrs
-                )
-                add += [recall.add] if 'proposal_fast' in self.metrics else []
-                add += [detections.add] if {'bbox', 'segm', 'proposal'}.intersection(self.metrics) else []
-            for prediction in results:
-                tested[prediction.image_id] = len(prediction.scores)
-                for consume in add:
-                    consume(prediction)
-        if self.format_only:
-            logger.info(f'results are saved in {Path(self.outfile_prefix).parent}')
-            return {}
-        self._report_gaps(tested, self.img_ids)
-        metrics = {}
-        for metric in self.metrics:
-            logger.info(f'Evaluating {metric}...')
-            metrics.update(recall.summarize() if metric == 'proposal_fast' else self._evaluate(metric, detections))
-        return metrics
+    def _collectors(self, results: PredictionFiles) -> tuple[Detections, ProposalRecall]:
+        truth = self._ground_truth
+        detections = Detections(truth, results, 'segm' in self.metrics, self.topk)
+        recall = ProposalRecall(
+            lambda i: [a['bbox'] for a in truth.img_ann_map.get(i, ())],
+            len(truth.anns),
+            self.proposal_nums,
+            self.iou_thrs,
+        )
+        return detections, recall
 
     def _evaluate(self, metric: str, detections: Detections) -> dict[str, float]:
-        """``metric``: 'bbox', 'segm' or 'proposal'."""
         evaluation = FastLVISEval(detections, 'segm' if metric == 'segm' else 'bbox')
         evaluation.run()
         results = evaluation.get_results()
@@ -127,7 +93,7 @@ class FastLVISMetric(StreamedMetric, LVISMetric):
 
     def _by_class(self, evaluation: FastLVISEval) -> dict[str, float]:
         metrics, cells = {}, []
-        for number, category in self._lvis_api.cats.items():
+        for number, category in self._ground_truth.cats.items():
             precision = evaluation.eval['precision'][:, :, evaluation.params.cat_ids.index(number), 0]
             precision = precision[precision > -1]
             ap = round(precision.mean() if precision.size else np.nan, 3)

@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from mmengine.logging import MMLogger
 from torch import Tensor
 
 from apa_mmdet.evaluation.functional.gather_predictions import gather_files
+from apa_mmdet.evaluation.functional.json_results import json_results_writer
 from apa_mmdet.evaluation.functional.prediction_store import (
     Masks,
     Prediction,
@@ -25,6 +26,7 @@ from apa_mmdet.evaluation.functional.prediction_store import (
     PredictionFiles,
     PredictionWriter,
 )
+from apa_mmdet.evaluation.functional.proposal_recall import ProposalRecall
 from apa_mmdet.utils.errors import one_line
 
 
@@ -44,8 +46,8 @@ class EvaluationError(RuntimeError):
 class StreamedMetric(BaseMetric):
     """Predictions go to a file per process, and rank 0 evaluates the files of all; no rank keeps results.
 
-    A subclass, which is also one of mmdet's metrics, calls :meth:`_prepare` in its constructor and evaluates in
-    ``evaluate_files(PredictionFiles)``.
+    A subclass, which is also one of mmdet's metrics, calls :meth:`_prepare` in its constructor, and defines
+    :meth:`load_ground_truth`, :meth:`_collectors` and :meth:`_evaluate`.
 
     Raises:
         PredictionError: from ``process``, ``not-finite``, ``duplicate-image``, or ``file-in-use`` if another metric
@@ -69,6 +71,23 @@ class StreamedMetric(BaseMetric):
         self._token, self._tests = bytes(token.tolist()), itertools.count()
         self._open: PredictionWriter | None = None
 
+    @staticmethod
+    def _check_format_only(kwargs: Mapping[str, Any], metric: str) -> None:
+        if kwargs.get('format_only') and kwargs.get('outfile_prefix') is None:
+            raise ValueError(f'{metric} with format_only needs outfile_prefix, which names the files')
+
+    def load_ground_truth(self) -> Any:
+        """Read and validate the annotations; with ``format_only``, only the images and categories."""
+        raise NotImplementedError
+
+    def _collectors(self, results: PredictionFiles) -> tuple[Any, ProposalRecall]:
+        """What collects the predictions of each image, by its method ``add``: for :meth:`_evaluate`, and for recall."""
+        raise NotImplementedError
+
+    def _evaluate(self, metric: str, detections: Any) -> dict[str, float]:
+        """``metric``: 'bbox', 'segm' or 'proposal'."""
+        raise NotImplementedError
+
     def evaluate_files(self, predictions: PredictionFiles, ground_truth: Any = None) -> dict[str, float]:
         """The metrics of written predictions, with their prefix; no file is removed.
 
@@ -79,7 +98,37 @@ class StreamedMetric(BaseMetric):
         Raises:
             ValueError: if the annotations or the predictions are damaged, or do not belong together.
         """
-        raise NotImplementedError
+        self._ground_truth = ground_truth or self.load_ground_truth()
+        try:
+            return self._prefixed(self.compute_metrics(predictions))
+        finally:
+            self._ground_truth = None  # a GiB for LVIS
+
+    def compute_metrics(self, results: PredictionFiles) -> dict[str, float]:
+        """Metrics without prefix; the predictions are read once."""
+        logger, truth = MMLogger.get_current_instance(), self._ground_truth
+        tested: dict[int, int] = {}  # detections by image
+        with ExitStack() as stack:
+            add = []
+            if self.outfile_prefix is not None:
+                add.append(stack.enter_context(json_results_writer(self.outfile_prefix, truth.get_cat_ids(), results)))
+            if not self.format_only:
+                detections, recall = self._collectors(results)
+                add += [recall.add] if 'proposal_fast' in self.metrics else []
+                add += [detections.add] if {'bbox', 'segm', 'proposal'}.intersection(self.metrics) else []
+            for prediction in results:
+                tested[prediction.image_id] = len(prediction.scores)
+                for consume in add:
+                    consume(prediction)
+        if self.format_only:
+            logger.info(f'results are saved in {Path(self.outfile_prefix).parent}')
+            return {}
+        self._report_gaps(tested, truth.imgs)
+        metrics = {}
+        for metric in self.metrics:
+            logger.info(f'Evaluating {metric}...')
+            metrics.update(recall.summarize() if metric == 'proposal_fast' else self._evaluate(metric, detections))
+        return metrics
 
     def _prefixed(self, metrics: Mapping[str, float]) -> dict[str, float]:
         return {f'{self.prefix}/{key}' if self.prefix else key: value for key, value in metrics.items()}
