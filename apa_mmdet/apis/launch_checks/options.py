@@ -32,19 +32,22 @@ ALIKE = 0.88  # of the letters of two names, from which one is taken for a slip 
 def check_options(launch: Launch, findings: Findings) -> None:
     """Report options that change nothing, and variables of the config file that nothing reads."""
     path = launch.cfg.filename
-    if launch.options:
-        before = _without_options(path)
-        for key, value in launch.options.items():
-            _check_option(key, value, before, findings)
-    for name, value, base in _own_variables(path):
-        if name in READ or name.startswith('_'):
-            continue
+    tree = _tree(path)
+    doubtful = [name for name in _unused_variables(tree) if name not in READ and not name.startswith('_')]
+    if not launch.options and not doubtful:
+        return
+    before = _without_options(path)  # a config takes its time to read
+    for key, value in launch.options.items():
+        _check_option(key, value, before, findings)
+    doubtful = [name for name in doubtful if name in before]
+    base = _bases(tree, Path(path).parent) if doubtful else None
+    for name in doubtful:
         if base is None or name not in base:
             slip = None if name in CUSTOMARY else _slip_of(name, READ)
             if slip:
                 findings.add('misspelt-setting', [name], setting=name, meant=slip)
-        elif base[name] != value:
-            _check_variable(name, value, base[name], launch.cfg, findings)
+        elif base[name] != before[name]:
+            _check_variable(name, before[name], base[name], launch.cfg, findings)
 
 
 def _without_options(path: str | None) -> Config:
@@ -120,14 +123,16 @@ def _settings_with(old: Any, cfg: Config) -> Iterator[str]:
                 yield path
 
 
-def _own_variables(path: str | None) -> Iterator[tuple[str, Any, Config | None]]:
-    """Yields the variables that a config file assigns without using them, with their values and those of its bases."""
-    if not path or Path(path).suffix != '.py' or not Path(path).is_file():
-        return
-    try:
-        tree, whole = ast.parse(Path(path).read_text(encoding='utf-8')), Config.fromfile(path)
-    except Exception:  # a template, which is Python only after its variables are replaced; or the tool says what it is
-        return
+def _tree(path: str | None) -> ast.Module:
+    """The syntax tree of a config file; that of an empty one where there is none to read."""
+    if path and Path(path).suffix == '.py' and Path(path).is_file():
+        with suppress(Exception):  # a template, which is Python only after its variables are replaced
+            return ast.parse(Path(path).read_text(encoding='utf-8'))
+    return ast.Module([], [])
+
+
+def _unused_variables(tree: ast.Module) -> list[str]:
+    """The variables that a config file assigns without using them."""
     names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
     used = {name.id for name in names if not isinstance(name.ctx, ast.Store)}
     assigned = [
@@ -136,10 +141,7 @@ def _own_variables(path: str | None) -> Iterator[tuple[str, Any, Config | None]]
         for target in (node.targets if isinstance(node, ast.Assign) else ())
         if isinstance(target, ast.Name)
     ]
-    unused = [name for name in dict.fromkeys(assigned) if name not in used and name in whole]
-    if any(name not in READ for name in unused):
-        base = _bases(tree, Path(path).parent)
-        yield from ((name, whole[name], base) for name in unused)
+    return [name for name in dict.fromkeys(assigned) if name not in used]
 
 
 def _bases(tree: ast.Module, folder: Path) -> Config | None:
