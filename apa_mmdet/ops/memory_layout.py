@@ -22,6 +22,19 @@ class Norm(NamedTuple):
     bias: Tensor | None = None
     eps: float = 1e-5
 
+    def fold(self, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
+        """Returns scale and shift, (1, C) each in ``dtype`` and differentiable; None for 1 and 0."""
+        scale = shift = None
+        if self.var is not None:
+            scale = (self.var.to(dtype) + self.eps).rsqrt()
+        if self.weight is not None:
+            scale = self.weight.to(dtype) if scale is None else scale * self.weight
+        if self.mean is not None and scale is not None:
+            shift = -self.mean * scale
+        if self.bias is not None:
+            shift = self.bias.to(dtype) if shift is None else shift + self.bias
+        return scale if scale is None else scale[None], shift if shift is None else shift[None]
+
 
 NO_NORM = Norm(eps=0.0)
 

@@ -62,7 +62,7 @@ def test_each_data_set_has_several_metrics_of_its_own_images(tmp_path):
     (first, samples), (second, others) = sets = two_sets(tmp_path)
     ours, everything = evaluator(first, second), Seen()
     ours.metrics.append(everything)  # as tools/test.py --out
-    for _ in range(2):  # the second validation begins anew
+    for _ in range(2):  # the second validation begins again
         for start in range(0, 9, 2):  # a batch has images of both
             ours.process([*samples, *others][start : start + 2])
         wanted = {**expected(sets), 'seen/images': 9, 'seen/distinct': 5}

@@ -63,8 +63,8 @@ def residual_act(
         gate = attention.fused_gates(x, folded) if region is None else None
         if gate is None:
             mean = x.mean((2, 3), dtype=compute_dtype(x.dtype)) if region is None else region.mean(x)
-            if isinstance(norm, nn.BatchNorm2d):
-                scale, shift = fold(norm)
+            if folded is not None:
+                scale, shift = folded.fold(compute_dtype(norm.running_var.dtype))
                 mean = mean * scale + shift
             gate = attention.gates(mean.to(x.dtype))
     return act.forward(  # has no hooks
@@ -78,16 +78,6 @@ def tensors_of(norm: nn.Module) -> Norm | None:
         return None  # the identity
     buffers, parameters = norm._buffers, norm._parameters  # a few times as fast as attributes of a module
     return Norm(buffers['running_mean'], buffers['running_var'], parameters['weight'], parameters['bias'], norm.eps)
-
-
-def fold(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Scale and shift, (C,) each, of a batch norm in eval mode; differentiable in its weight and bias."""
-    dtype = compute_dtype(norm.running_var.dtype)
-    scale = (norm.running_var.to(dtype) + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight
-    shift = -norm.running_mean * scale
-    return scale, shift if norm.bias is None else shift + norm.bias
 
 
 def can_fold_norm(norm: nn.Module) -> bool:

@@ -28,6 +28,7 @@ from apa_mmdet.ops.memory_layout import (
     DIFFERENTIABLE,
     LAMBDA_FLOOR,
     Arguments,
+    Norm,
     against,
     compute_dtype,
     empty_result,
@@ -130,27 +131,11 @@ class Folded(NamedTuple):
     residual_scale: Tensor | None
 
 
-def fold_norm(
-    mean: Tensor | None, var: Tensor | None, weight: Tensor | None, bias: Tensor | None, eps: float, dtype: torch.dtype
-) -> tuple[Tensor | None, Tensor | None]:
-    """Returns scale and shift of a norm, (1, C) each and differentiable; None for 1 and 0."""
-    scale = shift = None
-    if var is not None:
-        scale = (var.to(dtype) + eps).rsqrt()
-    if weight is not None:
-        scale = weight.to(dtype) if scale is None else scale * weight
-    if mean is not None and scale is not None:
-        shift = -mean * scale
-    if bias is not None:
-        shift = bias.to(dtype) if shift is None else shift + bias
-    return scale if scale is None else scale[None], shift if shift is None else shift[None]
-
-
 def fold(args: Arguments) -> Folded:
     """Returns the arguments with norms and gate folded into one factor and one summand; differentiable."""
     dtype = compute_dtype(args.x.dtype)
-    scale, shift = fold_norm(*args.norm, args.eps, dtype)
-    residual_scale, residual_shift = fold_norm(*args.residual_norm, args.residual_eps, dtype)
+    scale, shift = Norm(*args.norm, args.eps).fold(dtype)
+    residual_scale, residual_shift = Norm(*args.residual_norm, args.residual_eps).fold(dtype)
     if args.gate is not None:
         gate = args.gate.to(dtype)
         scale, shift = gate if scale is None else scale * gate, shift if shift is None else shift * gate
@@ -235,7 +220,7 @@ def _to_planes(to_z: Tensor, args: Arguments) -> dict[str, Tensor]:
 
     times_x, plain = planes(to_z * args.x), planes(to_z)
     gradients = {}
-    scale, shift = fold_norm(*args.norm, args.eps, to_z.dtype)
+    scale, shift = Norm(*args.norm, args.eps).fold(to_z.dtype)
     own = times_x, plain
     if args.gate is not None:
         to_gate = times_x if scale is None else times_x * scale

@@ -15,7 +15,8 @@ from torch import nn
 from apa_mmdet.models.activations import AGLU
 from apa_mmdet.models.backbones import SEResNet, SEResNeXt
 from apa_mmdet.models.layers import SELayer, norm_act, residual_act, se_layer
-from apa_mmdet.models.layers.norm_act import can_fold_norm, fold
+from apa_mmdet.models.layers.norm_act import can_fold_norm, tensors_of
+from apa_mmdet.ops.memory_layout import compute_dtype
 
 SMALL = dict(base_channels=16, stem_channels=16)
 
@@ -318,7 +319,7 @@ def test_global_hooks_see_every_module():
 def test_fold_is_the_batch_norm(kwargs, dtype):
     norm = randomized(nn.BatchNorm2d(5, **kwargs)).to(dtype).eval()
     x = torch.randn(2, 5, 3, 3, dtype=dtype)
-    scale, shift = fold(norm)
+    scale, shift = tensors_of(norm).fold(compute_dtype(dtype))
     assert scale.dtype == shift.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     want = nn.functional.batch_norm(
         x.double(),
