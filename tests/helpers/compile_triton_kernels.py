@@ -18,7 +18,6 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from apa_mmdet.ops.backends import triton as launcher
-from apa_mmdet.ops.backends import triton_kernels as kernels
 from apa_mmdet.ops.memory_layout import Layout
 
 IMAGES = 'grad_ptr', 'x_ptr', 'residual_ptr', 'out_ptr', 'grad_x_ptr', 'grad_residual_ptr'  # of the input's dtype
@@ -49,7 +48,7 @@ ALL_CASES = [
 
 
 def compile_kernel(name, channels_last, dtype, site):
-    kernel, given = getattr(kernels, name), SITES[site]
+    kernel, given = getattr(launcher, name), SITES[site]
     size = launcher.FORWARD_TILE if name == 'forward_kernel' else launcher.BACKWARD_TILE
     size = launcher.tile_size(size, getattr(torch, DTYPES[dtype]))
     block = launcher.tiling_of(Layout(2, 256, 800, channels_last), size)[:2]

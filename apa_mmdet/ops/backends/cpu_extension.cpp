@@ -4,6 +4,8 @@
  * the plain case, all tensors dense in float32, and return None for anything else, which is then computed otherwise.
  * cpu_extension.py builds this file, and gives it the kernels of cpu_kernels.c and cpu_gate.c.
  */
+#include <algorithm>
+
 #include <ATen/EmptyTensor.h>
 #include <ATen/Parallel.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
@@ -123,6 +125,12 @@ void set_inputs(Call& call, const Tensors& t, int64_t formula, double eps, doubl
     call.residual_norm = {data(t[R_MEAN]), data(t[R_VAR]), data(t[R_WEIGHT]), data(t[R_BIAS]), residual_eps};
 }
 
+template <size_t N>
+bool is_differentiable(const std::array<Tensor, N>& t) {
+    return at::GradMode::is_enabled() &&
+           std::any_of(t.begin(), t.end(), [](const Tensor& each) { return each.defined() && each.requires_grad(); });
+}
+
 variable_list refuse_second_derivative(variable_list&& results) {
     if (!at::GradMode::is_enabled()) return results;
     for (Tensor& gradient : results)
@@ -207,9 +215,7 @@ PyObject* call(PyObject*, PyObject* const* args, Py_ssize_t count) {
     if (!unpack(args + 1, t) || !is_served(t) || !set_layout(call, t)) Py_RETURN_NONE;
     const int64_t formula = PyLong_AsLongLong(args[0]);
     const double eps = PyFloat_AsDouble(args[1 + TENSORS]), residual_eps = PyFloat_AsDouble(args[2 + TENSORS]);
-    bool differentiable = false;
-    if (at::GradMode::is_enabled())
-        for (const Tensor& tensor : t) differentiable |= tensor.defined() && tensor.requires_grad();
+    const bool differentiable = is_differentiable(t);
     Tensor out;
     {
         Unlocked unlocked;
@@ -338,9 +344,7 @@ PyObject* gate(PyObject*, PyObject* const* args, Py_ssize_t count) {
     const GateSettings settings{PyFloat_AsDouble(args[S_TENSORS]), PyFloat_AsDouble(args[S_TENSORS + 1]),
                                 PyObject_IsTrue(args[S_TENSORS + 2]) == 1};
     const double dropout = PyFloat_AsDouble(args[S_TENSORS + 3]);
-    bool differentiable = false;
-    if (at::GradMode::is_enabled())
-        for (const Tensor& tensor : t) differentiable |= tensor.defined() && tensor.requires_grad();
+    const bool differentiable = is_differentiable(t);
     Tensor out;
     {
         Unlocked unlocked;

@@ -19,7 +19,8 @@ from apa_mmdet.ops.memory_layout import (
     layout_of,
 )
 
-from .triton_kernels import backward_kernel, finish_kernel, forward_kernel
+from .triton_kernels import backward_kernel, forward_kernel
+from .triton_sums import finish_kernel
 
 WARPS = 4
 # Elements of a tile: in half precision two loads of 16 bytes a thread, or one from each of two tensors. That is enough

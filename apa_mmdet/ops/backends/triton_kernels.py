@@ -11,8 +11,10 @@ directly; elsewhere it is t²·(1 + (1 + t)·R(t))/(1 + t), whose middle factor 
 A program handles tiles of BLOCK_C channels x BLOCK_S positions of one image, so NCHW, channels_last and a tensor
 without channels are the same kernel; the compiler gives neighboring threads the elements that are neighbors in
 memory. Norms and gates are folded into a factor and a summand a channel at its start. Each program of the backward
-pass stores its sums over positions; a second kernel adds them up to all gradients: no atomics, and the same result
-every time.
+pass stores its sums over positions, which the kernel in triton_sums.py adds up to all gradients: no atomics, and the
+same result every time.
+
+Triton 2 takes neither tuples nor structs, so that the two kernels name all their arguments.
 
 Memory is meant to be the limit. In half precision an H200 moves an element of the forward pass in the time of some 30
 instructions, one of the backward pass in that of 45 to 50; the kernels take 25 and 48. Hence the polynomial and the
@@ -330,7 +332,7 @@ def backward_kernel(
     BLOCK_S: constexpr,
     ROWS: constexpr,
 ):
-    """Computes gradients of elements, and sums for :func:`finish_kernel`.
+    """Computes gradients of elements, and sums for :func:`~.triton_sums.finish_kernel`.
 
     ``partials``: (images, spans, ROWS, channels), of the gradients to λ and κ where one is per channel, of the gradient
     times x and the gradient if AFFINE, of the gradient times the residual if RESIDUAL_AFFINE. ``curve``: (programs, 2),
@@ -433,140 +435,3 @@ def backward_kernel(
         tl.store(partials_ptr + channels, tl.sum(to_shift, 1)[:, None], mask=there)
     if RESIDUAL_AFFINE:
         tl.store(partials_ptr + 2 * channels, tl.sum(to_residual_scale, 1)[:, None], mask=there)
-
-
-@triton.jit
-def column(
-    partials_ptr, row: constexpr, image, first, spans, channels, channel, there, ROWS: constexpr, BLOCK_R: constexpr
-):
-    """Returns BLOCK_R partial sums a channel, of the spans from ``first`` on; 0 beyond the last."""
-    span = first + tl.arange(0, BLOCK_R)[:, None]
-    pointer = partials_ptr + ((image * spans + span).to(tl.int64) * ROWS + row) * channels + channel
-    return tl.load(pointer, mask=there & (span < spans), other=0.0)
-
-
-@triton.jit(do_not_specialize=['images', 'spans', 'channels', 'programs'])
-def finish_kernel(
-    partials_ptr,
-    curve_ptr,
-    lambda_ptr,
-    mean_ptr,
-    var_ptr,
-    weight_ptr,
-    bias_ptr,
-    gate_ptr,
-    residual_mean_ptr,
-    residual_var_ptr,
-    to_lambda_ptr,
-    to_kappa_ptr,
-    to_weight_ptr,
-    to_bias_ptr,
-    to_gate_ptr,
-    to_residual_weight_ptr,
-    to_residual_bias_ptr,
-    images,
-    spans,
-    channels,
-    programs,
-    LAMBDA_PER_CHANNEL: constexpr,
-    CURVE_PER_CHANNEL: constexpr,
-    AFFINE: constexpr,
-    RESIDUAL_AFFINE: constexpr,
-    EPS: constexpr,
-    RESIDUAL_EPS: constexpr,
-    ROWS: constexpr,
-    BLOCK_R: constexpr,
-    BLOCK_C: constexpr,
-    BLOCK: constexpr,
-):
-    """Adds up the sums of :func:`backward_kernel` to the gradients to parameters and gate.
-
-    A program handles BLOCK_C channels; one more, the last, λ and κ that are one value.
-    """
-    COMPUTE: tl.constexpr = (partials_ptr if curve_ptr is None else curve_ptr).dtype.element_ty
-    program = tl.program_id(0)
-    if curve_ptr is not None:  # noqa: SIM102  (known to the compiler, unlike the program)
-        if program == tl.num_programs(0) - 1:
-            to_lambda = tl.zeros([BLOCK], COMPUTE)
-            to_kappa = tl.zeros([BLOCK], COMPUTE)
-            for start in range(0, programs, BLOCK):
-                index = start + tl.arange(0, BLOCK)
-                to_lambda += tl.load(curve_ptr + 2 * index, mask=index < programs, other=0.0)
-                to_kappa += tl.load(curve_ptr + 2 * index + 1, mask=index < programs, other=0.0)
-            given = tl.load(lambda_ptr).to(COMPUTE)
-            if to_lambda_ptr is not None:
-                tl.store(to_lambda_ptr, tl.where(given >= LAMBDA_FLOOR, tl.sum(to_lambda), 0.0))
-            if to_kappa_ptr is not None:
-                tl.store(to_kappa_ptr, tl.sum(to_kappa))
-    if partials_ptr is not None:
-        channel = program.to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)[None, :]
-        there = channel < channels  # of no channel in the program for λ and κ
-        FIRST: tl.constexpr = 2 if CURVE_PER_CHANNEL else 0
-        to_lambda = tl.zeros([BLOCK_R, BLOCK_C], COMPUTE)
-        to_kappa = tl.zeros([BLOCK_R, BLOCK_C], COMPUTE)
-        times_x = tl.zeros([1, BLOCK_C], COMPUTE)
-        plain = tl.zeros([1, BLOCK_C], COMPUTE)
-        residual_times_x = tl.zeros([BLOCK_R, BLOCK_C], COMPUTE)
-        residual_plain = tl.zeros([1, BLOCK_C], COMPUTE)
-        scale, shift = fold(mean_ptr, var_ptr, weight_ptr, bias_ptr, channel, there, EPS, COMPUTE)
-        for image in range(images):
-            of_image_x = tl.zeros([BLOCK_R, BLOCK_C], COMPUTE)
-            of_image = tl.zeros([BLOCK_R, BLOCK_C], COMPUTE)
-            for first in range(0, spans, BLOCK_R):
-                if CURVE_PER_CHANNEL:
-                    to_lambda += column(partials_ptr, 0, image, first, spans, channels, channel, there, ROWS, BLOCK_R)
-                    to_kappa += column(partials_ptr, 1, image, first, spans, channels, channel, there, ROWS, BLOCK_R)
-                if AFFINE:
-                    of_image_x += column(
-                        partials_ptr, FIRST, image, first, spans, channels, channel, there, ROWS, BLOCK_R
-                    )
-                    of_image += column(
-                        partials_ptr, FIRST + 1, image, first, spans, channels, channel, there, ROWS, BLOCK_R
-                    )
-                if RESIDUAL_AFFINE:
-                    residual_times_x += column(
-                        partials_ptr, FIRST + 2, image, first, spans, channels, channel, there, ROWS, BLOCK_R
-                    )
-            sum_x = tl.sum(of_image_x, 0)[None, :]
-            sum_plain = tl.sum(of_image, 0)[None, :]
-            residual_plain += sum_plain
-            if gate_ptr is not None:
-                at = image * channels + channel
-                if to_gate_ptr is not None:
-                    tl.store(to_gate_ptr + at, sum_x * scale + sum_plain * shift, mask=there)
-                gate = tl.load(gate_ptr + at, mask=there, other=0.0).to(COMPUTE)
-                sum_x *= gate
-                sum_plain *= gate
-            times_x += sum_x
-            plain += sum_plain
-        if CURVE_PER_CHANNEL:
-            if LAMBDA_PER_CHANNEL:
-                given = tl.load(lambda_ptr + channel, mask=there, other=1.0).to(COMPUTE)
-            else:
-                given = tl.load(lambda_ptr).to(COMPUTE)
-            if to_lambda_ptr is not None:
-                to_lambda = tl.where(given >= LAMBDA_FLOOR, tl.sum(to_lambda, 0)[None, :], 0.0)
-                tl.store(to_lambda_ptr + channel, to_lambda, mask=there)
-            if to_kappa_ptr is not None:
-                tl.store(to_kappa_ptr + channel, tl.sum(to_kappa, 0)[None, :], mask=there)
-        if to_weight_ptr is not None:
-            to_weight = centered(times_x, plain, mean_ptr, var_ptr, channel, there, EPS, COMPUTE)
-            tl.store(to_weight_ptr + channel, to_weight, mask=there)
-        if to_bias_ptr is not None:
-            tl.store(to_bias_ptr + channel, plain, mask=there)
-        if to_residual_weight_ptr is not None:
-            residual_sum = tl.sum(residual_times_x, 0)[None, :]
-            to_weight = centered(
-                residual_sum, residual_plain, residual_mean_ptr, residual_var_ptr, channel, there, RESIDUAL_EPS, COMPUTE
-            )
-            tl.store(to_residual_weight_ptr + channel, to_weight, mask=there)
-        if to_residual_bias_ptr is not None:
-            tl.store(to_residual_bias_ptr + channel, residual_plain, mask=there)
-
-
-@triton.jit
-def centered(times_x, plain, mean_ptr, var_ptr, channel, there, EPS: constexpr, COMPUTE: constexpr):
-    """Returns the gradient to a norm's weight from the sums of the gradient times its input, and of the gradient."""
-    if mean_ptr is not None:
-        times_x -= tl.load(mean_ptr + channel, mask=there, other=0.0).to(COMPUTE) * plain
-    return times_x * inverse_deviation(var_ptr, channel, there, EPS, COMPUTE)
