@@ -41,10 +41,8 @@ class ValidRegion:
     """
 
     def __init__(self, pixels: Tensor, strides: Sequence[int], dtype: torch.dtype = torch.float32) -> None:
-        self.inside, self.weights = (
-            [],
-            [],
-        )  # at each stride; weights of the mean: 1/(number of positions) inside, else 0
+        self.inside: list[Tensor] = []  # at each stride
+        self.weights: list[Tensor] = []  # of the mean: 1/(number of positions) inside, else 0
         for stride in dict.fromkeys(accumulate(strides, mul, initial=1)):
             inside = pixels[..., ::stride, ::stride].contiguous()  # position i begins at pixel s·i
             self.inside.append(inside)

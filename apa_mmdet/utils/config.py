@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from .config_parts import ELSEWHERE, BadConfig, _dict, evaluators, leaves, metrics_of, model_parts
+from .config_parts import ELSEWHERE, BadConfig, _dict, evaluators, leaves, metrics_of, model_parts, walk
 from .errors import one_line
 from .shorthand_options import spell_out
 
@@ -24,6 +24,7 @@ __all__ = [
     'load_with_options',
     'metrics_of',
     'model_parts',
+    'walk',
 ]
 
 

@@ -75,3 +75,12 @@ def model_parts(node: Any, path: str = 'model') -> Iterator[tuple[str, dict]]:
     elif isinstance(node, (list, tuple)):
         for i, value in enumerate(node):
             yield from model_parts(value, f'{path}[{i}]')
+
+
+def walk(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Yields every value of a config below ``path`` with its dotted key, as ``--cfg-options`` takes it."""
+    yield path, node
+    for key, value in node.items() if isinstance(node, dict) else ():
+        yield from walk(value, f'{path}.{key}')
+    for i, value in enumerate(node) if isinstance(node, (list, tuple)) else ():
+        yield from walk(value, f'{path}.{i}')

@@ -10,7 +10,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from .config_parts import BadConfig, model_parts
+from .config_parts import BadConfig, model_parts, walk
 
 LOADERS = tuple(f'{split}_dataloader' for split in ('train', 'val', 'test'))
 WITH_PATHS = (*LOADERS, 'val_evaluator', 'test_evaluator', 'model')
@@ -45,15 +45,6 @@ def spell_out(cfg: Config, options: dict[str, Any]) -> dict[str, Any]:
         if key in options:
             full.update(settings_of(cfg, options[key]))
     return {**full, **options}
-
-
-def walk(node: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Yields every value of a config below ``path`` with its dotted key, as ``--cfg-options`` takes it."""
-    yield path, node
-    for key, value in node.items() if isinstance(node, dict) else ():
-        yield from walk(value, f'{path}.{key}')
-    for i, value in enumerate(node) if isinstance(node, (list, tuple)) else ():
-        yield from walk(value, f'{path}.{i}')
 
 
 def _leaf_paths(cfg: Config) -> Iterator[tuple[str, dict]]:

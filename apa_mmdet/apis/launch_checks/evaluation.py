@@ -5,10 +5,9 @@ from typing import Any
 
 from mmdet.evaluation import MultiDatasetsEvaluator
 from mmdet.models import DetTTAModel
-from mmdet.registry import DATASETS, EVALUATOR, METRICS, MODELS, VISUALIZERS
+from mmdet.registry import DATASETS, EVALUATOR, METRICS, VISUALIZERS
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.dataset import ConcatDataset
-from mmengine.registry import Registry
 
 from apa_mmdet.datasets.validation.findings import Findings
 from apa_mmdet.evaluation import ConcatDatasetEvaluator
@@ -17,6 +16,7 @@ from apa_mmdet.models.test_time_augs import InstanceTTAModel
 from apa_mmdet.utils.config import leaves, metrics_of, model_parts
 from apa_mmdet.visualization.local_visualizer import LegibleVisualizer
 
+from .classes import builds, class_of
 from .launch import Launch
 
 SPLITS = {'train.py': 'val', 'test.py': 'test'}  # which of them a tool evaluates
@@ -29,10 +29,10 @@ def check_several_datasets(launch: Launch, findings: Findings) -> None:
     if not isinstance(evaluator, (dict, list, tuple)) or not isinstance(loader, dict):
         return
     dataset, setting = loader.get('dataset'), f'{split}_evaluator'
-    parts = dataset.get('datasets') if _is(DATASETS, dataset, ConcatDataset) else None
-    by_dataset = _is(EVALUATOR, evaluator, (MultiDatasetsEvaluator, ConcatDatasetEvaluator))
-    if _is(EVALUATOR, evaluator, MultiDatasetsEvaluator):
-        if any(_is(METRICS, metric, StreamedMetric) for metric in metrics_of(evaluator)):
+    parts = dataset.get('datasets') if builds(dataset, ConcatDataset, DATASETS) else None
+    by_dataset = builds(evaluator, (MultiDatasetsEvaluator, ConcatDatasetEvaluator), EVALUATOR)
+    if builds(evaluator, MultiDatasetsEvaluator, EVALUATOR):
+        if any(builds(metric, StreamedMetric, METRICS) for metric in metrics_of(evaluator)):
             findings.add('streamed-metric', [setting], setting=setting)
     elif by_dataset and len(evaluator.get('metrics') or ()) != len(parts or ()):
         counts = dict(metrics=len(evaluator.get('metrics') or ()), count=len(parts or ()))
@@ -63,7 +63,7 @@ def check_tta(launch: Launch, findings: Findings) -> None:
     dataset, tta = (cfg.get('test_dataloader') or {}).get('dataset') or {}, cfg.get('tta_model')
     if 'pipeline' not in dataset and ('dataset' in dataset or 'datasets' in dataset):
         findings.add('tta-wrapped-dataset', [dataset.get('type')], type=dataset.get('type'))
-    if not _is(MODELS, tta, DetTTAModel) or _is(MODELS, tta, InstanceTTAModel):
+    if not builds(tta, DetTTAModel) or builds(tta, InstanceTTAModel):
         return
     if any(part.get('mask_head') for _, part in model_parts(cfg.get('model'))):
         findings.add('tta-without-masks', [tta.get('type')], type=tta.get('type'))
@@ -82,24 +82,15 @@ def check_palette(launch: Launch, findings: Findings) -> None:
     split = SPLITS.get(launch.tool)
     hook = (launch.cfg.get('default_hooks') or {}).get('visualization') or {}
     visualizer = launch.cfg.get('visualizer')
-    if not (launch.draws or hook.get('draw')) or not _is(VISUALIZERS, visualizer, DetLocalVisualizer):
+    if not (launch.draws or hook.get('draw')) or not builds(visualizer, DetLocalVisualizer, VISUALIZERS):
         return
-    if _is(VISUALIZERS, visualizer, LegibleVisualizer):
+    if builds(visualizer, LegibleVisualizer, VISUALIZERS):
         return
     for leaf in leaves((launch.cfg.get(f'{split}_dataloader') or {}).get('dataset')):
         metainfo = leaf.get('metainfo')
         metainfo = metainfo if isinstance(metainfo, dict) else {}
-        known = {**getattr(_resolve(DATASETS, leaf.get('type')), 'METAINFO', {}), **metainfo}
+        known = {**getattr(class_of(leaf, DATASETS), 'METAINFO', {}), **metainfo}
         classes, palette = known.get('classes'), known.get('palette')
         if isinstance(classes, (list, tuple)) and isinstance(palette, list) and len(palette) < len(classes):
             findings.add('short-palette', ['visualizer'], colors=len(palette), classes=len(classes))
             return
-
-
-def _is(registry: Registry, cfg: Any, kind: type | tuple[type, ...]) -> bool:
-    cls = _resolve(registry, cfg.get('type')) if isinstance(cfg, dict) else None
-    return isinstance(cls, type) and issubclass(cls, kind)
-
-
-def _resolve(registry: Registry, name: Any) -> Any:
-    return registry.get(name) if isinstance(name, str) else name

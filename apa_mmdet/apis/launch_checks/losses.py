@@ -12,6 +12,7 @@ from mmengine.registry import DefaultScope
 from apa_mmdet.datasets.validation.findings import Findings
 from apa_mmdet.models.losses import DropLoss, MemoryEfficientCrossEntropyLoss
 
+from .classes import class_of
 from .launch import Launch
 
 
@@ -51,11 +52,8 @@ def _losses(node: Any, path: str, key: str, parent: dict | None) -> Iterator[tup
 
 def _class_of(cfg: dict | None) -> type | None:
     """The class that a config builds, inside ``SwapActivations`` too; None if it is not known."""
-    kind = (cfg or {}).get('type')
-    if kind == 'SwapActivations' and isinstance(cfg.get('module'), dict):
-        kind = cfg['module'].get('type')
-    cls = MODELS.get(kind) if isinstance(kind, str) else kind
-    return cls if isinstance(cls, type) else None
+    swapped = (cfg or {}).get('type') == 'SwapActivations' and isinstance(cfg.get('module'), dict)
+    return class_of(cfg['module'] if swapped else cfg)
 
 
 def _fits(loss: type, key: str, head: dict) -> bool:

@@ -19,6 +19,7 @@ from apa_mmdet.evaluation.metrics.fast_coco_metric import GROUP_PRECISIONS
 from apa_mmdet.evaluation.metrics.fast_lvis_metric import AVERAGE_PRECISIONS, AVERAGE_RECALLS
 from apa_mmdet.utils.config import evaluators
 
+from .classes import class_of
 from .launch import Launch
 
 COCO_RECALLS = 'AR@100', 'AR@300', 'AR@1000', 'AR_s@1000', 'AR_m@1000', 'AR_l@1000'
@@ -95,7 +96,7 @@ def _metrics(cfg: Config) -> Metrics:
     outer = cfg.get('val_evaluator')
     of_datasets = outer.get('dataset_prefixes') if isinstance(outer, dict) else None
     for i, (_, evaluator) in enumerate(evaluators(cfg, ['val'])):
-        cls = METRICS.get(evaluator['type']) if isinstance(evaluator.get('type'), str) else evaluator.get('type')
+        cls = class_of(evaluator, METRICS)
         if cls not in KNOWN:
             found.unlisted.append(str(evaluator.get('type')))
             continue
@@ -164,5 +165,4 @@ def _hooks(cfg: Config, base: type) -> Iterator[tuple[str, dict]]:
 
 def _class_of(hook: dict, path: str) -> type:
     kind: Any = hook.get('type', 'CheckpointHook' if path == 'default_hooks.checkpoint' else None)
-    cls = HOOKS.get(kind) if isinstance(kind, str) else kind
-    return cls if isinstance(cls, type) else object
+    return class_of(dict(type=kind), HOOKS) or object
