@@ -43,7 +43,7 @@ OPTIONS = {} if triton.__version__.startswith('2.') else dict(enable_fp_fusion=T
 
 # a compiled kernel takes the arguments of a launch from there on
 LAUNCHES_COMPILED = tuple(map(int, triton.__version__.split('.')[:2])) >= (3, 6)
-_compiled: dict[tuple, Any] = {}
+_compiled: dict[tuple | None, Any] = {}
 
 
 class Tiling(NamedTuple):
@@ -234,25 +234,32 @@ def _start(kernel, programs: int, args: Arguments, *values: Tensor | int | None,
         RESIDUAL_EPS=args.residual_eps,
         num_warps=WARPS,
     )
-    kinds = [t.dtype if isinstance(t, Tensor) else t is None for t in values]
-    key = id(kernel), args.x.get_device(), *constants.items(), *kinds
+    kinds = _kinds(values)
+    key = None if kinds is None else (id(kernel), args.x.get_device(), *constants.items(), *kinds)
     with torch.cuda.device_of(args.x):
         compiled = _compiled.get(key)
-        if compiled is not None and _is_usual(values):
+        if compiled is not None:
             constexprs = [constants[name] for name in kernel.arg_names[len(values) :]]
             compiled[(programs, 1, 1)](*values, *constexprs)
             return
         compiled = kernel[(programs,)](*values, **constants)
-        if LAUNCHES_COMPILED and compiled is not None and _is_usual(values):
+        if LAUNCHES_COMPILED and compiled is not None and key is not None:
             _compiled[key] = compiled
 
 
-def _is_usual(values: Sequence[Tensor | int | None]) -> bool:
-    """Whether pointers are multiples of 16 bytes and numbers fit into 32 bits; else Triton compiles another kernel."""
+def _kinds(values: Sequence[Tensor | int | None]) -> list[torch.dtype | None] | None:
+    """What of these values Triton compiles a kernel for: dtypes, and which are None.
+
+    Returns None where it also asks for more: a pointer that is no multiple of 16 bytes, a number beyond 32 bits.
+    """
+    kinds: list[torch.dtype | None] = []
     for value in values:
         if isinstance(value, Tensor):
             if value.data_ptr() % 16:
-                return False
-        elif value is not None and value >= 2**31:
-            return False
-    return True
+                return None
+            kinds.append(value.dtype)
+        elif value is None:
+            kinds.append(None)
+        elif value >= 2**31:
+            return None
+    return kinds
