@@ -23,6 +23,7 @@ from apa_mmdet.checkpoint.class_names import recorded_classes
 from apa_mmdet.checkpoint.compare import check_fit
 from apa_mmdet.checkpoint.io import find_weights
 from apa_mmdet.checkpoint.scheme import data_only
+from apa_mmdet.models.calibration import Calibration
 from apa_mmdet.structures.best_class import best_class_of_each_object
 from apa_mmdet.utils.config import BadConfig, leaves, load_config, model_parts
 from apa_mmdet.visualization.images import read_rgb
@@ -167,7 +168,11 @@ class StrictDetInferencer(DetInferencer):
         weights, _ = find_weights(checkpoint, path)
         check_fit(weights, model.state_dict(), path, config)
         model.load_state_dict(weights, strict=False)  # but for old norms' num_batches_tracked, nothing is missing
-        model.dataset_meta = dict(classes=class_names(cfg, checkpoint.get('meta')), palette='random')
+        names = class_names(cfg, checkpoint.get('meta'))
+        model.dataset_meta = dict(classes=names, palette='random')
+        for module in model.modules():
+            if isinstance(module, Calibration) and module.classes is None:
+                module.classes = names
 
 
 def _check_device(device: str) -> None:

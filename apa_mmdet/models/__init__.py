@@ -1,6 +1,7 @@
 from . import (
     activations,
     backbones,
+    calibration,
     data_preprocessors,
     dense_heads,
     layers,
@@ -13,6 +14,7 @@ from . import (
 __all__ = [
     'activations',
     'backbones',
+    'calibration',
     'data_preprocessors',
     'dense_heads',
     'layers',

@@ -52,8 +52,9 @@ def _losses(node: Any, path: str, key: str, parent: dict | None) -> Iterator[tup
 
 def _class_of(cfg: dict | None) -> type | None:
     """The class that a config builds, inside ``SwapActivations`` too; None if it is not known."""
-    swapped = (cfg or {}).get('type') == 'SwapActivations' and isinstance(cfg.get('module'), dict)
-    return class_of(cfg['module'] if swapped else cfg)
+    while (cfg or {}).get('type') in ('SwapActivations', 'CalibrateScores') and isinstance(cfg.get('module'), dict):
+        cfg = cfg['module']
+    return class_of(cfg)
 
 
 def _fits(loss: type, key: str, head: dict) -> bool:

@@ -30,9 +30,18 @@ class ClassFrequencies(NamedTuple):
         """
         if classes is None or self.names is None:
             return self.values
-        report_lacking(classes, self.names, origin, 'class_frequency', Findings('DropLoss', strict=True))
-        frequency = dict(zip(_occurrences(self.names), self.values))
-        return [frequency[name] for name in _occurrences(classes)]
+        return [self.values[i] for i in find_classes(classes, self.names, origin, 'class_frequency', 'DropLoss')]
+
+
+def find_classes(classes: Sequence[str], names: Sequence[str], origin: str, setting: str, owner: str) -> list[int]:
+    """The positions of ``classes`` among ``names``; the first of a name is that of the first.
+
+    Raises:
+        ValidationError: if ``origin``, the file of the ``setting`` of ``owner``, lacks a class.
+    """
+    report_lacking(classes, names, origin, setting, Findings(owner, strict=True))
+    position = {occurrence: i for i, occurrence in enumerate(_occurrences(names))}
+    return [position[occurrence] for occurrence in _occurrences(classes)]
 
 
 def report_lacking(classes: Sequence[str], names: Sequence[str], origin: str, setting: str, findings: Findings) -> None:

@@ -19,6 +19,7 @@ from apa_mmdet.checkpoint.loading import load_start, load_whole
 from apa_mmdet.checkpoint.pretrained import all_checked_pretrained
 from apa_mmdet.checkpoint.scheme import SCHEME, data_only, read_pretrained_as_data
 from apa_mmdet.checkpoint.work_dir import checkpoint_folder, latest_checkpoint
+from apa_mmdet.models.calibration import Calibration
 from apa_mmdet.models.losses import DropLoss
 
 from .unreadable_images import count_skipped_images, name_unreadable_images
@@ -41,7 +42,7 @@ class SafeRunner(Runner):
     - ``resume`` without a path finds the checkpoints of a run that was moved or copied in its work dir.
 
     Without a GPU, several processes run, and DistributedDataParallel gets no device ids, for which MMEngine takes GPUs.
-    A DropLoss without class names gets those of the training data.
+    A DropLoss without class names gets those of the training data, a calibration those of the evaluated data.
     An image that cannot be read ends a run with a line that names it; with ``ignore_empty=True`` in
     ``LoadImageFromFile`` training takes another one, and how often it did is logged.
     ``num_workers=0`` works with the ``persistent_workers=True`` of a base config, which torch refuses.
@@ -109,12 +110,26 @@ class SafeRunner(Runner):
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         loop = super().build_train_loop(loop)
+        self._name_classes(DropLoss, loop)
+        return loop
+
+    def build_val_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        loop = super().build_val_loop(loop)
+        self._name_classes(Calibration, loop)
+        return loop
+
+    def build_test_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        loop = super().build_test_loop(loop)
+        self._name_classes(Calibration, loop)
+        return loop
+
+    def _name_classes(self, kind: type[nn.Module], loop: BaseLoop) -> None:
+        """Gives the parts of the model of a ``kind`` that know no class names those of the loop's data."""
         metainfo = getattr(loop.dataloader.dataset, 'metainfo', None)
         if isinstance(metainfo, dict):
             for module in self.model.modules():
-                if isinstance(module, DropLoss) and module.classes is None:
+                if isinstance(module, kind) and module.classes is None:
                     module.classes = metainfo.get('classes')
-        return loop
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> dict:
         self._path = os.fspath(filename).removeprefix(SCHEME)

@@ -3,6 +3,9 @@
 Each link has ``forward(x)`` → p, ``neg_log(x)`` → −log p and ``neg_log_complement(x)`` → −log(1 − p), for x of any
 shape. Half precisions are computed in float32; the result is float32 (float64 for float64), as a loss should be.
 
+``product(x, shift)`` is the logit y with p(y) = p(x)·p(x + shift), which calibrates scores: of it the same code makes
+them as of any logit. A shift of +inf leaves x as it is.
+
 With y = −log p, the complement is −log(1 − p) = −log(−expm1(−y)). Its derivative −1/expm1(y) is written by hand:
 autograd would save three tensors of the size of the logits and round small derivatives to zero.
 
@@ -38,6 +41,11 @@ class SigmoidLink(nn.Module):
     def neg_log_complement(self, x: Tensor) -> Tensor:
         return F.softplus(_wide(x))
 
+    def product(self, x: Tensor, shift: Tensor) -> Tensor:
+        # 1/p(y) − 1 = e^(−x)·(1 + e^(−shift) + e^(−x − shift)), whose logarithm never leaves the logarithms
+        x = _wide(x)
+        return F.softplus(-F.softplus(shift) - x).neg_().add_(x).sub_(F.softplus(-shift))
+
 
 class GumbelLink(nn.Module):
     """p = exp(−exp(−x)), −log p = exp(−x), −log(1 − p) = −log(−expm1(−exp(−x))).
@@ -62,6 +70,10 @@ class GumbelLink(nn.Module):
 
     def neg_log_complement(self, x: Tensor) -> Tensor:
         return _GumbelComplement.apply(x)
+
+    def product(self, x: Tensor, shift: Tensor) -> Tensor:
+        # −log p is exponential in x: that of a product is e^(−x)·(1 + e^(−shift))
+        return _wide(x) - F.softplus(-shift)
 
 
 class APALink(nn.Module):
@@ -106,6 +118,13 @@ class APALink(nn.Module):
         saturated = scaled > bound
         y = neg_log_apa(x, self.lambda_, self.kappa).masked_fill(saturated, 1)
         return torch.where(saturated, scaled, _NegLogComplement.apply(y))
+
+    def product(self, x: Tensor, shift: Tensor) -> Tensor:
+        # as that of the sigmoid, which is λ = κ = 1
+        lambda_, scaled = self.lambda_.detach().clamp(min=LAMBDA_FLOOR), self.kappa.detach() * shift
+        x = _wide(x)
+        excess = F.softplus(lambda_.log() - F.softplus(scaled) - self.kappa.detach() * x) + F.softplus(-scaled)
+        return x - excess / self.kappa.detach()
 
 
 LINKS: dict[str, type[nn.Module]] = dict(sigmoid=SigmoidLink, gumbel=GumbelLink, apa=APALink)

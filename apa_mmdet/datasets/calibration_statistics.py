@@ -1,0 +1,170 @@
+"""What calibration of scores needs to know of the training data: images and fractal dimension of each class."""
+
+import contextlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from mmengine.logging import MMLogger
+
+from apa_mmdet.utils.fileio import atomic_write
+
+from .fractal_dimension import fractal_dimension
+from .validation.class_frequencies import class_frequencies, find_classes
+from .validation.findings import Findings, ValidationError
+from .validation.reading import read_json
+from .validation.records import Field, collect_records, is_count, is_number, valid_records
+
+VERSION = 1  # of the cache
+DIMENSION = Field('a number from 1 to 2', lambda value: is_number(value) and 1 <= value <= 2)
+KEYS = {'image_count', 'n_images', 'fractal_dimension', 'names'}
+
+
+class CalibrationStatistics(NamedTuple):
+    """Of each class, training images that show it and fractal dimension; of all, the number of training images."""
+
+    image_count: list[int]
+    n_images: int
+    fractal_dimension: list[float] | None = None
+    names: list[str] | None = None
+    origin: str = 'stats'
+
+    def of(self, classes: Sequence[str] | None) -> 'CalibrationStatistics':
+        """Those of ``classes``, by name; all in their order without classes or names.
+
+        Raises:
+            ValidationError: if a class is missing.
+
+        Example:
+            >>> CalibrationStatistics([7, 2], 9, names=['date', 'fig']).of(['fig']).image_count
+            [2]
+        """
+        if classes is None or self.names is None:
+            return self
+        chosen = find_classes(classes, self.names, self.origin, 'stats', 'calibration')
+        dimension = self.fractal_dimension and [self.fractal_dimension[i] for i in chosen]
+        counts, names = [self.image_count[i] for i in chosen], [self.names[i] for i in chosen]
+        return self._replace(image_count=counts, fractal_dimension=dimension, names=names)
+
+
+def load_calibration_statistics(stats: str | os.PathLike | dict) -> CalibrationStatistics:
+    """Read the statistics of classes from one of four sources.
+
+    1. An annotation file of COCO, LVIS or V3Det: it is measured by :func:`measure_classes`, once; the result is cached
+       beside it as ``<stem>.class_statistics.json``, itself of the second type, and used again as long as size and
+       modification time are the same. A folder that cannot be written costs a line in the log.
+    2. ``{"n_images": n, "categories": [{"name": …, "image_count": …, "fractal_dimension": …}, …]}``, as
+       ``configs/_base_/datasets/lvis_v1_class_frequency.json``; ``n_images_annotated`` in place of ``n_images``.
+    3. A text file with ``path label`` in each line, as of ImageNet-LT: n images of each label.
+    4. ``dict(image_count=[…])`` with ``n_images`` (default: the sum), ``fractal_dimension=[…]`` and ``names=[…]``.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        TypeError: if ``stats`` is neither a path nor such a dict.
+        ValidationError: if the content is not what it should be; it names the file, the record and the key.
+    """
+    if isinstance(stats, dict) and 'image_count' in stats and not stats.keys() - KEYS:
+        return _from_lists(**stats)
+    if not isinstance(stats, (str, os.PathLike)):
+        raise TypeError(stats)
+    path = Path(stats).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(2, 'No such file', str(path))
+    if path.suffix == '.txt':
+        return _from_labels(path)
+    stat, cache = path.stat(), path.with_name(path.stem + '.class_statistics.json')
+    # of what is read below, or older: another version may arrive meanwhile
+    state = dict(version=VERSION, source=path.name, source_size=stat.st_size, source_mtime_ns=stat.st_mtime_ns)
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):  # none, or damaged
+        cached = json.loads(cache.read_bytes())
+        if all(cached[key] == value for key, value in state.items()):
+            return _from_categories(cached, str(path))
+    content = read_json(path)
+    if isinstance(content, dict) and 'annotations' in content:
+        content = measure_classes(content, str(path))
+        try:
+            atomic_write(cache, json.dumps(dict(state, **content)).encode())  # several processes may do so together
+        except OSError as error:
+            MMLogger.get_current_instance().warning(
+                f'class statistics of {path} are measured again in each run: {cache} cannot be written ({error})'
+            )
+    return _from_categories(content, str(path))
+
+
+def measure_classes(content: dict, path: str) -> dict:
+    """Count the images and measure the fractal dimension of each category of an annotation file.
+
+    Crowds do not count.
+
+    Args:
+        content: of the file.
+        path: what errors call it.
+
+    Returns:
+        What the second source of :func:`load_calibration_statistics` holds, with ``instance_count``.
+
+    Raises:
+        ValidationError: if the content is damaged.
+    """
+    records = collect_records(content, Findings(path, strict=True))
+    single = np.array([not annotation.get('iscrowd') for annotation in records.annotations], bool)
+    category, image = records.category[single].astype(np.int64), records.image[single]
+    boxes = np.array([annotation['bbox'] for annotation in records.annotations], float).reshape(-1, 4)[single]
+    sizes, number = records.sizes[single], len(records.categories)
+    pairs = np.unique(category * len(records.images) + image)  # each category in each image once
+    images = np.bincount(pairs // len(records.images), minlength=number)
+    instances = np.bincount(category, minlength=number)
+    dimension = fractal_dimension((boxes[:, :2] + boxes[:, 2:] / 2) / sizes, category, number)
+    measured = zip(records.categories, images.tolist(), instances.tolist(), dimension.round(10).tolist())
+    return dict(
+        n_images=len(records.images),
+        n_images_annotated=len(np.unique(image)),
+        categories=[
+            dict(id=c['id'], name=c['name'], image_count=i, instance_count=n, fractal_dimension=phi)
+            for c, i, n, phi in measured
+        ],
+    )
+
+
+def _from_lists(
+    image_count: Sequence[int],
+    n_images: int | None = None,
+    fractal_dimension: Sequence[float] | None = None,
+    names: Sequence[str] | None = None,
+) -> CalibrationStatistics:
+    columns = dict(image_count=image_count, fractal_dimension=fractal_dimension, name=names)
+    given = {key: list(column) for key, column in columns.items() if column is not None}
+    if len({len(column) for column in given.values()}) > 1:
+        lengths = ', '.join(f'{len(column)} of {key}' for key, column in given.items())
+        raise ValidationError('unequal-statistics', path='stats', lengths=lengths)
+    categories = [dict(zip(given, row), id=i) for i, row in enumerate(zip(*given.values()))]
+    if n_images is None and all(is_count(count) for count in image_count):
+        n_images = sum(image_count)
+    return _from_categories(dict(n_images=n_images, categories=categories), 'stats')
+
+
+def _from_labels(path: Path) -> CalibrationStatistics:
+    lines = path.read_text(encoding='utf-8', errors='replace').splitlines()
+    labels = [line.rsplit(maxsplit=1)[-1] for line in lines if line.strip()]
+    wrong = [f'line {i + 1}' for i, label in enumerate(labels) if not label.isdecimal()]
+    Findings(str(path), strict=True).report('invalid-label-line', wrong, len(labels))
+    counts = np.bincount(np.array(labels, int))
+    return _from_lists(counts.tolist())._replace(origin=str(path))
+
+
+def _from_categories(content: Any, path: str) -> CalibrationStatistics:
+    if isinstance(content, dict) and 'n_images' in content:
+        content = dict(content, n_images_annotated=content['n_images'])  # the number that frequencies refer to
+    frequencies = class_frequencies(content, path)
+    if isinstance(content, list):
+        raise ValidationError('not-class-statistics', path=path)
+    categories = content['categories']
+    dimension = None
+    if any('fractal_dimension' in c for c in categories):
+        valid_records(content, 'categories', Findings(path, strict=True), dict(fractal_dimension=DIMENSION))
+        dimension = [float(c['fractal_dimension']) for c in categories]
+    counts = [c['image_count'] for c in categories]
+    return CalibrationStatistics(counts, content['n_images_annotated'], dimension, frequencies.names, path)

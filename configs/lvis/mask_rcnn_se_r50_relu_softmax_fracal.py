@@ -1,0 +1,7 @@
+# The scores of mask_rcnn_se_r50_relu_softmax.py calibrated by class; its checkpoints fit, and training is the same.
+_base_ = './mask_rcnn_se_r50_relu_softmax.py'
+model = dict(
+    type='CalibrateScores',
+    module=dict(type='MaskRCNN'),
+    calibration=dict(type='FRACAL', stats='{{ fileDirname }}/../_base_/datasets/lvis_v1_class_frequency.json'),
+)
