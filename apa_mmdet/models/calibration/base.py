@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from apa_mmdet.datasets.calibration_statistics import CalibrationStatistics, load_calibration_statistics
 from apa_mmdet.datasets.validation.findings import ValidationError
+from apa_mmdet.utils.missing_data_hints import hint_for
 
 from .errors import CalibrationError
 
@@ -98,7 +99,8 @@ def _read(stats: str | dict) -> CalibrationStatistics:
     try:
         return load_calibration_statistics(stats)
     except FileNotFoundError:
-        raise CalibrationError.of('missing-file', path=stats) from None
+        hint = hint_for(str(stats))
+        raise CalibrationError.of('missing-file', path=stats, hint=f' ({hint})' if hint else '') from None
     except TypeError:
         raise CalibrationError.of('invalid-stats', given=f'{stats!r:.60}') from None
     except ValidationError as error:

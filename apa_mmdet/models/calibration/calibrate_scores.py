@@ -49,6 +49,7 @@ def calibrate_scores(model: nn.Module, calibration: Calibration) -> nn.Module:
         CalibrationError: if there is no such head, it is unknown how one scores, or it has another number of classes.
 
     Example:
+        >>> import torch
         >>> from mmdet.models import BBoxHead
         >>> from apa_mmdet.models.calibration import IIF
         >>> head = BBoxHead(num_classes=2, in_channels=1, roi_feat_size=1)

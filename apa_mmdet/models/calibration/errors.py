@@ -2,7 +2,7 @@ from apa_mmdet.utils.errors import CodedError
 
 MESSAGES = {
     'missing-file': 'stats is {path}, which is not a file; give the annotations of the training, or what '
-    'tools/class_statistics.py has written of them',
+    'tools/class_statistics.py has written of them{hint}',
     'invalid-stats': 'stats is {given}; give a path, or dict(image_count=[…], fractal_dimension=[…])',
     'invalid-calibration': "calibration must be a config, such as dict(type='FRACAL', stats='train.json'); got {given}",
     'invalid-module': "module must be a config, such as module=dict(type='MaskRCNN'); got {given}",
