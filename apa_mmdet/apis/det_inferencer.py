@@ -23,7 +23,7 @@ from apa_mmdet.checkpoint.class_names import recorded_classes
 from apa_mmdet.checkpoint.compare import check_fit
 from apa_mmdet.checkpoint.io import find_weights
 from apa_mmdet.checkpoint.scheme import data_only
-from apa_mmdet.models.calibration import Calibration
+from apa_mmdet.models.calibration import name_classes
 from apa_mmdet.structures.best_class import best_class_of_each_object
 from apa_mmdet.utils.config import BadConfig, leaves, load_config, model_parts
 from apa_mmdet.visualization.images import read_rgb
@@ -170,9 +170,7 @@ class StrictDetInferencer(DetInferencer):
         model.load_state_dict(weights, strict=False)  # but for old norms' num_batches_tracked, nothing is missing
         names = class_names(cfg, checkpoint.get('meta'))
         model.dataset_meta = dict(classes=names, palette='random')
-        for module in model.modules():
-            if isinstance(module, Calibration) and module.classes is None:
-                module.classes = names
+        name_classes(model, names)
 
 
 def _check_device(device: str) -> None:

@@ -141,8 +141,8 @@ def _from_lists(
         lengths = ', '.join(f'{len(column)} of {key}' for key, column in given.items())
         raise ValidationError('unequal-statistics', path='stats', lengths=lengths)
     categories = [dict(zip(given, row), id=i) for i, row in enumerate(zip(*given.values()))]
-    if n_images is None and all(is_count(count) for count in image_count):
-        n_images = sum(image_count)
+    if n_images is None:
+        n_images = sum(filter(is_count, image_count)) or 1  # the others are reported below
     return _from_categories(dict(n_images=n_images, categories=categories), 'stats')
 
 

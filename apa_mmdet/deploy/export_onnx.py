@@ -18,8 +18,10 @@ from mmengine.config import Config
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from apa_mmdet.checkpoint.class_names import recorded_classes
 from apa_mmdet.checkpoint.compare import check_fit
 from apa_mmdet.checkpoint.io import read_checkpoint
+from apa_mmdet.models.calibration import name_classes
 from apa_mmdet.utils.config import build_detector, load_config
 from apa_mmdet.utils.errors import in_one_line
 from apa_mmdet.utils.fileio import atomic_write
@@ -137,7 +139,8 @@ def load_weights(model: nn.Module, checkpoint: Path, part: str = 'detector') -> 
     expected = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(parts)}
     check_fit(content.weights, expected, str(checkpoint), f'the {part}', ignore=('type', 'not-finite', 'unexpected'))
     model.load_state_dict({name: content.weights[name] for name in expected if name in content.weights}, strict=False)
-    classes = (content.meta.get('dataset_meta') or {}).get('classes')
+    classes = recorded_classes(content.meta)
+    name_classes(model, classes)
     return list(classes) if classes else None
 
 

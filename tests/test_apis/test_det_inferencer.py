@@ -240,6 +240,15 @@ def test_names_are_the_checkpoints_or_else_the_configs(tiny, tmp_path):
         assert list(StrictDetInferencer(tiny / 'config.py', path, 'cpu').model.dataset_meta['classes']) == names
 
 
+def test_a_calibration_takes_the_classes_of_the_checkpoint(tiny, tmp_path):
+    cfg = Config.fromfile(tiny / 'config.py')
+    stats = dict(image_count=list(range(1, 49)), names=CLASSES[::-1])
+    cfg.model.update(type='CalibrateScores', module=dict(type='MaskRCNN'), calibration=dict(type='IIF', stats=stats))
+    model = StrictDetInferencer(cfg, changed(tiny, tmp_path / 'weights.pth'), 'cpu').model
+    calibration = model.roi_head.bbox_head.score_calibration
+    assert list(calibration.classes) == CLASSES and (calibration.prior.diff() > 0).all()
+
+
 def test_names_are_not_guessed(tmp_path, monkeypatch):
     cfg = Config.fromfile(ROOT / 'configs/custom_dataset/mask_rcnn_se_r18_apa_custom.py')
     assert class_names(cfg) == ('date', 'fig', 'hazelnut')

@@ -143,10 +143,14 @@ def test_a_damaged_file_is_refused_in_one_line(code, content, write):
     assert os.listdir(path.parent) == ['train.json']
 
 
-def test_lists_of_different_lengths_are_refused():
+def test_wrong_lists_are_refused():
     with pytest.raises(ValidationError) as error:
         load_calibration_statistics(dict(image_count=[1, 2], fractal_dimension=[1.0]))
     assert error.value.code == 'unequal-statistics'
+    for counts in ([1, -2], [1, 'many'], [1, None], [1, 1e13]):
+        with pytest.raises(ValidationError, match='image_count') as error:
+            load_calibration_statistics(dict(image_count=counts))
+        assert error.value.code == 'invalid-field'
 
 
 @pytest.mark.parametrize('stats', [None, 5, [1, 2], dict(counts=[1]), dict(image_count=[1], images=2)])

@@ -114,6 +114,28 @@ def test_a_detector_with_swapped_activations_is_exported(tmp_path):
     assert len([node for node in onnx.load(done.path).graph.node if node.op_type == 'Softplus']) == 9, 'not AGLU'
 
 
+def test_calibrated_scores_are_exported_for_the_classes_of_the_checkpoint(tmp_path):
+    cfg = backbone_cfg('ReLU')
+    stats = dict(image_count=[3 * i + 1 for i in range(48)], fractal_dimension=[1.5] * 48, names=CLASSES[::-1])
+    cfg.model.bbox_head.update(
+        type='CalibrateScores', module=dict(type='RetinaHead'), calibration=dict(type='FRACAL', stats=stats)
+    )
+    config, weights = written(cfg, tmp_path)
+    done = export_onnx(config, weights, tmp_path / 'maps.onnx', part='detector', shape=SIZE, dynamic=[])
+    image = np.random.default_rng(0).normal(size=(1, 3, *SIZE)).astype(np.float32)
+    model = build(Config.fromfile(config), config)
+    load_weights(model, Path(weights))
+    maps = model.extract_feat(torch.from_numpy(image))
+    raw = model.bbox_head.forward(maps)[0][0]
+    x = raw.view(9, 48, -1).double()
+    counts = torch.tensor([3 * i + 1 for i in range(47, -1, -1)]).double()
+    f, share = counts / counts.sum(), 1 / 48
+    shift = (-f.log10() - 2 * np.log10(48) - np.log10(share))[:, None]
+    want = (x.sigmoid() * (x + shift).sigmoid()).view(raw.shape)
+    got = torch.from_numpy(run(done.path, image=image)['cls_scores_0']).double().sigmoid()
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-9)
+
+
 @pytest.fixture(scope='module')
 def mask_rcnn(tmp_path_factory):
     """Config, weights and, exported by the tool, the ONNX file of the narrowed Mask R-CNN with AGLU, APA, GOL and CARAFE."""

@@ -1,7 +1,7 @@
 """The runner of ``tools/train.py`` and ``tools/test.py``."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mmengine.device import get_device
@@ -19,7 +19,7 @@ from apa_mmdet.checkpoint.loading import load_start, load_whole
 from apa_mmdet.checkpoint.pretrained import all_checked_pretrained
 from apa_mmdet.checkpoint.scheme import SCHEME, data_only, read_pretrained_as_data
 from apa_mmdet.checkpoint.work_dir import checkpoint_folder, latest_checkpoint
-from apa_mmdet.models.calibration import Calibration
+from apa_mmdet.models.calibration import name_classes
 from apa_mmdet.models.losses import DropLoss
 
 from .unreadable_images import count_skipped_images, name_unreadable_images
@@ -110,26 +110,21 @@ class SafeRunner(Runner):
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         loop = super().build_train_loop(loop)
-        self._name_classes(DropLoss, loop)
+        classes = _classes_of(loop)
+        for module in self.model.modules():
+            if isinstance(module, DropLoss) and module.classes is None:
+                module.classes = classes
         return loop
 
     def build_val_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         loop = super().build_val_loop(loop)
-        self._name_classes(Calibration, loop)
+        name_classes(self.model, _classes_of(loop))
         return loop
 
     def build_test_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         loop = super().build_test_loop(loop)
-        self._name_classes(Calibration, loop)
+        name_classes(self.model, _classes_of(loop))
         return loop
-
-    def _name_classes(self, kind: type[nn.Module], loop: BaseLoop) -> None:
-        """Gives the parts of the model of a ``kind`` that know no class names those of the loop's data."""
-        metainfo = getattr(loop.dataloader.dataset, 'metainfo', None)
-        if isinstance(metainfo, dict):
-            for module in self.model.modules():
-                if isinstance(module, kind) and module.classes is None:
-                    module.classes = metainfo.get('classes')
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> dict:
         self._path = os.fspath(filename).removeprefix(SCHEME)
@@ -174,7 +169,7 @@ class SafeRunner(Runner):
 
     def _compare_classes(self, checkpoint: dict, loop: BaseLoop) -> None:
         theirs = recorded_classes(checkpoint.get('meta'))
-        ours = (getattr(loop.dataloader.dataset, 'metainfo', None) or {}).get('classes')
+        ours = _classes_of(loop)
         known = theirs and isinstance(ours, (list, tuple))
         difference = class_differences(theirs, tuple(map(str, ours))) if known else None
         new_classifier = loop is self._train_loop and difference and len(theirs) != len(ours)  # has been logged
@@ -193,3 +188,8 @@ class SafeRunner(Runner):
             if issubclass(wrapper, DistributedDataParallel):
                 model_wrapper_cfg = dict(cfg, device_ids=None)
         return super().wrap_model(model_wrapper_cfg, model)
+
+
+def _classes_of(loop: BaseLoop) -> Sequence[str] | None:
+    metainfo = getattr(loop.dataloader.dataset, 'metainfo', None)
+    return metainfo.get('classes') if isinstance(metainfo, dict) else None

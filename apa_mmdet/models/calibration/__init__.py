@@ -1,7 +1,7 @@
-from .base import Calibration
+from .base import Calibration, name_classes
 from .calibrate_scores import calibrate_scores
 from .errors import MESSAGES, CalibrationError
 from .fracal import FRACAL
 from .iif import IIF
 
-__all__ = ['FRACAL', 'IIF', 'MESSAGES', 'Calibration', 'CalibrationError', 'calibrate_scores']
+__all__ = ['FRACAL', 'IIF', 'MESSAGES', 'Calibration', 'CalibrationError', 'calibrate_scores', 'name_classes']

@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
+from mmengine.logging import MMLogger
 from torch import Tensor, nn
 
 from apa_mmdet.datasets.calibration_statistics import CalibrationStatistics, load_calibration_statistics
@@ -22,9 +23,9 @@ class Calibration(nn.Module):
         stats: path of the training annotations, which are measured once and cached, of the statistics that
             ``tools/class_statistics.py`` has written of them, or the statistics themselves as
             ``dict(image_count=[…])``, with ``n_images`` (default: the sum) and ``fractal_dimension=[…]``.
-        classes: names of the classes in order of the labels, by which they are found among the statistics. SafeRunner
-            and StrictDetInferencer give those of the data or the checkpoint where there are none. None takes all
-            classes of the statistics in their order.
+        classes: names of the classes in order of the labels, by which they are found among the statistics. Where there
+            are none, SafeRunner gives those of the evaluated data, and inference and export those of the checkpoint.
+            Without any, all classes of the statistics are taken in their order, which is logged.
 
     Raises:
         CalibrationError: if there is no such file, it is damaged, or lacks a class.
@@ -52,6 +53,15 @@ class Calibration(nn.Module):
             device = getattr(self, name, values).device  # classes may be named after the model has been moved
             self.register_buffer(name, values.to(device, torch.float32), persistent=False)
         self.num_classes = len(statistics.image_count)
+
+    def settle_order(self) -> None:
+        """Take the classes in the order of the statistics, if nothing has named them before the first scores."""
+        if self._classes is None and self._all.names is not None:
+            self._classes = tuple(self._all.names)
+            MMLogger.get_current_instance().warning(
+                f'calibration: nothing names the classes, which are taken in the order of {self.origin}: '
+                f'{", ".join(self._classes[:3])} …; otherwise set calibration.classes'
+            )
 
     @abstractmethod
     def shifts(self, statistics: CalibrationStatistics) -> dict[str, Tensor]:
@@ -93,6 +103,13 @@ class Channels:
         if self.extra:
             values = torch.cat([values, values.new_full((self.extra,), neutral)])
         return values.repeat(self.priors).view(-1, *[1] * self.trailing)
+
+
+def name_classes(model: nn.Module, classes: Sequence[str] | None) -> None:
+    """Tells the calibrations of a model that know no classes the names of them, in order of the labels."""
+    for module in model.modules():
+        if isinstance(module, Calibration) and module.classes is None:
+            module.classes = classes
 
 
 def _read(stats: str | dict) -> CalibrationStatistics:

@@ -92,6 +92,7 @@ def _calibrate(head: nn.Module, inputs: tuple, output: Any) -> Any:
 
 def _logits(head: nn.Module, scoring: Scoring, logits: Tensor, level: int | None = None) -> Tensor:
     calibration = getattr(head, NAME)
+    calibration.settle_order()
     _check_count(head, calibration)
     return calibration(logits, scoring.link, channels_of(head, scoring, logits, level))
 
