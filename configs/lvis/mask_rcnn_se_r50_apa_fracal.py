@@ -4,4 +4,5 @@ model = dict(
     type='CalibrateScores',
     module=dict(type='MaskRCNN'),
     calibration=dict(type='FRACAL', stats='{{ fileDirname }}/../_base_/datasets/lvis_v1_class_frequency.json'),
+    test_cfg=dict(rcnn=dict(score_thr=1e-8)),  # the square: with GOL's link a score is the product of two
 )

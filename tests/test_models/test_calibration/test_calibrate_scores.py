@@ -2,11 +2,13 @@
 
 import copy
 import pickle
+import re
 
 import pytest
 import torch
+from helpers.paths import ROOT
 from mmdet.registry import MODELS
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 from torch import nn
 
@@ -253,3 +255,15 @@ def test_an_invalid_config_is_refused_in_one_line(code, change):
     with pytest.raises(CalibrationError) as error:
         MODELS.build(ConfigDict({**cfg, **change}))
     assert error.value.code == code and '\n' not in str(error.value)
+
+
+def test_the_config_of_the_page_is_calibrated(tmp_path):
+    page = (ROOT / 'docs/calibration.md').read_text()
+    (code,) = re.findall(r'^```python\n(_base_ = .*?)^```$', page, re.M | re.S)
+    (tmp_path / 'config.py').write_text(code)
+    cfg = Config.fromfile(tmp_path / 'config.py')
+    cfg.model.calibration.stats = dict(image_count=[5] * 48, fractal_dimension=[1.5] * 48)
+    cfg.model.backbone = dict(type='ResNet', depth=18)  # builds sooner
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    assert type(model).__name__ == 'MaskRCNN' and isinstance(model.roi_head.bbox_head.score_calibration, FRACAL)

@@ -61,7 +61,7 @@ DETECTORS = {
 
 
 def detections(model, image):
-    sample = DetDataSample(metainfo=dict(img_shape=(64, 64), ori_shape=(64, 64), scale_factor=(1.0, 1.0)))
+    sample = DetDataSample(metainfo=dict(img_shape=(32, 32), ori_shape=(32, 32), scale_factor=(1.0, 1.0)))
     with torch.no_grad():
         found = model.predict(image, [copy.deepcopy(sample)], rescale=False)[0].pred_instances
     rows = zip(found.labels.tolist(), found.bboxes.round(decimals=3).tolist(), found.scores.tolist())
@@ -82,7 +82,7 @@ def test_detections_have_calibrated_scores_and_the_same_boxes(name):
     fracal = dict(type='FRACAL', stats=STATS)
     ours = MODELS.build(dict(cfg, type='CalibrateScores', module=dict(type=cfg['type']), calibration=fracal)).eval()
     ours.load_state_dict(stock.state_dict())
-    image = torch.randn(1, 3, 64, 64)
+    image = torch.randn(1, 3, 32, 32)
     raw, calibrated = detections(stock, image), detections(ours, image)
     assert raw.keys() == calibrated.keys() and len(raw) >= 40
     calibration = FRACAL(STATS)
