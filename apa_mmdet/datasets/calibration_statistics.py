@@ -122,7 +122,7 @@ def measure_classes(content: dict, path: str) -> dict:
     measured = zip(records.categories, images.tolist(), instances.tolist(), dimension.round(10).tolist())
     return dict(
         n_images=len(records.images),
-        n_images_annotated=np.count_nonzero(np.bincount(image)),
+        n_images_annotated=int(np.count_nonzero(np.bincount(image))),
         categories=[
             dict(id=c['id'], name=c['name'], image_count=i, instance_count=n, fractal_dimension=phi)
             for c, i, n, phi in measured
