@@ -20,7 +20,7 @@ STATS = dict(image_count=[700, 90, 30, 4, 1], n_images=800, fractal_dimension=[1
 RESNET = dict(type='ResNet', depth=18, base_channels=4, norm_eval=True)
 FPN = dict(type='FPN', in_channels=[4, 8, 16, 32], out_channels=8)
 GOL = dict(type='DropLoss', num_classes=C)
-EVERYTHING = dict(score_thr=0.0, nms=dict(type='nms', iou_threshold=2.0), max_per_img=-1)
+EVERYTHING = dict(score_thr=0.0, nms=dict(type='nms', iou_threshold=2.0), max_per_img=10**6)
 
 
 def two_stage(base, **head):
