@@ -65,7 +65,6 @@ def test_resume_of_an_iteration_based_run_is_bitwise_equal(workers, data, tmp_pa
     options = {
         'train_dataloader.num_workers': workers,
         'train_dataloader.persistent_workers': workers > 0,
-        'randomness.seed': 0,
         **ITERATIONS,
     }
     assert differences_after_resume(data, tmp_path, **options) == []
@@ -96,12 +95,15 @@ class Shaken(Points):
 class Dropping(Toy):
     def forward(self, inputs, mode='tensor', **_):
         return super().forward([torch.nn.functional.dropout(image, .3) for image in inputs], mode)
-work_dir, stop, resume, workers = sys.argv[1], *map(int, sys.argv[2:])
+work_dir, loop, stop, resume, workers = *sys.argv[1:3], *map(int, sys.argv[3:])
+iterations = dict(
+    train_cfg=dict(type='ResumableIterBasedTrainLoop', max_iters=4), log_processor=dict(by_epoch=False),
+)
 join_on_cpu('pytorch')
 torch.manual_seed(0)
 runner = toy(work_dir, dataset=Shaken(), resume=bool(resume), runner_type=SafeRunner, launcher='pytorch', name=str(stop),
              loader=dict(num_workers=workers, sampler=dict(type='DefaultSampler', shuffle=True)), by_epoch=False,
-             interval=1, options=dict(model=Dropping()))
+             interval=1, options=dict(model=Dropping(), **(iterations if loop == 'iterations' else {})))
 runner.register_hook(Stop(stop), 'LOWEST')
 try:
     runner.train()
@@ -111,7 +113,8 @@ except KeyboardInterrupt:
 
 
 @pytest.mark.slow
-def test_resume_of_two_processes_is_bitwise_equal(tmp_path):
+@pytest.mark.parametrize('loop', ['epochs', 'iterations'])
+def test_resume_of_two_processes_is_bitwise_equal(loop, tmp_path):
     script = tmp_path / 'two.py'
     script.write_text(TWO)
     env = dict(
@@ -130,6 +133,7 @@ def test_resume_of_two_processes_is_bitwise_equal(tmp_path):
             '--nproc_per_node=2',
             script,
             tmp_path / work_dir,
+            loop,
             stop,
             resume,
             workers,

@@ -1,6 +1,5 @@
 # What the V3Det configs add to MMDetection's: our runtime, a resumable loop of iterations, the decay of λ and κ.
 _base_ = './apa_runtime.py'
-randomness = dict(seed=0)  # the order of the data, which no epoch tells
 v3det_loop = dict(type='ResumableIterBasedTrainLoop')
 v3det_optim_wrapper = dict(
     constructor='ActivationOptimWrapperConstructor',

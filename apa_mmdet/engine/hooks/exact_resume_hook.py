@@ -13,10 +13,12 @@ from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
-from apa_mmdet.engine.runner.loops import ResumableLoopMixin
+from apa_mmdet.engine.runner.endless_batches import Place
+from apa_mmdet.engine.runner.loops import ResumableIterBasedTrainLoop, ResumableLoopMixin
 from apa_mmdet.engine.runner.seeded_data import STEP, seed_generators
 
 BATCHES, SAMPLER_SEED = 'batches in an epoch', 'seed of the order'
+PLACE = 'epoch and batch of the data'  # of a loop of iterations
 
 
 @HOOKS.register_module()
@@ -39,6 +41,8 @@ class ExactResumeHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         checkpoint['meta']['resume'] = _conditions(runner)
+        if isinstance(runner.train_loop, ResumableIterBasedTrainLoop) and runner.train_loop.place:
+            checkpoint['meta']['resume'][PLACE] = list(runner.train_loop.place)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None  # whatever the file holds
@@ -57,7 +61,7 @@ class ExactResumeHook(Hook):
         if reason:
             runner.logger.warning(f'a resumed run may differ from the uninterrupted one: {reason}')
         if runner.iter:  # resumed
-            if by_epoch and SAMPLER_SEED in self.recorded:
+            if (by_epoch or not reason) and SAMPLER_SEED in self.recorded:
                 _sampler(loader).seed = self.recorded[SAMPLER_SEED]
             now = _conditions(runner)
             changed = [name for name in now if name in self.recorded and self.recorded[name] != now[name]]
@@ -67,8 +71,11 @@ class ExactResumeHook(Hook):
             if differences:
                 reasons = '; '.join(differences)
                 runner.logger.warning(f'the resumed run differs from the uninterrupted one: {reasons}')
-            if by_epoch and resumable and self.recorded.get(BATCHES) == len(loader):
-                loop.batches_done = runner.iter - runner.epoch * len(loader)
+            if resumable and self.recorded.get(BATCHES) == len(loader):
+                if by_epoch:
+                    loop.batches_done = runner.iter - runner.epoch * len(loader)
+                elif loop.positions and _is_place(self.recorded.get(PLACE)):
+                    loop.place = Place(*self.recorded[PLACE])
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         seed_generators(STEP, runner.seed, runner.iter, get_rank())
@@ -77,6 +84,10 @@ class ExactResumeHook(Hook):
 def _sampler(loader: DataLoader) -> Any:
     """The sampler that orders the indices, as DistSamplerSeedHook finds it."""
     return loader.sampler if hasattr(loader.sampler, 'set_epoch') else getattr(loader.batch_sampler, 'sampler', None)
+
+
+def _is_place(recorded: Any) -> bool:
+    return isinstance(recorded, list) and len(recorded) == 2 and all(type(n) is int and n >= 0 for n in recorded)
 
 
 def _conditions(runner: Runner) -> dict[str, Any]:

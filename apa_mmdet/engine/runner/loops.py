@@ -4,9 +4,10 @@ from typing import Any
 
 import torch
 from mmengine.registry import LOOPS
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
+from .endless_batches import EndlessBatches, NotStarted, Place
 from .seeded_data import PositionBatchSampler, with_positions
 
 
@@ -17,15 +18,17 @@ class ResumableLoopMixin:
     """
 
     def __init__(self, runner: Runner, dataloader: DataLoader | dict, *args: Any, **kwargs: Any) -> None:
-        if isinstance(dataloader, dict):
-            dataloader = with_positions(dataloader, runner.seed)
-        super().__init__(runner, dataloader, *args, **kwargs)
+        super().__init__(runner, _with_positions(dataloader, runner), *args, **kwargs)
 
     @property
     def positions(self) -> PositionBatchSampler | None:
         """The batch sampler that gives each index its position; None for a data loader that was built elsewhere."""
         batches = self.dataloader.batch_sampler
         return batches if isinstance(batches, PositionBatchSampler) else None
+
+
+def _with_positions(dataloader: DataLoader | dict, runner: Runner) -> DataLoader | dict:
+    return with_positions(dataloader, runner.seed) if isinstance(dataloader, dict) else dataloader
 
 
 @LOOPS.register_module()
@@ -56,17 +59,41 @@ class ResumableEpochBasedTrainLoop(ResumableLoopMixin, EpochBasedTrainLoop):
 
 @LOOPS.register_module()
 class ResumableIterBasedTrainLoop(ResumableLoopMixin, IterBasedTrainLoop):
-    """MMEngine's IterBasedTrainLoop, with data that does not depend on the number of workers.
+    """MMEngine's IterBasedTrainLoop, which a resumed run continues at once: it draws the indices of what was trained on
+    before, and loads none of it.
 
-    MMEngine loads again what was loaded before the checkpoint, and the order of the data is that of the uninterrupted
-    run only if the config sets ``randomness.seed``; see docs/fault_tolerance.md.
+    Together with ExactResumeHook, a resumed run equals the uninterrupted one; see docs/fault_tolerance.md. MMEngine's
+    starts its workers in the constructor, before it knows where to begin, and loads all that was loaded before.
+
+    Raises:
+        NoBatches: while it trains, if the data loader has none.
 
     Example:
         >>> train_cfg = dict(type='ResumableIterBasedTrainLoop', max_iters=90000)  # in a config
     """
 
+    dataloader: DataLoader
+
+    def __init__(self, runner: Runner, dataloader: DataLoader | dict, *args: Any, **kwargs: Any) -> None:
+        BaseLoop.__init__(self, runner, _with_positions(dataloader, runner))
+        loader = self.dataloader
+        super().__init__(runner, NotStarted(loader) if self.positions else loader, *args, **kwargs)
+        self.dataloader = loader
+
+    @property
+    def place(self) -> Place | None:
+        """Where the next batch lies; None for a data loader that was built elsewhere. ExactResumeHook sets it."""
+        return getattr(self.dataloader_iterator, 'place', None)
+
+    @place.setter
+    def place(self, place: Place) -> None:
+        self.dataloader_iterator.place = place
+
     def run(self) -> torch.nn.Module:
         """Trains."""
         if self.positions:
-            self.positions.seed = self.runner.seed  # of the checkpoint
+            start = Place(0, self._iter)  # counted from the first batch of the run, unless a checkpoint says more
+            self.dataloader_iterator = EndlessBatches(
+                self.dataloader, self.positions, self.runner.seed, start, passed=self._iter
+            )
         return super().run()
