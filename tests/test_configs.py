@@ -22,6 +22,7 @@ from apa_mmdet.apis.launch_checks.metrics import check_metrics
 from apa_mmdet.apis.launch_checks.options import check_options
 from apa_mmdet.datasets.tiny_lvis.generate import CATEGORIES
 from apa_mmdet.datasets.validation.findings import Findings
+from apa_mmdet.engine.runner.cpu_launcher import TIMEOUT
 from apa_mmdet.models.activations import AGLU, APA, APALU, AconA, AconB, AconC, MetaAconC
 from apa_mmdet.models.layers import DeviceAgnosticCARAFEPack, LearnableNormedConv2d
 from apa_mmdet.models.losses import DropLoss
@@ -96,6 +97,11 @@ def test_every_config_has_our_hooks_and_a_resumable_loop(name):
     assert len(ours) == 5
     assert {key: cfg.default_hooks[key].type for key in ours} == {key: hook.type for key, hook in ours.items()}
     assert cfg.train_cfg.type == f'Resumable{"Iter" if "max_iters" in cfg.train_cfg else "Epoch"}BasedTrainLoop'
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_processes_wait_as_long_for_an_evaluation_on_gpus_as_on_cpus(name):
+    assert load(name).env_cfg.dist_cfg == dict(backend='nccl', timeout=TIMEOUT.total_seconds())
 
 
 def test_the_flagship_is_the_published_recipe():

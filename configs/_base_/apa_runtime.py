@@ -1,6 +1,7 @@
 # The additions to MMDetection's runtime (docs/fault_tolerance.md, docs/activations.md). A config takes them by
 #     _base_ = ['mmdet::…', '../_base_/apa_runtime.py']
 #     default_hooks = _base_.apa_hooks
+#     env_cfg = _base_.apa_env_cfg
 #     visualizer = dict(type='LegibleVisualizer')
 #     optim_wrapper = _base_.apa_optim_wrapper
 # and, for exact resumption, train_cfg = dict(type='ResumableEpochBasedTrainLoop'), or ResumableIterBasedTrainLoop.
@@ -15,3 +16,5 @@ apa_hooks = dict(
 )
 # what activations learn is exempt from weight decay
 apa_optim_wrapper = dict(constructor='ActivationOptimWrapperConstructor')
+# while process 0 evaluates, the others wait for it; nccl gives up after ten minutes
+apa_env_cfg = dict(dist_cfg=dict(timeout=7200))

@@ -3,6 +3,7 @@
 # network fit, and the frozen stages stay what they are.
 _base_ = ['mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', '../_base_/apa_runtime.py']
 default_hooks = _base_.apa_hooks
+env_cfg = _base_.apa_env_cfg
 visualizer = dict(type='LegibleVisualizer')
 optim_wrapper = _base_.apa_optim_wrapper
 train_cfg = dict(type='ResumableEpochBasedTrainLoop')

@@ -2,6 +2,7 @@
 # from random weights, with AGLU's own.
 _base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', '../_base_/apa_runtime.py']
 default_hooks = _base_.apa_hooks
+env_cfg = _base_.apa_env_cfg
 visualizer = dict(type='LegibleVisualizer')
 optim_wrapper = _base_.apa_optim_wrapper
 train_cfg = dict(type='ResumableEpochBasedTrainLoop')

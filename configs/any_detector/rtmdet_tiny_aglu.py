@@ -1,6 +1,7 @@
 # The whole detector. AGLU starts at λ = κ = 1, which is SiLU: weights of the stock detector give the stock results.
 _base_ = ['mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py', '../_base_/apa_runtime.py']
 default_hooks = _base_.apa_hooks
+env_cfg = _base_.apa_env_cfg
 visualizer = dict(type='LegibleVisualizer')
 optim_wrapper = _base_.apa_optim_wrapper
 train_cfg = dict(type='ResumableEpochBasedTrainLoop')

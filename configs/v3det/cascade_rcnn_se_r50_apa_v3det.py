@@ -1,6 +1,7 @@
 # Published on V3Det val: box AP 35.4 (arXiv:2407.08567; not reproduced here).
 _base_ = ['mmdet::v3det/cascade_rcnn_r50_fpn_8x4_sample1e-3_mstrain_v3det_2x.py', '../_base_/v3det_runtime.py']
 default_hooks = _base_.apa_hooks
+env_cfg = _base_.apa_env_cfg
 visualizer = dict(type='LegibleVisualizer')
 train_cfg = _base_.v3det_loop
 optim_wrapper = _base_.v3det_optim_wrapper

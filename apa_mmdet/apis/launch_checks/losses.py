@@ -1,29 +1,34 @@
-"""Checks whether each loss of this package is in a head that can use it; a loss never sees its head."""
+"""Checks whether losses for many classes are in heads that can use them; a loss never sees its head."""
 
 from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
 
 import torch
+from mmdet.models.losses import EQLV2Loss, SeesawLoss
 from mmdet.models.roi_heads.bbox_heads import BBoxHead, ConvFCBBoxHead
 from mmdet.registry import MODELS
 from mmengine.registry import DefaultScope
 
 from apa_mmdet.datasets.validation.findings import Findings
-from apa_mmdet.models.losses import DropLoss, MemoryEfficientCrossEntropyLoss
+from apa_mmdet.models.losses import BBoxHeadEQLV2Loss, DropLoss, MemoryEfficientCrossEntropyLoss
 
 from .classes import class_of
 from .launch import Launch
 
+OF_BBOX_HEAD = DropLoss, BBoxHeadEQLV2Loss, SeesawLoss  # with channels and scores of their own, which it alone asks for
+
 
 def check_losses(launch: Launch, findings: Findings) -> None:
-    """Report losses in heads that would fail at the first step, and DropLoss without class frequencies."""
+    """Report losses in heads that would fail at the first step or score otherwise, DropLoss without frequencies."""
     if launch.tool != 'train.py':
         return
     with DefaultScope.overwrite_default_scope(launch.cfg.get('default_scope') or 'mmdet'):
         for path, loss, key, head in _losses(launch.cfg.get('model'), 'model', '', None):
             cls = _class_of(loss)
-            if cls is None or not issubclass(cls, (DropLoss, MemoryEfficientCrossEntropyLoss)):
+            if cls is EQLV2Loss and key == 'loss_cls' and issubclass(_class_of(head) or object, BBoxHead):
+                findings.add('softmax-scores', [path], setting=path)
+            if cls is None or not issubclass(cls, (*OF_BBOX_HEAD, MemoryEfficientCrossEntropyLoss)):
                 continue
             if issubclass(cls, DropLoss) and loss.get('class_frequency') is None:
                 findings.add('no-class-frequency', [path], setting=path)
@@ -34,7 +39,7 @@ def check_losses(launch: Launch, findings: Findings) -> None:
                     setting=path,
                     loss=cls.__name__,
                     head=getattr(_class_of(head), '__name__', 'another part'),
-                    place='loss_cls of a BBoxHead' if issubclass(cls, DropLoss) else 'the loss_cls of a head',
+                    place='loss_cls of a BBoxHead' if issubclass(cls, OF_BBOX_HEAD) else 'the loss_cls of a head',
                 )
 
 
@@ -61,7 +66,7 @@ def _fits(loss: type, key: str, head: dict) -> bool:
     if key != 'loss_cls':
         return False
     cls = _class_of(head)
-    if not issubclass(loss, DropLoss) or cls is None:
+    if not issubclass(loss, OF_BBOX_HEAD) or cls is None:
         return True  # a head of somebody else, which nothing is known about
     if not issubclass(cls, BBoxHead):
         return False

@@ -124,6 +124,7 @@ WARNINGS = {
     'extra-category': "categories that the config's classes lack; their instances are skipped",
     'shared-category-name': 'names of categories used more than once; labels are right, results mix them up',
     'class-without-instance': 'classes without a training instance; they will not be learned',
+    'softmax-scores': '{setting}: a BBoxHead scores EQLV2Loss by a softmax; use BBoxHeadEQLV2Loss',
     'unread-option': '{setting} is read by nothing that is known; name a setting of the config in full',
     'unchecked-metric-key': '{setting} is {key}, but {metric} does not list what it gives; compare it with a log',
     'no-validation': '{setting} has no effect without validation; set val_evaluator, val_dataloader and val_cfg',

@@ -6,6 +6,8 @@ from apa_mmdet.apis.launch_checks.losses import check_losses
 from apa_mmdet.datasets.validation.findings import Findings
 
 DROP = dict(type='DropLoss', num_classes=3, class_frequency=[0.5, 0.5, 0.5])
+SEESAW = dict(type='SeesawLoss', num_classes=3)
+EQL = dict(type='BBoxHeadEQLV2Loss', num_classes=3)
 CROSS = dict(type='MemoryEfficientCrossEntropyLoss')
 ROI = dict(num_classes=3, in_channels=4, fc_out_channels=4, roi_feat_size=2)
 
@@ -35,6 +37,20 @@ def test_drop_loss_in_a_head_that_has_a_channel_for_background(model):
     )
 
 
+@pytest.mark.parametrize('loss', [SEESAW, EQL])
+def test_other_losses_with_scores_of_their_own_need_a_bbox_head(loss):
+    codes, text = found(dict(bbox_head=dict(type='RetinaHead', loss_cls=loss)))
+    assert codes == [('loss-in-wrong-head', 'model.bbox_head.loss_cls')] and 'loss_cls of a BBoxHead' in text
+
+
+def test_mmdets_eqlv2_is_scored_by_a_softmax_in_a_bbox_head():
+    loss = dict(type='EQLV2Loss', num_classes=3)
+    head = dict(type='Shared2FCBBoxHead', loss_cls=loss, **ROI)
+    assert found(dict(bbox_head=head))[0] == [('softmax-scores', 'model.bbox_head.loss_cls')]
+    for other in (dict(head, loss_cls=EQL), dict(type='SomebodyElses', loss_cls=loss)):
+        assert found(dict(bbox_head=other))[0] == []
+
+
 @pytest.mark.parametrize('loss', [DROP, CROSS])
 def test_a_loss_of_classes_that_is_given_masks_or_boxes(loss):
     assert found(dict(mask_head=dict(type='FCNMaskHead', loss_mask=loss)))[0] == [
@@ -48,7 +64,9 @@ def test_a_loss_of_classes_that_is_given_masks_or_boxes(loss):
         dict(roi_head=dict(bbox_head=dict(type='Shared2FCBBoxHead', loss_cls=DROP, **ROI))),
         dict(
             roi_head=dict(
-                bbox_head=[dict(type='LargeVocabularyBBoxHead', loss_cls=loss, **ROI) for loss in (DROP, CROSS)]
+                bbox_head=[
+                    dict(type='LargeVocabularyBBoxHead', loss_cls=loss, **ROI) for loss in (DROP, SEESAW, EQL, CROSS)
+                ]
             )
         ),
         dict(bbox_head=dict(type='RetinaHead', loss_cls=CROSS)),
