@@ -32,6 +32,7 @@ from apa_mmdet.utils.shorthand_options import spell_out
 CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / 'configs').glob('[!_]*/*.py'))
 FLAGSHIP = 'configs/lvis/mask_rcnn_se_r50_apa.py'
 TINY = 'configs/tiny_lvis/mask_rcnn_se_r18_apa.py'
+PLAIN_AND_APA = ('r50', 'r50_gol'), ('se_r50_apa', 'se_r50_apa')  # in the names of baselines, and of what they vary
 LEARNABLE = {'acon': AconC, 'meta-acon': MetaAconC, 'apalu': APALU}
 
 
@@ -108,7 +109,10 @@ def test_the_flagship_is_the_published_recipe():
     cfg = load(FLAGSHIP)
     assert cfg.train_dataloader.dataset.oversample_thr == 1e-3
     assert cfg.train_dataloader.dataset.type == 'ClassBalancedDataset' and cfg.train_dataloader.batch_size == 2
-    assert cfg.train_dataloader.dataset.dataset.type == 'LVISV1Dataset' and cfg.auto_scale_lr.base_batch_size == 16
+    assert (
+        cfg.train_dataloader.dataset.dataset.type == 'SelectiveLVISV1Dataset'
+        and cfg.auto_scale_lr.base_batch_size == 16
+    )
     optimizer = cfg.optim_wrapper.optimizer
     assert (optimizer.type, optimizer.lr, optimizer.momentum, optimizer.weight_decay) == ('SGD', 0.02, 0.9, 1e-4)
     warmup, steps = cfg.param_scheduler
@@ -127,6 +131,31 @@ def test_lvis_is_evaluated_by_the_fast_metric():
     assert FLAGSHIP in names and TINY in names
     for name in names:
         assert load(name).val_evaluator.type == load(name).test_evaluator.type == 'FastLVISMetric', name
+
+
+def test_the_plain_networks_of_gol_are_the_published_recipe():
+    flagship, cfg = load(FLAGSHIP), load('configs/lvis/mask_rcnn_r50_gol.py')
+    stock = load_stock('_base_/models/mask-rcnn_r50_fpn.py').model
+    assert cfg.model.backbone == stock.backbone and cfg.model.neck == stock.neck
+    assert cfg.model.roi_head.bbox_head == flagship.model.roi_head.bbox_head
+    test = cfg.model.test_cfg.rcnn
+    assert (test.score_thr, test.nms.iou_threshold, test.max_per_img, test.mask_thr_binary) == (1e-4, 0.3, 300, 0.5)
+
+
+def test_lvis_v05_differs_in_data_classes_and_threshold():
+    cfg, base = load('configs/lvis/mask_rcnn_r50_gol_lvis-v0.5.py'), load('configs/lvis/mask_rcnn_r50_gol.py')
+    parts = 'bbox_head.loss_cls', 'bbox_head', 'mask_head'
+    assert differences(cfg.model, base.model) == sorted(
+        [f'roi_head.{part}.num_classes' for part in parts]
+        + [f'roi_head.bbox_head.loss_cls.{key}' for key in ('class_frequency', 'frequency_threshold')]
+    )
+    stock = load_stock('_base_/datasets/lvis_v0.5_instance.py')
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader', 'val_evaluator', 'test_evaluator'):
+        changed = [path for path in differences(cfg[name], stock[name]) if not path.endswith('.pipeline')]
+        assert all(path.endswith('type') for path in changed), changed
+    loss = cfg.model.roi_head.bbox_head.loss_cls
+    assert loss.num_classes == 1230 and loss.frequency_threshold == 0.00177
+    assert loss.class_frequency == cfg.data_root + stock.train_dataloader.dataset.dataset.ann_file
 
 
 def test_coco_and_v3det_are_evaluated_by_the_fast_metric():
@@ -218,7 +247,7 @@ def test_the_flagships_initial_weights():
 def test_a_recipe_that_is_published_has_the_published_initial_weights():
     for name in CONFIGS:
         head = load(name).model.get('roi_head', {}).get('bbox_head', {})
-        if name.startswith('configs/lvis/') and 'softmax' not in name:
+        if name.startswith('configs/lvis/') and not re.search('softmax|seesaw|eqlv2', name):
             assert head.init_cfg == dict(type='Constant', val=0.001, bias=-2.0, override=dict(name='fc_cls')), name
 
 
@@ -303,6 +332,34 @@ def test_the_lvis_threshold_spares_815_classes():
             'lvis/mask_rcnn_se_r50_relu_softmax.py',
             'lvis/mask_rcnn_se_r50_relu_gol.py',
             ['roi_head.bbox_head.init_cfg', 'roi_head.bbox_head.loss_cls'],
+        ),
+        (
+            'lvis/mask_rcnn_r50_gol.py',
+            'lvis/mask_rcnn_se_r50_apa.py',
+            [
+                'backbone.init_cfg',
+                'backbone.type',
+                'roi_head.mask_head.predictor_cfg',
+                'roi_head.mask_head.upsample_cfg',
+                'test_cfg.rcnn',
+            ],
+        ),
+        ('lvis/mask_rcnn_r101_gol.py', 'lvis/mask_rcnn_r50_gol.py', ['backbone.depth', 'backbone.init_cfg']),
+        *(
+            (
+                f'lvis/mask_rcnn_{name}_seesaw.py',
+                f'lvis/mask_rcnn_{base}.py',
+                [f'roi_head.bbox_head.{part}' for part in ('cls_predictor_cfg', 'init_cfg', 'loss_cls')],
+            )
+            for name, base in PLAIN_AND_APA
+        ),
+        *(
+            (
+                f'lvis/mask_rcnn_{name}_eqlv2.py',
+                f'lvis/mask_rcnn_{base}.py',
+                [f'roi_head.bbox_head.{part}' for part in ('init_cfg', 'loss_cls')],
+            )
+            for name, base in PLAIN_AND_APA
         ),
         ('lvis/mask_rcnn_se_x50_apa.py', 'lvis/mask_rcnn_se_r50_apa.py', ['backbone.init_cfg', 'backbone.type']),
         (

@@ -76,15 +76,15 @@ def build_metric(config: str, predictions: Path, cfg_options: dict | None = None
     own = [e for e in found if Path(f'{e.get("outfile_prefix")}.predictions').resolve() == predictions.resolve()]
     chosen = (own or found)[0]
     metric = METRICS.build(chosen if chosen.get('format_only') else dict(chosen, outfile_prefix=None))
-    metric.dataset_meta = dict(classes=_classes(cfg, chosen['ann_file']))
+    metric.dataset_meta = _metainfo(cfg, chosen['ann_file'])
     return metric
 
 
-def _classes(cfg: Config, ann_file: str) -> tuple[str, ...] | None:
-    """The classes of the test data of an annotation file, by which a metric of COCO knows what a label means."""
+def _metainfo(cfg: Config, ann_file: str) -> dict:
+    """The metainfo of the test data of an annotation file, by whose classes a metric knows what a label means."""
     datasets = list(leaves((cfg.get('test_dataloader') or {}).get('dataset')))
     of_file = [d for d in datasets if os.path.join(d.get('data_root') or '', d.get('ann_file') or '') == ann_file]
     for dataset in of_file or datasets[:1]:
         kind = DATASETS.get(dataset['type']) if isinstance(dataset['type'], str) else dataset['type']
-        return dict(kind.METAINFO, **BaseDataset._load_metainfo(dataset.get('metainfo'))).get('classes')
-    return None
+        return dict(kind.METAINFO, **BaseDataset._load_metainfo(dataset.get('metainfo')))
+    return {}

@@ -1,7 +1,7 @@
 # Published on LVIS v1 val: mask AP 29.1, APr 21.6 (arXiv:2407.08567; not reproduced here).
 _base_ = [
     '../_base_/models/mask_rcnn_se_r50_fpn.py',
-    'mmdet::_base_/datasets/lvis_v1_instance.py',
+    '../_base_/datasets/lvis_v1_instance.py',
     '../_base_/schedules/lvis_2x.py',
     '../_base_/default_runtime.py',
 ]
@@ -40,5 +40,3 @@ model = dict(
     ),
     test_cfg=dict(rcnn=dict(score_thr=1e-4, nms=dict(iou_threshold=0.3), max_per_img=300, mask_thr_binary=0.4)),
 )
-val_evaluator = dict(type='FastLVISMetric')
-test_evaluator = val_evaluator

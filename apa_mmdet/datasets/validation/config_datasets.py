@@ -45,6 +45,7 @@ class AnnotationUsage(NamedTuple):
     evaluated: bool = False  # metrics read the file themselves, also the instances that the data set skips
     evaluated_as_coco: bool = False
     evaluated_as_lvis: bool = False
+    knows_classes_by_name: bool = True  # whether all metrics take a label for a position in the classes
     evaluates_masks: bool = False
     plain_mask_head: str | None = None  # type of a mask head that learns from these masks and knows no missing ones
     keeps_annotation_ids: bool = False  # whether a metric identifies matches by the ids of the file
@@ -111,6 +112,9 @@ def find_usage(dataset: ConfigDataset, cfg: Config) -> AnnotationUsage:
         evaluated=bool(readers),
         evaluated_as_coco=any('Coco' in str(evaluator.get('type')) for evaluator in readers),
         evaluated_as_lvis=any('LVIS' in str(evaluator.get('type')) for evaluator in readers),
+        knows_classes_by_name=all(
+            getattr(_resolve(METRICS, evaluator.get('type')), 'knows_classes_by_name', False) for evaluator in readers
+        ),
         evaluates_masks=any(map(_is_segm, readers)),
         plain_mask_head=_plain_mask_head(cfg) if loaders and not required and 'train' in dataset.splits else None,
         keeps_annotation_ids=not all(

@@ -21,6 +21,7 @@ from apa_mmdet.utils.errors import one_line
 from apa_mmdet.utils.missing_data_hints import explain
 
 from .annotations import Content, check_annotations, check_lvis_fields
+from .class_frequencies import SPELLINGS
 from .classes import check_model, check_training_classes, compare_classes
 from .config_datasets import (
     AnnotationUsage,
@@ -35,6 +36,7 @@ from .findings import Findings, ValidationError
 from .images import AnnotatedImage, check_images
 from .reading import read_annotations
 from .report import CheckedDataset, Report
+from .selection import BY_NAME
 
 SPLITS = ('train', 'val', 'test')
 
@@ -90,8 +92,10 @@ def _check_dataset(
     _check_evaluators(checked, cfg, findings)
     if maskless:
         findings.add('no-mask-loading')
-    by_name = not isinstance(dataset, LVISV05Dataset)  # LVISV1Dataset too is one: label = position in the file
-    content = _read(checked, by_name, usage, None if source.cfg.get('metainfo') else label_file, findings)
+    selective = bool(dataset.metainfo.get(BY_NAME))
+    # LVISV1Dataset too is a LVISV05Dataset: label = position in the file
+    by_name = selective or not isinstance(dataset, LVISV05Dataset)
+    content = _read(checked, by_name, selective, usage, None if source.cfg.get('metainfo') else label_file, findings)
     if not content:
         return checked
     _check_filters(source, content, findings)
@@ -116,19 +120,29 @@ def _check_evaluators(checked: CheckedDataset, cfg: Config, findings: Findings) 
 
 
 def _read(
-    checked: CheckedDataset, by_name: bool, usage: AnnotationUsage, label_file: Path | None, findings: Findings
+    checked: CheckedDataset,
+    by_name: bool,
+    selective: bool,
+    usage: AnnotationUsage,
+    label_file: Path | None,
+    findings: Findings,
 ) -> Content | None:
-    """Read and check the annotation file; None if that is impossible."""
+    """Read and check the annotation file; None if that is impossible. ``selective``: labels follow the classes."""
     if not checked.ann_file:
         return findings.add('no-ann-file')
     try:
         annotations = read_annotations(checked.ann_file)
     except (OSError, ValidationError) as error:
         return _report_error(error, findings, [checked.ann_file])
-    content = check_annotations(annotations, findings, set(checked.classes) if by_name else None, usage)
+    known = {*checked.classes, *(theirs for theirs, name in SPELLINGS.items() if name in checked.classes)}
+    content = check_annotations(annotations, findings, known if by_name else None, usage)
     if content.categories:
         names = [c['name'] for c in content.categories]
-        finds_by_name = by_name and not usage.evaluated_as_lvis  # LVIS's metrics too number all of the file
+        any_order = selective and usage.knows_classes_by_name
+        finds_by_name = any_order or (by_name and not usage.evaluated_as_lvis)  # LVIS's metrics number all of the file
+        if any_order:
+            order = {SPELLINGS.get(name, name): i for i, name in enumerate(checked.classes)}
+            names.sort(key=lambda name: order.get(SPELLINGS.get(name, name), len(order)))
         compare_classes(checked.classes, names, finds_by_name, findings, label_file)
     return content
 
@@ -166,6 +180,8 @@ def _image_paths(dataset: CocoDataset, content: Content, findings: Findings) -> 
         dump(dict(images=images, annotations=[], categories=content.categories), dataset.ann_file)
         try:
             return [(r['img_path'], r['height'], r['width']) for r in dataset.load_data_list()]
+        except ValidationError:  # classes that the file lacks, which are reported
+            return []
         except Exception as error:
             reason = f'no {error} in data_prefix or "images"' if isinstance(error, KeyError) else one_line(error)
             findings.add('unknown-image-path', dataset=type(dataset).__name__, reason=reason)

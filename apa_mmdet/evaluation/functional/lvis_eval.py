@@ -20,6 +20,7 @@ from tqdm import tqdm
 from apa_mmdet.datasets.validation.annotations import check_ground_truth, check_images_and_categories
 from apa_mmdet.datasets.validation.findings import Findings
 from apa_mmdet.datasets.validation.reading import read_annotations
+from apa_mmdet.datasets.validation.selection import select_categories
 from apa_mmdet.utils.errors import one_line
 
 from .detection_rows import IOU_TYPES
@@ -35,13 +36,16 @@ class GroundTruth(LVIS):
         masks: whether masks are to be compared; only then each annotation needs one.
         evaluated: whether it is evaluated with. Otherwise only its images and categories are read, which are all that a
             file of test images has.
+        classes: names of the classes that are evaluated, in order of the labels; all of the file without them.
 
     Raises:
         ValidationError: at the first fault; it names the file, the records and the key.
     """
 
-    def __init__(self, path: str, masks: bool = True, evaluated: bool = True) -> None:
-        self.path, self._masks, self._evaluated = path, masks, evaluated
+    def __init__(
+        self, path: str, masks: bool = True, evaluated: bool = True, classes: Sequence[str] | None = None
+    ) -> None:
+        self.path, self._masks, self._evaluated, self._classes = path, masks, evaluated, classes
         super().__init__(path)
 
     def _load_json(self, path: str) -> dict:
@@ -54,6 +58,8 @@ class GroundTruth(LVIS):
             check_ground_truth(self.dataset, findings, self._masks)
         else:
             check_images_and_categories(self.dataset, findings)
+        if self._classes is not None:
+            self.dataset = only_classes(self.dataset, self._classes, self.path)
         for image in self.dataset['images']:
             for key in ('height', 'width'):
                 image[key] = int(image[key])  # 64.0: pycocotools takes it, faster-coco-eval does not
@@ -63,6 +69,23 @@ class GroundTruth(LVIS):
             MMLogger.get_current_instance().warning(
                 f'{self.path}: {empty} of {len(self.anns)} annotations have no area and are skipped in AP, as in lvis'
             )
+
+
+def only_classes(content: dict, classes: Sequence[str], path: str) -> dict:
+    """An annotation file as if it had only these classes, in this order; all of its images stay.
+
+    Raises:
+        ValidationError: as of :func:`select_categories`.
+    """
+    categories = select_categories(classes, content['categories'], path)
+    kept = {category['id'] for category in categories}
+    lists = 'neg_category_ids', 'not_exhaustive_category_ids'
+    images = [
+        dict(image, **{key: [number for number in image[key] if number in kept] for key in lists if key in image})
+        for image in content['images']
+    ]
+    annotations = [annotation for annotation in content['annotations'] if annotation['category_id'] in kept]
+    return dict(content, categories=categories, images=images, annotations=annotations)
 
 
 class FastLVISEval(LVISEval):

@@ -9,6 +9,7 @@ from mmengine import fileio
 from mmengine.logging import MMLogger
 from terminaltables import AsciiTable
 
+from apa_mmdet.datasets.validation.selection import BY_NAME
 from apa_mmdet.evaluation.functional.detections import Detections
 from apa_mmdet.evaluation.functional.lvis_eval import FastLVISEval, GroundTruth
 from apa_mmdet.evaluation.functional.prediction_store import PredictionFiles
@@ -30,6 +31,9 @@ class FastLVISMetric(StreamedMetric, LVISMetric):
     JSON files of that prefix. They also stay if the evaluation fails: ``tools/eval_results.py`` evaluates them again.
     All ranks create their metrics in the same order: they agree on a name there.
 
+    A label is a position among the file's categories, as in mmdet; with ``SelectiveLVISV1Dataset`` or
+    ``SelectiveLVISV05Dataset`` one among their classes, which alone are evaluated.
+
     As in mmdet, 'proposal' is recall by category, and ``iou_thrs`` is only for 'proposal_fast'. Unlike there, a test
     without any detection has AP 0 instead of no result, and what has no annotation to average, as a frequency group
     without classes, is NaN instead of -1.
@@ -48,6 +52,8 @@ class FastLVISMetric(StreamedMetric, LVISMetric):
         PredictionError, EvaluationError: as :class:`StreamedMetric`.
     """
 
+    knows_classes_by_name = True  # of a data set that finds them so; the validation of data sets asks
+
     def __init__(self, ann_file: str | None = None, *args, topk: int | None = None, **kwargs) -> None:
         if ann_file is None:
             raise ValueError('FastLVISMetric needs ann_file: it lists the categories that an image is annotated for')
@@ -65,7 +71,9 @@ class FastLVISMetric(StreamedMetric, LVISMetric):
     def load_ground_truth(self) -> LVIS:
         """As in :class:`StreamedMetric`."""
         with fileio.get_local_path(self.ann_file, backend_args=self.backend_args) as path:
-            return GroundTruth(path, masks='segm' in self.metrics, evaluated=not self.format_only)
+            meta = self.dataset_meta or {}
+            classes = meta.get('classes') if meta.get(BY_NAME) else None
+            return GroundTruth(path, 'segm' in self.metrics, not self.format_only, classes)
 
     def _collectors(self, results: PredictionFiles) -> tuple[Detections, ProposalRecall]:
         truth = self._ground_truth

@@ -23,7 +23,7 @@ class BBoxHeadEQLV2Loss(EQLV2Loss):
 
     A ``BBoxHead`` scores mmdet's own by a softmax. Besides, this one sums g_c over all processes, so that each has the
     same and a checkpoint resumes all of them; counts nothing outside of training, nor what is not finite, which would
-    stay in g_c for good; and keeps no logits after a step. Its buffers are mmdet's, and its values those of one process.
+    stay in g_c for good; and keeps no logits after a step. Its buffers are mmdet's, and its values are in one process.
 
     Source: Tan et al., *Equalization Loss v2*, CVPR 2021, arXiv:2012.08548.
 
