@@ -19,6 +19,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import load_checkpoint
 
 from apa_mmdet.apis.convert_weights import NotConvertible, convert_file
+from apa_mmdet.checkpoint.class_names import recorded_classes
 from apa_mmdet.checkpoint.compare import WrongWeights
 from apa_mmdet.checkpoint.official_names import convert_official_state_dict, translate_names
 from apa_mmdet.models.backbones import SEResNet, SEResNeXt
@@ -235,6 +236,46 @@ def test_a_detection_checkpoint_loads_strictly_and_round_trips(tmp_path):
         assert torch.equal(tensor, official[official_name(key)]), key
     convert_file(ours, tmp_path / 'back.pth', config=str(ROOT / DETECTORS[name]), to_official=True)
     assert same(torch.load(tmp_path / 'back.pth', weights_only=True)['state_dict'], official)
+
+
+def plain(name):
+    """The official names and shapes of a detector on a plain ResNet: the same without attention and activations."""
+    added = re.compile(r'backbone\.(relu\.|.*\.(se|unirect\d)\.)')
+    return {key: shape for key, shape in keys(name).items() if not added.match(key)}
+
+
+GOL = {
+    'configs/lvis/mask_rcnn_r50_gol.py': ('lvis_mask_rcnn_se_r50_detector', 1203),
+    'configs/lvis/mask_rcnn_r101_gol.py': ('lvis_mask_rcnn_se_r101_detector', 1203),
+    'configs/lvis/mask_rcnn_r50_gol_lvis-v0.5.py': ('lvis_mask_rcnn_se_r50_detector', 1230),
+}
+
+
+@pytest.mark.parametrize('config', GOL)
+def test_detectors_of_gol_have_the_official_names(config):
+    name, classes = GOL[config]
+    # the mask head of all three is that of the official R101, a deconvolution and a fixed temperature
+    official = {key: shape for key, shape in plain(name).items() if '.mask_head.' not in key}
+    heads = plain('lvis_mask_rcnn_se_r101_detector')
+    official.update({key: shape for key, shape in heads.items() if '.mask_head.' in key})
+    sizes = {1203: classes, 4 * 1203: 4 * classes}
+    official = {key: [sizes.get(shape[0], shape[0]), *shape[1:]] if shape else shape for key, shape in official.items()}
+    model = build(Config.fromfile(ROOT / config).model)
+    assert {key: list(tensor.shape) for key, tensor in model.state_dict().items()} == official
+    assert {*translate_names(official).items()} == {(key, key) for key in official}
+
+
+def test_a_checkpoint_of_mmdet_2_is_read_as_it_is(tmp_path):
+    """GOL's; of classes its ``meta`` says CLASSES."""
+    config, weights = 'configs/lvis/mask_rcnn_r101_gol.py', marked(plain('lvis_mask_rcnn_se_r101_detector'))
+    classes = tuple(f'class {i}' for i in range(1203))
+    meta = dict(env_info='sys.platform: linux', seed=None, epoch=24, iter=1, hook_msgs={}, mmdet_version='2.21.0')
+    content = dict(meta=dict(meta, CLASSES=classes, PALETTE=None), state_dict=weights, optimizer=dict(state={}))
+    source = saved(content, tmp_path / 'gol.pth', _use_new_zipfile_serialization=False)  # torch 1.7
+    report = convert_file(source, tmp_path / 'out.pth', config=str(ROOT / config))
+    assert 'renamed               0\n' in report and 'missing               0\n' in report
+    written = torch.load(tmp_path / 'out.pth', weights_only=True)
+    assert same(written['state_dict'], weights) and recorded_classes(written['meta']) == classes
 
 
 def test_a_detection_checkpoint_needs_its_config(tmp_path):
