@@ -20,6 +20,7 @@ from apa_mmdet.apis.launch_checks.launch import Launch
 from apa_mmdet.apis.launch_checks.validate_launch import check_launch
 from apa_mmdet.models.activations import AGLU, APA, AconC
 from apa_mmdet.models.losses.links import APALink
+from apa_mmdet.utils.config import leaves
 
 PAGE = (ROOT / 'docs/train.md').read_text()
 
@@ -122,6 +123,17 @@ def lvis(cfg, model, wrapper):
     assert model.roi_head.test_cfg.max_per_img == 1000
 
 
+def some_classes(cfg, model, wrapper):
+    head, datasets = model.roi_head.bbox_head, list(leaves([cfg.train_dataloader.dataset]))
+    datasets += [cfg.val_dataloader.dataset, cfg.test_dataloader.dataset]
+    known = DATASETS.get(datasets[0].type).METAINFO['classes']
+    assert {d.type for d in datasets} == {'SelectiveLVISV1Dataset'} and set(datasets[0].metainfo.classes) < set(known)
+    assert [len(d.metainfo.classes) for d in datasets] == [head.fc_cls.out_features] * 3 == [10] * 3
+    loss = MODELS.build(dict(cfg.model.roi_head.bbox_head.loss_cls, classes=datasets[0].metainfo.classes))
+    loss.init_weights()
+    assert loss.dropped.sum() == 1  # the alligator
+
+
 def frequency_groups(cfg, model, wrapper):
     options = cfg.test_evaluator.frequency_groups
     assert options.ann_file == cfg.test_evaluator.ann_file and len(options.quantiles) == 2
@@ -164,6 +176,7 @@ PROMISED = {
     'No weight decay for λ and κ': no_decay,
     'No weight decay for λ and κ, 2': no_decay,
     'The best checkpoint, and early stopping': best,
+    "Some of LVIS's classes": some_classes,
     'Evaluating LVIS': lvis,
     'Evaluating COCO, V3Det and your own data': frequency_groups,
     'Channels last': channels_last,

@@ -57,8 +57,24 @@ def test_a_class_that_lvis_spells_in_its_own_way():
 )
 def test_lvis_files_with_other_categories(broken, change, code):
     folder, cfg = broken
+    cfg.train_dataloader.dataset.dataset.type = 'LVISV1Dataset'  # which numbers all of the file
     edit(folder / TRAIN, change)
     assert code in codes(findings_of(cfg, 'train'), 'error')
+
+
+@pytest.mark.parametrize(
+    'change, expected',
+    [
+        (lambda c: c['categories'].pop(), ('error', 'missing-category', (CATEGORIES[-1],))),
+        (lambda c: c['categories'].append(dict(id=49, name='pear')), ('warning', 'extra-category', ('pear',))),
+        (lambda c: c['categories'].reverse(), None),
+    ],
+)
+def test_lvis_files_with_other_categories_for_a_data_set_that_finds_them_by_name(broken, change, expected):
+    folder, cfg = broken
+    edit(folder / TRAIN, change)
+    found = [(f.severity, f.code, f.ids) for f in findings_of(cfg, 'train')]
+    assert expected in found if expected else not [code for _, code, _ in found if code == 'class-order']
 
 
 @pytest.mark.parametrize(
