@@ -11,6 +11,7 @@ from mmdet.evaluation import LVISMetric
 from mmdet.registry import DATASETS
 from mmengine.registry import init_default_scope
 
+from apa_mmdet.apis.offline_eval import build_metric
 from apa_mmdet.datasets.selective_lvis_dataset import SelectiveLVISV1Dataset
 from apa_mmdet.datasets.validation.findings import ValidationError
 from apa_mmdet.datasets.validation.validate_config import validate_config
@@ -174,6 +175,13 @@ def test_a_list_of_names_on_the_command_line_is_a_subset(folder):
     assert loss.dropped.tolist() == [counts[name] / 12 < 0.5 for name in names]
     cfg = config(TINY, 'data/tiny_lvis/', folder, classes=[*names, 'unicorn'])
     assert 'missing-category' in codes(cfg) and 'unknown-image-path' not in codes(cfg)
+
+
+def test_saved_predictions_of_a_subset_are_evaluated_with_its_classes(folder):
+    names, content = classes_of(folder, 3)
+    metric = build_metric(ROOT / TINY, folder, dict(classes=names, data_root=str(folder)))
+    numbers = {c['name']: c['id'] for c in content['categories']}
+    assert metric.load_ground_truth().get_cat_ids() == [numbers[name] for name in names]
 
 
 def test_a_metric_that_numbers_all_categories_is_refused(folder):
