@@ -129,7 +129,8 @@ def some_classes(cfg, model, wrapper):
     known = DATASETS.get(datasets[0].type).METAINFO['classes']
     assert {d.type for d in datasets} == {'SelectiveLVISV1Dataset'} and set(datasets[0].metainfo.classes) < set(known)
     assert [len(d.metainfo.classes) for d in datasets] == [head.fc_cls.out_features] * 3 == [10] * 3
-    loss = MODELS.build(dict(cfg.model.roi_head.bbox_head.loss_cls, classes=datasets[0].metainfo.classes))
+    loss = MODELS.build(cfg.model.roi_head.bbox_head.loss_cls)
+    assert loss.classes == datasets[0].metainfo.classes
     loss.init_weights()
     assert loss.dropped.sum() == 2  # ambulance and tow truck
 

