@@ -75,7 +75,7 @@ class ExactResumeHook(Hook):
             if resumable and self.recorded.get(BATCHES) == len(loader):
                 if by_epoch:
                     loop.batches_done = runner.iter - runner.epoch * len(loader)
-                elif loop.positions and _is_place(self.recorded.get(PLACE)):
+                elif loop.positions is not None and _is_place(self.recorded.get(PLACE), runner.iter):
                     loop.place = Place(*self.recorded[PLACE])
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
@@ -87,8 +87,10 @@ def _sampler(loader: DataLoader) -> Any:
     return loader.sampler if hasattr(loader.sampler, 'set_epoch') else getattr(loader.batch_sampler, 'sampler', None)
 
 
-def _is_place(recorded: Any) -> bool:
-    return isinstance(recorded, list) and len(recorded) == 2 and all(type(n) is int and n >= 0 for n in recorded)
+def _is_place(recorded: Any, iteration: int) -> bool:
+    """Whether this, from a file, can be the place of the data after some iterations."""
+    numbers = isinstance(recorded, list) and len(recorded) == 2 and all(type(n) is int for n in recorded)
+    return numbers and all(0 <= n <= iteration for n in recorded)
 
 
 def _conditions(runner: Runner) -> dict[str, Any]:

@@ -77,7 +77,7 @@ class ResumableIterBasedTrainLoop(ResumableLoopMixin, IterBasedTrainLoop):
     def __init__(self, runner: Runner, dataloader: DataLoader | dict, *args: Any, **kwargs: Any) -> None:
         BaseLoop.__init__(self, runner, _with_positions(dataloader, runner))
         loader = self.dataloader
-        super().__init__(runner, NotStarted(loader) if self.positions else loader, *args, **kwargs)
+        super().__init__(runner, loader if self.positions is None else NotStarted(loader), *args, **kwargs)
         self.dataloader = loader
 
     @property
@@ -91,7 +91,7 @@ class ResumableIterBasedTrainLoop(ResumableLoopMixin, IterBasedTrainLoop):
 
     def run(self) -> torch.nn.Module:
         """Trains."""
-        if self.positions:
+        if self.positions is not None:  # it may have no batch
             start = Place(0, self._iter)  # counted from the first batch of the run, unless a checkpoint says more
             self.dataloader_iterator = EndlessBatches(
                 self.dataloader, self.positions, self.runner.seed, start, passed=self._iter

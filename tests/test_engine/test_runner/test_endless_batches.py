@@ -146,8 +146,13 @@ def test_the_place_in_a_checkpoint_counts_only_if_it_is_one(tmp_path):
     path = tmp_path / 'iter_3.pth'
     content = torch.load(path, weights_only=False)
     key = next(key for key, value in content['meta']['resume'].items() if value == [0, 3])
-    for wrong in ([0, -1], [0.0, 3], 'ab'):
+    for wrong in ([0, -1], [0, 4], [0.0, 3], 'ab'):
         content['meta']['resume'][key] = wrong
         torch.save(content, path)
         resumed, _ = run(tmp_path, resume=True, iters=4)
         assert resumed.train_loop.place == Place(1, 0) or resumed.train_loop.place == Place(0, 4), wrong
+
+
+def test_a_training_of_iterations_without_a_batch_is_named(tmp_path):
+    with pytest.raises(NoBatches):
+        run(tmp_path, batch_size=20, drop_last=True)
