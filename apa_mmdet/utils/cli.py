@@ -1,6 +1,7 @@
 """What the command-line tools share: the format of help, types of arguments, ``--cfg-options``, errors in one line."""
 
 import sys
+import warnings
 from argparse import (
     Action,
     ArgumentDefaultsHelpFormatter,
@@ -54,6 +55,14 @@ def positive(text: str) -> float:
     return number
 
 
+def share(text: str) -> float:
+    """The type of an argument that is a number between 0 and 1, without these."""
+    number = positive(text)
+    if number >= 1:
+        raise ArgumentTypeError(f'{text!r} is not a share between 0 and 1')
+    return number
+
+
 def key_value(text: str) -> str:
     """The type of a config setting; MMEngine's ``DictAction`` does not report what is wrong with one."""
     key, _, value = text.partition('=')
@@ -70,6 +79,8 @@ def run(main: Callable[[], str | int | None]) -> None:
     ``main`` may return such a line, or a status, itself.
     """
     name = Path(sys.argv[0]).stem
+    # MMEngine imports that package again for each base `…::…` of a config
+    warnings.filterwarnings('ignore', 'pkg_resources is deprecated')
     try:
         error = main()
     except FileNotFoundError as missing:

@@ -166,8 +166,7 @@ def _check_metric_fields(annotations: list[dict], keeps_ids: bool, findings: Fin
 
 def check_lvis_fields(images: list[dict], categories: list[dict], findings: Findings) -> None:
     """Check what LVIS's metric needs beyond COCO's fields: classes known to be absent, and each class's frequency."""
-    for kind, records in (('images', images), ('categories', categories)):
-        findings.check('non-integer-id', records, lambda r: not is_integer_id(r['id']), records=kind)
+    check_integer_ids(images, categories, findings)
     known = {c['id'] for c in categories}
     for key in ('neg_category_ids', 'not_exhaustive_category_ids'):
         findings.check('missing-negatives', images, [not isinstance(r.get(key), list) for r in images], key=key)
@@ -176,3 +175,9 @@ def check_lvis_fields(images: list[dict], categories: list[dict], findings: Find
         details = [brief(i) for _, i in unknown]
         findings.report('unknown-negative', [image for image, _ in unknown], len(images), details, key=key)
     findings.check('missing-frequency', categories, lambda c: c.get('frequency') not in ('r', 'c', 'f'), name='name')
+
+
+def check_integer_ids(images: list[dict], categories: list[dict], findings: Findings) -> None:
+    """Check what streamed metrics need beyond COCO's fields: ids of images and categories are numbers."""
+    for kind, records in (('images', images), ('categories', categories)):
+        findings.check('non-integer-id', records, lambda r: not is_integer_id(r['id']), records=kind)

@@ -38,7 +38,7 @@ ERRORS = {
     'negative-box': 'boxes of negative width or height; correct or remove: metrics misjudge them',
     'negative-area': 'annotations with a negative "area"; correct or remove: metrics misjudge them',
     'missing-iscrowd': 'annotations whose "iscrowd" is missing or neither 0 nor 1; add it, CocoMetric needs it',
-    'non-integer-id': "ids of {records} that are not whole numbers of 64 bits; renumber them for LVIS's metric",
+    'non-integer-id': 'ids of {records} that are not whole numbers of 64 bits; renumber them for the metric',
     'missing-negatives': 'images without "{key}"; LVIS\'s metric needs it; CocoMetric does without',
     'missing-frequency': 'categories without "frequency" (r, c or f); LVIS\'s metric needs it; CocoMetric does without',
     'unknown-negative': 'images whose "{key}" names no category; LVIS\'s metric would misjudge that class',

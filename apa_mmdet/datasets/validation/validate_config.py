@@ -20,7 +20,7 @@ from apa_mmdet.utils.config import evaluators, leaves
 from apa_mmdet.utils.errors import one_line
 from apa_mmdet.utils.missing_data_hints import explain
 
-from .annotations import Content, check_annotations, check_lvis_fields
+from .annotations import Content, check_annotations, check_integer_ids, check_lvis_fields
 from .class_frequencies import SPELLINGS
 from .classes import check_model, check_training_classes, compare_classes
 from .config_datasets import (
@@ -101,6 +101,8 @@ def _check_dataset(
     _check_filters(source, content, findings)
     if usage.evaluated_as_lvis:
         check_lvis_fields(content.images, content.categories, findings)
+    elif usage.evaluated_as_coco and not usage.keeps_annotation_ids:  # FastCocoMetric
+        check_integer_ids(content.images, content.categories, findings)
     paths = _image_paths(dataset, content, findings)
     folder = (dataset.data_prefix or {}).get('img') or ''
     outside = [path for path, *_ in paths if _is_outside(path, folder)]

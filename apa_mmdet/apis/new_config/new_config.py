@@ -1,0 +1,194 @@
+"""Writes a config for data of one's own: reads the annotations, chooses, explains each choice in a comment."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from apa_mmdet.apis.launch_checks.launch import Launch
+from apa_mmdet.apis.launch_checks.validate_launch import check_launch
+from apa_mmdet.checkpoint.pretrained import checked_pretrained
+from apa_mmdet.datasets.split import split_annotations
+from apa_mmdet.datasets.validation.codes import ERROR
+from apa_mmdet.datasets.validation.findings import Finding
+from apa_mmdet.datasets.validation.reading import read_json
+from apa_mmdet.datasets.validation.validate_config import validate_config
+from apa_mmdet.utils.config import build_detector, load_config
+from apa_mmdet.utils.fileio import atomic_write
+
+from .annotations import BadData, Source, check_categories, read_source
+from .choices import Choices, choose
+from .render import LISTED_CLASSES, render
+from .schedule_choices import Machine
+from .weights import Start, start_from
+
+
+class NewConfig(NamedTuple):
+    """A written config: its files, what was chosen, warnings about the data, and the command that trains."""
+
+    files: list[str]
+    choices: Choices
+    warnings: list[Finding]
+    command: str
+
+    def __str__(self) -> str:
+        reasons = (sentence for sentences in self.choices.reasons.values() for sentence in sentences)
+        return '\n'.join([*map(str, self.warnings), *reasons, f'written: {", ".join(self.files)}', self.command])
+
+
+def this_machine(device: str | None = None, gpus: int | None = None, memory: float | None = None) -> Machine:
+    """The machine for which a config is written; what is None is that of this one, a GPU of 24 GiB if it has none."""
+    here = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    device = device or ('gpu' if here else 'cpu')
+    if memory is None:
+        memory = torch.cuda.get_device_properties(0).total_memory / 2**30 if here else 24
+    return Machine(device, (gpus or here or 1) if device == 'gpu' else 1, round(memory), os.cpu_count() or 1)
+
+
+def new_config(
+    train: str,
+    out: str,
+    val: str | None = None,
+    split: float | None = None,
+    images: str | None = None,
+    val_images: str | None = None,
+    machine: Machine | None = None,
+    weights: str | None = None,
+    boxes: bool = False,
+    epochs: int | None = None,
+    force: bool = False,
+) -> NewConfig:
+    """Write a config that trains on annotations in COCO's or LVIS's form.
+
+    The config is loaded, its data are validated and its checks run as before a training, but for the content of
+    images; it is written only if nothing is wrong.
+
+    Args:
+        train: the annotation file of the training.
+        out: the config to write, ``….py``. The names of more than a hundred classes are written beside it.
+        val: the annotation file of the validation; the same as ``train`` evaluates the images of the training.
+        split: instead of ``val`` the share of the images to hold out for it, by two files beside ``train``,
+            ``…_train.json`` and ``…_val.json``; see :func:`~apa_mmdet.datasets.split.split_annotations`.
+        images, val_images: folders to which the images' ``file_name`` is relative, where they are not found by
+            themselves; ``val_images`` is ``images`` by default.
+        machine: for which to write it; default :func:`this_machine`.
+        weights: checkpoint of a backbone or of a detector; None trains from random weights.
+        boxes: ignore masks.
+        epochs: instead of those chosen.
+        force: overwrite files.
+
+    Raises:
+        FileNotFoundError, FileExistsError, OSError: if a file is missing, is there already, or cannot be written.
+        ValidationError, BadData: if something is wrong with the annotations.
+        BadCheckpoint, WrongWeights, NotConvertible: if something is wrong with the weights.
+        ValueError: if ``out`` is not the name of a config.
+    """
+    if not out.endswith('.py') or '.' in Path(out).stem:
+        raise ValueError(f'{out}: a config is called NAME.py, without further dots')
+    classes_file = f'{Path(out).stem}_classes.txt'
+    if not force:
+        for path in (Path(out), Path(out).with_name(classes_file)):
+            _refuse_existing(path)
+    start = start_from(weights)
+    if split is not None:
+        training, validation, title = _split(train, split, images, force)
+    elif val is None:
+        raise BadData(
+            'no-validation',
+            'no validation data: give --val FILE, or hold out a fifth of the images by --split 0.2; --val '
+            f'{train} evaluates the images of the training, where AP tells nothing about others',
+        )
+    else:
+        title = []
+        training = read_source(train, images, 'train')
+        validation = (
+            training
+            if os.path.realpath(val) == os.path.realpath(train)
+            else read_source(val, val_images or images, 'val')
+        )
+        if validation is training:
+            title = ['Evaluated on the images of the training: AP tells nothing about others.']
+    machine = machine or this_machine()
+    choices = choose(training, validation, machine, start, boxes, epochs)
+    check_categories(training, validation, choices.classes)
+    command = _command(out, machine)
+    title = [*_title(training, validation, choices), *title, f'Next: {command}']
+    texts = {Path(out).name: render(training, validation, choices, start, title, classes_file)}
+    if len(choices.classes) > LISTED_CLASSES:
+        texts[classes_file] = ''.join(f'{name}\n' for name in choices.classes)
+    left_out = {*training.summary.names} - {*choices.classes}  # as a comment says
+    findings = _check(texts, out, choices, start)
+    warnings = [f for f in findings if f.code != 'extra-category' or not left_out.issuperset(f.ids)]
+    for name, text in texts.items():
+        atomic_write(Path(out).with_name(name), text.encode())
+    return NewConfig([str(Path(out).with_name(name)) for name in texts], choices, warnings, command)
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.exists():
+        raise FileExistsError(f'{path} exists already; name another file, or overwrite it with --force')
+
+
+def _split(path: str, share: float, images: str | None, force: bool) -> tuple[Source, Source, list[str]]:
+    content = read_json(path)  # with all that is in it, to write it again
+    whole = read_source(path, images, 'train', content)  # or broken records would end the split
+    split = split_annotations(content, share, path)
+    parts = []
+    for name, part in (('train', split.train), ('val', split.val)):
+        target = Path(path).with_name(f'{Path(path).stem}_{name}.json')
+        text = json.dumps(part).encode()
+        if not force and not (target.is_file() and target.read_bytes() == text):
+            _refuse_existing(target)
+        atomic_write(target, text)
+        parts.append(read_source(str(target), whole.folder, name, part))
+    held_out = f'{len(split.val["images"])} of {len(content["images"])} images are held out for the validation.'
+    lost = split.only_trained
+    if lost:
+        held_out += f' {len(lost)} classes are in no image of it, e.g. {lost[0]}: too few images.'
+    return parts[0], parts[1], [held_out]
+
+
+def _title(train: Source, val: Source, choices: Choices) -> list[str]:
+    summary = train.summary
+    masks = dict(none='boxes', some='boxes and some masks', all='boxes and masks')[choices.masks]
+    title = [
+        f'Written by tools/new_config.py from {train.path}: {summary.images} images, {summary.instances.sum()} '
+        f'instances of {len(choices.classes)} classes, {masks}; validation: {val.path}, {val.summary.images} images.'
+    ]
+    if summary.annotated < summary.images:
+        title.append(f'{summary.images - summary.annotated} training images without an object are skipped.')
+    return title
+
+
+def _command(out: str, machine: Machine) -> str:
+    if machine.gpus > 1:
+        return f'tools/dist_train.sh {out} {machine.gpus}'
+    return f'python tools/train.py {out}'
+
+
+def _check(texts: dict[str, str], out: str, choices: Choices, start: Start) -> list[Finding]:
+    """Load the config and check it as before a training; returns the warnings.
+
+    Raises:
+        BadData: ``findings``, if a training would be refused.
+        WrongWeights: if the weights do not fit the backbone.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in texts.items():
+            Path(folder, name).write_text(text, encoding='utf-8')
+        path = str(Path(folder, Path(out).name))
+        cfg = load_config(path)
+        if tuple(cfg.classes) != tuple(choices.classes):
+            odd = next(ours for ours, theirs in zip(choices.classes, [*cfg.classes, None]) if ours != theirs)
+            raise BadData('findings', f'the class name {odd!r} cannot be written into a config; rename it')
+        findings = [*check_launch(Launch('train.py', cfg)), *validate_config(cfg, images=False).findings]
+        errors = [str(finding) for finding in findings if finding.severity == ERROR]
+        if errors:
+            raise BadData('findings', '\n'.join(errors))
+        if start.kind == 'backbone':
+            with checked_pretrained(build_detector(cfg, out, 'backbone')):
+                pass
+    return findings
