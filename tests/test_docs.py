@@ -51,6 +51,8 @@ PLACES = {
     'IMAGE_OR_FOLDER': 'data/tiny_lvis/val2017',
     'path/to/data': 'data/own',
     'trainval.json': 'data/own/trainval.json',
+    'train.json': 'data/tiny_coco/annotations/instances_train2017.json',
+    'val.json': 'data/tiny_coco/annotations/instances_val2017.json',
     '8': '2',
 }
 SHORT = '--cfg-options train_cfg.max_epochs=1 train_cfg.val_interval=1 train_dataloader.batch_size=2'
@@ -96,6 +98,8 @@ OTHERS = {
     'python tools/export_onnx.py CONFIG CHECKPOINT': '',
     'python tools/export_onnx.py CONFIG CHECKPOINT --part detector': '',
     'python tools/image_demo.py IMAGE_OR_FOLDER CONFIG CHECKPOINT': '--score-thr 0.01',
+    'python tools/new_config.py train.json own.py --val val.json': '--force --device cpu',
+    'python tools/new_config.py trainval.json own.py --split 0.2': '--force --device cpu',
     'python tools/plot_activations.py CHECKPOINT': '',
     'python tools/plot_activations.py --out docs/activations': '',
     'python tools/test.py CONFIG CHECKPOINT': KEPT,

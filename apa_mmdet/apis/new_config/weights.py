@@ -66,7 +66,7 @@ def start_from(path: str | None) -> Start:
             path,
             neck,
         )
-    init_cfg = dict(type='Pretrained', checkpoint=path)
+    init_cfg = dict(_delete_=True, type='Pretrained', checkpoint=path)  # the base may have none
     return Start(
         'backbone', dict(backbone, init_cfg=init_cfg), f'From {name}: {frozen}.', 'from pretrained weights', None, neck
     )
