@@ -72,7 +72,7 @@ def summarize_annotations(content: dict, findings: Findings) -> AnnotationSummar
             findings.add('no-training-instance')
         return None
     category, image = records.category[single], records.image[single]
-    pairs = np.unique(np.stack([category, image]), axis=1)
+    pairs = np.stack(np.divmod(np.unique(category.astype(np.int64) * len(records.images) + image), len(records.images)))
     sides = np.array([(i['width'], i['height']) for i in records.images], float)
     dataset = _dataset_of(records.images)
     return AnnotationSummary(

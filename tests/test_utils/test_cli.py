@@ -19,6 +19,13 @@ def test_positive_rejects_what_is_not_a_finite_number_above_0(text):
     assert cli.positive('1e-3') == 0.001
 
 
+@pytest.mark.parametrize('text', ['0', '1', '1.5', '20%', ''])
+def test_share_rejects_what_is_not_between_0_and_1(text):
+    with pytest.raises(ArgumentTypeError):
+        cli.share(text)
+    assert cli.share('0.2') == 0.2
+
+
 def test_config_options_are_parsed_as_mmdetections(capsys):
     parser = cli.Parser('a tool', cfg_options=True)
     assert parser.parse_args(['--cfg-options', 'a.b=1', 'c=[1,x]']).cfg_options == {'a.b': 1, 'c': [1, 'x']}

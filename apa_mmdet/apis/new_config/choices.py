@@ -84,7 +84,7 @@ def choose(
     schedule, reasons['schedule'] = choose_schedule(
         cfg, summary.annotated, of_epoch, val.summary.images, batch.of_step, machine, start, bool(tail.rare), epochs
     )
-    groups, reasons['groups'] = _groups(images)
+    groups, reasons['groups'] = _groups(images, val)
     return Choices(base, classes, masks, size, model, oversample, groups, batch, schedule, reasons)
 
 
@@ -126,8 +126,10 @@ def _about_tail(tail: rules.Tail, images: np.ndarray, rule: rules.LossRule) -> I
     yield f'Loss: {rule.loss}, {rule.because}.'
 
 
-def _groups(images: np.ndarray) -> tuple[dict[str, Any] | None, list[str]]:
+def _groups(images: np.ndarray, val: Source) -> tuple[dict[str, Any] | None, list[str]]:
     """Options of ``frequency_groups`` beside the file."""
+    if val.summary.dataset != 'CocoDataset':
+        return None, [f'APr, APc, APf by the "frequency" of the categories in {val.path}.']
     groups = {name: int((group_classes(images) == name).sum()) for name in 'rcf'}
     if sum(map(bool, groups.values())) > 1:
         counts = f'{groups["r"]} rare, {groups["c"]} common, {groups["f"]} frequent classes'

@@ -115,7 +115,8 @@ def new_config(
     choices = choose(training, validation, machine, start, boxes, epochs)
     check_categories(training, validation, choices.classes)
     command = _command(out, machine)
-    title = [*_title(training, validation, choices), *title, f'Next: {command}']
+    check = f'python tools/check_dataset.py {out}'
+    title = [*_title(training, validation, choices), *title, f'Next: {check} opens every image; {command} trains.']
     texts = {Path(out).name: render(training, validation, choices, start, title, classes_file)}
     if len(choices.classes) > LISTED_CLASSES:
         texts[classes_file] = ''.join(f'{name}\n' for name in choices.classes)

@@ -142,7 +142,7 @@ def _evaluators(choices: Choices, val: Source) -> list[str]:
         ann_file=Expression('val_annotations'),
         metric=['bbox', 'segm'] if _evaluates_masks(choices, val) else 'bbox',
     )
-    if choices.groups is not None and not is_lvis:
+    if choices.groups is not None:
         evaluator['frequency_groups'] = dict(ann_file=Expression('train_annotations'), **choices.groups)
     return [assignment('val_evaluator', evaluator), 'test_evaluator = val_evaluator']
 

@@ -78,7 +78,7 @@ EPOCHS = ((50_000, 12), (10_000, 24), (2_000, 36), (500, 72), (0, 100))
 TAIL_EPOCHS = 24  # at least, with a tail: LVIS's 2x
 RANDOM_FACTOR, DETECTOR_FACTOR = 2, 0.5  # from random weights; from those of a detector, at a tenth of the rate
 DETECTOR_LR_FACTOR = 0.1
-CPU_SEEN, CPU_EPOCHS = 4_000, (5, 40)  # images in all, about the demo's quarter of an hour, within these epochs
+CPU_SEEN, CPU_EPOCHS = 5_000, (5, 40)  # images in all, as in the demo's quarter of an hour, within these epochs
 VALIDATIONS = 12  # at most
 VALIDATED_SHARE = 0.2  # images validated for one trained on, at most
 WARM_UP = 500  # iterations, at most a tenth of all
@@ -99,11 +99,14 @@ CPU_SCALE = (400, 300)
 SMALL_OBJECT, LARGE_OBJECT = 24, 256  # pixels: below at the 10th, and not above at the 90th percentile → small anchors
 
 
-def epochs_of(images: int, device: str, tail: bool, start: str) -> int:
-    """Epochs of a training; ``start`` from ``random``, ``backbone`` or ``detector`` weights."""
+def epochs_of(images: int, of_epoch: int, device: str, tail: bool, start: str) -> int:
+    """Epochs of a training on ``images``, with repeated ones ``of_epoch``.
+
+    ``start``: from ``random`` weights, those of a ``backbone`` or of a ``detector``.
+    """
     if device == 'cpu':
         low, high = CPU_EPOCHS
-        return max(low, min(high, -(-CPU_SEEN // images)))
+        return max(low, min(high, round(CPU_SEEN / of_epoch)))
     epochs = next(number for least, number in EPOCHS if images >= least)
     epochs = max(epochs, TAIL_EPOCHS) if tail else epochs
     return round(epochs * dict(random=RANDOM_FACTOR, backbone=1, detector=DETECTOR_FACTOR)[start])

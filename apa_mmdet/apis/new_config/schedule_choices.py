@@ -86,7 +86,7 @@ def choose_schedule(
         epochs: as asked for, or None.
     """
     why = 'as asked for' if epochs else f'for {images} images {start.phrase}'
-    epochs = epochs or rules.epochs_of(images, machine.device, has_tail, start.kind)
+    epochs = epochs or rules.epochs_of(images, of_epoch, machine.device, has_tail, start.kind)
     steps = max(1, of_epoch // step)
     interval = max(-(-epochs // rules.VALIDATIONS), round(validated / (rules.VALIDATED_SHARE * of_epoch)))
     interval = min(max(interval, 1), epochs)

@@ -25,10 +25,10 @@ def test_the_loss_follows_the_tail(classes, rare, base):
 
 
 def test_the_published_data_sets_get_the_schedules_of_their_recipes():
-    assert rules.epochs_of(117_266, 'gpu', False, 'backbone') == 12  # COCO's 1x
-    assert rules.epochs_of(99_388, 'gpu', True, 'backbone') == 24  # LVIS's 2x
-    assert rules.epochs_of(800, 'cpu', True, 'random') == 5  # tiny LVIS
-    assert rules.epochs_of(300, 'gpu', False, 'random') == 2 * rules.epochs_of(300, 'gpu', False, 'backbone')
+    assert rules.epochs_of(117_266, 117_266, 'gpu', False, 'backbone') == 12  # COCO's 1x
+    assert rules.epochs_of(99_388, 130_000, 'gpu', True, 'backbone') == 24  # LVIS's 2x
+    assert rules.epochs_of(800, 1007, 'cpu', True, 'random') == 5  # tiny LVIS
+    assert rules.epochs_of(300, 300, 'gpu', False, 'random') == 2 * rules.epochs_of(300, 300, 'gpu', False, 'backbone')
 
 
 def test_the_batch_fits_the_memory_the_recipes_and_the_number_of_images():
