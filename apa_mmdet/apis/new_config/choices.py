@@ -13,8 +13,8 @@ from apa_mmdet.datasets.validation.findings import show
 from . import rules
 from .annotations import Source
 from .model_choices import ImageSize, choose_image_size, choose_model
+from .python_source import Expression
 from .schedule_choices import Batch, Machine, Schedule, choose_batch, choose_schedule
-from .source import Expression
 from .weights import Start
 
 LEAST_CLASSES = 9  # for thirds of them as frequency groups

@@ -1,6 +1,5 @@
 """Writes a config for data of one's own: reads the annotations, chooses, explains each choice in a comment."""
 
-import json
 import os
 import tempfile
 from pathlib import Path
@@ -11,18 +10,17 @@ import torch
 from apa_mmdet.apis.launch_checks.launch import Launch
 from apa_mmdet.apis.launch_checks.validate_launch import check_launch
 from apa_mmdet.checkpoint.pretrained import checked_pretrained
-from apa_mmdet.datasets.split import split_annotations
 from apa_mmdet.datasets.validation.codes import ERROR
 from apa_mmdet.datasets.validation.findings import Finding
-from apa_mmdet.datasets.validation.reading import read_json
 from apa_mmdet.datasets.validation.validate_config import validate_config
 from apa_mmdet.utils.config import build_detector, load_config
 from apa_mmdet.utils.fileio import atomic_write
 
-from .annotations import BadData, Source, check_categories, read_source
+from .annotations import BadData, Source, check_categories
 from .choices import Choices, choose
 from .render import LISTED_CLASSES, render
 from .schedule_choices import Machine
+from .sources import read_both, refuse_existing
 from .weights import Start, start_from
 
 
@@ -89,34 +87,16 @@ def new_config(
     if not out.endswith('.py') or '.' in Path(out).stem:
         raise ValueError(f'{out}: a config is called NAME.py, without further dots')
     classes_file = f'{Path(out).stem}_classes.txt'
-    if not force:
-        for path in (Path(out), Path(out).with_name(classes_file)):
-            _refuse_existing(path)
+    for path in () if force else (Path(out), Path(out).with_name(classes_file)):
+        refuse_existing(path)
     start = start_from(weights)
-    if split is not None:
-        training, validation, title = _split(train, split, images, force)
-    elif val is None:
-        raise BadData(
-            'no-validation',
-            'no validation data: give --val FILE, or hold out a fifth of the images by --split 0.2; --val '
-            f'{train} evaluates the images of the training, where AP tells nothing about others',
-        )
-    else:
-        title = []
-        training = read_source(train, images, 'train')
-        validation = (
-            training
-            if os.path.realpath(val) == os.path.realpath(train)
-            else read_source(val, val_images or images, 'val')
-        )
-        if validation is training:
-            title = ['Evaluated on the images of the training: AP tells nothing about others.']
+    training, validation, notes = read_both(train, val, split, images, val_images, force)
     machine = machine or this_machine()
     choices = choose(training, validation, machine, start, boxes, epochs)
     check_categories(training, validation, choices.classes)
-    command = _command(out, machine)
-    check = f'python tools/check_dataset.py {out}'
-    title = [*_title(training, validation, choices), *title, f'Next: {check} opens every image; {command} trains.']
+    command = f'python tools/train.py {out}' if machine.gpus == 1 else f'tools/dist_train.sh {out} {machine.gpus}'
+    title = [*_title(training, validation, choices), *notes]
+    title.append(f'Next: python tools/check_dataset.py {out} opens every image; {command} trains.')
     texts = {Path(out).name: render(training, validation, choices, start, title, classes_file)}
     if len(choices.classes) > LISTED_CLASSES:
         texts[classes_file] = ''.join(f'{name}\n' for name in choices.classes)
@@ -126,30 +106,6 @@ def new_config(
     for name, text in texts.items():
         atomic_write(Path(out).with_name(name), text.encode())
     return NewConfig([str(Path(out).with_name(name)) for name in texts], choices, warnings, command)
-
-
-def _refuse_existing(path: Path) -> None:
-    if path.exists():
-        raise FileExistsError(f'{path} exists already; name another file, or overwrite it with --force')
-
-
-def _split(path: str, share: float, images: str | None, force: bool) -> tuple[Source, Source, list[str]]:
-    content = read_json(path)  # with all that is in it, to write it again
-    whole = read_source(path, images, 'train', content)  # or broken records would end the split
-    split = split_annotations(content, share, path)
-    parts = []
-    for name, part in (('train', split.train), ('val', split.val)):
-        target = Path(path).with_name(f'{Path(path).stem}_{name}.json')
-        text = json.dumps(part).encode()
-        if not force and not (target.is_file() and target.read_bytes() == text):
-            _refuse_existing(target)
-        atomic_write(target, text)
-        parts.append(read_source(str(target), whole.folder, name, part))
-    held_out = f'{len(split.val["images"])} of {len(content["images"])} images are held out for the validation.'
-    lost = split.only_trained
-    if lost:
-        held_out += f' {len(lost)} classes are in no image of it, e.g. {lost[0]}: too few images.'
-    return parts[0], parts[1], [held_out]
 
 
 def _title(train: Source, val: Source, choices: Choices) -> list[str]:
@@ -162,12 +118,6 @@ def _title(train: Source, val: Source, choices: Choices) -> list[str]:
     if summary.annotated < summary.images:
         title.append(f'{summary.images - summary.annotated} training images without an object are skipped.')
     return title
-
-
-def _command(out: str, machine: Machine) -> str:
-    if machine.gpus > 1:
-        return f'tools/dist_train.sh {out} {machine.gpus}'
-    return f'python tools/train.py {out}'
 
 
 def _check(texts: dict[str, str], out: str, choices: Choices, start: Start) -> list[Finding]:

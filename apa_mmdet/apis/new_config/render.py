@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from .annotations import Source
 from .choices import Choices
+from .python_source import Expression, assignment
 from .schedule_choices import Schedule
-from .source import Expression, assignment
 from .weights import Start
 
 LISTED_CLASSES = 100  # with more, the names get a file of their own

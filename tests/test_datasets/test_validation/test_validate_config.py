@@ -77,6 +77,20 @@ def test_a_test_set_needs_no_annotations(tmp_path, evaluator, change):
     assert report.findings == [] and report.rows == [('test', 2, 0, 0, 2, 2, 0)]
 
 
+def test_ids_that_are_texts_are_an_error_only_for_a_metric_that_keeps_numbers(tmp_path):
+    def change(content):
+        for image in content['images']:
+            image['id'] = str(image['id'])
+        for annotation in content['annotations']:
+            annotation['image_id'] = str(annotation['image_id'])
+
+    cfg = coco_validation_set(tmp_path / 'd')
+    edit(tmp_path / 'd/a.json', change)
+    assert codes(findings_of(cfg)) == []
+    cfg.val_evaluator.type = 'FastCocoMetric'
+    assert codes(findings_of(cfg)) == [('non-integer-id', ('1', '2'))]
+
+
 # ---------------------------------------------------------------- pipelines and evaluators
 
 

@@ -1,6 +1,6 @@
 from mmengine.config import Config
 
-from apa_mmdet.apis.new_config.source import WIDTH, Expression, assignment, source_of
+from apa_mmdet.apis.new_config.python_source import WIDTH, Expression, assignment, source_of
 
 
 def test_the_source_of_plain_data_is_the_data():
