@@ -57,8 +57,11 @@ def positive(text: str) -> float:
 
 def share(text: str) -> float:
     """The type of an argument that is a number between 0 and 1, without these."""
-    number = positive(text)
-    if number >= 1:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < 1:
         raise ArgumentTypeError(f'{text!r} is not a share between 0 and 1')
     return number
 

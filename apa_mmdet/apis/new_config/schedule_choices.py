@@ -44,7 +44,7 @@ def choose_batch(images: int, machine: Machine, start: str, short: float, mask_c
         short: short side of a median image as trained on.
         mask_classes: classes for which masks are predicted.
     """
-    few = f'{images} images give at least {rules.LEAST_STEPS} steps an epoch'
+    few = f'1/{rules.LEAST_STEPS} of the {images} images'
     if machine.device == 'cpu':
         batch = max(1, min(rules.STEP_IMAGES['cpu'], images // rules.LEAST_STEPS))
         most = rules.STEP_IMAGES['cpu']

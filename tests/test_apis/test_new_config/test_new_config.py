@@ -178,7 +178,7 @@ def test_the_machine_is_this_one_unless_it_is_named():
 @pytest.mark.slow
 @pytest.mark.parametrize('form', ['coco masks', 'coco some masks', 'coco boxes', 'lvis masks'])
 def test_the_printed_command_trains_and_the_result_is_tested(form, tiny_data, tmp_path):
-    data = tiny_data('tiny_lvis' if 'lvis' in form else 'coco', train=16, val=4) / 'annotations'
+    data = tiny_data('tiny_lvis' if 'lvis' in form else 'coco', train=8, val=2) / 'annotations'
     train, val = (str(next(data.glob(f'*{split}*.json'))) for split in ('train', 'val'))
     if 'masks' not in form or 'some' in form:
         content = json.loads((data / 'instances_train2017.json').read_text())
