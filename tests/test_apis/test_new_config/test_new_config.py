@@ -42,6 +42,8 @@ def test_a_config_with_a_split_explains_its_numbers_and_builds(tmp_path):
     assert cfg.train_dataloader.batch_size == 4 and cfg.auto_scale_lr.base_batch_size == 4
     assert cfg.optim_wrapper.optimizer.lr == pytest.approx(8e-4 * 4 / 8)
     assert cfg.param_scheduler[1].T_max == cfg.train_cfg.max_epochs == 40
+    moved = load_config(out, dict(data_root='/new'))
+    assert moved.val_evaluator.ann_file == '/new/trainval_val.json' and moved.val_dataloader.dataset.data_root == '/new'
     text = comments(out)
     for number in (
         '24 images',
