@@ -50,7 +50,7 @@ def choose_model(
         threshold = max(rules.DROPPED_SHARE, (rules.DROPPED_IMAGES + 0.5) / summary.annotated)
         bbox['loss_cls'] = dict(num_classes=classes, frequency_threshold=float(f'{threshold:.3g}'))
         share = f'{100 * threshold:.3g}% of the {summary.annotated} annotated images'
-        reasons.append(f'DropLoss spares classes in fewer than {share} most negatives.')
+        reasons.append(f'DropLoss drops most negatives of classes in fewer than {share}.')
     roi = dict(bbox_head=bbox, **_masks(base, masks, classes))
     model: dict[str, Any] = dict(backbone=start.backbone, roi_head=roi)
     if start.neck_channels:
