@@ -29,9 +29,10 @@ from apa_mmdet.checkpoint.official_names import convert_official_state_dict, tra
 from apa_mmdet.datasets import load_class_frequency
 from apa_mmdet.datasets.tiny_lvis.generate import CATEGORIES
 from apa_mmdet.datasets.validation.annotations import check_annotations
+from apa_mmdet.datasets.validation.columns import FileAnnotations
 from apa_mmdet.datasets.validation.config_datasets import AnnotationUsage
 from apa_mmdet.datasets.validation.findings import Findings, ValidationError
-from apa_mmdet.datasets.validation.reading import read_annotations
+from apa_mmdet.datasets.validation.reading import read_annotations, read_content, read_json
 from apa_mmdet.datasets.validation.validate_config import validate_config
 from apa_mmdet.evaluation.functional.detections import Detections
 from apa_mmdet.evaluation.functional.json_results import read_json_results
@@ -209,6 +210,35 @@ def test_what_passes_the_check_is_learned_as_the_check_counts_it(small, amount):
 
     explore(attempt, amount, 60)
     assert passed, 'no example without errors'
+
+
+def findings_of(read, path, usage):
+    findings = Findings('train')
+    try:
+        content = check_annotations(read(path), findings, None, usage)
+    except ValidationError as error:
+        return error.code, str(error)
+    return list(findings), content.counts, content.rare, content.labeled.tolist(), content.annotated, content.crowds
+
+
+@AMOUNTS
+def test_the_decoder_of_large_files_finds_what_json_finds(small, tmp_path, amount):
+    content, path, decoded = dict(small[2], annotations=small[2]['annotations'][:6]), tmp_path / 'a.json', []
+
+    def attempt(data):
+        text = bytearray(json.dumps(disturbed(data, content)).encode())
+        for _ in range(data.draw(st.sampled_from([0, 0, 0, 1, 2]))):
+            text[data.draw(st.integers(0, len(text) - 1))] = data.draw(st.integers(0, 255))
+        path.write_bytes(text)
+        usage = AnnotationUsage(
+            'required', evaluated=data.draw(st.booleans()), evaluates_masks=data.draw(st.booleans())
+        )
+        assert findings_of(read_content, path, usage) == findings_of(read_json, path, usage)
+        with contextlib.suppress(ValidationError, AttributeError):
+            decoded.append(isinstance(read_content(path).get('annotations'), FileAnnotations))
+
+    explore(attempt, amount, 40)
+    assert any(decoded)
 
 
 @AMOUNTS

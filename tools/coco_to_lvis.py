@@ -23,9 +23,9 @@ def main():
     parser.add_argument('--train', help='annotations whose classes give the frequencies')
     parser.add_argument('--negatives', help='JSON file of the categories that are absent in an image')
     args = parser.parse_args()
-    content, negatives, counts = read_annotations(args.input), None, None
+    content, negatives, counts = read_annotations(args.input, whole=True), None, None
     if args.negatives:
-        negatives = {int(number): absent for number, absent in read_annotations(args.negatives).items()}
+        negatives = {int(number): absent for number, absent in read_annotations(args.negatives, whole=True).items()}
     if args.train:
         names = [category['name'] for category in content.get('categories', ())]
         counts = count_classes(read_annotations(args.train), args.train, names)

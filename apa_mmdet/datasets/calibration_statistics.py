@@ -15,7 +15,7 @@ from apa_mmdet.utils.fileio import atomic_write
 from .fractal_dimension import fractal_dimension
 from .validation.class_frequencies import class_frequencies, find_classes
 from .validation.findings import Findings, ValidationError
-from .validation.reading import read_json
+from .validation.reading import read_content
 from .validation.records import Field, collect_records, is_count, is_number, valid_records
 
 VERSION = 1  # of the cache
@@ -82,7 +82,7 @@ def load_calibration_statistics(stats: str | os.PathLike | dict) -> CalibrationS
         cached = json.loads(cache.read_bytes())
         if all(cached[key] == value for key, value in state.items()):
             return _from_categories(cached, str(path))
-    content = read_json(path)
+    content = read_content(path)
     if isinstance(content, dict) and 'annotations' in content:
         content = measure_classes(content, str(path))
         try:
@@ -110,9 +110,9 @@ def measure_classes(content: dict, path: str) -> dict:
         ValidationError: if the content is damaged.
     """
     records = collect_records(content, Findings(path, strict=True))
-    single = np.array([not annotation.get('iscrowd') for annotation in records.annotations], bool)
+    single = np.array([not flag for flag in records.annotations.iscrowd], bool)
     category, image = records.category[single].astype(np.int64), records.image[single]
-    boxes = np.array([annotation['bbox'] for annotation in records.annotations], float).reshape(-1, 4)[single]
+    boxes = records.annotations.boxes[single]
     sizes, number = records.sizes[single], len(records.categories)
     pairs = np.sort(category * len(records.images) + image)  # numpy's own unique takes six times as long
     pairs = pairs[np.diff(pairs, prepend=-1) > 0]  # each category in each image once

@@ -11,7 +11,7 @@ from mmengine.logging import MMLogger
 from apa_mmdet.utils.fileio import atomic_write
 
 from .validation.class_frequencies import ClassFrequencies, check_frequencies, class_frequencies, count_images
-from .validation.reading import read_json
+from .validation.reading import read_content
 
 __all__ = ['check_frequencies', 'load_class_frequency']
 
@@ -60,7 +60,7 @@ def load_class_frequency(path: str | os.PathLike, classes: Sequence[str] | None 
 
 def _count(path: Path, cache: Path, state: dict) -> ClassFrequencies:
     origin = str(path)
-    content = read_json(path)
+    content = read_content(path)
     counts = count_images(content, origin)
     frequencies = class_frequencies(counts or content, origin)
     if counts:

@@ -34,7 +34,7 @@ def count_classes(content: dict, path: str, names: Sequence[str]) -> ClassCounts
             f'{path}: {len(missing)} classes, e.g. {missing[0]!r}, are not among its categories; frequencies are those '
             'in the annotations of the training'
         )
-    single = np.array([not annotation.get('iscrowd') for annotation in records.annotations], bool)
+    single = np.array([not flag for flag in records.annotations.iscrowd], bool)
     category, image = records.category[single], records.image[single]
     pairs = np.unique(category.astype(np.int64) * len(records.images) + image)  # each class in each image once
     images = np.bincount(pairs // len(records.images), minlength=len(records.categories))

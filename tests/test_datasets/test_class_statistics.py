@@ -124,7 +124,7 @@ def test_counts_are_cached_until_the_source_changes(write, monkeypatch):
     assert load_class_frequency(kept) == WANT
     assert os.stat(kept).st_mode == os.stat(path).st_mode
     with monkeypatch.context() as context:
-        context.setattr(file_under_test, 'read_json', lambda path: pytest.fail('the source was read again'))
+        context.setattr(file_under_test, 'read_content', lambda path: pytest.fail('the source was read again'))
         assert load_class_frequency(path) == WANT
 
     write(lvis(annotations=lvis()['annotations'] + [dict(image_id=5, category_id=2)]))
@@ -200,7 +200,7 @@ def test_invalid_content_is_named_in_one_line(write, content, code, ids):
 
 
 def test_counts_of_a_file_that_is_replaced_meanwhile_are_not_reused(write, monkeypatch):
-    path, read = write(lvis()), file_under_test.read_json
+    path, read = write(lvis()), file_under_test.read_content
 
     def read_and_replace(path):
         content = read(path)
@@ -208,7 +208,7 @@ def test_counts_of_a_file_that_is_replaced_meanwhile_are_not_reused(write, monke
         return content
 
     with monkeypatch.context() as context:
-        context.setattr(file_under_test, 'read_json', read_and_replace)
+        context.setattr(file_under_test, 'read_content', read_and_replace)
         assert load_class_frequency(path) == WANT
     assert load_class_frequency(path) == [1 / 5, 3 / 5]
 

@@ -2,14 +2,14 @@
 
 from collections import Counter
 from collections.abc import Container
-from itertools import compress
 from typing import NamedTuple
 
 import numpy as np
 
+from .columns import Annotations
 from .config_datasets import AnnotationUsage
 from .findings import Findings, brief
-from .masks import check_masks, has_outline
+from .masks import check_masks
 from .records import Records, collect_records, is_id, is_integer_id
 
 RARE_IMAGES = 10  # LVIS's own threshold
@@ -55,20 +55,20 @@ def check_annotations(
     _check_flag(annotations, 'ignore', findings)
     compared = image >= 0 if usage.evaluated_as_lvis else used  # LVIS's metric has no choice of classes
     if usage.evaluated:
-        evaluated = list(compress(annotations, compared))
-        _check_metric_fields(evaluated, usage.keeps_annotation_ids, findings)
-        findings.check('negative-area', evaluated, lambda a: a['area'] < 0)
+        _check_metric_fields(annotations, usage.keeps_annotation_ids, findings, compared)
+        annotations.check(findings, 'negative-area', annotations.areas < 0, among=compared)
         if usage.evaluated_as_coco:
-            findings.check('missing-iscrowd', evaluated, lambda a: a.get('iscrowd') not in (0, 1))
+            _check_crowd_flag(annotations, findings, compared)
 
     seen = used & ~_check_boxes(records, findings)
     if usage.masks != 'unused':
         chosen, required = compared if usage.evaluates_masks else seen, usage.masks == 'required'
-        instances = list(compress(annotations, chosen))
-        check_masks(instances, records.sizes[chosen], required, usage.evaluates_masks, findings, usage.plain_mask_head)
+        outlined = check_masks(
+            annotations, records.sizes, required, usage.evaluates_masks, findings, usage.plain_mask_head, chosen
+        )
         if required:  # mmdet ignores an instance of which no polygon is left
-            seen &= np.array([has_outline(a.get('segmentation')) for a in annotations], bool)
-    crowds = used & np.array([bool(a.get('iscrowd')) for a in annotations], bool)
+            seen &= outlined
+    crowds = used & np.array([bool(flag) for flag in annotations.iscrowd], bool)
     _check_crowds(annotations, category, used, crowds, findings)
     seen &= ~crowds
     counts = np.bincount(category[seen], minlength=len(categories))
@@ -83,32 +83,40 @@ def check_annotations(
         {name: int(n) for name, n, u in zip(names, counts, in_use) if u},
         int((image_counts <= RARE_IMAGES).sum()),
         np.bincount(image[used], minlength=len(images)) > 0,
-        len({a['image_id'] for a in annotations}),
+        len(set(annotations.image_ids.tolist())),
         int(crowds.sum()),
     )
 
 
-def check_ground_truth(content: dict, findings: Findings, masks: bool) -> None:
-    """Check what ``FastLVISMetric`` reads of an annotation file, and only that; ``masks``: it compares masks."""
+def check_ground_truth(content: dict, findings: Findings, masks: bool) -> Annotations:
+    """Check what ``FastLVISMetric`` reads of an annotation file, and only that; ``masks``: it compares masks.
+
+    Returns the annotations.
+    """
     records = collect_records(content, findings, needs_annotations=False)
     check_lvis_fields(records.images, records.categories, findings)
     _check_flag(records.annotations, 'ignore', findings)
     _check_metric_fields(records.annotations, False, findings)
     if masks:
         check_masks(records.annotations, records.sizes, required=True, evaluated=True, findings=findings)
+    return records.annotations
 
 
-def check_coco_ground_truth(content: dict, findings: Findings, masks: bool) -> None:
-    """Check what ``FastCocoMetric`` reads of an annotation file, and only that; ``masks``: it compares masks."""
+def check_coco_ground_truth(content: dict, findings: Findings, masks: bool) -> Annotations:
+    """Check what ``FastCocoMetric`` reads of an annotation file, and only that; ``masks``: it compares masks.
+
+    Returns the annotations.
+    """
     records = collect_records(content, findings, needs_annotations=False)
     for kind in ('images', 'categories'):
         wrong = [not is_integer_id(record['id']) for record in getattr(records, kind)]
         findings.check('non-integer-id', getattr(records, kind), wrong, records=kind)
     _check_flag(records.annotations, 'ignore', findings)
-    findings.check('missing-iscrowd', records.annotations, lambda a: a.get('iscrowd') not in (0, 1))
+    _check_crowd_flag(records.annotations, findings)
     _check_metric_fields(records.annotations, False, findings)
     if masks:
         check_masks(records.annotations, records.sizes, required=True, evaluated=True, findings=findings)
+    return records.annotations
 
 
 def check_images_and_categories(content: dict, findings: Findings) -> None:
@@ -119,49 +127,57 @@ def check_images_and_categories(content: dict, findings: Findings) -> None:
         findings.check('non-integer-id', getattr(records, kind), wrong, records=kind)
 
 
-def _check_flag(annotations: list[dict], key: str, findings: Findings) -> None:
-    is_wrong = [annotation.get(key) not in (None, 0, 1) for annotation in annotations]
-    findings.check('invalid-flag', annotations, is_wrong, lambda a: brief(a[key]), key=key)
+def _check_flag(annotations: Annotations, key: str, findings: Findings) -> None:
+    flags = getattr(annotations, key)
+    is_wrong = [flag not in (None, 0, 1) for flag in flags]
+    annotations.check(findings, 'invalid-flag', is_wrong, lambda i: brief(flags[i]), key=key)
+
+
+def _check_crowd_flag(annotations: Annotations, findings: Findings, among: np.ndarray | None = None) -> None:
+    is_wrong = [flag not in (0, 1) for flag in annotations.iscrowd]
+    annotations.check(findings, 'missing-iscrowd', is_wrong, among=among)
 
 
 def _check_crowds(
-    annotations: list[dict], category: np.ndarray, used: np.ndarray, crowds: np.ndarray, findings: Findings
+    annotations: Annotations, category: np.ndarray, used: np.ndarray, crowds: np.ndarray, findings: Findings
 ) -> None:
     """Report the ``crowds`` if they are more than COCO's: then an exporter marked single objects."""
     of_class, total = np.bincount(category[crowds]), np.bincount(category[used])
     of_few = (of_class > CROWD_SHARE_OF_CLASS * total[: len(of_class)]).any()
     if of_few or crowds.sum() > CROWD_SHARE * used.sum():
-        ids = [annotation['id'] for annotation in compress(annotations, crowds)]
-        findings.report('many-crowds', ids, int(used.sum()))
+        annotations.check(findings, 'many-crowds', crowds, among=used)
 
 
 def _check_boxes(records: Records, findings: Findings) -> np.ndarray:
     """Report odd boxes; which instances mmdet skips, by the rule of ``CocoDataset.parse_data_info``."""
     annotations, known, sizes = records.annotations, records.image >= 0, records.sizes
-    boxes = np.array([a['bbox'] for a in annotations], float).reshape(-1, 4)
-    area = np.array([a['area'] for a in annotations], float)
-    ignored = np.array([bool(a.get('ignore')) for a in annotations], bool)
-    low, side = boxes[:, :2], boxes[:, 2:]
+    area = annotations.areas
+    ignored = np.array([bool(flag) for flag in annotations.ignore], bool)
+    low, side = annotations.boxes[:, :2], annotations.boxes[:, 2:]
     inside = np.clip(np.minimum(low + side, sizes) - np.maximum(low, 0), 0, None).prod(1)
     flat = (side <= 0).any(1) | (area <= 0)
     outside = known & ((low < -1).any(1) | (low + side > sizes + 1).any(1))
     skipped = ignored | flat | (side < 1).any(1) | (known & (inside == 0))
     misread = outside.sum() > MISREAD_SHARE * len(annotations)
-    findings.check('boxes-misread' if misread else 'box-outside-image', annotations, outside, share=MISREAD_SHARE)
-    findings.check('empty-box', annotations, flat)
-    findings.check('skipped-instance', annotations, skipped)
+    code = 'boxes-misread' if misread else 'box-outside-image'
+    annotations.check(findings, code, outside, share=MISREAD_SHARE)
+    annotations.check(findings, 'empty-box', flat)
+    annotations.check(findings, 'skipped-instance', skipped)
     return skipped
 
 
-def _check_metric_fields(annotations: list[dict], keeps_ids: bool, findings: Findings) -> None:
+def _check_metric_fields(
+    annotations: Annotations, keeps_ids: bool, findings: Findings, among: np.ndarray | None = None
+) -> None:
     """Check ids and boxes; ``keeps_ids``: a metric identifies matches by the ids instead of renumbering."""
+    ids = annotations.ids.tolist()
     if keeps_ids:
-        is_wrong, meaning = (lambda a: isinstance(a['id'], str) or not 0 <= a['id'] < MAX_EXACT_ID), 'from 1 to 2^53'
-        findings.check('annotation-id-zero', annotations, lambda a: a['id'] == 0)
+        is_wrong, meaning = [isinstance(i, str) or not 0 <= i < MAX_EXACT_ID for i in ids], 'from 1 to 2^53'
+        annotations.check(findings, 'annotation-id-zero', [i == 0 for i in ids], among=among)
     else:
-        is_wrong, meaning = (lambda a: not is_integer_id(a['id'])), 'of 64 bits'
-    findings.check('invalid-annotation-id', annotations, is_wrong, meaning=f'a whole number {meaning}')
-    findings.check('negative-box', annotations, lambda a: min(a['bbox'][2:]) < 0)
+        is_wrong, meaning = [not is_integer_id(i) for i in ids], 'of 64 bits'
+    annotations.check(findings, 'invalid-annotation-id', is_wrong, among=among, meaning=f'a whole number {meaning}')
+    annotations.check(findings, 'negative-box', annotations.boxes[:, 2:].min(1, initial=0) < 0, among=among)
 
 
 def check_lvis_fields(images: list[dict], categories: list[dict], findings: Findings) -> None:

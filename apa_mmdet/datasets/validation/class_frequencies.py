@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from .findings import Findings, ValidationError, brief
-from .reading import read_json
-from .records import ID, NAME, REFERENCES, Field, is_count, valid_records
+from .reading import read_content
+from .records import ID, NAME, REFERENCES, Field, is_count, valid_annotations, valid_records
 
 IMAGE_COUNT = Field('a number of images', is_count)
 SPELLINGS = {'speaker_(stero_equipment)': 'speaker_(stereo_equipment)'}  # LVIS's files: mmdet's classes
@@ -62,7 +62,7 @@ def _occurrences(names: Sequence[str]) -> Iterator[tuple[str, int]]:
 
 def read_class_frequencies(path: str) -> ClassFrequencies:
     """Read the frequencies from a file of any kind that :func:`~..class_statistics.load_class_frequency` reads."""
-    content = read_json(path)
+    content = read_content(path)
     return class_frequencies(count_images(content, path) or content, path)
 
 
@@ -103,8 +103,8 @@ def count_images(content: Any, origin: str) -> dict | None:
     """
     if not isinstance(content, dict) or 'n_images_annotated' in content:
         return None
-    annotations = valid_records(content, 'annotations', Findings(origin, strict=True), REFERENCES)
-    pairs = {(annotation['category_id'], annotation['image_id']) for annotation in annotations}
+    annotations = valid_annotations(content, Findings(origin, strict=True), REFERENCES)
+    pairs = set(zip(annotations.category_ids.tolist(), annotations.image_ids.tolist()))
     seen = Counter(category for category, _ in pairs)
     categories = [
         dict({k: c[k] for k in ('id', 'name') if k in c}, image_count=c.get('image_count', seen[c['id']]))

@@ -3,11 +3,15 @@
 import json
 import os
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from apa_mmdet.utils.garbage import paused_collection
+
 from .encodings import guess_encoding
 from .findings import ValidationError, show
+from .typed_decoder import decode_content
 
 ARCHIVES = b'\x1f\x8b', b'PK\x03\x04'  # gzip, zip
 
@@ -21,17 +25,9 @@ def read_json(path: str | os.PathLike) -> Any:
             or gives a key of an object twice; in one line.
     """
 
-    def unique_keys(pairs: list[tuple[str, Any]]) -> dict:
-        record = dict(pairs)
-        if len(record) < len(pairs):
-            key = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-            owner = f'the record with the id {show(record["id"])}' if 'id' in record else 'a record without id'
-            raise ValidationError('duplicate-key', path=path, key=show(key), record=owner)
-        return record
-
     try:
         with open(path, encoding='utf-8') as file:
-            return json.load(file, object_pairs_hook=unique_keys)
+            return _loads(file.read(), path)
     except json.JSONDecodeError as error:
         if error.doc.startswith('\ufeff'):
             raise ValidationError('byte-order-mark', path=path) from None
@@ -60,9 +56,36 @@ def _not_utf8(path: str | os.PathLike) -> ValidationError:
     return ValidationError('not-utf8', path=path, encoding=guess_encoding(data))
 
 
-def read_annotations(path: str | os.PathLike) -> dict:
-    """Read an annotation file. Raises as :func:`read_json`, and ValidationError if it is not a JSON object."""
-    content = read_json(path)
+def read_content(path: str | os.PathLike) -> Any:
+    """As :func:`read_json`, but a list of annotations in an object is :class:`.columns.FileAnnotations`.
+
+    Only a file that msgspec cannot read, such as one with NaN, has a list of dictionaries; it takes six times as much
+    memory as the file is large.
+    """
+    with paused_collection(), open(path, 'rb') as file:
+        content = decode_content(file.read(), partial(_loads, path=path))
+    return read_json(path) if content is None else content
+
+
+def read_annotations(path: str | os.PathLike, whole: bool = False) -> dict:
+    """Read an annotation file, as :func:`read_content`, or ``whole``, with all that is in it, as :func:`read_json`.
+
+    Raises:
+        FileNotFoundError, ValidationError: as :func:`read_json`; ValidationError also if it is not a JSON object.
+    """
+    content = read_json(path) if whole else read_content(path)
     if not isinstance(content, dict):
         raise ValidationError('not-annotations', path=path, type=type(content).__name__)
     return content
+
+
+def _loads(text: str, path: str | os.PathLike) -> Any:
+    def unique_keys(pairs: list[tuple[str, Any]]) -> dict:
+        record = dict(pairs)
+        if len(record) < len(pairs):
+            key = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+            owner = f'the record with the id {show(record["id"])}' if 'id' in record else 'a record without id'
+            raise ValidationError('duplicate-key', path=path, key=show(key), record=owner)
+        return record
+
+    return json.loads(text, object_pairs_hook=unique_keys)

@@ -1,12 +1,14 @@
 """Records of an annotation file: which fields they need, that ids are unique, and that they refer to each other."""
 
+from bisect import bisect
 from collections import Counter
-from collections.abc import Callable
-from itertools import compress
+from collections.abc import Callable, Mapping
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from .columns import Annotations, FileAnnotations
 from .findings import Findings, brief
 
 MAX_NUMBER = 1e12  # pixels, or square pixels
@@ -58,23 +60,55 @@ def valid_records(content: dict, kind: str, findings: Findings, fields: dict[str
     if not isinstance(records, list) or not records:
         findings.add('missing-records', [kind], records=kind)
         return []
-    total = len(records)
-    others = [i for i, record in enumerate(records) if not isinstance(record, dict)]
+    invalid = _report_invalid(dict(enumerate(records)), len(records), kind, fields, findings)
+    valid = [record for i, record in enumerate(records) if i not in invalid]
+    if 'id' in fields:
+        _report_duplicates([record['id'] for record in valid], len(records), kind, findings)
+    return valid
+
+
+def valid_annotations(content: dict, findings: Findings, fields: dict[str, Field] | None = None) -> Annotations:
+    """As :func:`valid_records` of the annotations, which may be :class:`.columns.FileAnnotations`."""
+    read, fields = content.get('annotations'), fields or FIELDS['annotations']
+    with_boxes = 'bbox' in fields
+    if not isinstance(read, FileAnnotations):
+        return Annotations.of(valid_records(content, 'annotations', findings, fields), with_boxes)
+    annotations = read.columns
+    if read.irregular:
+        invalid = _report_invalid(read.irregular, len(read), 'annotations', fields, findings)
+        others = {i: record for i, record in read.irregular.items() if i not in invalid}
+        annotations = annotations.replace(list(others), Annotations.of(others.values(), with_boxes))
+        kept = np.ones(len(read), bool)
+        kept[list(invalid)] = False
+        annotations = annotations.select(kept)
+    if 'id' in fields:
+        _report_duplicates(annotations.ids.tolist(), len(read), 'annotations', findings)
+    return annotations
+
+
+def _report_invalid(
+    records: Mapping[int, Any], total: int, kind: str, fields: dict[str, Field], findings: Findings
+) -> set[int]:
+    """Report the records, by their positions among ``total``, whose fields are not valid; their positions."""
+    others = [i for i, record in records.items() if not isinstance(record, dict)]
     details = [brief(records[i]) for i in others]
     findings.report('not-an-object', [f'number {i}' for i in others], total, details, records=kind)
-    records = [record for record in records if isinstance(record, dict)]
-    invalid = set()
+    invalid = set(others)
+    objects = {i: record for i, record in records.items() if isinstance(record, dict)}
     for key, field in fields.items():
-        wrong = [i for i, r in enumerate(records) if not (field.fits(r.get(key)) or (field.optional and key not in r))]
-        ids = [records[i].get('id', f'number {i}') for i in wrong]
-        details = [brief(records[i][key]) if key in records[i] else '' for i in wrong]
+        wrong = [i for i, r in objects.items() if not (field.fits(r.get(key)) or (field.optional and key not in r))]
+        # counted without what is not an object
+        ids = [objects[i].get('id', f'number {i - bisect(others, i)}') for i in wrong]
+        details = [brief(objects[i][key]) if key in objects[i] else '' for i in wrong]
         findings.report('invalid-field', ids, total, details, records=kind, key=key, meaning=field.meaning)
         invalid.update(wrong)
-    records = [record for i, record in enumerate(records) if i not in invalid]
-    if 'id' in fields:
-        repeated = [key for key, count in Counter(record['id'] for record in records).items() if count > 1]
+    return invalid
+
+
+def _report_duplicates(ids: list, total: int, kind: str, findings: Findings) -> None:
+    if len(set(ids)) < len(ids):
+        repeated = [key for key, count in Counter(ids).items() if count > 1]
         findings.report('duplicate-id', repeated, total, records=kind)
-    return records
 
 
 class Records(NamedTuple):
@@ -85,7 +119,7 @@ class Records(NamedTuple):
 
     images: list[dict]
     categories: list[dict]
-    annotations: list[dict]
+    annotations: Annotations
     image: np.ndarray
     category: np.ndarray
 
@@ -99,21 +133,23 @@ def collect_records(content: dict, findings: Findings, needs_annotations: bool =
     """Validate the three lists of an annotation file; ``needs_annotations``: an empty list of them is an error."""
     images, categories = (valid_records(content, kind, findings) for kind in ('images', 'categories'))
     findings.check('image-too-large', images, lambda i: i['width'] * i['height'] > MAX_PIXELS, pixels=MAX_PIXELS)
-    annotations = []
+    annotations = Annotations.of([])
     if needs_annotations or content.get('annotations') != []:
-        annotations = valid_records(content, 'annotations', findings)
+        annotations = valid_annotations(content, findings)
     image = _positions(annotations, 'image', images, findings)
     category = _positions(annotations, 'category', categories, findings)
     return Records(images, categories, annotations, image, category)
 
 
-def _positions(annotations: list[dict], kind: str, records: list[dict], findings: Findings) -> np.ndarray:
+def _positions(annotations: Annotations, kind: str, records: list[dict], findings: Findings) -> np.ndarray:
     """Position of each annotation's image or category among the ``records``, -1 where it has none."""
     key, position = f'{kind}_id', {record['id']: i for i, record in enumerate(records)}
-    positions = np.array([position.get(annotation[key], -1) for annotation in annotations], int)
-    if records:  # otherwise reported already
-        lost, texts = positions < 0, set(map(str, position))
-        mismatched = all(str(a[key]) in texts for a in compress(annotations, lost))
+    ids = getattr(annotations, f'{key}s')
+    positions = np.fromiter(map(position.get, ids.tolist(), repeat(-1)), int, len(ids))
+    lost = positions < 0
+    if records and lost.any():  # without records, reported already
+        texts = set(map(str, position))
+        mismatched = all(str(i) in texts for i in ids[lost].tolist())
         code = 'id-type-mismatch' if mismatched else f'unknown-{kind}'
-        findings.check(code, annotations, lost, lambda a: f'{kind} {brief(a[key])}', key=key)
+        annotations.check(findings, code, lost, lambda i: f'{kind} {brief(ids[i : i + 1].tolist()[0])}', key=key)
     return positions

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import tempfile
 from collections.abc import Sequence
@@ -12,12 +13,12 @@ from mmcv.transforms import BaseTransform
 from mmdet.datasets import CocoDataset, LVISV05Dataset
 from mmengine import fileio
 from mmengine.config import Config
-from mmengine.fileio import dump
 from mmengine.registry import init_default_scope
 from tqdm import tqdm
 
 from apa_mmdet.utils.config import evaluators, leaves
 from apa_mmdet.utils.errors import one_line
+from apa_mmdet.utils.garbage import paused_collection
 from apa_mmdet.utils.missing_data_hints import explain
 
 from .annotations import Content, check_annotations, check_integer_ids, check_lvis_fields
@@ -179,9 +180,11 @@ def _image_paths(dataset: CocoDataset, content: Content, findings: Findings) -> 
     images = [image for image, skipped in zip(content.images, unnamed) if not skipped]
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
         dataset.ann_file = os.path.join(folder, 'images.json')
-        dump(dict(images=images, annotations=[], categories=content.categories), dataset.ann_file)
+        records = dict(images=images, annotations=[], categories=content.categories)
+        Path(dataset.ann_file).write_text(json.dumps(records))
         try:
-            return [(r['img_path'], r['height'], r['width']) for r in dataset.load_data_list()]
+            with paused_collection():
+                return [(r['img_path'], r['height'], r['width']) for r in dataset.load_data_list()]
         except ValidationError:  # classes that the file lacks, which are reported
             return []
         except Exception as error:

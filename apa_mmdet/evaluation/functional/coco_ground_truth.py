@@ -7,8 +7,10 @@ import numpy as np
 import pycocotools.mask as mask_utils
 
 from apa_mmdet.datasets.validation.annotations import check_coco_ground_truth, check_images_and_categories
+from apa_mmdet.datasets.validation.columns import Annotations
 from apa_mmdet.datasets.validation.findings import Findings
 from apa_mmdet.datasets.validation.reading import read_annotations
+from apa_mmdet.datasets.validation.segmentations import plain
 
 OBJECT = np.dtype(
     [('image', 'i4'), ('label', 'i4'), ('box', 'f8', 4), ('area', 'f8'), ('crowd', '?'), ('number', 'i8')]
@@ -30,7 +32,7 @@ class CocoGroundTruth:
         categories: those of label 0, 1, ….
         objects: annotations of the categories as :data:`OBJECT`, in the order of the file: ``image`` is a position
             among the sorted ids, ``number`` one in ``segmentations``.
-        segmentations: those of all annotations; empty without ``masks``.
+        segmentations: those of all annotations, as :func:`plain` takes them; empty without ``masks``.
 
     Raises:
         ValidationError: at the first fault; it names the file, the records and the key.
@@ -47,33 +49,31 @@ class CocoGroundTruth:
         self.path = path
         content, findings = read_annotations(path), Findings(path, strict=True)
         if evaluated:
-            check_coco_ground_truth(content, findings, masks)
+            annotations = check_coco_ground_truth(content, findings, masks)
         else:
             check_images_and_categories(content, findings)
-            content = dict(content, annotations=[])
+            annotations = Annotations.of([])
         self.imgs: dict[int, dict] = {image['id']: image for image in content['images']}
         self._sorted_ids = sorted(self.imgs)
         names = set(classes or ())
         self.categories = [c for c in content['categories'] if not names or c['name'] in names]
         if sort_categories:
             self.categories.sort(key=lambda category: category['id'])
-        annotations = content['annotations']
-        self.segmentations = [annotation['segmentation'] for annotation in annotations] if masks else []
+        self.segmentations = annotations.segmentations if masks else []
         self._read(annotations)
 
-    def _read(self, annotations: list[dict]) -> None:
+    def _read(self, annotations: Annotations) -> None:
         label_of = {category['id']: label for label, category in enumerate(self.categories)}
         position_of = {number: i for i, number in enumerate(self._sorted_ids)}
         objects = np.zeros(len(annotations), OBJECT)
-        objects['image'] = [position_of[annotation['image_id']] for annotation in annotations]
-        objects['label'] = [label_of.get(annotation['category_id'], -1) for annotation in annotations]
-        objects['box'] = np.array([annotation['bbox'] for annotation in annotations], float).reshape(-1, 4)
-        objects['area'] = [annotation['area'] for annotation in annotations]
-        objects['crowd'] = [bool(annotation['iscrowd']) for annotation in annotations]
+        objects['image'] = [position_of[number] for number in annotations.image_ids.tolist()]
+        objects['label'] = [label_of.get(number, -1) for number in annotations.category_ids.tolist()]
+        objects['box'], objects['area'] = annotations.boxes, annotations.areas
+        objects['crowd'] = [bool(flag) for flag in annotations.iscrowd]
         objects['number'] = np.arange(len(annotations))
         self.objects = objects[objects['label'] >= 0]
         # for the recall of proposals, which counts objects of all categories
-        ignored = np.array([bool(annotation.get('ignore')) for annotation in annotations], bool) | objects['crowd']
+        ignored = np.array([bool(flag) for flag in annotations.ignore], bool) | objects['crowd']
         single = objects[~ignored]
         self._single = single[np.argsort(single['image'], kind='stable')]
         self._position_of = position_of
@@ -95,7 +95,7 @@ class CocoGroundTruth:
 
     def mask(self, number: int, image: int) -> dict[str, Any]:
         """The compressed RLE of an annotation; ``image``: the position of its image."""
-        segmentation, record = self.segmentations[number], self.imgs[self._sorted_ids[image]]
+        segmentation, record = plain(self.segmentations[number]), self.imgs[self._sorted_ids[image]]
         height, width = int(record['height']), int(record['width'])
         if isinstance(segmentation, list):
             return mask_utils.merge(mask_utils.frPyObjects(segmentation, height, width))

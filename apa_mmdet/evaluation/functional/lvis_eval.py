@@ -20,6 +20,7 @@ from tqdm import tqdm
 from apa_mmdet.datasets.validation.annotations import check_ground_truth, check_images_and_categories
 from apa_mmdet.datasets.validation.findings import Findings
 from apa_mmdet.datasets.validation.reading import read_annotations
+from apa_mmdet.datasets.validation.segmentations import plain
 from apa_mmdet.datasets.validation.selection import select_categories
 from apa_mmdet.utils.errors import one_line
 
@@ -30,6 +31,9 @@ from .prediction_store import as_xywh
 
 class GroundTruth(LVIS):
     """lvis's index of a validated annotation file; annotations without area, which lvis skips, are counted in the log.
+
+    Annotations have only the fields that are evaluated, and a ``segmentation`` only with ``masks``, which
+    :func:`~apa_mmdet.datasets.validation.segmentations.plain` decodes.
 
     Args:
         path: the file.
@@ -49,15 +53,15 @@ class GroundTruth(LVIS):
         super().__init__(path)
 
     def _load_json(self, path: str) -> dict:
-        content = read_annotations(path)
-        return content if self._evaluated else dict(content, annotations=[])
+        content, findings = read_annotations(path), Findings(path, strict=True)
+        annotations: list[dict] = []
+        if self._evaluated:
+            annotations = list(check_ground_truth(content, findings, self._masks).records(self._masks))
+        else:
+            check_images_and_categories(content, findings)
+        return dict(content, annotations=annotations)
 
     def _create_index(self) -> None:
-        findings = Findings(self.path, strict=True)
-        if self._evaluated:
-            check_ground_truth(self.dataset, findings, self._masks)
-        else:
-            check_images_and_categories(self.dataset, findings)
         if self._classes is not None:
             self.dataset = only_classes(self.dataset, self._classes, self.path)
         for image in self.dataset['images']:
@@ -135,6 +139,8 @@ class FastLVISEval(LVISEval):
         number = annotations[0]['category_id']
         image_of, numbered = self.detections.image_of, enumerate(annotations, 1)
         annotations = [dict(a, id=i, image_id=image_of[a['image_id']], iscrowd=0) for i, a in numbered]
+        for annotation in annotations if self.params.iou_type == 'segm' else ():
+            annotation['segmentation'] = plain(annotation['segmentation'])
         images = sorted({a['image_id'] for a in annotations} | {d['image_id'] for d in detections})
         images = [dict(self.lvis_gt.imgs[self.params.img_ids[i]], id=i) for i in images]
         options = dict(lvis_style=True, rle_iou_max_workers=1)  # few masks an image and category: threads would wait

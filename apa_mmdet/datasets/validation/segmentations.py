@@ -1,0 +1,48 @@
+"""Masks of an annotation file, kept as text and decoded one by one: the numbers of all would take gigabytes."""
+
+import json
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Raw
+
+FAR = 1e4  # pixels
+MAX_NUMBERS = 500  # of a mask; an outline between so many near coordinates has at most 5 million pixels
+
+_polygons = msgspec.json.Decoder(
+    list[Annotated[list[Annotated[float, Meta(ge=-FAR, le=FAR)]], Meta(min_length=6, max_length=MAX_NUMBERS)]]
+).decode
+
+
+def plain(segmentation: Any) -> Any:
+    """A segmentation as ``json`` reads it; ``msgspec.Raw`` is text that is not decoded yet.
+
+    Example:
+        >>> plain(Raw(b'[[1, 2.5]]')), plain([])
+        ([[1, 2.5]], [])
+    """
+    if not isinstance(segmentation, Raw):
+        return segmentation
+    try:
+        return msgspec.json.decode(segmentation)
+    except msgspec.MsgspecError:  # 1e400
+        return json.loads(bytes(segmentation))
+
+
+def are_usual_polygons(segmentation: Any) -> bool:
+    """Whether a text holds polygons without any fault, and is neither long nor far from the image; checked in C.
+
+    Example:
+        >>> are_usual_polygons(Raw(b'[[0, 0, 4, 0, 4, 3]]')), are_usual_polygons(Raw(b'[[0, 0, 4, 0]]'))
+        (True, False)
+    """
+    if type(segmentation) is not Raw:
+        return False
+    try:
+        polygons = _polygons(segmentation)
+    except msgspec.MsgspecError:
+        return False
+    if len(polygons) == 1:
+        return len(polygons[0]) % 2 == 0
+    lengths = list(map(len, polygons))
+    return bool(lengths) and sum(lengths) <= MAX_NUMBERS and not any(length % 2 for length in lengths)
