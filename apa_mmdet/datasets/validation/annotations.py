@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Container
-from typing import NamedTuple
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -19,17 +19,31 @@ CROWD_SHARE = 0.05  # of the annotations; COCO has 0.012
 CROWD_SHARE_OF_CLASS = 0.5
 
 
-class Content(NamedTuple):
-    """What is kept of an annotation file; the rest is released, because it may take gigabytes."""
+@dataclass(frozen=True)
+class Summary:
+    """What the report, and checks across data sets, need of an annotation file."""
 
-    images: list[dict]
-    categories: list[dict]
+    categories: list[dict]  # with id, name and image_count only
     instances: int
     counts: dict[str, int]  # instances that training sees, by class
     rare: int  # classes with 1 to 10 images
+    annotated: int  # images with any annotation
+    crowds: int  # annotations of a class in use that are marked as crowds
+    total_images: int
+
+
+@dataclass(frozen=True)
+class Content(Summary):
+    """What is kept of an annotation file to check it further; the rest is released, because it may take gigabytes."""
+
+    images: list[dict]
     labeled: np.ndarray  # whether an image has any annotation of a class in use, also one that training skips
-    annotated: int = 0  # images with any annotation
-    crowds: int = 0  # annotations of a class in use that are marked as crowds
+
+    def summary(self) -> Summary:
+        """Without the images."""
+        values = {field.name: getattr(self, field.name) for field in fields(Summary)}
+        kept = [{key: c[key] for key in ('id', 'name', 'image_count') if key in c} for c in self.categories]
+        return Summary(**dict(values, categories=kept))
 
 
 def check_annotations(
@@ -44,7 +58,7 @@ def check_annotations(
     images, categories, annotations, image, category = records
     bare = not usage.trained and content['annotations'] == []
     if not (images and categories and (annotations or bare)):
-        return Content(images, categories, len(annotations), {}, 0, np.zeros(len(images), bool))
+        return Content(categories, len(annotations), {}, 0, 0, 0, len(images), images, np.zeros(len(images), bool))
 
     in_use = np.array([classes is None or c['name'] in classes for c in categories] + [False])  # the last: category -1
     used = (image >= 0) & in_use[category]
@@ -77,14 +91,15 @@ def check_annotations(
     times = Counter(c['name'] for c in categories)
     names = [c['name'] if times[c['name']] == 1 else f'{c["name"]} (id {c["id"]})' for c in categories]
     return Content(
-        images,
         categories,
         len(annotations),
         {name: int(n) for name, n, u in zip(names, counts, in_use) if u},
         int((image_counts <= RARE_IMAGES).sum()),
-        np.bincount(image[used], minlength=len(images)) > 0,
         len(set(annotations.image_ids.tolist())),
         int(crowds.sum()),
+        len(images),
+        images,
+        np.bincount(image[used], minlength=len(images)) > 0,
     )
 
 

@@ -9,7 +9,7 @@ from mmengine.config import Config
 
 from apa_mmdet.utils.config import model_parts
 
-from .annotations import Content
+from .annotations import Summary
 from .class_frequencies import SPELLINGS, read_class_frequencies, report_lacking
 from .findings import Findings, ValidationError, brief, show
 from .records import is_count
@@ -99,7 +99,7 @@ def _check_frequencies(
         findings.add('frequency-count-mismatch', [file], setting=setting, path=file, count=len(values), number=number)
 
 
-def _check_image_counts(setting: str, file: str, content: Content, findings: Findings) -> None:
+def _check_image_counts(setting: str, file: str, content: Summary, findings: Findings) -> None:
     counts = [category.get('image_count', 0) for category in content.categories]
     for code, is_wrong in (
         ('invalid-image-count', [not is_count(count) for count in counts]),

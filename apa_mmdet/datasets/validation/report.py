@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from terminaltables import AsciiTable
 
-from .annotations import Content
+from .annotations import Summary
 from .codes import ERROR
 from .findings import Finding
 
@@ -18,11 +18,12 @@ class CheckedDataset(NamedTuple):
     splits: list[str]
     ann_file: str
     classes: tuple[str, ...]
-    content: Content | None = None
+    content: Summary | None = None
 
     def row(self) -> tuple:
-        images, _, instances, counts, rare, *_, crowds = self.content
-        return self.name, len(images), instances, crowds, len(counts), list(counts.values()).count(0), rare
+        c = self.content
+        empty = list(c.counts.values()).count(0)
+        return self.name, c.total_images, c.instances, c.crowds, len(c.counts), empty, c.rare
 
 
 class Report(NamedTuple):

@@ -21,7 +21,7 @@ from apa_mmdet.utils.errors import one_line
 from apa_mmdet.utils.garbage import paused_collection
 from apa_mmdet.utils.missing_data_hints import explain
 
-from .annotations import Content, check_annotations, check_integer_ids, check_lvis_fields
+from .annotations import Content, Summary, check_annotations, check_integer_ids, check_lvis_fields
 from .class_frequencies import SPELLINGS
 from .classes import check_model, check_training_classes, compare_classes
 from .config_datasets import (
@@ -38,8 +38,10 @@ from .images import AnnotatedImage, check_images
 from .reading import read_annotations
 from .report import CheckedDataset, Report
 from .selection import BY_NAME
+from .stamps import check_once
 
 SPLITS = ('train', 'val', 'test')
+OURS = 'mmdet.', 'apa_mmdet.'
 
 
 def validate_config(
@@ -50,7 +52,8 @@ def validate_config(
     Args:
         cfg: a config with CocoDataset, LVISV05Dataset, LVISV1Dataset, V3DetDataset or subclasses of them.
         splits: which of ``train``, ``val``, ``test``. A data set that several share is read once.
-        images: True decodes every image, False only checks that it exists, None skips images.
+        images: True decodes every image, False only checks that it exists, None skips images, and annotations that
+            have not changed since the last time.
         workers: processes that read images; 0 reads them in this one.
         progress: show progress bars, on a terminal.
     """
@@ -93,25 +96,62 @@ def _check_dataset(
     _check_evaluators(checked, cfg, findings)
     if maskless:
         findings.add('no-mask-loading')
-    selective = bool(dataset.metainfo.get(BY_NAME))
-    # LVISV1Dataset too is a LVISV05Dataset: label = position in the file
-    by_name = selective or not isinstance(dataset, LVISV05Dataset)
-    content = _read(checked, by_name, selective, usage, None if source.cfg.get('metainfo') else label_file, findings)
-    if not content:
+    if not dataset.ann_file:
+        findings.add('no-ann-file')
         return checked
-    _check_filters(source, content, findings)
-    if usage.evaluated_as_lvis:
-        check_lvis_fields(content.images, content.categories, findings)
-    elif usage.evaluated_as_coco and not usage.keeps_annotation_ids:  # FastCocoMetric
-        check_integer_ids(content.images, content.categories, findings)
-    paths = _image_paths(dataset, content, findings)
-    folder = (dataset.data_prefix or {}).get('img') or ''
-    outside = [path for path, *_ in paths if _is_outside(path, folder)]
-    findings.report('image-outside-folder', outside, len(paths), folder=folder or '.')
-    paths = _without_backslashes(paths, loader, findings)
-    if images is not None:
-        check_images(paths, loader, findings, images, workers, progress)
-    return checked._replace(content=content)
+    annotation_file = _AnnotationFile(source, dataset, checked, usage, loader, label_file)
+    if images is None and type(dataset).__module__.startswith(OURS):  # the code of others may have changed
+        return checked._replace(content=check_once(dataset.ann_file, annotation_file.usage, findings, annotation_file))
+    summary = annotation_file(findings)
+    if summary and images is not None:
+        check_images(annotation_file.paths, loader, findings, images, workers, progress)
+    return checked._replace(content=summary)
+
+
+class _AnnotationFile:
+    """Checks an annotation file, all but the images; calling it returns a summary, None if it cannot be read.
+
+    Attributes:
+        usage: what the result depends on beside the file.
+        paths: the images, after a call.
+    """
+
+    def __init__(
+        self,
+        source: ConfigDataset,
+        dataset: CocoDataset,
+        checked: CheckedDataset,
+        usage: AnnotationUsage,
+        loader: BaseTransform,
+        label_file: Path | None,
+    ) -> None:
+        self._source, self._dataset, self._checked, self._usage = source, dataset, checked, usage
+        self._loader, self._label_file, self.paths = loader, label_file, []
+        filters = [(split, use.get('filter_cfg'), use.get('test_mode')) for split, use in source.uses]
+        cls, backend_args = type(dataset), getattr(loader, 'backend_args', None)
+        names = f'{cls.__module__}.{cls.__qualname__}', sorted(source.cfg.items()), checked.classes, label_file
+        self.usage = repr((*names, usage, filters, backend_args))
+
+    def __call__(self, findings: Findings) -> Summary | None:
+        dataset, source = self._dataset, self._source
+        selective = bool(dataset.metainfo.get(BY_NAME))
+        # LVISV1Dataset too is a LVISV05Dataset: label = position in the file
+        by_name = selective or not isinstance(dataset, LVISV05Dataset)
+        label_file = None if source.cfg.get('metainfo') else self._label_file
+        content = _read(self._checked, by_name, selective, self._usage, label_file, findings)
+        if not content:
+            return None
+        _check_filters(source, content, findings)
+        if self._usage.evaluated_as_lvis:
+            check_lvis_fields(content.images, content.categories, findings)
+        elif self._usage.evaluated_as_coco and not self._usage.keeps_annotation_ids:  # FastCocoMetric
+            check_integer_ids(content.images, content.categories, findings)
+        paths = _image_paths(dataset, content, findings)
+        folder = (dataset.data_prefix or {}).get('img') or ''
+        outside = [path for path, *_ in paths if _is_outside(path, folder)]
+        findings.report('image-outside-folder', outside, len(paths), folder=folder or '.')
+        self.paths = _without_backslashes(paths, self._loader, findings)
+        return content.summary()
 
 
 def _check_evaluators(checked: CheckedDataset, cfg: Config, findings: Findings) -> None:
@@ -131,8 +171,6 @@ def _read(
     findings: Findings,
 ) -> Content | None:
     """Read and check the annotation file; None if that is impossible. ``selective``: labels follow the classes."""
-    if not checked.ann_file:
-        return findings.add('no-ann-file')
     try:
         annotations = read_annotations(checked.ann_file)
     except (OSError, ValidationError) as error:
