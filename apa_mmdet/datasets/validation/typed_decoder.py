@@ -39,6 +39,16 @@ OPTIONAL: list[tuple] = [('iscrowd', Any, UNSET), ('ignore', Any, UNSET), ('segm
 NAMES = {name for name, *_ in FIELDS + OPTIONAL}
 
 
+class _File(Struct, forbid_unknown_fields=True):
+    """What files of COCO, LVIS and V3Det hold."""
+
+    annotations: list[Raw]
+    images: Raw | UnsetType = UNSET
+    categories: Raw | UnsetType = UNSET
+    info: Raw | UnsetType = UNSET
+    licenses: Raw | UnsetType = UNSET
+
+
 class _RLE(Struct, forbid_unknown_fields=True):
     size: Any
     counts: str | list[Any]
@@ -52,10 +62,7 @@ def decode_content(data: bytes, load: Callable[[str], Any]) -> dict[str, Any] | 
     try:
         if not _is_utf8(data) or _has_endless_number(data):
             return None
-        parts = msgspec.json.decode(data, type=dict[str, Raw])
-        if 'annotations' not in parts:
-            return None
-        records = msgspec.json.decode(parts.pop('annotations'), type=list[Raw])
+        parts, records = _split(data)
         texts = {key: str(part, 'utf-8') for key, part in parts.items()}
         content = {key: load(text) for key, text in texts.items()}
         quotes = data.count(b'"') - 2 * (1 + len(texts)) - sum(text.count('"') for text in texts.values())
@@ -66,6 +73,18 @@ def decode_content(data: bytes, load: Callable[[str], Any]) -> dict[str, Any] | 
     except (msgspec.MsgspecError, ValueError, RecursionError):  # load() of the whole tells what is wrong
         return None
     return content if content['annotations'] is not None else None
+
+
+def _split(data: bytes) -> tuple[dict[str, Raw], list[Raw]]:
+    """The values of a file but for its annotations, and these."""
+    try:
+        file = msgspec.json.decode(data, type=_File)  # in one pass
+        parts = msgspec.structs.asdict(file)
+        records = parts.pop('annotations')
+        return {key: part for key, part in parts.items() if part is not UNSET}, records
+    except msgspec.ValidationError:
+        parts = msgspec.json.decode(data, type=dict[str, Raw])
+        return parts, msgspec.json.decode(parts.pop('annotations', b'null'), type=list[Raw])
 
 
 def _is_utf8(data: bytes) -> bool:
