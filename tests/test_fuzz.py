@@ -237,7 +237,7 @@ def test_the_decoder_of_large_files_finds_what_json_finds(small, tmp_path, amoun
         with contextlib.suppress(ValidationError, AttributeError):
             decoded.append(isinstance(read_content(path).get('annotations'), FileAnnotations))
 
-    explore(attempt, amount, 40)
+    explore(attempt, amount, 20)
     assert any(decoded)
 
 

@@ -1,5 +1,14 @@
 from .class_statistics import load_class_frequency
+from .indexed_datasets import IndexedCocoDataset, IndexedLVISV1Dataset, IndexedV3DetDataset
 from .selective_lvis_dataset import SelectiveLVISV05Dataset, SelectiveLVISV1Dataset
 from .transforms import LoadPartialMaskAnnotations
 
-__all__ = ['LoadPartialMaskAnnotations', 'SelectiveLVISV05Dataset', 'SelectiveLVISV1Dataset', 'load_class_frequency']
+__all__ = [
+    'IndexedCocoDataset',
+    'IndexedLVISV1Dataset',
+    'IndexedV3DetDataset',
+    'LoadPartialMaskAnnotations',
+    'SelectiveLVISV05Dataset',
+    'SelectiveLVISV1Dataset',
+    'load_class_frequency',
+]

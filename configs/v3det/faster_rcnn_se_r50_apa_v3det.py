@@ -5,6 +5,9 @@ env_cfg = _base_.apa_env_cfg
 visualizer = dict(type='LegibleVisualizer')
 train_cfg = _base_.v3det_loop
 optim_wrapper = _base_.v3det_optim_wrapper
+train_dataloader = dict(dataset=dict(dataset=_base_.v3det_dataset))
+val_dataloader = dict(dataset=_base_.v3det_dataset)
+test_dataloader = val_dataloader
 model = dict(
     # an image has the result that it has alone, also beside a larger one in a batch; not in training, as published
     data_preprocessor=dict(type='PaddingAwareDetDataPreprocessor', pool_padding_in_training=True),

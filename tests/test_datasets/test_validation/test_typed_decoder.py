@@ -111,6 +111,7 @@ def all_annotations(change):
     ids=range(52),
 )
 def test_both_decoders_find_the_same(train, write, change, irregular):
+    train['annotations'] = train['annotations'][:31]
     change(train)
     path = write(json.dumps(train, ensure_ascii='\\ud' in json.dumps(train)))
     annotations = read_content(path).get('annotations')
