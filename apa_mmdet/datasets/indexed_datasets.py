@@ -7,6 +7,8 @@ from mmdet.datasets import CocoDataset, LVISV1Dataset, V3DetDataset
 from mmdet.datasets.api_wrappers import COCO
 from mmdet.registry import DATASETS
 
+from apa_mmdet.utils.garbage import paused_collection
+
 
 class IndexedList(list):
     """A list, of values that do not change, which finds a value by its hash.
@@ -34,13 +36,18 @@ class IndexedCOCO(COCO):
 
 
 class IndexedCategories:
-    """Mixed into a data set: whether the category of an object is a class is looked up by its hash.
+    """Mixed into a data set: categories are looked up by their hash, and loading does not search for reference cycles.
 
     ``CocoDataset`` looks for it in the list ``cat_ids`` for each object: with the 1.4 million boxes and 13,204 classes
     of V3Det that takes minutes each time a process starts. Nothing else differs.
     """
 
     COCOAPI = IndexedCOCO  # LVIS's data sets have an API of their own, and take all categories
+
+    def load_data_list(self) -> list[dict]:
+        """As the data set does."""
+        with paused_collection():
+            return super().load_data_list()
 
     @property
     def cat_ids(self) -> IndexedList:

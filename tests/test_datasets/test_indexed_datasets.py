@@ -29,9 +29,9 @@ def build(tiny_data):
 @pytest.mark.parametrize(
     'form, name, options',
     [
-        ('coco', 'CocoDataset', ()),
-        ('coco', 'CocoDataset', (('person', 'car'), False)),
-        ('lvis_v1', 'LVISV1Dataset', ()),
+        pytest.param('coco', 'CocoDataset', (), marks=pytest.mark.slow),
+        pytest.param('coco', 'CocoDataset', (('person', 'car'), False), marks=pytest.mark.slow),
+        pytest.param('lvis_v1', 'LVISV1Dataset', (), marks=pytest.mark.slow),
         ('v3det', 'V3DetDataset', ()),
     ],
     ids=range(4),
