@@ -10,8 +10,8 @@ the folder of the results, where a further run finds them. Each part runs in its
 
 - ``validate``: what ``tools/train.py`` does before it starts; ``validate again``: when the file has not changed.
 - ``build``: MMDetection's data set class, for LVIS with repeated images; ``build-ours``: its ``Indexed…``.
-  ``held_mib`` is the memory of the process afterwards. ``WORKERS`` processes then read the annotations of all images;
-  ``worker_mib`` is what one of them has for itself (USS), ``shared_mib`` what all share (PSS - USS, summed up).
+  ``held_mib`` is what its process holds for it. ``WORKERS`` processes then read the annotations of all images:
+  ``worker_mib`` is what one of them has for itself, ``shared_mib`` what they share with it, imports included.
 
 ``cpu_seconds`` are those of the process, ``peak_mib`` its peak memory, imports included: ``imports_mib``.
 """
@@ -137,12 +137,13 @@ def build(path: Path, data_set: str, ours: bool) -> dict[str, float]:
     import apa_mmdet  # noqa: F401
 
     register_all_modules()
-    built = []
+    built, before = [], _mapped('Pss_Anon')
     row = timed(lambda: built.append(DATASETS.build(config(path, data_set, ours))))
-    row['held_mib'] = _mapped('Pss')
+    row['held_mib'] = _mapped('Pss_Anon') - before
     infos = _Infos(built[0])
     warnings.filterwarnings('ignore', 'This DataLoader will create')  # more processes than cores
-    loader = torch.utils.data.DataLoader(infos, 64, num_workers=WORKERS, collate_fn=_last, persistent_workers=True)
+    options = dict(num_workers=WORKERS, multiprocessing_context='fork', persistent_workers=True)  # as in a training
+    loader = torch.utils.data.DataLoader(infos, 64, collate_fn=_last, **options)
     seen = {int(batch[0]): batch[1:] for batch in loader}
     own, shared = np.median(list(seen.values()), axis=0)
     return row | dict(worker_mib=float(own), shared_mib=float(shared) * (WORKERS + 1))
@@ -161,8 +162,8 @@ class _Infos:
         self.dataset.get_data_info(index)
         if index % 512:  # reading the kernel's table takes milliseconds
             return 0, 0.0, 0.0
-        own = _mapped('Private_Clean') + _mapped('Private_Dirty')
-        return os.getpid(), own, _mapped('Pss') - own
+        own = _mapped('Private_Dirty')
+        return os.getpid(), own, _mapped('Pss_Anon') - own
 
 
 def _last(batch: list[tuple[int, float, float]]) -> np.ndarray:

@@ -370,3 +370,21 @@ def test_lvis_metrics_agree_on_random_predictions(tmp_path):
             wanted = float('nan') if wanted == -1 and name == 'FastLVISMetric' else wanted  # nothing to average
             assert float(row[figure]) == pytest.approx(wanted, abs=5.1e-4, nan_ok=True), (name, figure)
     assert 0 < float(rows['lvis', 'bbox']['AP']) < 1
+
+
+@pytest.mark.slow
+def test_validation_and_data_sets_are_measured(tmp_path):
+    parts = 'validate', 'build', 'build-ours'
+    run = subprocess.run(
+        [sys.executable, BENCHMARKS / 'annotations.py', '--scale', '0.001', '--parts', *parts, '--out', 'out'],
+        cwd=tmp_path,
+        env=dict(os.environ, OMP_NUM_THREADS='1'),
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    (path,) = tmp_path.glob('out/*.csv')
+    rows = {(row['name'], row['data_set']): row for row in measure.read_results(path)}
+    assert len(rows) == 8 and all(float(row['cpu_seconds']) > 0 and not row['note'] for row in rows.values())
+    assert float(rows['validate again', 'lvis']['cpu_seconds']) < float(rows['validate', 'lvis']['cpu_seconds'])
+    assert all(float(row['worker_mib']) > 0 for (part, _), row in rows.items() if 'build' in part)
