@@ -1,5 +1,6 @@
-"""MMDetection's data sets, built in time that does not grow with the number of classes."""
+"""MMDetection's data sets, built in time that does not grow with the number of classes, and in less memory."""
 
+import pickle
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ from mmdet.datasets import CocoDataset, LVISV1Dataset, V3DetDataset
 from mmdet.datasets.api_wrappers import COCO
 from mmdet.registry import DATASETS
 
-from apa_mmdet.utils.garbage import paused_collection
+from apa_mmdet.utils.garbage import paused_collection, return_memory
 
 
 class IndexedList(list):
@@ -43,6 +44,17 @@ class IndexedCategories:
     """
 
     COCOAPI = IndexedCOCO  # LVIS's data sets have an API of their own, and take all categories
+
+    def full_init(self) -> None:
+        """As the data set does, and frees the memory of the file.
+
+        ``cat_img_map`` keeps the ids of images as they were read, a number between the coordinates of any two objects.
+        Python frees memory by the MiB, so that of LVIS train 8 GiB would stay for 0.1 GiB of numbers.
+        """
+        if not self._fully_initialized:
+            super().full_init()
+            self.cat_img_map = pickle.loads(pickle.dumps(self.cat_img_map))
+            return_memory()
 
     def load_data_list(self) -> list[dict]:
         """As the data set does."""

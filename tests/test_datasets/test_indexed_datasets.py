@@ -40,7 +40,7 @@ def test_the_data_are_those_of_mmdet(build, form, name, options):
     stock, ours = (build(form, f'{prefix}{name}', *options) for prefix in ('', 'Indexed'))
     assert len(stock) == len(ours) > 0 and stock.metainfo == ours.metainfo
     assert [stock.get_data_info(i) for i in range(len(stock))] == [ours.get_data_info(i) for i in range(len(ours))]
-    assert stock.cat_ids == ours.cat_ids and stock.cat2label == ours.cat2label
+    assert stock.cat_img_map == ours.cat_img_map and stock.cat_ids == ours.cat_ids and stock.cat2label == ours.cat2label
     assert [stock.get_cat_ids(i) for i in range(len(stock))] == [ours.get_cat_ids(i) for i in range(len(ours))]
     if stock.serialize_data:
         assert np.array_equal(stock.data_bytes, ours.data_bytes)
