@@ -11,6 +11,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -63,10 +64,12 @@ def check_once(
             findings.append(Finding(CODES[code].severity, code, findings.dataset, message, ids))
         return stamp.summary
     before = len(findings)
-    summary = check(findings)
-    new = findings[before:]
-    if file and state and summary and not any(finding.severity == ERROR for finding in new):
-        _write(file, path, state, new, summary)
+    with ThreadPoolExecutor(1) as pool:  # on another core, without Python's lock
+        digest = pool.submit(_hash, path) if file and state else None
+        summary = check(findings)
+        new = findings[before:]
+        if digest and summary and not any(finding.severity == ERROR for finding in new):
+            _write(file, path, state, digest, new, summary)
     return summary
 
 
@@ -110,10 +113,17 @@ def _read(file: Path | None, path: str, state: tuple[int, int, bool] | None) -> 
     return None
 
 
-def _write(file: Path, path: str, state: tuple[int, int, bool], warnings: Sequence[Finding], summary: Summary) -> None:
+def _write(
+    file: Path,
+    path: str,
+    state: tuple[int, int, bool],
+    digest: Future[str],
+    warnings: Sequence[Finding],
+    summary: Summary,
+) -> None:
     found = [(finding.code, finding.message, tuple(finding.ids)) for finding in warnings]
     with suppress(OSError, msgspec.MsgspecError, UnicodeError, TypeError):  # names that JSON cannot hold
-        stamp = _Stamp(*state, _hash(path), found, summary)
+        stamp = _Stamp(*state, digest.result(), found, summary)
         encoded = msgspec.json.encode(stamp)
         # not if another version of the file arrived meanwhile
         if msgspec.json.decode(encoded, type=_Stamp) == stamp and (_state(path) or ())[:2] == state[:2]:
