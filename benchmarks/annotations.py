@@ -9,7 +9,7 @@ coordinates each in 100,170 images, V3Det train 1,361,181 boxes of 13,204 classe
 the folder of the results, where a further run finds them. Each part runs in its own process:
 
 - ``validate``: what ``tools/train.py`` does before it starts; ``validate again``: when the file has not changed.
-- ``build``: MMDetection's data set class, for LVIS with repeated images; ``build-ours``: its ``Indexed…``.
+- ``build``: MMDetection's data set class, for LVIS with repeated images; ``build-ours``: ours in its place.
   ``held_mib`` is what its process holds for it. ``WORKERS`` processes then read the annotations of all images:
   ``worker_mib`` is what one of them has for itself, ``shared_mib`` what they share with it, imports included.
 
@@ -96,10 +96,10 @@ def _shape(rng: np.random.Generator, coordinates: int) -> str:
 def config(path: Path, data_set: str, ours: bool) -> dict:
     """The data set of a training with the drawn file; its images are never opened."""
     mask = data_set == 'lvis'
-    kind = dict(lvis='LVISV1Dataset', v3det='V3DetDataset')[data_set]
+    kind = dict(lvis=('LVISV1Dataset', 'SelectiveLVISV1Dataset'), v3det=('V3DetDataset', 'IndexedV3DetDataset'))
     (path.parent / 'names.txt').write_text('\n'.join(_names(SIZES['v3det'])))
     cfg = dict(
-        type=f'Indexed{kind}' if ours else kind,
+        type=kind[data_set][ours],
         data_root=str(path.parent),
         ann_file=path.name,
         data_prefix=dict(img=''),

@@ -1,11 +1,10 @@
 from .class_statistics import load_class_frequency
-from .indexed_datasets import IndexedCocoDataset, IndexedLVISV1Dataset, IndexedV3DetDataset
+from .indexed_datasets import IndexedCocoDataset, IndexedV3DetDataset
 from .selective_lvis_dataset import SelectiveLVISV05Dataset, SelectiveLVISV1Dataset
 from .transforms import LoadPartialMaskAnnotations
 
 __all__ = [
     'IndexedCocoDataset',
-    'IndexedLVISV1Dataset',
     'IndexedV3DetDataset',
     'LoadPartialMaskAnnotations',
     'SelectiveLVISV05Dataset',

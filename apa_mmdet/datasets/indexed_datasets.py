@@ -4,7 +4,7 @@ import pickle
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from mmdet.datasets import CocoDataset, LVISV1Dataset, V3DetDataset
+from mmdet.datasets import CocoDataset, V3DetDataset
 from mmdet.datasets.api_wrappers import COCO
 from mmdet.registry import DATASETS
 
@@ -74,11 +74,6 @@ class IndexedCategories:
 @DATASETS.register_module()
 class IndexedCocoDataset(IndexedCategories, CocoDataset):
     """:class:`mmdet.datasets.CocoDataset` with :class:`IndexedCategories`."""
-
-
-@DATASETS.register_module()
-class IndexedLVISV1Dataset(IndexedCategories, LVISV1Dataset):
-    """:class:`mmdet.datasets.LVISV1Dataset` with :class:`IndexedCategories`."""
 
 
 @DATASETS.register_module()

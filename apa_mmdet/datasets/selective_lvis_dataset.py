@@ -3,26 +3,22 @@
 from mmdet.datasets import LVISV05Dataset, LVISV1Dataset
 from mmdet.registry import DATASETS
 
+from .indexed_datasets import IndexedCategories
 from .validation.selection import BY_NAME, select_categories
 
 
-class SelectiveMixin:
+class SelectedCategories(IndexedCategories):
     """Numbers the classes of ``metainfo`` in their order, instead of all categories of the file."""
 
-    @property
-    def cat_ids(self) -> list[int]:
-        """Ids of the categories in order of the labels."""
-        return vars(self)['cat_ids']
-
-    @cat_ids.setter
+    @IndexedCategories.cat_ids.setter
     def cat_ids(self, ids: list[int]) -> None:
         # mmdet sets all ids of the file here, and numbers them next
         categories = select_categories(self.metainfo['classes'], self.lvis.load_cats(ids), self.ann_file)
-        vars(self)['cat_ids'] = [category['id'] for category in categories]
+        IndexedCategories.cat_ids.fset(self, (category['id'] for category in categories))
 
 
 @DATASETS.register_module()
-class SelectiveLVISV1Dataset(SelectiveMixin, LVISV1Dataset):
+class SelectiveLVISV1Dataset(SelectedCategories, LVISV1Dataset):
     """mmdet's ``LVISV1Dataset`` for the classes in ``metainfo``: all of LVIS v1's, or a list of their names.
 
     mmdet's numbers all categories of the file, whatever ``metainfo`` says. Here a label is a position in ``classes``,
@@ -40,7 +36,7 @@ class SelectiveLVISV1Dataset(SelectiveMixin, LVISV1Dataset):
 
 
 @DATASETS.register_module()
-class SelectiveLVISV05Dataset(SelectiveMixin, LVISV05Dataset):
+class SelectiveLVISV05Dataset(SelectedCategories, LVISV05Dataset):
     """mmdet's ``LVISV05Dataset`` for the classes in ``metainfo``, as :class:`SelectiveLVISV1Dataset`."""
 
     METAINFO = {**LVISV05Dataset.METAINFO, BY_NAME: True}

@@ -31,10 +31,9 @@ def build(tiny_data):
     [
         pytest.param('coco', 'CocoDataset', (), marks=pytest.mark.slow),
         pytest.param('coco', 'CocoDataset', (('person', 'car'), False), marks=pytest.mark.slow),
-        pytest.param('lvis_v1', 'LVISV1Dataset', (), marks=pytest.mark.slow),
         ('v3det', 'V3DetDataset', ()),
     ],
-    ids=range(4),
+    ids=range(3),
 )
 def test_the_data_are_those_of_mmdet(build, form, name, options):
     stock, ours = (build(form, f'{prefix}{name}', *options) for prefix in ('', 'Indexed'))

@@ -13,6 +13,7 @@ from .weights import Start
 LISTED_CLASSES = 100  # with more, the names get a file of their own
 COMMENT = 118  # columns of a comment, without its '# '
 LOAD = dict(type='LoadImageFromFile')
+READERS = dict(LVISV1Dataset='SelectiveLVISV1Dataset', LVISV05Dataset='SelectiveLVISV05Dataset')  # by names of classes
 PACK = dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))
 
 
@@ -66,7 +67,11 @@ def render(train: Source, val: Source, choices: Choices, start: Start, title: li
         ('val', val, paths.val, paths.val_images),
     ):
         dataset: dict[str, Any] = dict(
-            type=source.summary.dataset, data_root=root, ann_file=file, data_prefix=dict(img=folder), **names
+            type=READERS.get(source.summary.dataset, source.summary.dataset),
+            data_root=root,
+            ann_file=file,
+            data_prefix=dict(img=folder),
+            **names,
         )
         # mmdet's own rule, but for small images, which it would leave out
         kind = dict(filter_cfg=dict(filter_empty_gt=True, min_size=1)) if split == 'train' else dict(test_mode=True)
