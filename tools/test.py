@@ -1,4 +1,4 @@
-"""MMDetection's tools/test.py with all its options, started from wherever mmdet is installed."""
+"""MMDetection's tools/test.py, or MMPretrain's for a config of its scope, with all options of the stock tool."""
 
 from apa_mmdet.apis.mmdet_tools import run
 

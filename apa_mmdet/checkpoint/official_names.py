@@ -16,7 +16,7 @@ PLACE = re.compile(r'layer(\d{1,4})\.(\d{1,4})')
 
 BLOCK = re.compile(rf'(?:backbone\.)?{PLACE.pattern}\.')
 
-CLASSIFIER = re.compile(r'fc\.')
+CLASSIFIER = re.compile(r'(fc|linear)\.')  # `linear` in the networks of CIFAR
 
 SE_CONVOLUTION = re.compile(rf'{BLOCK.pattern}(se\.fc[12]|se_layer\.conv[12]\.conv)\.weight$')
 
@@ -28,26 +28,48 @@ def _activations(modules: dict[str, str]) -> dict[str, str]:
     return {f'{theirs}.{p}': f'{ours}.{q}' for theirs, ours in modules.items() for p, q in parameters.items()}
 
 
-# beginning of a name → official rest of it: ours
-HEADS = (
-    (re.compile(r'(?:backbone\.)?'), _activations(dict(relu='act_stem'))),
-    (re.compile(r'.*\.conv_logits\.'), dict(tempearture='temperature')),
-    (re.compile(r'.*\.fc_cls\.'), dict(s_='scale')),
-)
-
-ATTENTION = {
+# official rest of a name in a block: ours
+SE = {
     **_activations({'se.uniact': 'se.gate'}),
     'se.excitation.0.weight': 'se.fc1.weight',
     'se.excitation.2.weight': 'se.fc2.weight',
+}
+
+SE_OF_CIFAR = {
+    **_activations({'se.unact': 'se.gate'}),
+    'se.excitation.0.weight': 'se.fc1.weight',
+    'se.excitation.2.weight': 'se.fc2.weight',
+}
+
+CBAM = {
+    **_activations({'cbam.ChannelGate.uniact': 'se.channel_gate', 'cbam.SpatialGate.uniact': 'se.spatial_gate'}),
+    'cbam.SpatialGate.spatial.conv.weight': 'se.conv.weight',
+    **{
+        f'cbam.{theirs}.{part}': f'se.{ours}.{part}'
+        for theirs, ours in {
+            'ChannelGate.norm': 'norm',
+            'ChannelGate.mlp.1': 'fc1',
+            'ChannelGate.mlp.3': 'fc2',
+            'SpatialGate.spatial.bn': 'spatial_norm',
+        }.items()
+        for part in ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked')
+    },
 }
 
 MMPRETRAIN = {f'se_layer.conv{i}.conv.{part}': f'se.fc{i}.{part}' for i in (1, 2) for part in ('weight', 'bias')}
 
 BOTTLENECK = _activations(dict(unirect1='act_conv1', unirect2='act_conv2', unirect3='act_out'))
 
-# No official checkpoint of depth 18 or 34 was available: assumes that activations are numbered in forward order.
+# Official checkpoints of CIFAR have these. None of depth 18 or 34 was available: assumes the same.
 BASIC_BLOCK = _activations(dict(unirect1='act_conv1', unirect2='act_out'))
 
+STEM, STEM_OF_CIFAR = _activations(dict(relu='act_stem')), _activations(dict(unirect='act_stem'))
+
+# beginning of a name → official rest of it: ours
+HEADS = (
+    (re.compile(r'.*\.conv_logits\.'), dict(tempearture='temperature')),
+    (re.compile(r'.*\.fc_cls\.'), dict(s_='scale')),
+)
 
 # depth: (has bottlenecks, blocks of each stage)
 DEPTHS = {
@@ -57,6 +79,8 @@ DEPTHS = {
     101: (True, (3, 4, 23, 3)),
     152: (True, (3, 8, 36, 3)),
 }
+
+CIFAR_DEPTHS = {depth: (False, ((depth - 2) // 6,) * 3) for depth in (20, 32, 44, 56, 110)}
 
 
 def translate_names(names: Iterable[str], to_official: bool = False) -> dict[str, str]:
@@ -73,7 +97,13 @@ def translate_names(names: Iterable[str], to_official: bool = False) -> dict[str
     """
     names = list(names)
     sites = BOTTLENECK if _is_bottleneck(names) else BASIC_BLOCK
-    rules = [(BLOCK, {**sites, **ATTENTION, **({} if to_official else MMPRETRAIN)}), *HEADS]
+    if to_official:
+        cifar = depth_of(names) in CIFAR_DEPTHS
+        attention = CBAM if any('.se.conv.' in name for name in names) else SE_OF_CIFAR if cifar else SE
+        stem = STEM_OF_CIFAR if cifar else STEM
+    else:
+        attention, stem = {**SE, **SE_OF_CIFAR, **CBAM, **MMPRETRAIN}, {**STEM, **STEM_OF_CIFAR}
+    rules = [(BLOCK, {**sites, **attention}), (re.compile(r'(?:backbone\.)?'), stem), *HEADS]
     if to_official:
         rules = [(where, {ours: theirs for theirs, ours in table.items()}) for where, table in rules]
 
@@ -116,6 +146,36 @@ def without_classifier(names: Iterable[str]) -> dict[str, str]:
     return {name: name for name in names if not CLASSIFIER.match(name)}
 
 
+def classifier_names(names: Iterable[str], to_official: bool = False) -> dict[str, str]:
+    """As :func:`translate_names`, for a backbone with its classifier: ``backbone.…`` and ``head.fc.…`` are ours.
+
+    The learned scale of a cosine classifier, σ, is called ``sigma`` here and ``scale`` there.
+
+    Example:
+        >>> classifier_names(['relu.kappa_param', 'fc.weight', 'fc.scale'])['fc.scale']
+        'head.fc.sigma'
+        >>> classifier_names(['backbone.act_stem.kappa', 'head.fc.sigma'], to_official=True)
+        {'backbone.act_stem.kappa': 'relu.kappa_param', 'head.fc.sigma': 'fc.scale'}
+    """
+    names = list(names)
+    inner = {name: name.removeprefix('backbone.') for name in names}
+    own = (r'head\.fc\.', r'fc\.|linear\.')
+    heads = {name: match.group() for name in names if (match := re.match('|'.join(own), name))}
+    others = translate_names((inner[name] for name in names if name not in heads), to_official)
+    official = 'linear.' if depth_of(others) in CIFAR_DEPTHS else 'fc.'
+
+    def other(name: str) -> str:
+        if name not in heads:
+            translated = others[inner[name]]
+            return translated if to_official or name.startswith('head.') else f'backbone.{translated}'
+        part = name[len(heads[name]) :]
+        if to_official:
+            return official + ('scale' if part == 'sigma' else part)
+        return 'head.fc.' + ('sigma' if part == 'scale' else part)
+
+    return {name: other(name) for name in names}
+
+
 def convert_official_state_dict(state_dict: dict[str, Value]) -> dict[str, Value]:
     """Returns the weights of a backbone or detector under our names, without a classifier ``fc.*``.
 
@@ -149,7 +209,7 @@ def depth_of(names: Iterable[str]) -> int | None:
     """
     names = list(names)
     blocks = Counter(stage for stage, _ in sorted({m.groups() for m in map(BLOCK.match, names) if m}))
-    for depth, (bottleneck, stage_blocks) in DEPTHS.items():
+    for depth, (bottleneck, stage_blocks) in {**DEPTHS, **CIFAR_DEPTHS}.items():
         if tuple(blocks.values()) == stage_blocks and _is_bottleneck(names) == bottleneck:
             return depth
     return None

@@ -1,4 +1,4 @@
 from .concat_dataset_evaluator import ConcatDatasetEvaluator
-from .metrics import FastCocoMetric, FastLVISMetric
+from .metrics import FastCocoMetric, FastLVISMetric, ShotAccuracy
 
-__all__ = ['ConcatDatasetEvaluator', 'FastCocoMetric', 'FastLVISMetric']
+__all__ = ['ConcatDatasetEvaluator', 'FastCocoMetric', 'FastLVISMetric', 'ShotAccuracy']

@@ -1,6 +1,8 @@
 """Reads configs, with options of the command line, and builds their models."""
 
+from collections.abc import Iterator
 from copy import deepcopy
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +19,22 @@ __all__ = [
     'ELSEWHERE',
     'BadConfig',
     '_dict',
+    'apply_options',
     'build_detector',
     'evaluators',
+    'is_classifier',
     'leaves',
     'load_config',
-    'load_with_options',
     'metrics_of',
     'model_parts',
+    'read_config',
     'walk',
 ]
+
+NEEDS_MMPRETRAIN = (
+    'image classification needs MMPretrain, which is not installed; pip install mmpretrain, or onedl-mmpretrain beside '
+    'the onedl packages'
+)
 
 
 def load_config(path: str | Path, options: dict | None = None) -> Config:
@@ -39,22 +48,57 @@ def load_config(path: str | Path, options: dict | None = None) -> Config:
     Raises:
         BadConfig: whatever is wrong with it.
     """
-    return load_with_options(path, options)[0]
+    return apply_options(read_config(path), path, options)[0]
 
 
-def load_with_options(path: str | Path, options: dict | None = None) -> tuple[Config, dict[str, Any]]:
-    """Returns a config as :func:`load_config` does, and the options spelled out, for what reads the file again."""
+def read_config(path: str | Path) -> Config:
+    """Reads a config as it is in its file.
+
+    Raises:
+        BadConfig: whatever is wrong with it; ``needs-mmpretrain``, if it is one of image classification, and MMPretrain
+            is not installed.
+    """
     if not Path(path).is_file():
         raise BadConfig('not-found', f'config {path}: no such file')
     try:
-        cfg = Config.fromfile(path)
+        return Config.fromfile(path)
+    except Exception as error:  # a config is a program: anything may come out of it
+        if find_spec('mmpretrain') is None and any('mmpretrain' in str(cause) for cause in _causes(error)):
+            raise BadConfig('needs-mmpretrain', f'config {path}: {NEEDS_MMPRETRAIN}') from None
+        raise BadConfig('broken', f'config {path}: {one_line(error)}') from None
+
+
+def apply_options(cfg: Config, path: str | Path, options: dict | None) -> tuple[Config, dict[str, Any]]:
+    """Merges ``options`` into a config, in place; returns it, and the options spelled out for what reads the file again.
+
+    Args:
+        cfg: of :func:`read_config`.
+        path: what errors call it.
+        options: as of :func:`load_config`.
+
+    Raises:
+        BadConfig: if an option cannot be applied.
+    """
+    try:
         options = spell_out(cfg, options or {})
         cfg.merge_from_dict(deepcopy(options))  # merging takes _delete_ out of them
     except BadConfig as error:
         raise BadConfig(error.code, f'config {path}: {error}') from None
-    except Exception as error:  # a config is a program: anything may come out of it
+    except Exception as error:
         raise BadConfig('broken', f'config {path}: {one_line(error)}') from None
     return cfg, options
+
+
+def is_classifier(cfg: Config) -> bool:
+    """Whether a config is one of MMPretrain, whose tools start it and whose classifier it builds."""
+    return cfg.get('default_scope') == 'mmpretrain'
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = found.__cause__ or found.__context__
 
 
 def build_detector(cfg: Config, path: str | Path, part: str | None = None) -> nn.Module:

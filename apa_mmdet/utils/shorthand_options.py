@@ -87,6 +87,9 @@ def _classes(cfg: Config, value: Any) -> dict[str, Any]:
         # of GroundingDINOHead they are the words of a text
         if isinstance(part.get('num_classes'), int) and part.get('type') != 'GroundingDINOHead':
             full[f'{path.replace("[", ".").replace("]", "")}.num_classes'] = len(names)
+    preprocessor = (cfg.get('model') or {}).get('data_preprocessor') or {}
+    if cfg.get('default_scope') == 'mmpretrain' and 'num_classes' in preprocessor:  # of the labels that it mixes
+        full['model.data_preprocessor.num_classes'] = len(names)
     if not full:
         raise BadConfig('bad-option', 'classes cannot be set, as it has no data set and no model')
     return full

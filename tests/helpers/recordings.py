@@ -1,5 +1,6 @@
 """Figures recorded from the published implementations, and the rule that gave both sides the same weights."""
 
+import re
 import zlib
 
 import numpy as np
@@ -23,14 +24,14 @@ def value(key, shape, salt=0):
     leaf, shape = key.split('.')[-1], tuple(shape)
     if leaf == 'num_batches_tracked':
         return np.zeros(shape, np.int64)
-    if leaf in ('tempearture', 's_'):
+    if leaf in ('tempearture', 's_', 'scale'):
         drawn = np.full(shape, 4.5)
     elif leaf in ('running_var', 'g') or (leaf == 'weight' and len(shape) < 2):
         drawn = rng.uniform(0.5, 1.5, shape)
     elif leaf == 'lambda_param':
         drawn = rng.uniform(0.05, 1.0, shape)
     elif leaf == 'kappa_param':
-        drawn = rng.uniform(*((-1, 0) if '.se.' in key else (1, 1.3)), shape)
+        drawn = rng.uniform(*((-1, 0) if re.search('[.]se[.]|uni?act[.]', key) else (1, 1.3)), shape)
     elif leaf != 'running_mean' and len(shape) >= 2:
         drawn = rng.normal(0, (1.6 / np.prod(shape[1:])) ** 0.5, shape)
     else:

@@ -8,7 +8,7 @@ from apa_mmdet.datasets.validation.findings import Findings
 from apa_mmdet.models.activations import MetaAconC
 from apa_mmdet.models.backbones import SEResNet
 from apa_mmdet.models.data_preprocessors import PaddingAwareDetDataPreprocessor
-from apa_mmdet.utils.config import walk
+from apa_mmdet.utils.config import is_classifier, walk
 
 from .classes import builds
 from .launch import Launch
@@ -18,6 +18,8 @@ LOADERS = {'train.py': ('train_dataloader', 'val_dataloader'), 'test.py': ('test
 
 def check_padding(launch: Launch, findings: Findings) -> None:
     """Finds batches of several images in front of attention that does not know which part of them is padding."""
+    if is_classifier(launch.cfg):
+        return  # whose images are cut to one size
     parts = [node for _, node in walk(launch.cfg.get('model'), 'model') if isinstance(node, dict)]
     with DefaultScope.overwrite_default_scope(launch.cfg.get('default_scope') or 'mmdet'):
         own = [part for part in parts if builds(part, SEResNet)]

@@ -118,6 +118,7 @@ class SEResNet(ResNet):
         recompute_act: keep only the results of the convolutions for backward, and recompute those of the activations
             from them: less memory for one more pointwise pass. ``with_cp`` keeps still less, for a second run of the
             convolutions; the two exclude each other, and other checkpointing around this backbone saves less with it.
+        frozen_blocks: first blocks of the stage after the ``frozen_stages`` that are frozen with them.
         kwargs: all other arguments of mmdet's ``ResNet``. ``frozen_stages >= 0`` freezes the stem's activation with
             the stem, so that nothing below the first trained stage is differentiated.
 
@@ -139,6 +140,7 @@ class SEResNet(ResNet):
         101: (SEBottleneck, (3, 4, 23, 3)),
         152: (SEBottleneck, (3, 8, 36, 3)),
     }
+    stem_strides: tuple[int, ...] = (2, 2)  # of its convolution and its pool
 
     def __init__(
         self,
@@ -146,6 +148,7 @@ class SEResNet(ResNet):
         act_cfg: dict = dict(type='AGLU'),
         se_cfg: dict | None = dict(),
         recompute_act: bool = False,
+        frozen_blocks: int = 0,
         **kwargs,
     ) -> None:
         if recompute_act and kwargs.get('with_cp'):
@@ -158,6 +161,7 @@ class SEResNet(ResNet):
         self.act_cfg = per_site(act_cfg, ('stem', *self.arch_settings[depth][0].sites))
         self.se_cfg = se_cfg
         self.recompute_act = recompute_act
+        self.frozen_blocks = frozen_blocks
         self.default_init = kwargs.get('init_cfg') is None and kwargs.get('pretrained') is None
         super().__init__(depth, **kwargs)
 
@@ -181,6 +185,17 @@ class SEResNet(ResNet):
         if self.frozen_stages >= 0 and not self.deep_stem:
             self.act_stem.eval()
             self.act_stem.requires_grad_(False)
+        if self.frozen_blocks:
+            stage = self.frozen_stages
+            blocks = list(getattr(self, self.res_layers[stage])) if 0 <= stage < self.num_stages else []
+            if self.frozen_blocks > len(blocks):
+                raise ValueError(
+                    f'{type(self).__name__}: frozen_blocks={self.frozen_blocks}, but the stage after '
+                    f'frozen_stages={stage} has {len(blocks)} blocks; both count from the input'
+                )
+            for block in blocks[: self.frozen_blocks]:
+                block.eval()
+                block.requires_grad_(False)
 
     def _stem(self, x: Tensor, region: ValidRegion | None = None) -> Tensor:
         if self.deep_stem and not is_plain_sequential(self.stem):
@@ -192,7 +207,7 @@ class SEResNet(ResNet):
         return call_with_recomputation(self.maxpool, x)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        region = valid_region_of(x, (2, 2, *self.strides))  # of the stem's convolution and pool, and of the stages
+        region = valid_region_of(x, (*self.stem_strides, *self.strides))
         x = self._stem(x, region)
         outs = []
         for i, name in enumerate(self.res_layers):

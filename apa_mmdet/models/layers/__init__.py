@@ -1,5 +1,6 @@
 from .carafe import DeviceAgnosticCARAFEPack
 from .cbam import CBAM
+from .cosine_linear import CosineLinear
 from .many_class_nms import many_class_nms
 from .mmcv_operators import guard_operators, to_channels_last
 from .norm_act import norm_act, residual_act
@@ -9,6 +10,7 @@ from .wrapped_cauchy_linear import WrappedCauchyLinear
 
 __all__ = [
     'CBAM',
+    'CosineLinear',
     'DeviceAgnosticCARAFEPack',
     'LearnableNormedConv2d',
     'SELayer',

@@ -8,19 +8,29 @@ from apa_mmdet.models.activations import APA
 from apa_mmdet.models.backbones import SEResNet
 from apa_mmdet.models.layers import CBAM
 
-CLASSIC = dict(gate_cfg=dict(type='Sigmoid'))
+PLAIN = dict(norm_cfg=None, bias=False, spatial_norm_cfg=None)
+CLASSIC = dict(**PLAIN, gate_cfg=dict(type='Sigmoid'))
 
 
 def by_hand(layer, x, channel_gate, spatial_gate):
-    """The paper's equations 1 to 3 with pooling layers and 1x1 convolutions."""
+    """The paper's equations 1 to 3 with pooling layers and 1x1 convolutions, with norms and biases where there are any."""
 
     def mlp(pooled):
-        hidden = F.conv2d(pooled, layer.fc1.weight[..., None, None]).clamp(min=0)
-        return F.conv2d(hidden, layer.fc2.weight[..., None, None])
+        if isinstance(layer.norm, torch.nn.LayerNorm):
+            pooled = F.layer_norm(pooled.flatten(1), (x.shape[1],), layer.norm.weight, layer.norm.bias, layer.norm.eps)
+        hidden = F.conv2d(pooled.view(*x.shape[:2], 1, 1), layer.fc1.weight[..., None, None], layer.fc1.bias).clamp(
+            min=0
+        )
+        return F.conv2d(hidden, layer.fc2.weight[..., None, None], layer.fc2.bias)
 
     x = x * channel_gate(mlp(F.adaptive_avg_pool2d(x, 1)) + mlp(F.adaptive_max_pool2d(x, 1)))
     pooled = torch.stack((x.amax(1), x.sum(1) / x.shape[1]), 1)
-    return x * spatial_gate(F.conv2d(pooled, layer.conv.weight, padding=layer.conv.kernel_size[0] // 2))
+    out = F.conv2d(pooled, layer.conv.weight, padding=layer.conv.kernel_size[0] // 2)
+    norm = layer.spatial_norm
+    if isinstance(norm, torch.nn.BatchNorm2d):
+        statistics = (None, None) if norm.training else (norm.running_mean, norm.running_var)
+        out = F.batch_norm(out, *statistics, norm.weight, norm.bias, norm.training, 0.0, norm.eps)
+    return x * spatial_gate(out)
 
 
 def apa(gate):
@@ -29,7 +39,9 @@ def apa(gate):
 
 
 @pytest.mark.parametrize(
-    'kwargs', [{}, CLASSIC, dict(gate_cfg=dict(type='APA', num_features=None)), dict(ratio=4, kernel_size=3)], ids=str
+    'kwargs',
+    [{}, PLAIN, CLASSIC, dict(gate_cfg=dict(type='APA', num_features=None)), dict(ratio=4, kernel_size=3)],
+    ids=str,
 )
 def test_matches_the_equations(kwargs):
     layer = CBAM(32, **kwargs).double()
@@ -44,7 +56,7 @@ def test_matches_the_equations(kwargs):
 
 @pytest.mark.parametrize('kwargs', [{}, CLASSIC], ids=str)
 def test_gradcheck(kwargs):
-    layer = CBAM(4, ratio=2, kernel_size=3, **kwargs).double()
+    layer = CBAM(4, ratio=2, kernel_size=3, **kwargs).double().eval()
     names = [name for name, _ in layer.named_parameters()]
     x = torch.randn(2, 4, 3, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(
@@ -66,7 +78,7 @@ def test_slots_build_their_modules():
 
 @pytest.mark.parametrize('shape', [(0, 32, 4, 4), (1, 32, 1, 1), (2, 32, 2, 9)])
 def test_empty_batches_and_small_maps(shape):
-    layer, x = CBAM(32), torch.randn(shape, requires_grad=True)
+    layer, x = CBAM(32).eval(), torch.randn(shape, requires_grad=True)
     out = layer(x)
     out.sum().backward()
     assert out.shape == x.grad.shape == shape
@@ -75,7 +87,7 @@ def test_empty_batches_and_small_maps(shape):
 
 @pytest.mark.parametrize('kwargs', [{}, CLASSIC], ids=str)
 def test_half_precision_is_close_to_float64(kwargs):
-    layer, x = CBAM(32, **kwargs), torch.randn(2, 32, 6, 6).bfloat16().requires_grad_()
+    layer, x = CBAM(32, **kwargs).eval(), torch.randn(2, 32, 6, 6).bfloat16().requires_grad_()
     want = copy.deepcopy(layer).double()(x.double())
     with torch.autocast('cpu', dtype=torch.bfloat16):
         mixed = layer(x)

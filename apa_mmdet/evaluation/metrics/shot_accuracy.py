@@ -1,0 +1,70 @@
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from mmengine.evaluator import BaseMetric
+from mmengine.registry import METRICS
+
+from apa_mmdet.datasets.class_counts import ClassCounts, load_class_counts
+from apa_mmdet.datasets.frequency_groups import group_classes
+
+SHOTS = dict(f='many', c='medium', r='few')  # groups of datasets.frequency_groups: the field's names of them
+BOUNDS = (19, 100)  # most training images of a class of few and of medium shots
+
+
+@METRICS.register_module()
+class ShotAccuracy(BaseMetric):
+    """Top-k accuracy in percent, and top-1 as the mean over classes of many, medium and few training images.
+
+    ``top1_many`` is the mean over the classes of more than 100 training images of the share of their images that are
+    classified right, ``top1_medium`` over those of 20 to 100, ``top1_few`` over those of fewer; NaN where no image of
+    such a class is evaluated. Of each image the labels of the k highest scores are kept: MMPretrain's ``Accuracy`` keeps
+    all scores, with 8,142 classes of 24,426 images 0.8 GB in each process.
+
+    Args:
+        class_counts: training images of each class, as of
+            :func:`~apa_mmdet.datasets.class_counts.load_class_counts`, e.g. the path of the training list; None for
+            top-k alone.
+        topk: the k.
+        collect_device, prefix: as of MMEngine's BaseMetric; the prefix is ``accuracy``.
+
+    Raises:
+        ValueError: if ``topk`` is not of positive numbers, or more than there are classes.
+        FileNotFoundError, ValidationError, BadClassCounts: at evaluation, if the counts cannot be read.
+    """
+
+    default_prefix = 'accuracy'
+
+    def __init__(
+        self,
+        class_counts: ClassCounts | None = None,
+        topk: int | Sequence[int] = (1, 5),
+        collect_device: str = 'cpu',
+        prefix: str | None = None,
+    ) -> None:
+        super().__init__(collect_device=collect_device, prefix=prefix)
+        self.class_counts = class_counts
+        self.topk = (topk,) if isinstance(topk, int) else tuple(topk)
+        if not self.topk or min(self.topk) < 1:
+            raise ValueError(f'ShotAccuracy: topk must be numbers of 1 or more, got {topk}')
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        for sample in data_samples:
+            scores = sample['pred_score']
+            if max(self.topk) > len(scores):
+                raise ValueError(f'ShotAccuracy: topk={self.topk}, but there are {len(scores)} classes; lower topk')
+            best = scores.topk(max(self.topk)).indices.cpu().numpy()
+            self.results.append((len(scores), int(sample['gt_label']), best))
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        num_classes, labels = results[0][0], np.array([label for _, label, _ in results])
+        right = np.stack([best for *_, best in results]) == labels[:, None]
+        found = {f'top{k}': 100 * float(right[:, :k].any(1).mean()) for k in self.topk}
+        if self.class_counts is not None:
+            groups = group_classes(load_class_counts(self.class_counts, num_classes), BOUNDS)
+            images = np.bincount(labels, minlength=num_classes)
+            hits = np.bincount(labels[right[:, 0]], minlength=num_classes)
+            for group, name in SHOTS.items():
+                seen = (groups == group) & (images > 0)
+                found[f'top1_{name}'] = 100 * float((hits[seen] / images[seen]).mean()) if seen.any() else float('nan')
+        return found

@@ -1,0 +1,3 @@
+# SE-ResNet-18; the rest as se_resnet50_apa_in1k.py.
+_base_ = './se_resnet50_apa_in1k.py'
+model = dict(backbone=dict(depth=18), head=dict(in_channels=512))
