@@ -5,12 +5,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers import tiny_images
 from helpers.paths import ROOT
 from mmengine.config import Config
 
 from apa_mmdet.apis.get_flops import get_flops
 
-FOLDERS = [str(p.relative_to(ROOT).parent) for p in sorted(ROOT.glob('configs/[!_]*/metafile.yml'))]
+ALL_FOLDERS = [str(p.relative_to(ROOT).parent) for p in sorted(ROOT.glob('configs/[!_]*/metafile.yml'))]
+CLASSIFIERS = [f'configs/{folder}' for folder in tiny_images.FOLDERS]  # see tests/classification/test_model_zoo.py
+FOLDERS = [folder for folder in ALL_FOLDERS if folder not in CLASSIFIERS]
 
 
 def models(folder):
@@ -19,12 +22,16 @@ def models(folder):
 
 def test_the_model_index_names_every_config_folder():
     index = yaml.safe_load((ROOT / 'model-index.yml').read_text())['Import']
-    assert sorted(index) == [f'{folder}/metafile.yml' for folder in FOLDERS]
-    assert sorted({str(p.relative_to(ROOT).parent) for p in ROOT.glob('configs/[!_]*/*.py')}) == FOLDERS
+    assert sorted(index) == [f'{folder}/metafile.yml' for folder in ALL_FOLDERS]
+    assert sorted({str(p.relative_to(ROOT).parent) for p in ROOT.glob('configs/[!_]*/*.py')}) == ALL_FOLDERS
 
 
 @pytest.mark.parametrize('folder', FOLDERS)
 def test_metafile_and_readme_list_every_config_with_its_weights_and_figures(folder):
+    check_figures(folder, 'AP')
+
+
+def check_figures(folder, measure):
     readme = (ROOT / folder / 'README.md').read_text()
     assert sorted(m['Config'] for m in models(folder)) == sorted(
         str(p.relative_to(ROOT)) for p in ROOT.glob(f'{folder}/*.py')
@@ -42,12 +49,16 @@ def test_metafile_and_readme_list_every_config_with_its_weights_and_figures(fold
         for name, figure in model.get('Results', [{}])[0].get('Metrics', {}).items():  # measured here
             assert f'{name.removeprefix("mask ") if "APr" in name else name} {figure}' in readme
         assert not papers or papers == [re.search(r'Published \(arXiv:[\d.]+, not reproduced here\)', papers[0])[0]]
-        assert not published or ('| published AP (not reproduced here) |' in readme and 'Results' not in model)
+        assert not published or (f'| published {measure} (not reproduced here) |' in readme and 'Results' not in model)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', [m['Config'] for folder in FOLDERS for m in models(folder)])
 def test_metafile_gives_the_counted_parameters_and_multiply_adds(name):
+    check_counts(name)
+
+
+def check_counts(name):
     metadata = next(m['Metadata'] for m in models(str(Path(name).parent)) if m['Config'] == name)
     counts = get_flops(Config.fromfile(ROOT / name))
     assert counts.parameters / 1e6 == pytest.approx(metadata['Parameters (M)'], abs=0.006)

@@ -11,6 +11,7 @@ from collections import Counter
 
 import pytest
 import torch
+from helpers import tiny_images
 from helpers.paths import ROOT
 from helpers.shrink_config import shrunk, two_steps
 from mmengine.config import Config
@@ -19,7 +20,8 @@ from mmengine.runner import Runner
 CONFIGS = sorted(
     str(p.relative_to(ROOT / 'configs').with_suffix(''))
     for p in (ROOT / 'configs').glob('[!_]*/*.py')
-    if p.parent.name != 'any_detector'  # test_any_detector.py
+    # test_any_detector.py, tests/classification
+    if p.parent.name not in ('any_detector', *tiny_images.FOLDERS)
 )
 QUICK = {
     'coco/faster_rcnn_se_r50_apa_2x_coco',

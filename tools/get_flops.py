@@ -1,4 +1,6 @@
-"""Counts parameters and multiply-adds of configs' models at 800x1280, as in the tables of the model zoo.
+"""Counts parameters and multiply-adds of configs' models, as in the tables of the model zoo.
+
+Detectors are counted at 800x1280, classifiers at the size that their test crops.
 
 python tools/get_flops.py configs/lvis/mask_rcnn_se_r50_apa.py configs/coco/*.py
 """

@@ -1,8 +1,9 @@
 """Converts official weights, and SE-ResNets of MMPretrain and timm, to our names, and the official ones back.
 
-A *classification checkpoint* (weights with a classifier ``fc.*`` or ``head.fc.*``) becomes backbone weights for
-``init_cfg=dict(type='Pretrained', checkpoint=…)``, a *detection checkpoint* (names under ``backbone.``) one that
-``tools/test.py`` loads. Everything is compared with the model it is for before anything is written.
+A *classification checkpoint* (weights with a classifier ``fc.*``, ``linear.*`` or ``head.fc.*``) becomes backbone
+weights for ``init_cfg=dict(type='Pretrained', checkpoint=…)`` or, with the config of a classifier, one that
+``tools/test.py`` loads; so does a *detection checkpoint* (names under ``backbone.``) with that of its detector.
+Everything is compared with the model it is for before anything is written.
 """
 
 from pathlib import Path
@@ -11,9 +12,16 @@ from mmengine.config import Config
 
 from apa_mmdet.checkpoint.compare import StateDict, WrongWeights, check_fit, compare, summary
 from apa_mmdet.checkpoint.io import read_checkpoint, write_checkpoint
-from apa_mmdet.checkpoint.official_names import as_linear, depth_of, translate_names, without_classifier
+from apa_mmdet.checkpoint.official_names import (
+    CIFAR_DEPTHS,
+    as_linear,
+    classifier_names,
+    depth_of,
+    translate_names,
+    without_classifier,
+)
 from apa_mmdet.models.backbones import SEResNet
-from apa_mmdet.utils.config import build_detector, load_config
+from apa_mmdet.utils.config import build_detector, is_classifier, load_config
 from apa_mmdet.utils.errors import CodedError
 
 
@@ -38,7 +46,7 @@ def infer_backbone(weights: StateDict) -> dict:
             f'layer4.…, of a ResNet of depth {list(SEResNet.arch_settings)}; name the config of another '
             'backbone with --config',
         )
-    backbone = dict(type='SEResNet', depth=depth)
+    backbone = dict(type='SEResNetCifar' if depth in CIFAR_DEPTHS else 'SEResNet', depth=depth)
     grouped = weights.get('layer1.0.conv2.weight')
     if grouped is not None and grouped.dim() == 4 and 0 < grouped.shape[1] < len(grouped):
         backbone.update(type='SEResNeXt', groups=len(grouped) // grouped.shape[1], base_width=grouped.shape[1])
@@ -47,6 +55,13 @@ def infer_backbone(weights: StateDict) -> dict:
         if any(name.endswith('.se.fc1.bias') for name in weights):  # of MMPretrain or timm
             se_cfg['bias'] = True
         backbone.update(act_cfg=dict(type='ReLU'), se_cfg=se_cfg)
+    if any('.se.conv.' in name for name in weights):
+        cbam = dict(type='CBAM')
+        if not any('.se.norm.' in name for name in weights):
+            cbam['norm_cfg'] = None
+        if 'se_cfg' in backbone:
+            cbam['gate_cfg'] = dict(type='Sigmoid')
+        backbone['se_cfg'] = cbam
     return backbone
 
 
@@ -58,8 +73,8 @@ def convert_file(
     Args:
         source: classification or detection checkpoint.
         target: file to write; its folder is created.
-        config: file of the model that the weights are for. A detection checkpoint needs it; the backbone of a
-            classification checkpoint is inferred from its weights by default.
+        config: file of the model that the weights are for. A detection checkpoint needs it, and a classification
+            checkpoint whose classifier is to be kept; its backbone is inferred from its weights by default.
         to_official: from our names to the official ones.
         force: overwrite ``target``.
 
@@ -76,18 +91,22 @@ def convert_file(
     weights, _, meta, rest = read_checkpoint(source)
     if target.exists() and target.samefile(source):
         raise FileExistsError(f'{target} is the file to convert; name another for the result')
-    kept = without_classifier(weights)
+    cfg = load_config(config) if config else None
+    if cfg is not None and is_classifier(cfg):
+        kept, translate = {name: name for name in weights}, classifier_names
+    else:
+        kept, translate = without_classifier(weights), translate_names
     values = {inner: as_linear(inner, weights[name]) for name, inner in kept.items()}
-    names = translate_names(values, to_official)
+    names = translate(values, to_official)
     ours = {name if to_official else new: values[name] for name, new in names.items()}
     if all(values[inner] is weights[name] for name, inner in kept.items()):
-        _check_direction(source, names, to_official)
-    detector = any(name.startswith('backbone.') for name in ours)
-    if detector and config is None:
+        _check_direction(source, names, translate(values, not to_official), to_official)
+    whole = any(name.startswith('backbone.') for name in ours)  # a detector, or a classifier with its config
+    if whole and cfg is None:
         raise NotConvertible(
             'needs-config', f'{source} is a detection checkpoint; name the config of its model with --config'
         )
-    expected, model = _expected(config, detector, ours)
+    expected, model = _expected(cfg, config, whole, ours)
     report = f'{source}: {len(names)} weights, compared with {model}\n' + summary(
         {
             'renamed': [f'{old} → {new}' for old, new in names.items() if old != new],
@@ -100,21 +119,22 @@ def convert_file(
     except WrongWeights as error:
         error.report = report
         raise
-    nest = 'model' if to_official and not detector else 'state_dict'
+    classifier = translate is classifier_names
+    nest = 'model' if to_official and (classifier or not whole) else 'state_dict'
     write_checkpoint({'meta': meta, nest: {new: values[old] for old, new in names.items()}}, target)
     use = (
-        'for the official code' + ('' if detector else ', without a classifier')
+        'for the official code' + ('' if whole else ', without a classifier')
         if to_official
         else f'for tools/test.py {config}'
-        if detector
+        if whole
         else f"for {model} with init_cfg=dict(type='Pretrained', …)"
     )
     return f'{report}\nwritten: {target}, {use}'
 
 
-def _check_direction(source: Path, names: dict[str, str], to_official: bool) -> None:
-    renamed = [name for name, other in names.items() if other != name]
-    if not renamed and any(other != name for name, other in translate_names(names, not to_official).items()):
+def _check_direction(source: Path, names: dict[str, str], others: dict[str, str], to_official: bool) -> None:
+    """Raises if nothing is renamed, but would be in the other direction."""
+    if all(name == other for name, other in names.items()) and any(name != other for name, other in others.items()):
         raise NotConvertible(
             'wrong-direction',
             f'{source} has the official names already; omit --to-official'
@@ -123,11 +143,11 @@ def _check_direction(source: Path, names: dict[str, str], to_official: bool) -> 
         )
 
 
-def _expected(config: str | None, detector: bool, weights: StateDict) -> tuple[StateDict, str]:
+def _expected(cfg: Config | None, path: str | None, whole: bool, weights: StateDict) -> tuple[StateDict, str]:
     """Returns the state dict of the model that ``weights`` are for, and what to call it."""
-    if config:
-        name = config if detector else f'the backbone of {config}'
-        return build_detector(load_config(config), config, None if detector else 'backbone').state_dict(), name
+    if cfg is not None:
+        name = path if whole else f'the backbone of {path}'
+        return build_detector(cfg, path, None if whole else 'backbone').state_dict(), name
     backbone = infer_backbone(weights)
     cfg = Config(dict(model=dict(backbone=backbone)))
     return build_detector(cfg, 'the inferred backbone', 'backbone').state_dict(), _as_call(backbone)

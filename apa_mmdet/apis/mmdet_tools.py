@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import re
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -103,6 +104,9 @@ def _set_defaults(args: Namespace, cfg: Config) -> None:
         defaults['tta_model.type'] = InstanceTTAModel.__name__
     cfg.merge_from_dict(defaults)
     args.cfg_options = {**args.cfg_options, **defaults}
+    if getattr(args, 'tta', False) and is_classifier(cfg):  # MMPretrain's tool wraps the model before it merges options
+        inside = {key: re.sub(r'^model\.', 'model.module.', key) for key in args.cfg_options}
+        args.cfg_options = {inside[key]: value for key, value in args.cfg_options.items()}
 
 
 def _start_from_weights(args: Namespace, launch: Launch) -> None:

@@ -19,6 +19,7 @@ NOT_FOUND = (
     'name others with --cfg-options model.backbone.init_cfg.checkpoint=…, or train all of it from random weights with '
     '--cfg-options model.backbone.init_cfg=None model.backbone.frozen_stages=-1 model.backbone.norm_eval=False'
 )
+BACKBONE = 'backbone.'
 
 
 @contextmanager
@@ -27,7 +28,8 @@ def checked_pretrained(module: nn.Module, other_shapes: bool = False) -> Iterato
 
     ``init_weights`` in the block loads what was checked. Missing weights are allowed, so that a plain ResNet's can be
     used, and with ``other_shapes`` also those of another shape; a warning names what stays random, and what of it is
-    frozen.
+    frozen. Of the checkpoint of a whole classifier or detector, which has them under ``backbone.``, the backbone's are
+    taken without ``prefix='backbone.'`` in the ``init_cfg`` as well.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -43,7 +45,10 @@ def checked_pretrained(module: nn.Module, other_shapes: bool = False) -> Iterato
         part['checkpoint'] = data_only(path)
         if path not in contents:
             contents[path] = CheckpointLoader.load_checkpoint(data_only(path), 'cpu', logger='silent')
-        _check(contents[path], path, part.get('prefix'), module.get_submodule(part.get('name', '')), other_shapes)
+        target = module.get_submodule(part.get('name', ''))
+        if not part.get('prefix') and _is_of_a_whole_model(contents[path], path, target):
+            part['prefix'] = BACKBONE
+        _check(contents[path], path, part.get('prefix'), target, other_shapes)
     with already_read(contents):
         yield
 
@@ -59,6 +64,12 @@ def all_checked_pretrained(model: nn.Module) -> Iterator[None]:
             if isinstance(module, BaseModule) and type(module).init_weights is BaseModule.init_weights:
                 stack.enter_context(checked_pretrained(module, other_shapes=True))
         yield
+
+
+def _is_of_a_whole_model(content: dict, path: str, module: nn.Module) -> bool:
+    """Whether a file, as one of a training here, has weights of this module under ``backbone.`` alone."""
+    weights, expected = find_weights(content, path)[0], module.state_dict()
+    return any(BACKBONE + name in weights for name in expected) and not any(name in weights for name in expected)
 
 
 def _check(content: dict, path: str, prefix: str | None, module: nn.Module, other_shapes: bool) -> None:

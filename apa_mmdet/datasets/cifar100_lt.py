@@ -2,7 +2,7 @@ import numpy as np
 from mmpretrain.datasets import CIFAR100
 from mmpretrain.registry import DATASETS
 
-from .class_counts import exponential_counts
+from .validation.class_counts import exponential_counts
 
 
 @DATASETS.register_module()
@@ -35,7 +35,7 @@ class CIFAR100LT(CIFAR100):
         labels = np.array([info['gt_label'] for info in data])
         classes, images = np.unique(labels, return_counts=True)
         counts = exponential_counts(int(images.max()), len(classes), self.ratio)
-        generator = np.random.RandomState(self.subset_seed)  # noqa: NPY002  the field's
+        generator = np.random.RandomState(self.subset_seed)
         kept: list[int] = []
         for label, count in zip(classes, counts):
             indices = np.flatnonzero(labels == label)

@@ -69,7 +69,7 @@ def read_config(path: str | Path) -> Config:
 
 
 def apply_options(cfg: Config, path: str | Path, options: dict | None) -> tuple[Config, dict[str, Any]]:
-    """Merges ``options`` into a config, in place; returns it, and the options spelled out for what reads the file again.
+    """Merges options into a config, in place; returns it, and the options spelled out for what reads the file again.
 
     Args:
         cfg: of :func:`read_config`.

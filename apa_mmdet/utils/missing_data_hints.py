@@ -7,6 +7,7 @@ _FOLDERS = '/(annotations|images|train2017|val2017)/'
 _MAKE = 'make the data set with: python tools/make_tiny_lvis.py'
 _LVIS = 'download LVIS {0} (annotations) and COCO 2017 (train2017 and val2017) and put them under data/lvis_{0}/'
 _PAGE = '{annotations,train2017,val2017}, see docs/dataset_prepare.md'
+_LABELED = 'see docs/pretraining.md'
 # what a missing path looks like, from the beginning of a folder's or file's name on → what to do about it
 HINTS: dict[str, str] = {
     rf'tiny_lvis{_FOLDERS}': _MAKE,
@@ -22,6 +23,11 @@ HINTS: dict[str, str] = {
         'docs/dataset_prepare.md'
     ),
     rf'V3Det{_FOLDERS}': 'download V3Det and put it under data/V3Det/{annotations,images}, see docs/dataset_prepare.md',
+    r'ImageNet_LT_\w+\.txt$': f'put the lists of ImageNet-LT into data/imagenet/meta/, {_LABELED}',
+    r'imagenet/(train|val|meta)(/|$)': f'put ImageNet-1K under data/imagenet/{{train,val}}/CLASS/, {_LABELED}',
+    r'inat18/': f'put iNaturalist 2018 and its two lists under data/inat18/, {_LABELED}',
+    r'places365/': f'put Places365 and the lists of Places-LT under data/places365/, {_LABELED}',
+    r'cifar-100-python/': f'put CIFAR-100, unpacked, under data/cifar100/, {_LABELED}',
     r'trainval\.json$': (
         'say where your data lie with --cfg-options data_root=path/to/data, and in the config what its files are called'
     ),

@@ -116,6 +116,10 @@ def _length(unit: str) -> Callable[[Config, Any], dict[str, Any]]:
         full = {f'train_cfg.{unit}': value}
         for path, number in _positions(cfg, unit):
             full[path] = _scaled(number, value, loop[unit])
+        for path in [path for path in full if path.endswith('.begin')]:
+            end = f'{path.removesuffix("begin")}end'  # a scheduler needs a step, also one that comes too late
+            if isinstance(full.get(end), int):
+                full[end] = max(full[end], full[path] + 1)
         return full
 
     return spell_out_length

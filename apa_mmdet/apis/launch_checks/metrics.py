@@ -14,7 +14,7 @@ from apa_mmdet.engine.hooks import AtomicCheckpointHook
 from apa_mmdet.evaluation.functional.coco_summary import PRECISIONS as COCO_PRECISIONS
 from apa_mmdet.evaluation.functional.coco_summary import available
 from apa_mmdet.evaluation.functional.metric_names import overall_precision
-from apa_mmdet.evaluation.metrics import FastCocoMetric, FastLVISMetric
+from apa_mmdet.evaluation.metrics import FastCocoMetric, FastLVISMetric, ShotAccuracy
 from apa_mmdet.evaluation.metrics.fast_coco_metric import GROUP_PRECISIONS
 from apa_mmdet.evaluation.metrics.fast_lvis_metric import AVERAGE_PRECISIONS, AVERAGE_RECALLS
 from apa_mmdet.utils.config import evaluators
@@ -97,6 +97,10 @@ def _metrics(cfg: Config) -> Metrics:
     of_datasets = outer.get('dataset_prefixes') if isinstance(outer, dict) else None
     for i, (_, evaluator) in enumerate(evaluators(cfg, ['val'])):
         cls = class_of(evaluator, METRICS)
+        if cls is ShotAccuracy:
+            prefix = evaluator.get('prefix') or cls.default_prefix
+            found.keys.extend(f'{prefix}/{key}' for key in cls.keys(**evaluator))
+            continue
         if cls not in KNOWN:
             found.unlisted.append(str(evaluator.get('type')))
             continue

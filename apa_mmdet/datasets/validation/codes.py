@@ -105,6 +105,14 @@ ERRORS = {
     'loss-in-wrong-head': '{setting}: {loss} cannot train {head}; it works as {place} alone: use another loss',
     'bfloat16-operators': '{setting} is AmpOptimWrapper in bfloat16, which {operators} of mmcv does not take on a GPU; '
     'set {setting}.type=MixedPrecisionOptimWrapper',
+    'invalid-list-line': '{path}, line {line} is {text}; it should be a path, a space and the number of the class',
+    'label-outside-list': '{path}, line {line} has the label {label}; the last class is {last}: correct it',
+    'label-outside-classes': 'labels that are no class, from 0 to {last}; correct them, or num_classes of the head',
+    'several-labels': 'images that are listed with several labels; keep one',
+    'no-labeled-image': 'no image with a label; correct ann_file, data_prefix or data_root',
+    'no-labels': '{type} gives no labels; set with_label=True',
+    'folder-count': '{path} has {folders} folders, but there are {classes} classes; correct data_root and data_prefix',
+    'unusable-class-counts': '{setting}: {reason}; name the training list, or give a number for each class',
     'no-class-frequency': '{setting}: DropLoss cannot train without class_frequency; give a list or an annotation file',
 }
 WARNINGS = {
@@ -123,6 +131,8 @@ WARNINGS = {
     'image-outside-folder': 'images outside the data set; their paths lead out of {folder}, and training opens them',
     'extra-category': "categories that the config's classes lack; their instances are skipped",
     'shared-category-name': 'names of categories used more than once; labels are right, results mix them up',
+    'repeated-image': 'images that are listed more than once; they count as often',
+    'trained-and-evaluated': 'images of {split} that are trained on as well; its figures will be too high',
     'class-without-instance': 'classes without a training instance; they will not be learned',
     'softmax-scores': '{setting}: a BBoxHead scores EQLV2Loss by a softmax; use BBoxHeadEQLV2Loss',
     'unread-option': '{setting} is read by nothing that is known; name a setting of the config in full',
@@ -132,7 +142,7 @@ WARNINGS = {
     'new-setting': '{setting} is new to the config; perhaps {alike} is meant',
     'pooled-padding': '{loaders}: attention pools over the padding of unequal images; '
     'set model.data_preprocessor.type=PaddingAwareDetDataPreprocessor, or batch_size=1',
-    'not-checked': "not checked: {type} does not read instances in COCO's format; nothing is known about it",
+    'not-checked': "not checked: {type} reads neither COCO's format nor labeled images; nothing is known about it",
     'tta-max-per-img': 'tta_model keeps {limit} detections of an image, the model {kept}; remove tta_cfg.max_per_img',
 }
 

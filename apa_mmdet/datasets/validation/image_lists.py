@@ -1,4 +1,4 @@
-"""Reads lists of images for classification: a line ``path label`` for each, as MMPretrain's CustomDataset takes them."""
+"""Reads lists of images for classification, a line ``path label`` for each, as MMPretrain's CustomDataset does."""
 
 from typing import NamedTuple
 

@@ -22,7 +22,7 @@ from apa_mmdet.utils.missing_data_hints import hint_for
 from .findings import EXAMPLES, Findings
 
 BATCH_SIZE = 32  # images between two messages of a worker process
-AnnotatedImage = tuple[str, float, float]  # path, and height and width as annotated
+AnnotatedImage = tuple[str, float, float] | tuple[str]  # path, and height and width where they are annotated
 ORIENTATION, TURNED = 274, (5, 6, 7, 8)  # tag of EXIF, and its values that exchange width and height
 BITS_PER_SAMPLE = 258  # tag of TIFF
 PNG_BIT_DEPTH = 24  # offset in the file
@@ -56,12 +56,12 @@ def _faults_of(loader: BaseTransform, decode: bool, path: str, *annotated: float
             reason = 'not an image that OpenCV reads'
         return (yield Fault('unreadable-image', path, reason))
     size, is_turned = list(loaded['ori_shape']), orientation in TURNED
-    if size != list(annotated):
+    if annotated and size != list(annotated):
         code = 'image-size-mismatch'
         if is_turned and size[::-1] == list(annotated):
             code = 'orientation-applied' if _applies_orientation(loader) else 'orientation-ignored'
         yield Fault(code, path, '{1}x{0}, annotated {3}x{2}'.format(*size, *annotated))
-    elif orientation > 1 and _applies_orientation(loader) and (not is_turned or size[0] == size[1]):
+    elif annotated and orientation > 1 and _applies_orientation(loader) and (not is_turned or size[0] == size[1]):
         yield Fault('orientation-tag', path, f'orientation {orientation}')
     if depth > 8:
         stored, top = _highest_value(data), float(loaded['img'].max())

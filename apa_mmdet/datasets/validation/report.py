@@ -1,12 +1,16 @@
 """The result of a validation: findings, and a table of the data sets."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from terminaltables import AsciiTable
 
+from apa_mmdet.utils.errors import one_line
+from apa_mmdet.utils.missing_data_hints import explain
+
 from .annotations import Summary
 from .codes import ERROR
-from .findings import Finding
+from .findings import Finding, Findings, ValidationError
 
 COLUMNS = ('data set', 'images', 'instances', 'crowds', 'classes', 'without instance', 'rare (1 to 10 images)')
 
@@ -27,17 +31,18 @@ class CheckedDataset(NamedTuple):
 
 
 class Report(NamedTuple):
-    """Findings, and a row of ``COLUMNS`` per data set; ``str`` renders both for a person."""
+    """Findings, and a row of ``columns`` per data set; ``str`` renders both for a person."""
 
     findings: list[Finding]
     rows: list[tuple]
+    columns: tuple[str, ...] = COLUMNS
 
     @property
     def errors(self) -> int:
         return sum(finding.severity == ERROR for finding in self.findings)
 
     def __str__(self) -> str:
-        lines = [AsciiTable([COLUMNS, *self.rows]).table] if self.rows else []
+        lines = [AsciiTable([self.columns, *self.rows]).table] if self.rows else []
         lines += map(str, sorted(self.findings, key=lambda finding: finding.severity != ERROR))
         warnings = len(self.findings) - self.errors
         verdict = 'training can start'
@@ -52,3 +57,15 @@ class Report(NamedTuple):
 
 def _number(count: int, noun: str) -> str:
     return f'{count or "no"} {noun}{"s" * (count != 1)}'
+
+
+def report_error(error: Exception, findings: Findings, ids: Sequence[str] = ()) -> None:
+    """Report why a data set cannot be built or a file, whose path is in ``ids``, not be read."""
+    if isinstance(error, ValidationError):
+        findings.add(error.code, error.ids or ids, str(error))
+    elif isinstance(error, FileNotFoundError):
+        findings.add('missing-file', [error.filename], explain(error))
+    elif isinstance(error, OSError) and ids:
+        findings.add('unreadable-file', ids, path=ids[0], reason=error.strerror)
+    else:
+        findings.add('invalid-dataset', reason=one_line(error))

@@ -16,10 +16,9 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from tqdm import tqdm
 
-from apa_mmdet.utils.config import evaluators, leaves
+from apa_mmdet.utils.config import evaluators, is_classifier, leaves
 from apa_mmdet.utils.errors import one_line
 from apa_mmdet.utils.garbage import paused_collection
-from apa_mmdet.utils.missing_data_hints import explain
 
 from .annotations import Content, Summary, check_annotations, check_integer_ids, check_lvis_fields
 from .class_frequencies import SPELLINGS
@@ -35,8 +34,9 @@ from .config_datasets import (
 )
 from .findings import Findings, ValidationError
 from .images import AnnotatedImage, check_images
+from .labeled_images import validate_classifier
 from .reading import read_annotations
-from .report import CheckedDataset, Report
+from .report import CheckedDataset, Report, report_error
 from .selection import BY_NAME
 from .stamps import check_once
 
@@ -50,13 +50,16 @@ def validate_config(
     """Validate the data sets of a config, and compare them with its model and its evaluators.
 
     Args:
-        cfg: a config with CocoDataset, LVISV05Dataset, LVISV1Dataset, V3DetDataset or subclasses of them.
+        cfg: a config with CocoDataset, LVISV05Dataset, LVISV1Dataset, V3DetDataset or subclasses of them; or one of a
+            classifier of MMPretrain.
         splits: which of ``train``, ``val``, ``test``. A data set that several share is read once.
         images: True decodes every image, False only checks that it exists, None skips images, and annotations that
             have not changed since the last time.
         workers: processes that read images; 0 reads them in this one.
         progress: show progress bars, on a terminal.
     """
+    if is_classifier(cfg):
+        return validate_classifier(cfg, splits, images, workers, progress)
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     datasets = find_datasets(cfg, splits)
     findings = Findings('config')
@@ -88,7 +91,7 @@ def _check_dataset(
         usage, loader = find_usage(source, cfg), image_loader(source)
         maskless = lacks_masks(source, cfg)
     except Exception as error:  # data sets and transforms may be the user's own
-        return _report_error(error, findings)
+        return report_error(error, findings)
     classes = dataset.metainfo.get('classes')
     if isinstance(classes, str) or not classes:
         return findings.add('invalid-classes', classes=classes)
@@ -174,7 +177,7 @@ def _read(
     try:
         annotations = read_annotations(checked.ann_file)
     except (OSError, ValidationError) as error:
-        return _report_error(error, findings, [checked.ann_file])
+        return report_error(error, findings, [checked.ann_file])
     known = {*checked.classes, *(theirs for theirs, name in SPELLINGS.items() if name in checked.classes)}
     content = check_annotations(annotations, findings, known if by_name else None, usage)
     if content.categories:
@@ -186,18 +189,6 @@ def _read(
             names.sort(key=lambda name: order.get(SPELLINGS.get(name, name), len(order)))
         compare_classes(checked.classes, names, finds_by_name, findings, label_file)
     return content
-
-
-def _report_error(error: Exception, findings: Findings, ids: Sequence[str] = ()) -> None:
-    """Report why a data set cannot be built or a file, whose path is in ``ids``, not be read."""
-    if isinstance(error, ValidationError):
-        findings.add(error.code, error.ids or ids, str(error))
-    elif isinstance(error, FileNotFoundError):
-        findings.add('missing-file', [error.filename], explain(error))
-    elif isinstance(error, OSError) and ids:
-        findings.add('unreadable-file', ids, path=ids[0], reason=error.strerror)
-    else:
-        findings.add('invalid-dataset', reason=one_line(error))
 
 
 def _check_filters(source: ConfigDataset, content: Content, findings: Findings) -> None:

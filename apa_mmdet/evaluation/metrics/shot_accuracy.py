@@ -5,11 +5,7 @@ import numpy as np
 from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
 
-from apa_mmdet.datasets.class_counts import ClassCounts, load_class_counts
-from apa_mmdet.datasets.frequency_groups import group_classes
-
-SHOTS = dict(f='many', c='medium', r='few')  # groups of datasets.frequency_groups: the field's names of them
-BOUNDS = (19, 100)  # most training images of a class of few and of medium shots
+from apa_mmdet.datasets.validation.class_counts import SHOTS, ClassCounts, load_class_counts, shots_of
 
 
 @METRICS.register_module()
@@ -18,13 +14,12 @@ class ShotAccuracy(BaseMetric):
 
     ``top1_many`` is the mean over the classes of more than 100 training images of the share of their images that are
     classified right, ``top1_medium`` over those of 20 to 100, ``top1_few`` over those of fewer; NaN where no image of
-    such a class is evaluated. Of each image the labels of the k highest scores are kept: MMPretrain's ``Accuracy`` keeps
-    all scores, with 8,142 classes of 24,426 images 0.8 GB in each process.
+    such a class is evaluated. Of each image the labels of the k highest scores are kept; MMPretrain's ``Accuracy``
+    keeps all scores, 0.8 GB of 24,426 images with 8,142 classes.
 
     Args:
-        class_counts: training images of each class, as of
-            :func:`~apa_mmdet.datasets.class_counts.load_class_counts`, e.g. the path of the training list; None for
-            top-k alone.
+        class_counts: training images of each class, e.g. the path of the training list: what
+            :func:`~apa_mmdet.datasets.validation.class_counts.load_class_counts` takes; None for top-k alone.
         topk: the k.
         collect_device, prefix: as of MMEngine's BaseMetric; the prefix is ``accuracy``.
 
@@ -48,6 +43,12 @@ class ShotAccuracy(BaseMetric):
         if not self.topk or min(self.topk) < 1:
             raise ValueError(f'ShotAccuracy: topk must be numbers of 1 or more, got {topk}')
 
+    @staticmethod
+    def keys(topk: int | Sequence[int] = (1, 5), class_counts: Any = None, **_: Any) -> list[str]:
+        """The names of what a metric with these arguments gives, without its prefix."""
+        found = [f'top{k}' for k in ((topk,) if isinstance(topk, int) else topk)]
+        return found + ([f'top1_{name}' for name in SHOTS[::-1]] if class_counts is not None else [])
+
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         for sample in data_samples:
             scores = sample['pred_score']
@@ -61,10 +62,10 @@ class ShotAccuracy(BaseMetric):
         right = np.stack([best for *_, best in results]) == labels[:, None]
         found = {f'top{k}': 100 * float(right[:, :k].any(1).mean()) for k in self.topk}
         if self.class_counts is not None:
-            groups = group_classes(load_class_counts(self.class_counts, num_classes), BOUNDS)
+            shots = shots_of(load_class_counts(self.class_counts, num_classes))
             images = np.bincount(labels, minlength=num_classes)
             hits = np.bincount(labels[right[:, 0]], minlength=num_classes)
-            for group, name in SHOTS.items():
-                seen = (groups == group) & (images > 0)
+            for name in SHOTS[::-1]:
+                seen = (shots == name) & (images > 0)
                 found[f'top1_{name}'] = 100 * float((hits[seen] / images[seen]).mean()) if seen.any() else float('nan')
         return found

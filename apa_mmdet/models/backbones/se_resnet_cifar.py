@@ -28,7 +28,7 @@ class SEResNetCifar(SEResNet):
 
     Source: He et al., *Deep Residual Learning for Image Recognition*, CVPR 2016, section 4.2 (a stage has (depth − 2)/6
     blocks of two convolutions, shortcuts of option A have no parameters); activations and attention as in
-    :class:`~apa_mmdet.models.backbones.SEResNet`, whose errors it shares, and SE after the second norm with ``ratio=4``.
+    :class:`~apa_mmdet.models.backbones.SEResNet`, whose errors it shares. SE follows the second norm, with ratio 4.
 
     Args:
         depth: 20, 32, 44, 56 or 110.

@@ -11,11 +11,11 @@ from apa_mmdet.structures.valid_region import ValidRegion, clear_outside
 class CBAM(nn.Module):
     """Convolutional block attention module: a gate per channel, then a gate per position.
 
-        x₁ = x · g(MLP(mean of x over H, W) + MLP(max of x over H, W))             one gate for each of the C channels
-        x₂ = x₁ · h(norm(conv([max of x₁ over C, mean of x₁ over C])))             one gate for each of the H·W positions
+        x₁ = x · g(MLP(mean of x over H, W) + MLP(max of x over H, W))         one gate for each of the C channels
+        x₂ = x₁ · h(norm(conv([max of x₁ over C, mean of x₁ over C])))         one gate for each of the H·W positions
 
-    with MLP = norm → Linear(C → C/ratio) → act → Linear(C/ratio → C), shared, and gates g and h with parameters of their
-    own.
+    with MLP = norm → Linear(C → C/ratio) → act → Linear(C/ratio → C), shared, and gates g and h that have parameters of
+    their own.
 
     Sources: Woo et al., *CBAM: Convolutional Block Attention Module*, ECCV 2018, arXiv:1807.06521, equations 1 to 3;
     norms, biases and the APA gates: Alexandridis et al., ECCV 2024, arXiv:2407.08567, which the defaults follow; the

@@ -16,9 +16,9 @@ class CosineLinear(nn.Linear):
 
     Classes of many images cannot win by longer weights. With ``learn_scale`` s = σ², and σ is learned.
 
-    Source: Alexandridis et al., ECCV 2024, arXiv:2407.08567, classifiers ``cosine`` (s = 16) and ``lr_cosine`` (σ starts
-    at 5: ``scale=25.0, learn_scale=True``) of the long-tailed data sets. The squashed norm: Liu et al., *Large-Scale
-    Long-Tailed Recognition in an Open World*, CVPR 2019.
+    Source: Alexandridis et al., ECCV 2024, arXiv:2407.08567, where the classifiers of long-tailed data sets are called
+    ``cosine`` (s = 16) and ``lr_cosine`` (σ starts at 5: ``scale=25.0, learn_scale=True``). x/(1 + ‖x‖): Liu et al.,
+    *Large-Scale Long-Tailed Recognition in an Open World*, CVPR 2019.
 
     Args:
         in_features, out_features: D and C; input (N, D), output (N, C).

@@ -8,14 +8,27 @@ import numpy as np
 
 from apa_mmdet.utils.errors import CodedError
 
-from .validation.image_lists import read_image_list
-from .validation.reading import read_json
+from .image_lists import read_image_list
+from .reading import read_json
+
+SHOTS = np.array(['few', 'medium', 'many'])
+SHOT_BOUNDS = 19, 100  # most training images of a class of few and of medium shots
 
 ClassCounts = str | os.PathLike | dict | Sequence[int]
 
 
 class BadClassCounts(CodedError):
     """Raised for counts that cannot be used: code ``invalid-class-counts``. The message names the setting or file."""
+
+
+def shots_of(counts: np.ndarray) -> np.ndarray:
+    """Which classes have many, which few training images, as the field reports them.
+
+    Example:
+        >>> shots_of(np.array([19, 20, 100, 101])).tolist()
+        ['few', 'medium', 'medium', 'many']
+    """
+    return SHOTS[np.searchsorted(SHOT_BOUNDS, counts)]
 
 
 def exponential_counts(largest: int, num_classes: int, ratio: float) -> np.ndarray:

@@ -1,0 +1,101 @@
+"""tools/train.py and tools/test.py with configs of classifiers; official checkpoints through both."""
+
+import json
+import pickle
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+from helpers.paths import DATA, ROOT
+from helpers.programs import start_program, succeed
+from helpers.recordings import value
+from mmengine.fileio import load
+from mmengine.registry import DefaultScope
+from test_checkpoint.test_classifier_names import network
+
+from apa_mmdet.apis import mmdet_tools
+from apa_mmdet.apis.convert_weights import convert_file
+from apa_mmdet.checkpoint.official_names import classifier_names
+
+NAME = 'se_resnet32_cifar_lr_cosine'
+CIFAR = str(ROOT / 'configs/cifar100_lt/se_resnet32_apa_lr-cosine_cifar100-lt.py')
+SMALL = 'model.backbone.base_channels=4 model.backbone.stem_channels=4 model.head.in_channels=32 val_evaluator.topk=1'
+R18 = str(ROOT / 'configs/imagenet/se_resnet18_apa_in1k.py')
+
+
+@pytest.fixture
+def official(tmp_path):
+    keys = json.loads((DATA / f'classifier_{NAME}_keys.json').read_text())
+    weights = {key: torch.from_numpy(value(key, shape)) for key, shape in keys.items()}
+    torch.save(dict(model=weights), tmp_path / 'official.pth')
+    return weights
+
+
+def start(monkeypatch, folder, tool, *arguments):
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, 'argv', [tool, *map(str, arguments)])
+    with DefaultScope.overwrite_default_scope(None):
+        mmdet_tools.run(tool)
+
+
+def test_an_official_checkpoint_is_evaluated_and_comes_back(official, tiny, tmp_path, monkeypatch, no_checksums):
+    ours, back = tmp_path / 'ours.pth', tmp_path / 'back.pth'
+    assert f'for tools/test.py {CIFAR}' in convert_file(tmp_path / 'official.pth', ours, config=CIFAR)
+    assert 'for the official code' in convert_file(ours, back, config=CIFAR, to_official=True)
+    returned = torch.load(back, weights_only=True)['model']
+    assert list(returned) == list(official) and all(torch.equal(returned[k], official[k]) for k in official)
+
+    root, out = tiny('cifar100_lt'), tmp_path / 'out.pkl'
+    options = f'data_root={root} test_dataloader.num_workers=0 test_dataloader.dataset.serialize_data=False'.split()
+    start(monkeypatch, tmp_path, 'test.py', CIFAR, ours, '--out', out, '--cfg-options', *options)
+    scores = torch.stack([sample['pred_score'] for sample in load(out)])
+    images = pickle.loads((root / 'cifar-100-python/test').read_bytes())['data'].reshape(-1, 3, 32, 32)
+    mean, std = (torch.tensor(v)[:, None, None] for v in ([129.304, 124.070, 112.434], [68.170, 65.392, 70.418]))
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        net, names = network(NAME, 100), classifier_names(official)
+    net.load_state_dict({names[key]: tensor for key, tensor in official.items()}, assign=True)
+    with torch.no_grad():
+        (features,) = net.eval().backbone((torch.from_numpy(images) - mean) / std)
+        want = net.head.fc(features.mean((2, 3))).softmax(1)
+    torch.testing.assert_close(scores, want, rtol=1e-4, atol=1e-6)
+
+
+def test_official_names_and_missing_data_end_with_one_line(official, tiny, tmp_path, monkeypatch, no_checksums):
+    options = '--cfg-options', f'data_root={tiny("cifar100_lt")}', 'test_dataloader.num_workers=0'
+    with pytest.raises(
+        SystemExit, match='official.pth holds no weights, .* tools/convert_official_weights.py converts'
+    ):
+        start(monkeypatch, tmp_path, 'test.py', CIFAR, 'official.pth', *options)
+    with pytest.raises(SystemExit, match=r'^missing: data/imagenet/train; put ImageNet-1K under data/imagenet/'):
+        start(monkeypatch, tmp_path, 'train.py', R18)
+
+
+def test_the_options_are_those_of_mmpretrain(monkeypatch, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        start(monkeypatch, tmp_path, 'train.py', R18, '--help')
+    assert '--no-validate' in capsys.readouterr().out
+    assert 'mmpretrain' in str(mmdet_tools.stock_tool('train.py', 'mmpretrain'))
+
+
+@pytest.mark.slow
+def test_train_resume_and_test_as_processes(tiny, tmp_path):
+    root = shutil.copytree(tiny('imagenet'), tmp_path / 'data')
+    options = f'data_root={root} classes=a,b,c {SMALL} test_evaluator.topk=1 train_dataloader.batch_size=4'.split()
+    tools = ROOT / 'tools'
+    train = [tools / 'train.py', R18, '--work-dir', 'run', '--cfg-options', *options]
+    succeed(start_program(*train, 'max_epochs=1', cwd=tmp_path))
+    output = succeed(
+        start_program(
+            *train[: -len(options) - 1], '--resume', *train[-len(options) - 1 :], 'max_epochs=2', cwd=tmp_path
+        )
+    )
+    assert 'epoch_1.pth' in output and 'Epoch(train) [2]' in output and 'Epoch(train) [1]' not in output
+    test = [tools / 'test.py', R18, 'run/epoch_2.pth', '--cfg-options', *options]
+    plain, tta = (succeed(start_program(*test[:3], *flag, *test[3:], cwd=tmp_path)) for flag in ([], ['--tta']))
+    assert all('accuracy/top1' in text for text in (plain, tta))
+    weights = torch.load(tmp_path / 'run/epoch_2.pth', weights_only=True)['state_dict']
+    assert {'head.fc.weight', 'backbone.act_stem.lambda_'} <= weights.keys() and np.isfinite(
+        weights['head.fc.bias']
+    ).all()
