@@ -7,6 +7,8 @@ DEMO := mask_rcnn_se_r18_apa
 CONFIG := configs/tiny_lvis/$(DEMO).py
 # one thread a process, or the processes take the cores from each other
 PYTEST := OMP_NUM_THREADS=1 python -m pytest --numprocesses $(JOBS) --dist loadfile
+# image classification has a process of its own, with MMPretrain on its path
+CLASSIFICATION := OMP_NUM_THREADS=1 PYTHONPATH=$(abspath $(VENV))/classification:tests/helpers/cpu_torchvision
 
 .PHONY: help setup demo test test-slow cov lint docs bench gpu-bundle gpu-check check-cuda-build clean force
 
@@ -37,11 +39,19 @@ demo: setup
 	python tools/test.py $(CONFIG) $$(cat work_dirs/$(DEMO)/last_checkpoint)
 	python tools/report.py work_dirs/$(DEMO)
 
-test: setup
+test: setup $(VENV)/.classification
 	$(PYTEST)
+	$(CLASSIFICATION) python -m pytest tests/classification
 
-test-slow: setup
+test-slow: setup $(VENV)/.classification
 	python -m pytest -m slow
+	$(CLASSIFICATION) python -m pytest -m slow tests/classification
+
+# MMPretrain apart from the environment: MMDetection imports it wherever it is, and most users have none
+$(VENV)/.classification: tools/setup/classification.txt $(VENV)/.ready
+	rm -rf $(VENV)/classification
+	python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/classification -r $<
+	@touch $@
 
 cov: setup
 	$(PYTEST) --cov --cov-report=term --cov-report=html

@@ -2,7 +2,7 @@
 
     custom_imports = dict(imports=['apa_mmdet', 'apa_mmdet.classification'])
 
-Nothing else here imports MMPretrain, which is an optional extra: ``pip install 'apa_mmdet[classification]'``.
+Nothing else imports MMPretrain, which is an optional extra: ``pip install 'apa_mmdet[classification]'``.
 """
 
 from .datasets.cifar100_lt import CIFAR100LT

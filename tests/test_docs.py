@@ -125,6 +125,24 @@ OTHERS = {
     'tools/dist_train.sh configs/v3det/faster_rcnn_se_r50_apa_v3det.py 8': '--cfg-options train_cfg.max_iters=2 train_cfg.val_interval=2 train_dataloader.batch_size=1 '
     'train_dataloader.dataset.dataset.indices=4 val_dataloader.dataset.indices=2 model.test_cfg.rcnn.score_thr=0.5',
 }
+R50 = 'configs/imagenet/se_resnet50_apa_in1k.py'
+ON_4_GPUS = (
+    R50,
+    'configs/imagenet_lt/se_resnet50_apa_imagenet-lt.py',
+    'configs/inat18/se_resnet50_apa_inat18.py',
+    'configs/places_lt/se_resnet152_apa_places-lt.py',
+)
+CIFAR = 'configs/cifar100_lt/se_resnet32_apa_cifar100-lt.py'
+PRETRAINED = 'work_dirs/se_resnet50_apa_in1k/epoch_100.pth'
+OF_CLASSIFIERS = [
+    *(f'python tools/check_dataset.py {config}' for config in (*ON_4_GPUS, CIFAR)),
+    *(f'tools/dist_train.sh {config} 4' for config in ON_4_GPUS),
+    f'python tools/train.py {CIFAR}',
+    f'python tools/test.py {R50} {PRETRAINED}',
+    'python tools/train.py configs/lvis/mask_rcnn_se_r50_apa.py --cfg-options '
+    f'model.backbone.init_cfg.checkpoint={PRETRAINED}',
+    f'python tools/convert_official_weights.py IN OUT --config {R50}',
+]
 # Commands that are not run here: where they are, or why they cannot be.
 NOT_HERE = {
     'python tools/test.py configs/lvis/mask_rcnn_se_r50_relu_softmax_fracal.py CHECKPOINT': (
@@ -149,6 +167,8 @@ NOT_HERE = {
     'make test': '.ci/run',
     'make test-slow': 'what runs this',
     'pip install -e .': 'set-up, before any test',
+    "pip install 'apa_mmdet[classification]'": 'downloads',
+    **dict.fromkeys(OF_CLASSIFIERS, 'tests/classification, with small data'),
     'pip install mmcv==2.1.0 -f https://download.openmmlab.com/mmcv/dist/cu121/torch2.1/index.html': 'needs a GPU',
     'pip install pre-commit': 'downloads',
     'python -m pytest --numprocesses 2 tests/test_engine': 'tests',

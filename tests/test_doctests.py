@@ -5,10 +5,12 @@ import importlib
 import pkgutil
 
 import pytest
+from helpers.paths import ON_MMPRETRAIN
 
 import apa_mmdet
 
-MODULES = [module.name for module in pkgutil.walk_packages(apa_mmdet.__path__, 'apa_mmdet.')]
+NAMES = [module.name for module in pkgutil.walk_packages(apa_mmdet.__path__, 'apa_mmdet.')]
+MODULES = [name for name in NAMES if not name.startswith(ON_MMPRETRAIN)]
 
 
 @pytest.mark.parametrize('name', MODULES)

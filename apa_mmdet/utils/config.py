@@ -32,8 +32,8 @@ __all__ = [
 ]
 
 NEEDS_MMPRETRAIN = (
-    'image classification needs MMPretrain, which is not installed; pip install mmpretrain, or onedl-mmpretrain beside '
-    'the onedl packages'
+    "image classification needs MMPretrain, which is not installed; pip install 'apa_mmdet[classification]', beside "
+    "the onedl packages 'apa_mmdet[onedl-classification]'"
 )
 
 

@@ -2,8 +2,10 @@
 
 import json
 import pickle
+import re
 import shutil
 import sys
+from importlib import metadata
 
 import numpy as np
 import pytest
@@ -13,7 +15,9 @@ from helpers.programs import start_program, succeed
 from helpers.recordings import value
 from mmengine.fileio import load
 from mmengine.registry import DefaultScope
+from packaging.utils import canonicalize_name
 from test_checkpoint.test_classifier_names import network
+from test_requirements import dependencies, from_torch, pins
 
 from apa_mmdet.apis import mmdet_tools
 from apa_mmdet.apis.convert_weights import convert_file
@@ -99,3 +103,11 @@ def test_train_resume_and_test_as_processes(tiny, tmp_path):
     assert {'head.fc.weight', 'backbone.act_stem.lambda_'} <= weights.keys() and np.isfinite(
         weights['head.fc.bias']
     ).all()
+
+
+def test_the_list_of_the_set_up_is_complete():
+    names = dict(re.findall(r'^([\w-]+)==(\S+)$', (ROOT / 'tools/setup/classification.txt').read_text(), re.M))
+    known = {*map(canonicalize_name, names), *pins('requirements.txt'), *from_torch()}
+    for name, version in names.items():
+        assert metadata.version(name) == version
+        assert dependencies(name) <= known, name

@@ -1,4 +1,5 @@
 import sys
+from importlib.util import find_spec
 
 import pytest
 from helpers.paths import ROOT
@@ -159,3 +160,16 @@ def test_a_broken_config_ends_with_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, 'argv', ['train.py', str(tmp_path / 'config.py')])
     with pytest.raises(SystemExit, match=f'^config {tmp_path}/config.py: SyntaxError: '):
         mmdet_tools.run('train.py')
+
+
+@pytest.mark.skipif(find_spec('mmpretrain') is not None, reason='MMPretrain is installed')
+@pytest.mark.parametrize('tool', ['train.py', 'test.py'])
+def test_a_classifier_without_mmpretrain_ends_with_one_line(tool, monkeypatch):
+    config = str(ROOT / 'configs/imagenet/se_resnet50_apa_in1k.py')
+    monkeypatch.setattr(sys, 'argv', [tool, '--work-dir', 'run', config, 'a.pth'])
+    with pytest.raises(SystemExit) as ended:
+        mmdet_tools.run(tool)
+    assert ended.value.code == (
+        f'config {config}: image classification needs MMPretrain, which is not installed; pip install '
+        "'apa_mmdet[classification]', beside the onedl packages 'apa_mmdet[onedl-classification]'"
+    )
