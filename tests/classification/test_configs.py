@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.paths import ROOT
-from helpers.tiny_images import FOLDERS, ROOTS
+from helpers.tiny_images import FOLDERS, ROOTS, narrow
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from torchvision.transforms import AutoAugment, AutoAugmentPolicy
@@ -17,7 +17,7 @@ from apa_mmdet.apis.launch_checks.launch import Launch
 from apa_mmdet.apis.launch_checks.validate_launch import check_launch
 from apa_mmdet.models.activations import AGLU, APA
 from apa_mmdet.models.layers import CosineLinear
-from apa_mmdet.utils.config import apply_options, build_detector, leaves, load_config
+from apa_mmdet.utils.config import build_detector, leaves, load_config
 from apa_mmdet.utils.shorthand_options import spell_out
 
 CONFIGS = sorted(str(p.relative_to(ROOT)) for kind in FOLDERS for p in (ROOT / 'configs' / kind).glob('*.py'))
@@ -172,31 +172,6 @@ def test_options_change_the_data_root_the_classes_and_the_length(name):
     ] == []
 
 
-def narrow(name, data, work_dir):
-    """A config for one step of a narrow network on small images."""
-    cfg = load(name)
-    cifar = 'cifar' in name
-    options = {'data_root': str(data), 'max_epochs': 1, **({} if cifar else {'classes': ['a', 'b', 'c']})}
-    apply_options(cfg, name, options)
-    cfg.model.backbone.update(base_channels=4, init_cfg=None, **({} if cifar else dict(stem_channels=4, depth=50)))
-    if cfg.model.backbone.get('frozen_blocks'):
-        cfg.model.backbone.update(frozen_stages=2, frozen_blocks=5)
-    cfg.model.head.in_channels = 16 if cifar else 128
-    for split in ('train', 'val', 'test'):
-        loader = cfg[f'{split}_dataloader']
-        loader.update(batch_size=100 if cifar else 6, num_workers=0)
-        loader.dataset.serialize_data = False  # collects garbage twice
-        for step in loader.dataset.pipeline:
-            step.update({key: 32 for key in ('scale', 'crop_size') if key in step and not cifar})
-        if cifar and split == 'train':
-            loader.dataset.indices = 100
-    for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
-        evaluator.topk = (1, 2)
-    cfg.default_hooks.pop('activation_stats')  # draws for longer than the step takes
-    cfg.work_dir = str(work_dir)
-    return cfg
-
-
 # the others in `make test-slow`
 TRAINED = [pytest.param(name, marks=() if '/in' in name or 'cifar' in name else pytest.mark.slow) for name in FIRST]
 
@@ -204,7 +179,7 @@ TRAINED = [pytest.param(name, marks=() if '/in' in name or 'cifar' in name else 
 @pytest.mark.parametrize('name', TRAINED, ids=[name.split('/')[1] for name in FIRST])
 def test_a_config_trains_and_evaluates(name, tiny, tmp_path, no_checksums):
     kind = name.split('/')[1]
-    cfg = narrow(name, tiny(kind), tmp_path)
+    cfg = narrow(load(name), tiny(kind), tmp_path)
     assert ROOTS[kind] in load(name).train_dataloader.dataset.data_root
     cfg.randomness = dict(seed=0)
     runner = RUNNERS.build(cfg)

@@ -92,3 +92,23 @@ def test_a_prefix_that_no_weight_has_is_refused(tmp_path):
     init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'a.pth'), prefix='backbone.')
     with pytest.raises(WrongWeights, match="no weights under the prefix 'backbone.', but conv1.weight, bn1.weight"):
         SEResNet(**NARROW, init_cfg=init_cfg).init_weights()
+
+
+def test_the_backbone_of_a_whole_classifier_loads_without_a_prefix(tmp_path):
+    source, path = SEResNet(**NARROW), str(tmp_path / 'epoch_100.pth')
+    classifier = {'head.fc.weight': torch.zeros(5, 64), 'head.fc.bias': torch.zeros(5)}
+    weights = {f'backbone.{name}': tensor for name, tensor in source.state_dict().items()}
+    torch.save(dict(state_dict={**weights, **classifier}), path)
+    net = SEResNet(**NARROW, init_cfg=dict(type='Pretrained', checkpoint=path))
+    net.init_weights()
+    assert all(torch.equal(tensor, net.state_dict()[name]) for name, tensor in source.state_dict().items())
+    deeper = SEResNet(**dict(NARROW, depth=34), init_cfg=dict(type='Pretrained', checkpoint=path))
+    plain = SEResNet(**NARROW, act_cfg=dict(type='ReLU'), init_cfg=dict(type='Pretrained', checkpoint=path))
+    plain.init_weights()  # ignores what it has no place for, as of any weights
+    with pytest.raises(WrongWeights) as refused:
+        deeper.init_weights()
+    assert refused.value.code == 'other-depth'
+    torch.save(dict(state_dict=classifier), path)
+    with pytest.raises(WrongWeights) as refused:
+        SEResNet(**NARROW, init_cfg=dict(type='Pretrained', checkpoint=path)).init_weights()
+    assert refused.value.code == 'nothing-in-common'
