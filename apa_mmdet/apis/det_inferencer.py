@@ -25,7 +25,7 @@ from apa_mmdet.checkpoint.io import find_weights
 from apa_mmdet.checkpoint.scheme import data_only
 from apa_mmdet.models.calibration import name_classes
 from apa_mmdet.structures.best_class import best_class_of_each_object
-from apa_mmdet.utils.config import BadConfig, leaves, load_config, model_parts
+from apa_mmdet.utils.config import BadConfig, is_classifier, leaves, load_config, model_parts
 from apa_mmdet.visualization.images import read_rgb
 from apa_mmdet.visualization.local_visualizer import draw, make_visualizer
 
@@ -72,6 +72,8 @@ class StrictDetInferencer(DetInferencer):
     def __init__(self, config: str | os.PathLike | Config, checkpoint: str | os.PathLike, device: str | None = None):
         cfg = config if isinstance(config, Config) else load_config(os.fspath(config))
         name = cfg.filename or 'the config'
+        if is_classifier(cfg):
+            raise BadConfig('no-detector', f"{name} is the config of a classifier; MMPretrain's inferencers take it")
         if 'model' not in cfg or not cfg.get('test_dataloader'):
             raise BadConfig('no-detector', f'{name} is not the config of a detector: no model or no test_dataloader')
         if device is not None:

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,13 +10,13 @@ from typing import Any, NamedTuple
 import mmcv
 import numpy as np
 from mmdet.datasets.transforms import LoadAnnotations
-from mmdet.registry import DATASETS, TRANSFORMS
+from mmdet.registry import TRANSFORMS
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import set_random_seed
 from tqdm import tqdm
 
-from apa_mmdet.utils.config import leaves
+from apa_mmdet.utils.config import is_classifier, leaves
 from apa_mmdet.utils.errors import in_one_line
 
 from .grid import caption, grid
@@ -51,7 +52,7 @@ def browse(
     """Draws images of a data set, evenly spread over it, on one sheet as its pipeline returns them.
 
     They are augmented, repeated as often as the data set repeats them, and not yet normalized and padded by the
-    ``data_preprocessor``; boxes, masks and names are drawn.
+    ``data_preprocessor``; boxes, masks and names are drawn, of a classifier's images the class.
 
     Args:
         cfg: config with the loader of ``split``.
@@ -67,18 +68,39 @@ def browse(
     """
     dataset = _open(cfg, split)
     set_random_seed(seed)
-    names = dataset.metainfo['classes']
+    names = _names(cfg, dataset)
     visualizer = make_visualizer(names)
     drawn, objects = [], Counter()
     indices = np.linspace(0, len(dataset) - 1, min(images, len(dataset))).round().astype(int).tolist()
     for index in tqdm(indices, unit='image', disable=not progress):
         inputs, sample = _load(dataset, index, split)
-        instances = sample.gt_instances
-        objects.update(names[label] for label in instances.get('labels', ()))
+        title = Path(sample.get('img_path') or f'image {index}').name
+        if is_classifier(cfg):
+            label = names[int(sample.gt_label)]
+            objects[label] += 1
+            drawn.append(caption(_enlarged(cfg, inputs), f'{label} · {title}'))
+            continue
+        objects.update(names[label] for label in sample.gt_instances.get('labels', ()))
         image = draw(visualizer, inputs, sample, sides=(MIN_DISPLAY_SIDE, MIN_DISPLAY_SIDE), draw_pred=False)
-        drawn.append(caption(image, Path(sample.get('img_path', '')).name))
+        drawn.append(caption(image, title))
     mmcv.imwrite(grid(drawn, columns=math.ceil(math.sqrt(len(drawn)))), str(out))
     return ContactSheet(out, split, len(drawn), len(dataset), objects, len(names))
+
+
+def _names(cfg: Config, dataset: Any) -> Sequence[str]:
+    """The names of the classes; their numbers, where a classifier's data set names none."""
+    names = dataset.metainfo.get('classes')
+    if names is None and is_classifier(cfg):
+        return [f'class {label}' for label in range(int(dataset.get_gt_labels().max()) + 1)]
+    return names
+
+
+def _enlarged(cfg: Config, image: np.ndarray) -> np.ndarray:
+    """An image of a classifier as BGR, of a longer side of at least ``MIN_DISPLAY_SIDE``."""
+    if not (cfg.model.get('data_preprocessor') or {}).get('to_rgb', False):  # it was RGB, and was taken for BGR
+        image = image[..., ::-1]
+    factor = max(1.0, MIN_DISPLAY_SIDE / max(image.shape[:2]))
+    return mmcv.imrescale(image[..., ::-1], factor, interpolation='nearest')
 
 
 def _open(cfg: Config, split: str) -> Any:

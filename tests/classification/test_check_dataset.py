@@ -2,10 +2,13 @@
 
 import shutil
 
+import cv2
 import pytest
 from helpers.paths import ROOT
 
 from apa_mmdet.apis.validate_annotations import check_config
+from apa_mmdet.utils.config import load_config
+from apa_mmdet.visualization.contact_sheet import browse
 
 LT, FOLDERS = (
     str(ROOT / name)
@@ -114,3 +117,16 @@ def test_other_data_sets_are_named(lists):
     options = dict(OPTIONS, data_root=str(lists), **{'train_dataloader.dataset.type': 'NoSet'})
     report = check_config(LT, options, images=None)
     assert {'unknown-dataset-type', 'unknown-type'} <= {finding.code for finding in report.findings}
+
+
+@pytest.mark.parametrize('kind', ['imagenet', 'cifar100_lt'])
+def test_a_sheet_shows_the_images_with_their_classes(kind, tiny, tmp_path, no_checksums):
+    config = {'imagenet': FOLDERS, 'cifar100_lt': str(ROOT / 'configs/cifar100_lt/se_resnet32_apa_cifar100-lt.py')}
+    cfg = load_config(config[kind], dict(data_root=str(tiny(kind)), **({} if 'cifar' in kind else OPTIONS)))
+    cfg.val_dataloader.dataset.serialize_data = False
+    sheet = browse(cfg, tmp_path / 'sheet.png', 'val', images=4, progress=False)
+    assert sheet.drawn == sheet.objects.total() == 4 and (tmp_path / 'sheet.png').is_file()
+    assert kind != 'imagenet' or [*sheet.objects] == ['a', 'b', 'c']
+    # the first image has one color, which is blue as OpenCV reads it
+    corner = cv2.imread(str(tmp_path / 'sheet.png'))[:40, :40].mean((0, 1))
+    assert kind != 'imagenet' or corner.argmax() == 0

@@ -82,8 +82,11 @@ def _check_dataset(source: ConfigDataset, cfg: Config, findings: Findings, image
         ann_file = getattr(dataset, 'ann_file', '')
         is_list = bool(ann_file) and os.path.splitext(ann_file)[1] != '.json'
         if is_list and getattr(dataset, 'with_label', True):
-            read_image_list(ann_file)
-        elif images is None and hasattr(dataset, 'is_valid_file'):
+            names, labels = read_image_list(ann_file)  # by itself: a dict for each of a million images takes longer
+            root = fileio.join_path(dataset.img_prefix, '')
+            paths = [root + name for name in names]
+            return LabeledImages(findings.dataset, source.splits, paths, labels, len(dataset.CLASSES or ()) or number)
+        if images is None and hasattr(dataset, 'is_valid_file'):
             return _check_folders(dataset, findings)
         data = dataset.load_data_list()
     except Exception as error:  # data sets may be the user's own
@@ -149,15 +152,20 @@ def _check_labels(content: LabeledImages, findings: Findings) -> None:
         counts = np.bincount(labels[(labels >= 0) & (labels < content.classes)], minlength=content.classes)
         if 'train' in content.splits:
             findings.report('class-without-instance', np.flatnonzero(counts == 0).tolist(), content.classes)
-    labels_of: dict[str, set[int]] = {}
-    twice: dict[str, None] = {}
-    for path, label in zip(content.paths, labels.tolist()):
-        if path in labels_of:
-            twice[path] = None
-        labels_of.setdefault(path, set()).add(label)
-    several = [path for path in twice if len(labels_of[path]) > 1]
-    findings.report('several-labels', several, total, [f'labels {sorted(labels_of[p])}' for p in several[:3]])
-    findings.report('repeated-image', [path for path in twice if len(labels_of[path]) == 1], total)
+    if len(set(content.paths)) < len(content.paths):
+        _check_repeated(content, findings)
+
+
+def _check_repeated(content: LabeledImages, findings: Findings) -> None:
+    """Reports images that are listed more than once, with one label or several."""
+    labels_of: dict[str, list[int]] = defaultdict(list)
+    for path, label in zip(content.paths, content.labels.tolist()):
+        labels_of[path].append(label)
+    twice = {path: sorted(set(labels)) for path, labels in labels_of.items() if len(labels) > 1}
+    several = {path: f'labels {labels}' for path, labels in twice.items() if len(labels) > 1}
+    total = len(content.paths)
+    findings.report('several-labels', list(several), total, list(several.values()))
+    findings.report('repeated-image', [path for path in twice if path not in several], total)
 
 
 def _check_splits(checked: Sequence[LabeledImages], findings: Findings, by_content: bool) -> None:
