@@ -6,8 +6,10 @@ import pytest
 import torch
 from helpers.recordings import DATA, image, load, value
 from mmdet.registry import MODELS
+from test_apis.test_convert_weights import marked
 from torch import nn
 
+from apa_mmdet.apis.convert_weights import convert_file
 from apa_mmdet.checkpoint.official_names import classifier_names, convert_official_state_dict, depth_of, translate_names
 from apa_mmdet.models.layers import CosineLinear
 
@@ -45,7 +47,13 @@ def network(name, classes):
     return net
 
 
-@pytest.mark.parametrize('name', NETWORKS)
+# the quick ones have each kind of attention and of classifier
+SLOW = 'se_resnet50_linear', 'se_resnext50_cosine'
+
+
+@pytest.mark.parametrize(
+    'name', [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in NETWORKS]
+)
 def test_logits_are_those_of_the_official_network(name):
     weights, want = official(name), torch.from_numpy(load('classifiers.npz')[name])
     ours = classifier_names(weights)
@@ -69,3 +77,22 @@ def test_names_come_back(name):
     back = translate_names(backbone, to_official=True)
     assert {*back.values()} == {key for key in keys if not key.startswith(('fc.', 'linear.'))}
     assert depth_of(backbone) == (32 if 'cifar' in name else 50)
+
+
+@pytest.mark.parametrize(
+    'name, call',
+    [
+        ('cb_resnet50_linear', "dict(type='SEResNet', depth=50, se_cfg=dict(type='CBAM'))"),
+        ('se_resnet32_cifar_cosine', "dict(type='SEResNetCifar', depth=32)"),
+    ],
+)
+def test_the_backbone_is_inferred_and_comes_back_without_the_classifier(name, call, tmp_path):
+    keys = json.loads((DATA / f'classifier_{name}_keys.json').read_text())
+    source, ours, back = (tmp_path / file for file in ('official.pth', 'ours.pth', 'back.pth'))
+    weights = marked(keys)
+    torch.save(dict(model=weights), source)
+    assert f'written: {ours}, for {call} with init_cfg' in convert_file(source, ours)
+    convert_file(ours, back, to_official=True)
+    returned = torch.load(back, weights_only=True)['model']
+    assert list(returned) == [key for key in keys if not key.startswith(('fc.', 'linear.'))]
+    assert all(torch.equal(tensor, weights[key]) for key, tensor in returned.items())

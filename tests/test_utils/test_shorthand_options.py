@@ -90,3 +90,12 @@ def test_load_config_applies_them_and_names_the_file(tmp_path):
     assert load_config(path, dict(max_epochs=2)).train_cfg.max_epochs == 2
     with pytest.raises(BadConfig, match=f'^config {path}: max_epochs=-1 is not'):
         load_config(path, dict(max_epochs=-1))
+
+
+def test_a_scheduler_keeps_a_step_in_a_training_of_one_epoch():
+    """MMEngine refuses one that ends where it begins."""
+    schedulers = [dict(type='LinearLR', end=3), dict(type='CosineAnnealingLR', begin=3, end=100, T_max=97)]
+    cfg = Config(dict(train_cfg=dict(max_epochs=100), param_scheduler=schedulers))
+    full = spell_out(cfg, dict(max_epochs=1))
+    assert (full['param_scheduler.1.begin'], full['param_scheduler.1.end']) == (1, 2)
+    assert spell_out(cfg, dict(max_epochs=50))['param_scheduler.1.end'] == 50

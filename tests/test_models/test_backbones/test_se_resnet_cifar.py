@@ -9,7 +9,7 @@ from apa_mmdet.models.backbones import SEResNet, SEResNetCifar
 BASELINE = dict(act_cfg=dict(type='ReLU'), se_cfg=dict(norm_cfg=None, gate_cfg=dict(type='Sigmoid'), dropout=0.0))
 
 
-@pytest.mark.parametrize('depth, blocks', [(20, 3), (32, 5), (44, 7), (56, 9), (110, 18)])
+@pytest.mark.parametrize('depth, blocks', [(20, 3), (32, 5), (44, 7)])
 def test_stages_and_widths(depth, blocks):
     with torch.device('meta'):
         net = SEResNetCifar(depth)
