@@ -15,6 +15,7 @@ from apa_mmdet.utils.fileio import atomic_write
 from .fractal_dimension import fractal_dimension
 from .validation.class_frequencies import class_frequencies, find_classes
 from .validation.findings import Findings, ValidationError
+from .validation.image_lists import read_image_list
 from .validation.reading import read_content
 from .validation.records import Field, collect_records, is_count, is_number, valid_records
 
@@ -148,11 +149,7 @@ def _from_lists(
 
 
 def _from_labels(path: Path) -> CalibrationStatistics:
-    lines = path.read_text(encoding='utf-8', errors='replace').splitlines()
-    labels = [line.rsplit(maxsplit=1)[-1] for line in lines if line.strip()]
-    wrong = [f'line {i + 1}' for i, label in enumerate(labels) if not label.isdecimal()]
-    Findings(str(path), strict=True).report('invalid-label-line', wrong, len(labels))
-    counts = np.bincount(np.array(labels, int))
+    counts = np.bincount(read_image_list(str(path)).labels)
     return _from_lists(counts.tolist())._replace(origin=str(path))
 
 

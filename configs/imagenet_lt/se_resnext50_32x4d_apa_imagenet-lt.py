@@ -1,3 +1,3 @@
-# SE-ResNeXt-50 32x4d; the rest as se_resnet50_apa_imagenet-lt.py. Published on ImageNet-LT: top-1 59.1, with IIF.
+# SE-ResNeXt-50 32x4d; the rest as se_resnet50_apa_imagenet-lt.py.
 _base_ = './se_resnet50_apa_imagenet-lt.py'
 model = dict(backbone=dict(type='SEResNeXt'))

@@ -11,6 +11,7 @@ from helpers.paths import ROOT
 from helpers.tiny_images import FOLDERS, ROOTS, narrow
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
+from mmpretrain.models import ImageClassifier
 from torchvision.transforms import AutoAugment, AutoAugmentPolicy
 
 from apa_mmdet.apis.launch_checks.launch import Launch
@@ -58,7 +59,7 @@ def test_a_config_builds_our_backbone_with_its_activations(name):
     cfg, model = load(name), built(name)
     assert cfg.custom_imports.imports == ['apa_mmdet', 'apa_mmdet.classification']
     assert Path(name).stem.endswith(SUFFIXES[name.split('/')[1]])
-    assert type(model).__module__.startswith('mmpretrain.')
+    assert isinstance(model, ImageClassifier)
     assert type(model.backbone).__module__.startswith('apa_mmdet.')  # MMPretrain has a SEResNet too
     assert any(isinstance(m, (AGLU, APA)) for m in model.modules()) == ('_apa_' in name)
     assert not model.backbone.norm_eval and model.head.num_classes == model.data_preprocessor.num_classes
@@ -170,6 +171,23 @@ def test_options_change_the_data_root_the_classes_and_the_length(name):
     assert [
         finding for finding in check_launch(Launch('train.py', load(name))) if 'CHECKPOINT' in finding.message
     ] == []
+
+
+def test_iif_changes_the_scores_and_not_the_weights(tiny, tmp_path):
+    """A classifier whose cosines are all 0 tells only the classes that have fewer images."""
+    name = 'configs/imagenet_lt/se_resnext50_32x4d_apa_iif_imagenet-lt.py'
+    cfg = narrow(load(name), tiny('imagenet_lt'), tmp_path)
+    assert cfg.model.calibration.stats == str(tiny('imagenet_lt') / 'meta/ImageNet_LT_train.txt')
+    plain = narrow(load(name.replace('_iif', '')), tiny('imagenet_lt'), tmp_path)
+    model, other = (build_detector(c, name).eval() for c in (cfg, plain))
+    assert type(model) is type(other) and model.state_dict().keys() == other.state_dict().keys()
+    model.load_state_dict(other.state_dict())
+    images = torch.zeros(2, 3, 32, 32)
+    with torch.no_grad():
+        shift = model(images) - other(images)
+    counts = torch.tensor([6.0, 3.0, 2.0])
+    torch.testing.assert_close(shift, ((11 - counts) / counts).log().expand(2, 3))
+    assert torch.equal(model.train().head((torch.ones(1, 128),)), other.train().head((torch.ones(1, 128),)))
 
 
 # the others in `make test-slow`

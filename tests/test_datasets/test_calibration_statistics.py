@@ -96,12 +96,12 @@ def test_lists_in_a_config():
 
 
 def test_a_list_of_paths_and_labels(write):
-    path = write('n01/a b.jpg 2\nn01/b.jpg 0\n\nn02/c.jpg  2\n', 'ImageNet_LT_train.txt')
+    path = write('n01/a b.jpg 2\nn01/b.jpg 0\nn02/c.jpg  2\n', 'ImageNet_LT_train.txt')
     found = load_calibration_statistics(path)
     assert found.image_count == [1, 0, 2] and found.n_images == 3
     with pytest.raises(ValidationError) as error:
         load_calibration_statistics(write('a.jpg 0\nb.jpg\n', 'labels.txt'))
-    assert error.value.code == 'invalid-label-line' and error.value.ids == ('line 2',)
+    assert error.value.code == 'invalid-list-line' and error.value.ids == (2,)
 
 
 def test_the_statistics_of_lvis_come_with_the_configs():

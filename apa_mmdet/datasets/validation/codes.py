@@ -84,7 +84,6 @@ ERRORS = {
     'invalid-frequency': '{path}: frequency number {index} is {value}; it should be a share of the images, in [0, 1]',
     'not-class-statistics': '{path} is a list of frequencies; calibration needs image counts: see docs/calibration.md',
     'unequal-statistics': '{path} has lists of different lengths: {lengths}; give a value for each class',
-    'invalid-label-line': 'lines without a label; each should be a path and the number of a class',
     'missing-checkpoint': '{setting} is {path}, which is not a file; correct the path, or put the checkpoint there',
     'missing-latest': '{folder}/last_checkpoint names {path}, which is neither there nor in its folder; copy it there',
     'missing-pretrained': '{setting} is {path}, which is not a file; put the weights there, name others with '
