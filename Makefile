@@ -8,7 +8,7 @@ CONFIG := configs/tiny_lvis/$(DEMO).py
 # one thread a process, or the processes take the cores from each other
 PYTEST := OMP_NUM_THREADS=1 python -m pytest --numprocesses $(JOBS) --dist loadfile
 # image classification has a process of its own, with MMPretrain on its path
-CLASSIFICATION := OMP_NUM_THREADS=1 PYTHONPATH=$(abspath $(VENV))/classification:tests/helpers/cpu_torchvision
+CLASSIFICATION := OMP_NUM_THREADS=1 PYTHONPATH=$(abspath $(VENV))/classification:$(CURDIR)/tests/helpers/cpu_torchvision
 
 .PHONY: help setup demo test test-slow cov lint docs bench gpu-bundle gpu-check check-cuda-build clean force
 
