@@ -72,7 +72,9 @@ def test_hundreds_of_classes_with_a_tail_take_gol_and_a_file_of_names(form, tmp_
     assert cfg.model.type == 'FasterRCNN' and cfg.model.roi_head.mask_head is None
     assert cfg.train_dataloader.dataset.oversample_thr == pytest.approx(24 / 300)
     assert cfg.train_dataloader.batch_size == 8 and cfg.optim_wrapper.optimizer.lr == pytest.approx(0.02)
-    evaluator, dataset = (('FastLVISMetric', 'SelectiveLVISV1Dataset'), ('FastCocoMetric', 'CocoDataset'))[form == 'coco']
+    evaluator, dataset = (('FastLVISMetric', 'SelectiveLVISV1Dataset'), ('FastCocoMetric', 'CocoDataset'))[
+        form == 'coco'
+    ]
     assert (cfg.val_evaluator.type, cfg.val_dataloader.dataset.type) == (evaluator, dataset)
     assert ('frequency_groups' in cfg.val_evaluator) == (form == 'coco')
     assert written.command.endswith('dist_train.sh ' + f'{out} 2') and '3.5% of the 300 annotated' in comments(out)
