@@ -12,6 +12,7 @@ if find_spec('mmdet') is not None:
     from . import compat
 
     compat.check_host_versions()
+    compat.check_mmcv_operators()
     compat.restore_np_float_for_lvis()
     compat.let_lvis_read_images_without_annotations()
 

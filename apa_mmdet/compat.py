@@ -5,7 +5,9 @@ Everything else extends the host through its own doors: registries, a Checkpoint
 
 - :func:`restore_np_float_for_lvis`: lvis 0.5.3 uses ``np.float``, so that LVIS evaluation fails with NumPy >= 1.24.
 - :func:`let_lvis_read_images_without_annotations`: lvis 0.5.3 ends in a KeyError over LVIS's own files of test images.
-- :func:`let_mmengine_read_its_checkpoints`: with torch >= 2.6, MMEngine <= 0.10.7 cannot read what it saved.
+- :func:`let_mmengine_read_its_checkpoints`: with torch >= 2.6, MMEngine up to 0.10.7 cannot read what it saved. (That
+  of OneDL can, by running what torch refuses: our own loading paths, :mod:`apa_mmdet.checkpoint.scheme`, do not pass
+  there.)
 - ``SkipNonFiniteHook`` guards ``step`` of the run's own optim wrapper: MMEngine calls no hook between backward and
   step, and the config or ``--amp`` chooses the wrapper's class.
 - ``registry.py``: MMEngine finds ``_base_ = 'apa_mmdet::…'`` through its table MODULE2PACKAGE, which gets an entry.
@@ -13,56 +15,132 @@ Everything else extends the host through its own doors: registries, a Checkpoint
 Each fix looks first whether the thing is broken, and leaves it alone where it is not.
 """
 
+import contextlib
 import importlib.metadata
 import inspect
+import io
 import os
 import pickle
 import re
 import types
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
-# package: (first supported, first not supported); the reasons are in pyproject.toml
-SUPPORTED = {
-    'torch': ('2.1', None),
-    'mmengine': ('0.10.0', '1.0'),
-    'mmcv': ('2.0.0', '2.2.0'),
-    'mmdet': ('3.3.0', '4.0'),
+# module: (first supported, first not supported). Newer ones of torch are tried, not refused.
+TORCH = ('2.1', None)
+# A host: its extra in pyproject.toml, and its modules with their distributions and bounds, in the order of their
+# imports. The lines share the names of the modules, which tell them apart by their versions: an environment may also
+# hold a source tree, a fork or a build of its own under any distribution's name, and what runs is the module.
+HOSTS = {
+    'openmmlab': {
+        'mmengine': ('mmengine', '0.10.0', '1.0'),
+        'mmcv': ('mmcv', '2.0.0', '2.2.0'),
+        'mmdet': ('mmdet', '3.3.0', '3.4'),
+    },
+    'onedl': {
+        'mmengine': ('onedl-mmengine', '0.10.12', '1.0'),
+        'mmcv': ('onedl-mmcv', '2.3.6', '2.4'),
+        'mmdet': ('onedl-mmdetection', '3.5.1', '3.6'),
+    },
 }
 EXCLUDED = {'pycocotools': ('2.0.9', '2.0.10')}
 
 
-def check_host_versions(installed: Callable[[str], str] = importlib.metadata.version) -> None:
-    """Raises ImportError unless every host package lies in :data:`SUPPORTED` and none is :data:`EXCLUDED`.
+def module_version(name: str) -> str:
+    """Imports a module of the host and returns its ``__version__``.
 
-    The message names the package and its range.
+    Raises:
+        ModuleNotFoundError: if there is none.
+        ImportError: if it cannot be imported, with the cause in the same line.
+    """
+    try:
+        return importlib.import_module(name).__version__
+    except ModuleNotFoundError as error:
+        if error.name == name:
+            raise
+        raise ImportError(f'{name} cannot be imported: {_one_line(error)}') from error
+    except AttributeError:  # a folder of that name in the path
+        raise ModuleNotFoundError(f'No module named {name!r}', name=name) from None
+    except (ImportError, AssertionError) as error:  # mmdet asserts the versions of mmcv and mmengine
+        raise ImportError(f'{name} cannot be imported: {_one_line(error)}') from error
+
+
+def check_host_versions(version_of: Callable[[str], str] = module_version) -> None:
+    """Raises ImportError unless torch and one of :data:`HOSTS` have supported versions and nothing is excluded.
+
+    The message names what was found, with the distributions that brought it, and what to install.
 
     Args:
-        installed: gives the version of a package.
+        version_of: gives the version of a module, and raises ModuleNotFoundError if there is none.
     """
-    for package, (first, end) in SUPPORTED.items():
-        wanted = f'{package}>={first}' + (f',<{end}' if end else '')
+    first, end = TORCH
+    if not _within(version_of('torch'), first, end):
+        raise ImportError(f'apa_mmdet needs torch{_bounds(first, end)}, but torch {version_of("torch")} is installed')
+    found: dict[str, str] = {}
+    left = list(HOSTS)
+    for module in HOSTS[left[0]]:
         try:
-            version = installed(package)
-        except importlib.metadata.PackageNotFoundError:
-            raise ImportError(f'apa_mmdet needs {wanted}, which is not installed') from None
-        if _release(version) < _release(first) or (end and _release(version) >= _release(end)):
-            raise ImportError(f'apa_mmdet needs {wanted}, but {package} {version} is installed')
+            found[module] = version_of(module)
+        except ModuleNotFoundError:
+            raise ImportError(f'{module} is not installed: {_advice(found)}') from None
+        except ImportError as error:
+            raise ImportError(f'{error}: {_advice(found)}') from error
+        left = [host for host in left if _within(found[module], *HOSTS[host][module][1:])]
+        if not left:
+            raise ImportError(f'{module} {found[module]} is not supported here: {_advice(found)}')
     for package, versions in EXCLUDED.items():
-        try:
-            version = installed(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # or built into another package
-        if version in versions:
-            wanted = ','.join(f'{package if not i else ""}!={bad}' for i, bad in enumerate(versions))
-            raise ImportError(f'apa_mmdet needs {wanted}, but {package} {version} is installed')
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # or built into another package
+            version = importlib.metadata.version(package)
+            if version in versions:
+                wanted = ','.join(f'{package if not i else ""}!={bad}' for i, bad in enumerate(versions))
+                raise ImportError(f'apa_mmdet needs {wanted}, but {package} {version} is installed')
+
+
+def check_mmcv_operators() -> None:
+    """Raises ImportError if mmcv has no operators, or such as were built for another torch."""
+    try:
+        importlib.import_module('mmcv._ext')
+    except ImportError as error:
+        raise ImportError(
+            f'the operators of mmcv {importlib.import_module("mmcv").__version__} do not load with torch '
+            f'{torch.__version__} ({_one_line(error)}): remove it (mmcv-lite has none) and install an mmcv that is built '
+            'for this torch; docs/get_started.md says how'
+        ) from error
+
+
+def _advice(found: dict[str, str]) -> str:
+    """What is there and what fits, for the end of a message."""
+    providers = importlib.metadata.packages_distributions()
+    there = ', '.join(
+        f'{module} {version} (of {", ".join(sorted(set(providers.get(module, ["a folder"]))))})'
+        for module, version in found.items()
+    )
+    ways = ' or '.join(
+        f'{" ".join(name + _bounds(first, end) for name, first, end in modules.values())} (apa_mmdet[{host}])'
+        for host, modules in HOSTS.items()
+    )
+    return f'{f"found {there}; " if there else ""}install {ways}'
+
+
+def _bounds(first: str, end: str | None) -> str:
+    return f'>={first}' + (f',<{end}' if end else '')
+
+
+def _within(version: str, first: str, end: str | None) -> bool:
+    return _release(first) <= _release(version) and (end is None or _release(version) < _release(end))
 
 
 def _release(version: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.match(r'\d+(\.\d+)*', version).group().split('.'))
+    """The numbers of a version without zeros at their end, so that 2.1 and 2.1.0 are the same."""
+    return tuple(int(number) for number in re.sub(r'(\.0+)+$', '', re.match(r'\d+(\.\d+)*', version).group()).split('.'))
+
+
+def _one_line(error: BaseException) -> str:
+    return ' '.join(str(error).split())
 
 
 # ---------------------------------------------------------------- MMEngine's checkpoints
@@ -77,11 +155,13 @@ def let_mmengine_read_its_checkpoints(load_as_data: Callable[[str, Any], Any]) -
     Args:
         load_as_data: reads tensors and plain data, and refuses everything else.
     """
-    from mmengine import __version__
     from mmengine.runner.checkpoint import CheckpointLoader, load_from_local
 
-    broken = _release(torch.__version__) >= (2, 6) and _release(__version__) <= (0, 10, 7)
-    if not broken or CheckpointLoader._get_checkpoint_loader('epoch_1.pth') is not load_from_local:
+    if CheckpointLoader._get_checkpoint_loader('epoch_1.pth') is not load_from_local:  # a user's
+        return
+    if 'torch.load(filename, map_location=map_location)' not in inspect.getsource(load_from_local):
+        return  # it does not leave to torch how a file is read
+    if _torch_reads_mmengines_logs():
         return
 
     def load_from_local_or_as_data(filename: str, map_location: Any) -> Any:
@@ -95,6 +175,21 @@ def let_mmengine_read_its_checkpoints(load_as_data: Callable[[str, Any], Any]) -
 
     load_from_local_or_as_data.__name__ = load_from_local.__name__  # MMEngine logs it
     CheckpointLoader.register_scheme(prefixes='', loader=load_from_local_or_as_data, force=True)
+
+
+def _torch_reads_mmengines_logs() -> bool:
+    from mmengine.logging import HistoryBuffer
+
+    file = io.BytesIO()
+    torch.save(HistoryBuffer([1.0], [1]), file)
+    file.seek(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', FutureWarning)  # of torch 2.4 and 2.5, which announce the new default
+        try:
+            torch.load(file)
+        except pickle.UnpicklingError:
+            return False
+    return True
 
 
 # ---------------------------------------------------------------- LVIS

@@ -10,10 +10,13 @@ candidates anywhere). ``peak_logits`` is the most memory at any time beyond what
 logits, N x 13,205 float32.
 """
 
+import inspect
+
 import measure
 import memory
 import torch
 from mmcv.ops import batched_nms
+from mmdet.models.layers import NormedLinear
 from mmdet.models.losses import accuracy
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmdet.registry import MODELS
@@ -24,6 +27,8 @@ from apa_mmdet.models.layers import many_class_nms
 from apa_mmdet.models.roi_heads import LargeVocabularyBBoxHead
 
 CLASSES, WIDTH, CANDIDATES = 13204, 1024, 20000
+# MMDetection calls it `tempearture`, OneDL's `temperature`
+TEMPERATURE = next(name for name in inspect.signature(NormedLinear).parameters if name.startswith('tempe'))
 HEADS = {
     'wrapped Cauchy, memory-efficient loss and NMS': dict(
         type='LargeVocabularyBBoxHead',
@@ -32,7 +37,7 @@ HEADS = {
     ),
     "mmdet's NormedLinear, loss, NMS": dict(
         type='Shared2FCBBoxHead',
-        cls_predictor_cfg=dict(type='NormedLinear', tempearture=50),
+        cls_predictor_cfg=dict(type='NormedLinear', **{TEMPERATURE: 50}),
         loss_cls=dict(type='CrossEntropyLoss'),
     ),
     'Linear, DropLoss': dict(

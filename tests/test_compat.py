@@ -1,14 +1,18 @@
 """Host versions, and fixes of what is broken in the host: each fixes that and nothing else."""
 
+import functools
+import importlib.machinery
 import importlib.metadata
 import json
 import pickle
+import re
+import sys
 
 import lvis.eval
 import numpy as np
 import pytest
 import torch
-from helpers.payloads import Does, leaves_a_mark
+from helpers.payloads import Does, leaves_a_mark, reads_its_own_checkpoints
 from mmengine.logging import HistoryBuffer
 from mmengine.runner.checkpoint import CheckpointLoader, load_from_local
 
@@ -42,6 +46,9 @@ def test_lvis_reads_images_without_annotations(tmp_path):
     assert lvis.LVIS._load_json is load  # once
 
 
+mended = pytest.mark.skipif(reads_its_own_checkpoints(load_from_local), reason='MMEngine reads its checkpoints here')
+
+
 @pytest.fixture
 def schemes(monkeypatch):
     """MMEngine's schemes as they are without this package."""
@@ -51,11 +58,14 @@ def schemes(monkeypatch):
 
 def test_mmengine_reads_its_own_checkpoints(schemes, tmp_path):
     torch.save(dict(log=HistoryBuffer([1.0], [1]), lr=np.float64(0.5)), tmp_path / 'file.pth')
-    with pytest.raises(pickle.UnpicklingError):
-        CheckpointLoader.load_checkpoint(str(tmp_path / 'file.pth'))
     compat.let_mmengine_read_its_checkpoints(load_as_data)
     content = CheckpointLoader.load_checkpoint(str(tmp_path / 'file.pth'))
     assert content['lr'] == 0.5 and type(content['log']) is HistoryBuffer
+
+
+def test_only_a_host_that_cannot_read_its_checkpoints_is_changed(schemes):
+    compat.let_mmengine_read_its_checkpoints(load_as_data)
+    assert (schemes() is load_from_local) == reads_its_own_checkpoints(load_from_local)
 
 
 def test_a_path_in_the_home_folder(schemes, tmp_path, monkeypatch):
@@ -65,6 +75,7 @@ def test_a_path_in_the_home_folder(schemes, tmp_path, monkeypatch):
     assert CheckpointLoader.load_checkpoint('~/file.pth')['lr'] == 0.5
 
 
+@mended
 def test_what_neither_reads_fails_with_the_hosts_own_error(schemes, tmp_path):
     compat.let_mmengine_read_its_checkpoints(load_as_data)
     torch.save(dict(a=Does(*leaves_a_mark(tmp_path / 'mark'))), tmp_path / 'file.pth')
@@ -75,14 +86,25 @@ def test_what_neither_reads_fails_with_the_hosts_own_error(schemes, tmp_path):
         CheckpointLoader.load_checkpoint('nowhere.pth')
 
 
-@pytest.mark.parametrize('package', ['torch', 'mmengine'])
-def test_a_host_that_reads_its_checkpoints_is_left_alone(schemes, package, monkeypatch):
-    if package == 'torch':
-        monkeypatch.setattr(torch, '__version__', '2.5.1')
-    else:
-        monkeypatch.setattr('mmengine.__version__', '0.10.8')
+def _reads_unsafely(file, map_location=None):
+    return torch.load(file, map_location=map_location, weights_only=False)
+
+
+def load_from_local_by_itself(filename, map_location):
+    return _reads_unsafely(filename, map_location=map_location)
+
+
+def test_a_torch_that_reads_mmengines_checkpoints_leaves_mmengine_alone(schemes, monkeypatch):
+    monkeypatch.setattr(torch, 'load', functools.partial(torch.load, weights_only=False))
     compat.let_mmengine_read_its_checkpoints(load_as_data)
     assert schemes() is load_from_local
+
+
+def test_an_mmengine_that_decides_itself_how_to_read_is_left_alone(schemes, monkeypatch):
+    monkeypatch.setattr('mmengine.runner.checkpoint.load_from_local', load_from_local_by_itself)
+    monkeypatch.setitem(CheckpointLoader._schemes, '', load_from_local_by_itself)
+    compat.let_mmengine_read_its_checkpoints(load_as_data)
+    assert schemes() is load_from_local_by_itself
 
 
 def test_a_loader_of_local_files_that_a_user_registered_stays(schemes):
@@ -94,21 +116,106 @@ def test_a_loader_of_local_files_that_a_user_registered_stays(schemes):
     assert schemes() is own
 
 
-@pytest.mark.parametrize(
-    'package, version, line',
-    [
-        ('torch', '1.13.1+cu117', r'apa_mmdet needs torch>=2.1, but torch 1.13.1\+cu117 is installed'),
-        ('mmcv', '2.2.0', 'apa_mmdet needs mmcv>=2.0.0,<2.2.0, but mmcv 2.2.0 is installed'),
-        ('mmdet', '2.28.2', 'apa_mmdet needs mmdet>=3.3.0,<4.0, but mmdet 2.28.2 is installed'),
-        ('pycocotools', '2.0.10', 'needs pycocotools!=2.0.9,!=2.0.10, but pycocotools 2.0.10 is installed'),
-        ('mmengine', None, 'apa_mmdet needs mmengine>=0.10.0,<1.0, which is not installed'),
-    ],
-)
-def test_host_outside_the_supported_versions(package, version, line):
-    def installed(name):
-        if name == package and version is None:
-            raise importlib.metadata.PackageNotFoundError(name)
-        return version if name == package else importlib.metadata.version(name)
+# ---------------------------------------------------------------- supported versions
 
-    with pytest.raises(ImportError, match=line):
-        compat.check_host_versions(installed)
+OPENMMLAB = dict(torch='2.4.1+cu121', mmengine='0.10.7', mmcv='2.1.0', mmdet='3.3.0')
+ONEDL = dict(torch='2.13.0', mmengine='0.10.12', mmcv='2.3.6', mmdet='3.5.1')
+
+
+def of(stack):
+    def version_of(module):
+        if stack[module] is None:
+            raise ModuleNotFoundError(f'No module named {module!r}', name=module)
+        return stack[module]
+
+    return version_of
+
+
+@pytest.mark.parametrize(
+    'stack',
+    [OPENMMLAB, dict(OPENMMLAB, torch='2.1.0a0+git1', mmcv='2.0.1'), ONEDL, dict(ONEDL, mmcv='2.3.7+torch2.13.cpu')],
+    ids=['OpenMMLab', 'lowest', 'OneDL', 'a build of its own'],
+)
+def test_every_supported_host_is_accepted(stack):
+    compat.check_host_versions(of(stack))
+
+
+@pytest.fixture(scope='module')
+def distributions():
+    return importlib.metadata.packages_distributions()
+
+
+@pytest.mark.parametrize(
+    'stack, start',
+    [
+        (dict(OPENMMLAB, torch='1.13.1+cu117'), r'apa_mmdet needs torch>=2.1, but torch 1.13.1\+cu117 is installed$'),
+        (dict(OPENMMLAB, mmcv='2.2.0'), r'mmcv 2.2.0 is not supported here: found mmengine 0.10.7 \(of .*\), mmcv 2.2.0'),
+        (dict(OPENMMLAB, mmdet='2.28.2'), 'mmdet 2.28.2 is not supported here: found mmengine'),
+        (dict(OPENMMLAB, mmcv='2.3.6'), 'mmcv 2.3.6 is not supported here: found mmengine 0.10.7'),  # of both lines
+        (dict(ONEDL, mmdet='3.3.0'), 'mmdet 3.3.0 is not supported here: found mmengine 0.10.12 .*, mmcv 2.3.6 '),
+        (dict(ONEDL, mmdet='3.2.9'), 'mmdet 3.2.9 is not supported here'),
+        (dict(OPENMMLAB, mmengine=None), 'mmengine is not installed: install mmengine'),
+        (dict(ONEDL, mmdet=None), 'mmdet is not installed: found mmengine 0.10.12'),
+    ],
+    ids=lambda value: None if isinstance(value, str) else ' '.join(map(str, value.values())),
+)
+def test_other_hosts_are_refused_with_what_was_found_and_what_fits(stack, start, distributions, monkeypatch):
+    monkeypatch.setattr(importlib.metadata, 'packages_distributions', lambda: distributions)  # 0.4 s a call
+    with pytest.raises(ImportError, match='^' + start) as refused:
+        compat.check_host_versions(of(stack))
+    line = str(refused.value)
+    assert '\n' not in line
+    if 'torch>=' not in line:
+        assert re.search(r'install mmengine>=\S+ mmcv>=\S+ mmdet>=\S+ \(apa_mmdet\[openmmlab\]\) or onedl-mmengine', line)
+
+
+def test_the_distribution_that_brought_a_module_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.metadata, 'packages_distributions', lambda: dict(mmcv=['mmcv', 'onedl-mmcv', 'mmcv']))
+    with pytest.raises(ImportError, match=r'found mmengine 0.10.7 \(of a folder\), mmcv 2.2.0 \(of mmcv, onedl-mmcv\);'):
+        compat.check_host_versions(of(dict(OPENMMLAB, mmcv='2.2.0')))
+
+
+def test_versions_that_fail_after_the_test_are_refused(monkeypatch):
+    monkeypatch.setattr(importlib.metadata, 'version', lambda package: '2.0.10')
+    with pytest.raises(ImportError, match=r'needs pycocotools!=2.0.9,!=2.0.10, but pycocotools 2.0.10 is installed'):
+        compat.check_host_versions(of(OPENMMLAB))
+
+
+@pytest.mark.parametrize(
+    'content, error, line',
+    [
+        ('assert 1 > 2, "MMCV==2.3.6 is used but\\nincompatible."', ImportError, r'host cannot be imported: MMCV==2.3.6 is used but incompatible\.'),
+        ('import absent_module', ImportError, "host cannot be imported: No module named 'absent_module'"),
+        (None, ModuleNotFoundError, "No module named 'host'"),
+    ],
+    ids=['assertion', 'dependency', 'folder'],
+)
+def test_modules_that_cannot_be_imported_say_why(content, error, line, tmp_path, monkeypatch):
+    (tmp_path / 'host').mkdir()
+    if content:
+        (tmp_path / 'host/__init__.py').write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(error, match=f'^{line}$') as refused:
+        compat.module_version('host')
+    sys.modules.pop('host', None)
+    assert type(refused.value) is error
+
+
+@pytest.mark.parametrize('library', [None, b'no library'], ids=['absent', 'of another torch'])
+def test_operators_that_do_not_load_are_reported_before_anything_needs_them(library, tmp_path, monkeypatch):
+    (tmp_path / 'mmcv').mkdir()
+    (tmp_path / 'mmcv/__init__.py').write_text("__version__ = '2.1.0'")
+    if library:
+        (tmp_path / f'mmcv/_ext{importlib.machinery.EXTENSION_SUFFIXES[0]}').write_bytes(library)
+    for name in [name for name in sys.modules if name.split('.')[0] == 'mmcv']:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    cause = '(file too short|invalid ELF header)' if library else "No module named 'mmcv._ext'"
+    with pytest.raises(ImportError, match=rf'^the operators of mmcv 2\.1\.0 do not load with torch .*{cause}.*: .*mmcv-lite'):
+        compat.check_mmcv_operators()
+    sys.modules.pop('mmcv')
+
+
+def test_this_host_is_one_of_them():
+    compat.check_host_versions()
+    compat.check_mmcv_operators()

@@ -198,7 +198,7 @@ def test_ddp_and_fsdp_train_lambda_and_kappa_and_save_them_under_their_names(str
         cfg.update({f'{split}_cfg': None, f'{split}_dataloader': None, f'{split}_evaluator': None})
     cfg.runner_type = 'FlexibleRunner'
     cfg.strategy = strategy
-    cfg.model.roi_head.mask_head.predictor_cfg = dict(type='NormedConv2d', tempearture=20)
+    cfg.model.roi_head.mask_head.predictor_cfg = dict(type='NormedConv2d')
     cfg.optim_wrapper.pop('clip_grad')
     cfg.default_hooks.checkpoint = dict(type='AtomicCheckpointHook', interval=1)
     for cfg.train_cfg.max_epochs in ends:

@@ -23,6 +23,7 @@ CODES = {
     'runs-code': 'loading it would call something, or give a file control over an object of this process',
     'unsupported-data': 'NumPy data that are not numbers',
     'unsupported-protocol': 'a pickle protocol other than that of torch.save',
+    'unsupported-scheme': 'a place of which MMEngine returns no bytes but what it made of them',
     'tar': 'a tar archive',
     'torchscript': 'a TorchScript program',
     'zip': 'a zip archive of other files',

@@ -1,9 +1,11 @@
 """MMEngine's CheckpointLoader reads ``apa_mmdet://PATH_OR_URL`` as data; every other path as before.
 
 MMEngine leaves it to torch how a file is read: by running it before torch 2.6, with TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD
-and, in every version, at a URL. Besides, its ``resume`` runs the text of the config in ``meta.config``.
+and, in every version, at a URL. That of OneDL runs every file that torch refuses. Besides, ``resume`` of both runs the
+text of the config in ``meta.config``.
 """
 
+import io
 import logging
 import os
 import re
@@ -17,6 +19,7 @@ from urllib.request import url2pathname
 
 import torch
 from mmengine.dist import barrier, get_rank
+from mmengine.fileio import get_file_backend
 from mmengine.logging import print_log
 from mmengine.model import PretrainedInit
 from mmengine.runner.checkpoint import (
@@ -26,10 +29,12 @@ from mmengine.runner.checkpoint import (
     get_external_models,
     get_mmcls_models,
     get_torchvision_models,
+    load_from_ceph,
+    load_from_pavi,
 )
 from torch import nn
 
-from .io import load_as_data
+from .io import BadCheckpoint, load_as_data
 
 SCHEME = 'apa_mmdet://'
 _read: ContextVar[dict[str, Any] | None] = ContextVar('_read', default=None)  # path: content, of `already_read`
@@ -90,21 +95,18 @@ def read_pretrained_as_data(model: nn.Module) -> None:
 def load_from_data_only(filename: str, map_location: Any = None) -> Any:  # MMEngine logs what follows `load_from_`
     """Reads a local file, a URL or a name of a model zoo as data, without ``meta.config``.
 
-    What is under a scheme of somebody else is read by its own loader.
+    What is in an object store is read through its file backend, what is under a scheme of somebody else by its loader.
 
     Raises:
         OSError: if there is no such file.
-        BadCheckpoint: as :func:`apa_mmdet.checkpoint.io.load_as_data`.
+        BadCheckpoint: as :func:`apa_mmdet.checkpoint.io.load_as_data`; ``unsupported-scheme`` for ``pavi://``.
     """
     path = filename.removeprefix(SCHEME)
     contents = _read.get() or {}
     if path in contents:
         return contents[path]
     place = _resolve(path)
-    if place is None:
-        checkpoint = CheckpointLoader.load_checkpoint(path, map_location)
-    else:
-        checkpoint = load_as_data(place, map_location)
+    checkpoint = _load_remote(path, map_location) if place is None else load_as_data(place, map_location)
     if os.environ.get('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '0').lower() in ('1', 'y', 'yes', 'true'):
         print_log(
             f'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD has no effect in apa_mmdet: {path} was read as data',
@@ -136,6 +138,17 @@ def _resolve(path: str) -> str | None:
     if zoo == 'mmcls':
         return _download(get_mmcls_models()[name])
     return _download(path) if zoo in ('http', 'https') else None
+
+
+def _load_remote(path: str, map_location: Any) -> Any:
+    loader = CheckpointLoader._get_checkpoint_loader(path)
+    if loader is load_from_ceph:
+        file = io.BytesIO(get_file_backend(path, backend_args=dict(backend='petrel')).get(path))
+        file.name = path  # for errors
+        return load_as_data(file, map_location)
+    if loader is load_from_pavi:
+        raise BadCheckpoint('unsupported-scheme', f'{path} cannot be read as data; download it and give its path')
+    return CheckpointLoader.load_checkpoint(path, map_location)
 
 
 def _download(url: str) -> str:

@@ -3,7 +3,9 @@
 import argparse
 import codecs
 import os
+import pickle
 import subprocess
+import tempfile
 from collections import OrderedDict
 
 import numpy as np
@@ -58,3 +60,14 @@ class WithAttributes:
 
     def __reduce__(self):
         return self.reduced
+
+
+def reads_its_own_checkpoints(load):
+    """Whether a loader of paths reads logs and NumPy numbers, as MMEngine saves them."""
+    with tempfile.NamedTemporaryFile(suffix='.pth') as file:
+        torch.save(dict(log=HistoryBuffer([1.0], [1]), lr=np.float64(0.5)), file.name)
+        try:
+            load(file.name, 'cpu')
+        except pickle.UnpicklingError:
+            return False
+    return True

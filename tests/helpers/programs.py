@@ -63,10 +63,8 @@ def _server():
     return server
 
 
-def _wait_for_a_program():
+def _wait_for_a_program(answers):
     """Answers requests until the end of the input; returns in the forked processes alone, the command of each."""
-    answers = os.fdopen(os.dup(1), 'w')
-    os.dup2(2, 1)  # what the imports print is no answer
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
@@ -90,6 +88,9 @@ def _become(command, cwd, env, outputs):
 
 
 if __name__ == '__main__':
+    output = os.fdopen(os.dup(1), 'w')
+    os.dup2(2, 1)  # what the imports print is no answer
+
     import matplotlib.pyplot  # noqa: F401
     import numpy as np
     import torch
@@ -97,4 +98,4 @@ if __name__ == '__main__':
     from mmdet.utils import register_all_modules
 
     register_all_modules(init_default_scope=False)
-    runpy.run_path(_wait_for_a_program()[0], run_name='__main__')
+    runpy.run_path(_wait_for_a_program(output)[0], run_name='__main__')

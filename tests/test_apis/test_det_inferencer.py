@@ -47,7 +47,7 @@ def tiny(tmp_path_factory, tiny_data):
     torch.manual_seed(0)
     runner.model.init_weights()
     cfg.dump(folder / 'config.py')
-    runner.save_checkpoint(folder, 'weights.pth', save_optimizer=False, save_param_scheduler=False)
+    runner.save_checkpoint(str(folder), 'weights.pth', save_optimizer=False, save_param_scheduler=False)
     return folder
 
 

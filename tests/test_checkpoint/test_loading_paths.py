@@ -9,6 +9,7 @@ import runpy
 import sys
 import threading
 from collections import OrderedDict
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,9 @@ from helpers.paths import ROOT
 from helpers.payloads import Does, WithAttributes, leaves_a_mark
 from helpers.shrink_config import shrunk
 from mmengine.config import Config
+from mmengine.fileio import BaseStorageBackend
+from mmengine.fileio.backends import backends
+from mmengine.hub import get_config
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel, ModuleList, PretrainedInit
 from mmengine.registry import MODELS, RUNNERS
@@ -45,7 +49,7 @@ def tiny(tmp_path_factory, tiny_data):
     runner = RUNNERS.build(cfg)
     cfg.dump(folder / 'config.py')
     runner.save_checkpoint(
-        folder, 'good.pth', meta=dict(epoch=3, iter=7), save_optimizer=False, save_param_scheduler=False
+        str(folder), 'good.pth', meta=dict(epoch=3, iter=7), save_optimizer=False, save_param_scheduler=False
     )
     return folder, runner
 
@@ -94,6 +98,30 @@ def initialized(tiny, backbone, **init_cfg):
     return runner.model.backbone
 
 
+def teach(tiny, path):
+    """A student of a detector whose weights are in ``path``."""
+    cfg = get_config('mmdet::ld/ld_r18-gflv1-r101_fpn_1x_coco.py')
+    teacher = get_config('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py')
+    teacher.model.backbone.init_cfg = None
+    cfg.model.update(teacher_config=teacher, teacher_ckpt=str(path))
+    return SafeRunner(
+        model=cfg.model,
+        work_dir=str(tiny[0] / 'work'),
+        experiment_name=f'teach{os.urandom(4).hex()}',
+        default_scope='mmdet',
+    ).model
+
+
+class Store(BaseStorageBackend):
+    """An object store, of which ``s3://bucket/FILE`` is a local file."""
+
+    def get(self, path):
+        return Path(path.removeprefix('s3://bucket')).read_bytes()
+
+    def get_text(self, path, encoding='utf-8'):
+        return self.get(path).decode(encoding)
+
+
 def export(tiny, path):
     return load_weights(built(tiny), path)
 
@@ -117,6 +145,7 @@ PATHS = {
     'plot': lambda tiny, path: draw_checkpoint(path, tiny[0] / 'config.py', path.parent, 5.0),
     'convert': lambda tiny, path: convert_file(path, path.parent / 'out.pth', str(tiny[0] / 'config.py'), True),
     'export': export,
+    'teacher': teach,
 }
 
 
@@ -174,6 +203,22 @@ def test_a_checkpoint_at_a_url(tiny, crafted, tmp_path, monkeypatch):
         server.shutdown()
         server.server_close()
     assert not mark.exists()
+
+
+def test_a_checkpoint_in_an_object_store(tiny, crafted, monkeypatch):
+    path, mark = crafted
+    monkeypatch.setitem(backends, 'petrel', Store)
+    with pytest.raises(BadCheckpoint, match=rf'^s3://bucket{path} is refused, .*\.system'):
+        CheckpointLoader.load_checkpoint(data_only(f's3://bucket{path}'))
+    assert not mark.exists()
+    content = CheckpointLoader.load_checkpoint(data_only(f's3://bucket{tiny[0] / "good.pth"}'))
+    assert content['meta']['epoch'] == 3
+
+
+def test_a_place_without_bytes_is_refused():
+    with pytest.raises(BadCheckpoint, match='pavi://model cannot be read as data') as refused:
+        CheckpointLoader.load_checkpoint(data_only('pavi://model'))
+    assert refused.value.code == 'unsupported-scheme'
 
 
 def test_names_of_model_zoos_are_resolved_to_urls(tiny, tmp_path, monkeypatch):

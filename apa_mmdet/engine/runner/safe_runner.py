@@ -31,7 +31,7 @@ RESTARTS = dict(optimizer='the optimizer', param_schedulers='the learning rate s
 class SafeRunner(Runner):
     """MMEngine's Runner, which reads checkpoints as data, refuses those that do not fit, and needs no GPU.
 
-    ``load_from``, ``resume`` and the ``init_cfg`` of every module are read as tensors and plain data; ``meta.config``,
+    ``load_from``, ``resume``, the ``init_cfg`` of every module and ``teacher_ckpt`` are read as tensors and plain data; ``meta.config``,
     which MMEngine's ``resume`` would run, is ignored. MMEngine loads what fits and logs the rest. Here,
 
     - a test and a resumed training need every weight of the model;
@@ -70,6 +70,8 @@ class SafeRunner(Runner):
         return model
 
     def build_model(self, model: nn.Module | dict) -> nn.Module:
+        if isinstance(model, dict) and model.get('teacher_ckpt'):  # of a distillation detector, which loads it itself
+            model = {**model, 'teacher_ckpt': data_only(model['teacher_ckpt'])}
         model = super().build_model(model)
         read_pretrained_as_data(model)
         return model

@@ -11,8 +11,8 @@ class LearnableNormedConv2d(nn.Conv2d):
 
         out = conv(τ²·x / (‖x‖ + ε), w / (‖w‖ + ε)) + bias,      norms over the channels of each pixel
 
-    For a 1x1 kernel that is τ² times the cosine of input and weight. The fixed variant (times 20) is mmdet's
-    ``NormedConv2d(tempearture=20)``.
+    For a 1x1 kernel that is τ² times the cosine of input and weight. The fixed variant is mmdet's
+    ``NormedConv2d()``, times 20.
 
     Source: mask head of Alexandridis et al., ECCV 2024, arXiv:2407.08567; the fixed one, Wang et al., *Seesaw Loss*,
     CVPR 2021, section 3.3.
