@@ -18,12 +18,10 @@ Each fix looks first whether the thing is broken, and leaves it alone where it i
 import contextlib
 import importlib.metadata
 import inspect
-import io
 import os
 import pickle
 import re
 import types
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -38,13 +36,13 @@ TORCH = ('2.1', None)
 HOSTS = {
     'openmmlab': {
         'mmengine': ('mmengine', '0.10.0', '1.0'),
-        'mmcv': ('mmcv', '2.0.0', '2.2.0'),
-        'mmdet': ('mmdet', '3.3.0', '3.4'),
+        'mmcv': ('mmcv', '2.1.0', '2.2.0'),
+        'mmdet': ('mmdet', '3.3.0', '3.4.0'),
     },
     'onedl': {
         'mmengine': ('onedl-mmengine', '0.10.12', '1.0'),
-        'mmcv': ('onedl-mmcv', '2.3.6', '2.4'),
-        'mmdet': ('onedl-mmdetection', '3.5.1', '3.6'),
+        'mmcv': ('onedl-mmcv', '2.3.6', '2.4.0'),
+        'mmdet': ('onedl-mmdetection', '3.5.1', '3.6.0'),
     },
 }
 EXCLUDED = {'pycocotools': ('2.0.9', '2.0.10')}
@@ -105,10 +103,11 @@ def check_mmcv_operators() -> None:
     try:
         importlib.import_module('mmcv._ext')
     except ImportError as error:
+        mmcv = importlib.import_module('mmcv')
         raise ImportError(
-            f'the operators of mmcv {importlib.import_module("mmcv").__version__} do not load with torch '
-            f'{torch.__version__} ({_one_line(error)}): remove it (mmcv-lite has none) and install an mmcv that is built '
-            'for this torch; docs/get_started.md says how'
+            f'the operators of mmcv {mmcv.__version__} do not load with torch {torch.__version__} '
+            f'({_one_line(error)}): uninstall it (mmcv-lite has none) and install one that is built for this torch, as '
+            'docs/get_started.md says'
         ) from error
 
 
@@ -136,7 +135,10 @@ def _within(version: str, first: str, end: str | None) -> bool:
 
 def _release(version: str) -> tuple[int, ...]:
     """The numbers of a version without zeros at their end, so that 2.1 and 2.1.0 are the same."""
-    return tuple(int(number) for number in re.sub(r'(\.0+)+$', '', re.match(r'\d+(\.\d+)*', version).group()).split('.'))
+    numbers = [int(number) for number in re.match(r'\d+(\.\d+)*', version).group().split('.')]
+    while numbers and numbers[-1] == 0:
+        numbers.pop()
+    return tuple(numbers)
 
 
 def _one_line(error: BaseException) -> str:
@@ -161,8 +163,6 @@ def let_mmengine_read_its_checkpoints(load_as_data: Callable[[str, Any], Any]) -
         return
     if 'torch.load(filename, map_location=map_location)' not in inspect.getsource(load_from_local):
         return  # it does not leave to torch how a file is read
-    if _torch_reads_mmengines_logs():
-        return
 
     def load_from_local_or_as_data(filename: str, map_location: Any) -> Any:
         try:
@@ -175,21 +175,6 @@ def let_mmengine_read_its_checkpoints(load_as_data: Callable[[str, Any], Any]) -
 
     load_from_local_or_as_data.__name__ = load_from_local.__name__  # MMEngine logs it
     CheckpointLoader.register_scheme(prefixes='', loader=load_from_local_or_as_data, force=True)
-
-
-def _torch_reads_mmengines_logs() -> bool:
-    from mmengine.logging import HistoryBuffer
-
-    file = io.BytesIO()
-    torch.save(HistoryBuffer([1.0], [1]), file)
-    file.seek(0)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', FutureWarning)  # of torch 2.4 and 2.5, which announce the new default
-        try:
-            torch.load(file)
-        except pickle.UnpicklingError:
-            return False
-    return True
 
 
 # ---------------------------------------------------------------- LVIS

@@ -56,6 +56,21 @@ from apa_mmdet.ops import aglu
 print(aglu(torch.zeros(3), torch.ones(1), torch.ones(1)).tolist(), convert_official_state_dict(dict(a=1)))
 """
 
+ADDED = """
+import sys
+before = set(sys.modules)
+import apa_mmdet
+added = {name.split('.')[0] for name in sys.modules.keys() - before}
+print(sorted(added - sys.stdlib_module_names - {'apa_mmdet'}))
+"""
+
+
+def test_importing_adds_no_library_to_those_of_mmdet(tmp_path):
+    """In a process that has imported what MMDetection registers, as every run of it."""
+    (tmp_path / 'added.py').write_text(ADDED)
+    run = fork_program(tmp_path / 'added.py', PYTHONPATH=str(ROOT))
+    assert (run.returncode, run.stdout) == (0, '[]\n'), run.stderr
+
 
 def test_every_module_can_be_imported_first(tmp_path):
     (tmp_path / 'first.py').write_text(FIRST)

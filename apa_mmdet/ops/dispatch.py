@@ -5,7 +5,7 @@ Registered, they are one node each to torch.compile and torch.export; the shape 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from types import ModuleType
 from typing import Any
 
@@ -18,20 +18,25 @@ from .backends import analytic, cpu, cpu_extension, traced
 from .memory_layout import DIFFERENTIABLE, FORMULAS, Arguments, check, empty_result, is_compiling
 from .recompute import attach_recomputation, recomputation_of
 
-try:
-    from .backends import triton
-except ImportError:  # torch's CUDA builds bring Triton; a CPU does not need it
-    triton = None  # type: ignore[assignment]
-
-_backends = dict(triton=triton, cpu=cpu, analytic=analytic)  # the first that serves computes
-_chosen: list[str] = []
+_chosen: list[ModuleType] = []
 PLAIN = Tensor, torch.nn.Parameter
 _RESIDUAL = Arguments._fields.index('residual')
 
 
 def backends() -> dict[str, ModuleType]:
     """Returns the modules that can compute on this machine, by name."""
-    return {name: module for name, module in _backends.items() if module and (module is not cpu or cpu.load())}
+    found = dict(triton=_triton(), cpu=cpu if cpu.load() else None, analytic=analytic)
+    return {name: module for name, module in found.items() if module is not None}
+
+
+@cache
+def _triton() -> ModuleType | None:
+    """The kernels for GPUs, imported for the first tensor on one (0.1 s); torch's CUDA builds bring Triton."""
+    try:
+        from .backends import triton
+    except ImportError:
+        return None
+    return triton
 
 
 @contextmanager
@@ -41,9 +46,10 @@ def use_backend(name: str) -> Iterator[None]:
     Raises:
         ValueError: if the backend is not available.
     """
-    if name not in backends():
-        raise ValueError(f'backend {name!r} is not available, choose from {list(backends())}')
-    _chosen.append(name)
+    available = backends()
+    if name not in available:
+        raise ValueError(f'backend {name!r} is not available, choose from {list(available)}')
+    _chosen.append(available[name])
     try:
         yield
     finally:
@@ -52,13 +58,16 @@ def use_backend(name: str) -> Iterator[None]:
 
 def extension() -> ModuleType | None:
     """Returns the host side of the CPU's operators, where it has been built and no other backend is chosen."""
-    return cpu_extension.load() if not _chosen or _chosen[-1] == 'cpu' else None
+    return cpu_extension.load() if not _chosen or _chosen[-1] is cpu else None
 
 
 def _backend(x: Tensor) -> ModuleType:
     if _chosen:
-        return _backends[_chosen[-1]]
-    return next(module for module in _backends.values() if module is not None and module.serves(x))
+        return _chosen[-1]
+    triton = _triton() if x.is_cuda else None
+    if triton is not None and triton.serves(x):
+        return triton
+    return cpu if cpu.serves(x) else analytic
 
 
 def call(formula: str, arguments: tuple, recompute: bool) -> Tensor:

@@ -31,8 +31,9 @@ RESTARTS = dict(optimizer='the optimizer', param_schedulers='the learning rate s
 class SafeRunner(Runner):
     """MMEngine's Runner, which reads checkpoints as data, refuses those that do not fit, and needs no GPU.
 
-    ``load_from``, ``resume``, the ``init_cfg`` of every module and ``teacher_ckpt`` are read as tensors and plain data; ``meta.config``,
-    which MMEngine's ``resume`` would run, is ignored. MMEngine loads what fits and logs the rest. Here,
+    ``load_from``, ``resume``, ``teacher_ckpt`` and the ``init_cfg`` of every module are read as tensors and plain data;
+    ``meta.config``, which MMEngine's ``resume`` would run, is ignored. MMEngine loads what fits and logs the rest.
+    Here,
 
     - a test and a resumed training need every weight of the model;
     - a training that starts from ``load_from`` needs weights of the same network, and a warning names those that stay

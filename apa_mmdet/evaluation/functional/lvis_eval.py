@@ -11,7 +11,6 @@ Where faster-coco-eval differs from lvis 0.5.3, its input is changed so that the
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from faster_coco_eval import COCO, COCOeval_faster
 from lvis import LVIS, LVISEval
 from lvis.eval import Params
 from mmengine.logging import MMLogger
@@ -143,11 +142,11 @@ class FastLVISEval(LVISEval):
             annotation['segmentation'] = plain(annotation['segmentation'])
         images = sorted({a['image_id'] for a in annotations} | {d['image_id'] for d in detections})
         images = [dict(self.lvis_gt.imgs[self.params.img_ids[i]], id=i) for i in images]
-        options = dict(lvis_style=True, rle_iou_max_workers=1)  # few masks an image and category: threads would wait
+        from .category_eval import CategoryEval
+
+        truth = dict(images=images, categories=[self.lvis_gt.cats[number]], annotations=annotations)
         try:
-            truth = COCO(dict(images=images, categories=[self.lvis_gt.cats[number]], annotations=annotations))
-            evaluation = _CategoryEval(truth, truth.loadRes(detections), self.params.iou_type, **options)
-            evaluation.params.maxDets = [max(1, len(detections))]
+            evaluation = CategoryEval(truth, detections, self.params.iou_type)
             evaluation.evaluate()
             evaluation.accumulate()
         except Exception as error:
@@ -168,13 +167,3 @@ class FastLVISEval(LVISEval):
                 size = list(self.detections.mask_sizes[image])
                 detection['segmentation'] = dict(size=size, counts=read_mask(*mask))
             yield detection
-
-
-class _CategoryEval(COCOeval_faster):
-    """Ignores what lvis ignores; faster-coco-eval ignores crowds instead."""
-
-    def _prepare(self) -> None:
-        marks = [int(bool(annotation.get('ignore'))) for annotation in self.cocoGt.dataset['annotations']]
-        super()._prepare()
-        for annotation, mark in zip(self.cocoGt.dataset['annotations'], marks):
-            annotation['ignore'] = mark

@@ -1,3 +1,4 @@
+import importlib
 import itertools
 import math
 
@@ -64,6 +65,7 @@ class FastLVISMetric(StreamedMetric, LVISMetric):
         if topk is not None and 'proposal' in self.metrics:
             raise ValueError("metric 'proposal' counts 300 detections of an image; it cannot be combined with topk")
         self.topk = topk
+        importlib.import_module('faster_coco_eval')  # if it is missing, that ends a run here and not after its test
         self._prepare(ann_file)
 
     # Evaluation, on rank 0
