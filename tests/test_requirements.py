@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
 
 import pytest
 import yaml
@@ -14,8 +15,13 @@ from packaging.utils import canonicalize_name
 STAND_IN = {'opencv-python'}  # opencv-python-headless is installed instead
 
 
+# all pins of an environment that differs from requirements.txt, where set-up keeps them
+OF_ENVIRONMENT = Path(sys.prefix) / 'requirements.txt'
+
+
 def pins(file):
-    found = re.findall(r'^([\w-]+)==(\S+)$', (ROOT / file).read_text(), re.M)
+    path = OF_ENVIRONMENT if file == 'requirements.txt' and OF_ENVIRONMENT.exists() else ROOT / file
+    found = re.findall(r'^([\w-]+)==(\S+)$', path.read_text(), re.M)
     return {canonicalize_name(name): version for name, version in found}
 
 

@@ -22,6 +22,22 @@ from .stand_ins import STAND_INS, NumberArray, NumberType, Refused, may_not, run
 
 TORCH_CHECKS_SIZES = tuple(map(int, torch.__version__.split('.')[:2])) >= (2, 10)
 
+# what torch allows in later versions than some that this package supports
+OF_LATER_TORCH: dict[str, Any] = {
+    **{f'builtins.{entry.__name__}': entry for entry in (bytearray, complex, set)},
+    'collections.Counter': Counter,
+    'torch.device': torch.device,
+    **{str(dtype): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)},
+    **{
+        f'torch._utils.{name}': getattr(torch._utils, name)
+        for name in ('_rebuild_parameter_with_state', '_rebuild_tensor_v3')
+        + ('_rebuild_device_tensor_from_numpy', '_rebuild_device_tensor_from_cpu_tensor')
+        if hasattr(torch._utils, name)
+    },
+}
+ADVICE = '; if it is a class of your own that only holds data, allow it with torch.serialization.add_safe_globals'
+USERS_ALLOW = hasattr(torch.serialization, 'add_safe_globals')  # torch >= 2.4
+
 BLOCKED = ('sys', 'os', 'posix', 'nt')  # as torch has it: not even a user can allow these modules
 
 # the operations that torch's files are made of, besides those that SafeUnpickler checks
@@ -49,7 +65,7 @@ def allowed_objects() -> dict[str, Any]:
     entries: list = getattr(torch.serialization, 'get_safe_globals', list)()  # torch >= 2.4
     named = [entry[::-1] if isinstance(entry, tuple) else (_full_name(entry), entry) for entry in entries]
     users = {name: entry for name, entry in named if name.split('.')[0] not in BLOCKED}
-    return {**users, **torch._weights_only_unpickler._get_allowed_globals(), **STAND_INS}
+    return {**users, **OF_LATER_TORCH, **torch._weights_only_unpickler._get_allowed_globals(), **STAND_INS}
 
 
 def _full_name(entry: Any) -> str:
@@ -101,10 +117,7 @@ class SafeUnpickler(_PythonUnpickler):
             return self.allowed[full_name]
         if module == 'builtins' or module in BLOCKED:
             raise runs_code(full_name.removeprefix('builtins.'))
-        raise runs_code(
-            full_name,
-            '; if it is a class of your own that only holds data, allow it with torch.serialization.add_safe_globals',
-        )
+        raise runs_code(full_name, ADVICE if USERS_ALLOW else '')
 
     def _check_callable(self, function: Any) -> None:
         if id(function) not in self.callables:

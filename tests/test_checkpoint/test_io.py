@@ -72,7 +72,7 @@ def test_code_is_refused_by_name_and_not_run(save, tmp_path, function, name):
         rf'is refused, because loading it would run code \({name}\); get a file that only holds weights',
         line.replace(own, ''),
     )
-    assert (own in line) == (function is functools.partial)
+    assert (own in line) == (function is functools.partial and hasattr(torch.serialization, 'add_safe_globals'))
     assert not witness.exists()
 
 
@@ -177,6 +177,7 @@ def test_checkpoints_without_weights(save, content):
     assert line.startswith('holds no weights, neither at its top level nor under `model` or `state_dict`')
 
 
+@pytest.mark.skipif(not hasattr(torch, '_nested_view_from_buffer'), reason='a torch without nested tensors in files')
 def test_a_nested_tensor_is_not_a_weight(tmp_path):
     """It has no shape that could be compared."""
     nested = torch._nested_view_from_buffer(torch.ones(2), *torch.tensor([[[2]], [[1]]]), torch.tensor([0]))
