@@ -35,7 +35,7 @@ TORCH = ('2.1', None)
 # hold a source tree, a fork or a build of its own under any distribution's name, and what runs is the module.
 HOSTS = {
     'openmmlab': {
-        'mmengine': ('mmengine', '0.10.0', '1.0'),
+        'mmengine': ('mmengine', '0.10.3', '1.0'),
         'mmcv': ('mmcv', '2.1.0', '2.2.0'),
         'mmdet': ('mmdet', '3.3.0', '3.4.0'),
     },

@@ -130,7 +130,7 @@ def of(stack):
     'stack',
     [
         OPENMMLAB,
-        dict(OPENMMLAB, torch='2.1.0a0+git1', mmengine='0.10.0'),
+        dict(OPENMMLAB, torch='2.1.0a0+git1', mmengine='0.10.3'),
         ONEDL,
         dict(ONEDL, mmcv='2.3.7+torch2.13.cpu'),
     ],

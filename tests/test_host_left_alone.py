@@ -43,7 +43,7 @@ def objects():
     found.update({f'backend {key}': value for key, value in backends.items()})
     found.update({f'prefix {key}': value for key, value in prefix_to_backends.items()})
     found.update({f'scheme {key}': value for key, value in CheckpointLoader._schemes.items()})
-    found['safe globals'] = frozenset(torch.serialization.get_safe_globals())
+    found['safe globals'] = frozenset(getattr(torch.serialization, 'get_safe_globals', list)())
     return found
 
 before = objects(), entries()

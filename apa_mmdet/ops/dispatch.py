@@ -78,12 +78,12 @@ def call(formula: str, arguments: tuple, recompute: bool) -> Tensor:
     """
     if not is_compiling():
         if torch._C._get_tracing_state() is not None:  # plain operators, which all programs have
-            return traced.forward(formula, check(Arguments._make(arguments)))
+            return traced.forward(formula, check(Arguments(*arguments)))
         module = None if recompute or recomputation_of(arguments[_RESIDUAL]) else extension()
         result = None if module is None else module.call(FORMULAS.index(formula), *arguments)
         if result is not None:
             return result
-    args = check(Arguments._make(arguments))
+    args = check(Arguments(*arguments))  # torch 2.1 does not compile `_make`
     if is_compiling() or not _is_plain(args.x):
         if torch.onnx.is_in_onnx_export():
             return traced.forward(formula, args)

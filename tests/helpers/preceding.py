@@ -1,8 +1,10 @@
 """What precedes an activation in a network, with its tensors by name: norms, a gate and a residual."""
 
+import pytest
 import torch
 
 from apa_mmdet.ops import Norm, dispatch, reference
+from apa_mmdet.ops.backends import cpu_extension
 
 from .gradients import spread
 
@@ -81,4 +83,6 @@ def without_extension(monkeypatch):
 
 
 def require_extension():
+    if not cpu_extension.is_supported():
+        pytest.skip('the extension needs torch 2.2')
     assert dispatch.extension() is not None, 'not built: run python -m apa_mmdet.ops.backends'

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers.torch_features import compiles_in_one_graph
 from torch import nn
 from torch._inductor import config as inductor
 
@@ -32,6 +33,8 @@ def drop_loss(link):
 
 
 # name: (how to build two, the shapes of two calls)
+pytestmark = compiles_in_one_graph
+
 PARTS = {
     'APA': activations(type='APA', num_features=None),
     'AGLU': activations(type='AGLU'),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.gradients import LAYOUTS, assert_agrees
+from helpers.torch_features import export_onnx, needs_dynamic_export, needs_dynamo_exporter
 
 from apa_mmdet.ops import acon
 from apa_mmdet.ops.elementwise import BLOCK
@@ -182,6 +183,7 @@ class Module(torch.nn.Module):
         return acon(x, x.mean((0, 2)), x.amax((0, 2)), x.sum(2))
 
 
+@needs_dynamic_export
 def test_exports_with_batches_of_any_size():
     batch = torch.export.Dim('batch', min=1, max=64)
     x = torch.randn(2, 6, 8000)
@@ -198,10 +200,14 @@ def test_traces_large_inputs_for_any_shape():
     torch.testing.assert_close(traced(x), Module()(x))
 
 
-@pytest.mark.parametrize('dynamo', [False, pytest.param(True, marks=pytest.mark.slow)], ids=['torchscript', 'dynamo'])
+@pytest.mark.parametrize(
+    'dynamo',
+    [False, pytest.param(True, marks=[pytest.mark.slow, needs_dynamo_exporter])],
+    ids=['torchscript', 'dynamo'],
+)
 def test_onnxruntime_agrees_on_large_inputs(dynamo, tmp_path):
     onnxruntime = pytest.importorskip('onnxruntime')
     x, path = torch.randn(2, 6, 8000), str(tmp_path / 'acon.onnx')
-    torch.onnx.export(Module().eval(), (x,), path, dynamo=dynamo, input_names=['x'])
+    export_onnx(Module().eval(), (x,), path, dynamo, input_names=['x'])
     (got,) = onnxruntime.InferenceSession(path).run(None, {'x': x.numpy()})
     torch.testing.assert_close(torch.from_numpy(got), Module()(x), rtol=1e-4, atol=1e-4)

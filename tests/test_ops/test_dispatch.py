@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from helpers.preceding import BEFORE, draw, require_extension, without_extension
+from helpers.torch_features import compiles_in_one_graph, needs_dynamic_export, needs_opcheck
 from torch.utils.checkpoint import checkpoint
 
 from apa_mmdet import ops
@@ -72,6 +73,7 @@ def arguments(x, before, curve=()):
 @pytest.mark.parametrize(
     'formula, before, curve', [('apa', 'nothing', (1,)), ('aglu', 'all', (6,)), ('neg_log_apa', 'norm gate', ())]
 )
+@needs_opcheck
 def test_passes_the_checks_of_torch_library(formula, before, curve, x):
     args = arguments(x, before, curve)
     torch.library.opcheck(OPERATOR, (formula, *args))
@@ -81,6 +83,7 @@ def test_passes_the_checks_of_torch_library(formula, before, curve, x):
 
 @pytest.mark.parametrize('backend', ['cpu', 'analytic'])
 @pytest.mark.parametrize('first', [0, 1])
+@needs_opcheck
 def test_gives_as_many_gradients_as_are_needed(first, backend, x):
     args = [t.detach() if isinstance(t, torch.Tensor) else t for t in arguments(x, 'all')]
     some = [i % 2 == first for i in range(len(ALL))]
@@ -92,6 +95,7 @@ def test_gives_as_many_gradients_as_are_needed(first, backend, x):
 
 
 @pytest.mark.parametrize('backend', ['cpu', 'analytic'])
+@needs_opcheck
 def test_declared_shapes_and_dtypes_are_those_computed(backend):
     """Mixed dtypes, and parameters that are not contiguous."""
     x, residual = torch.randn(2, 6, 4, 5).bfloat16(), torch.randn(2, 6, 4, 5)
@@ -110,6 +114,7 @@ def test_declared_shapes_and_dtypes_are_those_computed(backend):
         torch.library.opcheck(OPERATOR, ('aglu', *args))
 
 
+@compiles_in_one_graph
 @pytest.mark.parametrize('backend', ['aot_eager', pytest.param('inductor', marks=pytest.mark.slow)])
 def test_compiles_without_graph_breaks(backend, block, x):
     torch._dynamo.reset()
@@ -117,6 +122,7 @@ def test_compiles_without_graph_breaks(backend, block, x):
     assert_same(value_and_gradients(compiled, block, x), value_and_gradients(block, block, x))
 
 
+@needs_dynamic_export
 def test_exports_with_a_dynamic_batch(block, x):
     x = x.detach()
     program = torch.export.export(block, (x,), dynamic_shapes=dict(x={0: torch.export.Dim('batch', min=1, max=64)}))

@@ -39,14 +39,23 @@ def library() -> Path:
     return cpu.cache_folder() / f'{NAME}-{key[:16]}.so'
 
 
+def is_supported() -> bool:
+    """Whether this torch can do what the source asks for; torch 2.1 cannot, nor differentiate without all tensors."""
+    header = Path(torch.__file__).parent / 'include/c10/core/impl/TorchDispatchModeTLS.h'
+    return header.exists() and 'any_modes_set' in header.read_text()
+
+
 def build() -> Path:
     """Compiles the source if needed; returns the path of the extension.
 
     Raises:
+        ValueError: if this torch is too old, or has no headers.
         OSError: if there is no compiler.
         subprocess.CalledProcessError: if the compiler fails.
     """
     made = library()
+    if not is_supported():
+        raise ValueError(f'the extension needs the headers of torch >= 2.2, and this is {torch.__version__}')
     if not made.exists():
         root = Path(torch.__file__).parent
         folders = root / 'include', root / 'include/torch/csrc/api/include', sysconfig.get_paths()['include']

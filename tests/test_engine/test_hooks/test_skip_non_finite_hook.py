@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers.paths import ROOT
 from helpers.tiny_runs import Points, Toy, log_of, tinier, toy
+from helpers.torch_features import needs_half_on_cpu
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 from torch import nn
@@ -107,6 +108,7 @@ def test_a_weight_that_is_not_finite_is_named_when_training_stops(tmp_path):
         runner.train()
 
 
+@needs_half_on_cpu
 def test_an_overflow_under_an_adapting_loss_scale_is_no_failure(tmp_path):
     mixed = dict(type='MixedPrecisionOptimWrapper', dtype='float16', loss_scale=dict(init_scale=2.0**30))
     impatient = dict(finite=dict(type='SkipNonFiniteHook', max_in_a_row=2))
@@ -117,6 +119,7 @@ def test_an_overflow_under_an_adapting_loss_scale_is_no_failure(tmp_path):
     assert not torch.equal(start, runner.model.conv.weight)
 
 
+@needs_half_on_cpu
 @pytest.mark.parametrize('scale', [dict(init_scale=0.5), 4.0], ids=['collapsed', 'fixed'])
 def test_an_overflow_under_a_fixed_or_collapsed_loss_scale_is_a_failure(scale, tmp_path):
     mixed = dict(type='MixedPrecisionOptimWrapper', dtype='float16', loss_scale=scale)

@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from helpers.torch_features import compiles_in_one_graph, export_onnx, needs_half_on_cpu
 from helpers.traced_graphs import foreign_operators, saved_and_loaded
 from mmcv.cnn import ConvModule
 from mmcv.cnn.utils import fuse_conv_bn
@@ -88,7 +89,7 @@ def test_under_autocast_parameters_stay_in_float32_and_the_dtype_of_the_conv_is_
 
 
 @every_activation
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('dtype', [torch.bfloat16, pytest.param(torch.float16, marks=needs_half_on_cpu)])
 def test_under_autocast_it_computes_in_float32(cfg, dtype):
     act = build_activation(cfg, CHANNELS)  # in training mode: norms take few, similar values
     x = (torch.randn(4, CHANNELS, 9, 9) * 0.3 + 5).to(dtype).requires_grad_()
@@ -135,6 +136,7 @@ def test_every_tensor_moves_to_another_device(cfg, device):
         torch.testing.assert_close(there.cpu(), here)
 
 
+@compiles_in_one_graph
 @every_activation
 @pytest.mark.parametrize('backend', ['aot_eager', pytest.param('inductor', marks=pytest.mark.slow)])
 def test_compiles_without_graph_breaks(cfg, backend):
@@ -145,6 +147,7 @@ def test_compiles_without_graph_breaks(cfg, backend):
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-4)  # norms of two images divide by small deviations
 
 
+@compiles_in_one_graph
 @every_activation
 def test_two_in_a_row_compile_for_any_shape(cfg):
     net = torch.nn.Sequential(*(build_activation(cfg, CHANNELS) for _ in range(2)))
@@ -172,11 +175,11 @@ def test_other_modules_than_ours_must_give_the_channel_count(name):
 def test_onnxruntime_agrees(cfg, tmp_path):
     onnxruntime = pytest.importorskip('onnxruntime')
     act = build_activation(cfg, CHANNELS).eval()
-    torch.onnx.export(
+    export_onnx(
         act,
         (torch.randn(1, CHANNELS, 5, 4),),
         str(tmp_path / 'act.onnx'),
-        dynamo=False,
+        False,
         input_names=['z'],
         dynamic_axes={'z': {0: 'images', 2: 'height', 3: 'width'}},
     )

@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers.memory import saved_bytes
 from helpers.recordings import image, load, value
+from helpers.torch_features import compiles_in_one_graph
 
 from apa_mmdet.models.activations import MetaAconC
 from apa_mmdet.models.backbones import SEResNet
@@ -152,6 +153,7 @@ def test_half_weights_and_large_inputs(images, dtype, norm_cfg, training):
         assert torch.equal(act.bn2.running_var, before['bn2.running_var']) != moved
 
 
+@compiles_in_one_graph
 def test_half_weights_compile_into_one_graph_and_trace():
     act, x = MetaAconC(6).bfloat16(), torch.randn(2, 6, 4, 4).bfloat16()
     torch._dynamo.reset()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers.memory import saved_bytes
 from helpers.recordings import image, load, value
+from helpers.torch_features import compiles_in_one_graph, export_onnx, needs_dynamo_exporter
 from helpers.traced_graphs import foreign_operators, saved_and_loaded
 from mmcv.cnn.utils import fuse_conv_bn
 from mmdet.registry import MODELS
@@ -215,6 +216,7 @@ def test_recompute_act_with_a_hook_that_changes_a_feature_in_place():
     assert all(torch.equal(a, b) for a, b in zip(*results))
 
 
+@compiles_in_one_graph
 @pytest.mark.parametrize('recompute_act', [False, True])
 def test_compiles_without_graph_breaks(recompute_act):
     two_stages = dict(num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(0, 1))
@@ -228,22 +230,30 @@ def test_compiles_without_graph_breaks(recompute_act):
     assert net.layer2[0].act_out.lambda_.grad.isfinite().all()
 
 
-def test_export_deepcopy_and_pickle_keep_the_features():
+@pytest.mark.parametrize(
+    'change',
+    [
+        pytest.param(lambda net, x: torch.export.export(net, (x,)).module(), marks=compiles_in_one_graph),
+        lambda net, x: copy.deepcopy(net),
+        lambda net, x: pickle.loads(pickle.dumps(net)),
+    ],
+    ids=['export', 'copy', 'pickle'],
+)
+def test_changed_into_another_form_it_keeps_the_features(change):
     net = SEResNet(18, **SMALL).eval()
     x = torch.randn(1, 3, 64, 64)
-    for same in (torch.export.export(net, (x,)).module(), copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
-        for got, want in zip(same(x), net(x)):
-            torch.testing.assert_close(got, want)
+    for got, want in zip(change(net, x)(x), net(x)):
+        torch.testing.assert_close(got, want)
 
 
-@pytest.mark.parametrize('dynamo', [False, True])
+@pytest.mark.parametrize('dynamo', [False, pytest.param(True, marks=needs_dynamo_exporter)])
 def test_onnx_export_matches_in_onnxruntime(dynamo, tmp_path):
     import onnx
     import onnxruntime
 
     net = SEResNet(18, act_cfg=dict(type='AGLU', num_features=None), **SMALL).eval()
     x = torch.randn(1, 3, 64, 64)
-    torch.onnx.export(net, (x,), str(tmp_path / 'net.onnx'), dynamo=dynamo, input_names=['x'])
+    export_onnx(net, (x,), str(tmp_path / 'net.onnx'), dynamo, input_names=['x'])
     assert {node.domain for node in onnx.load(tmp_path / 'net.onnx').graph.node} <= {'', 'ai.onnx'}
     session = onnxruntime.InferenceSession(str(tmp_path / 'net.onnx'))
     for got, want in zip(session.run(None, {'x': x.numpy()}), net(x)):

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from helpers.torch_features import needs_half_on_cpu
 from mmcv.cnn import build_conv_layer
 from mmcv.ops import CARAFEPack, MultiScaleDeformableAttention, RoIAlign
 from mmdet.models.losses import FocalLoss
@@ -71,6 +72,7 @@ def step(model, x, dtype):
     return out.detach(), x.grad, *(parameter.grad for parameter in model.parameters())
 
 
+@needs_half_on_cpu  # under autocast
 @pytest.mark.parametrize('part', PARTS)
 @pytest.mark.parametrize('channels_last', [False, True])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -95,6 +97,7 @@ def test_results_are_those_of_contiguous_float32(strict_operators, part, dtype, 
         assert (ours - exact).norm() <= tolerance * exact.norm()
 
 
+@needs_half_on_cpu  # under autocast
 @pytest.mark.parametrize('part', PARTS)
 def test_without_a_guard_cuda_code_would_fail_or_misread(strict_operators, part):
     model, x = nn.Sequential(nn.Conv2d(3, 8, 1), PARTS[part][0]()), torch.randn(2, 3, 8, 9)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers.memory import memory_of, saved_bytes
 from helpers.recordings import image, load, value
+from helpers.torch_features import compiles_in_one_graph
 from mmdet.registry import MODELS
 from mmengine.registry import DefaultScope
 from torch.autograd import gradcheck
@@ -84,6 +85,7 @@ def test_logit_follows_its_tangent_above_a_cosine_of_1():
         torch.testing.assert_close(logit(1 + step * torch.ones_like(one), g, scale), at_one + step * slope)
 
 
+@compiles_in_one_graph
 def test_two_calls_in_a_graph_compile_with_dynamic_shapes():
     linears = torch.nn.Sequential(WrappedCauchyLinear(6, 6, scale=2.0), WrappedCauchyLinear(6, 3))
     x = torch.randn(5, 6, requires_grad=True)

@@ -1,5 +1,6 @@
 """How the host side of the operators on a CPU is built, loaded and done without; test_dispatch.py tests what it computes."""
 
+import re
 import subprocess
 import warnings
 
@@ -22,7 +23,7 @@ def library(tmp_path, monkeypatch):
 
 
 def test_is_built_where_the_tests_run():
-    assert dispatch.extension() is not None, 'run python -m apa_mmdet.ops.backends, as set-up does'
+    assert (dispatch.extension() is not None) == cpu_extension.is_supported(), 'run python -m apa_mmdet.ops.backends'
 
 
 def test_serves_no_other_backend_than_the_kernels():
@@ -48,10 +49,19 @@ def test_a_damaged_extension_is_named_in_one_warning_and_not_used(library):
 
 @pytest.mark.parametrize('compiler, error', [('/no/such/c++', OSError), ('false', subprocess.CalledProcessError)])
 def test_a_build_without_a_compiler_fails_and_leaves_nothing(library, monkeypatch, compiler, error):
+    monkeypatch.setattr(cpu_extension, 'is_supported', lambda: True)
     monkeypatch.setenv('CXX', compiler)
     with pytest.raises(error):
         cpu_extension.build()
     assert list(library.parent.iterdir()) == []
+
+
+def test_a_torch_that_is_too_old_is_named(library, monkeypatch):
+    monkeypatch.setattr(cpu_extension, 'is_supported', lambda: False)
+    with pytest.raises(
+        ValueError, match=f'needs the headers of torch >= 2.2, and this is {re.escape(torch.__version__)}'
+    ):
+        cpu_extension.build()
 
 
 def test_without_kernels_there_is_no_extension(monkeypatch):

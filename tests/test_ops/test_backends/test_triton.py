@@ -20,6 +20,8 @@ from apa_mmdet import ops
 from apa_mmdet.ops.memory_layout import DIFFERENTIABLE, Arguments, Layout
 
 triton = pytest.importorskip('triton', reason='Triton is not installed')
+if not torch.cuda.is_available():
+    pytest.importorskip('triton.runtime.interpreter', reason='Triton 2 has no interpreter, and there is no GPU')
 tl = triton.language
 launcher = ops.backends()['triton']
 kernels = pytest.importorskip('apa_mmdet.ops.backends.triton_kernels')
