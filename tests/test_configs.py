@@ -474,3 +474,9 @@ def test_the_class_frequency_file_is_in_the_order_of_the_labels():
         ('speaker_(stero_equipment)', 'speaker_(stereo_equipment)')
     ]  # a misspelling of LVIS, which mmdet corrects
     assert [c['id'] for c in content['categories']] == list(range(1, 1204))
+
+
+def test_no_config_names_what_the_hosts_spell_differently():
+    """MMDetection's ``tempearture`` is OneDL's ``temperature``; both are 20 without it."""
+    spelled = re.compile(r"type='Normed(Linear|Conv2d)',[^)]*temp")
+    assert [path for path in (ROOT / 'configs').rglob('*.py') if spelled.search(path.read_text())] == []

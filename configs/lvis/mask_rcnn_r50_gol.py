@@ -6,7 +6,7 @@ model = dict(
     roi_head=dict(
         mask_head=dict(
             upsample_cfg=dict(_delete_=True, type='deconv', scale_factor=2),
-            predictor_cfg=dict(type='NormedConv2d', tempearture=20),  # mmdet's spelling
+            predictor_cfg=dict(type='NormedConv2d'),  # its temperature is 20
         )
     ),
     test_cfg=dict(rcnn=dict(mask_thr_binary=0.5)),

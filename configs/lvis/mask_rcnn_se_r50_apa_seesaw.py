@@ -4,7 +4,7 @@ _base_ = './mask_rcnn_se_r50_apa.py'
 model = dict(
     roi_head=dict(
         bbox_head=dict(
-            cls_predictor_cfg=dict(type='NormedLinear', tempearture=20),  # mmdet's spelling
+            cls_predictor_cfg=dict(type='NormedLinear'),  # its temperature is 20
             loss_cls=dict(_delete_=True, type='SeesawLoss', num_classes=1203),
             init_cfg=None,  # mmdet's own
         )

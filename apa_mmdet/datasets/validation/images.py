@@ -86,7 +86,8 @@ def _read_to_the_end(data: bytes) -> tuple[int, int]:
 
 def _orientation(image: Image.Image) -> int:
     try:
-        with warnings.catch_warnings(action='ignore'):
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
             tag = image.getexif().get(ORIENTATION)
     except Exception:  # damaged metadata, of which Pillow raises what it likes, are no fault of the image
         return 1
