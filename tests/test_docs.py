@@ -163,8 +163,13 @@ NOT_HERE = {
     'make lint': '.ci/run',
     'make lint test': '.ci/run',
     'make setup': 'set-up, before any test',
+    'make setup ENVIRONMENT=oldest': '`make test-matrix`',
+    'make setup HOST=onedl': '`make test-matrix`',
+    'make setup HOST=openmmlab': '`make test-matrix`',
     'make setup TORCH="torch==2.6.0 --index-url https://download.pytorch.org/whl/cu126"': 'test_setup.py, another torch',
     'make test': '.ci/run',
+    'make test-matrix': '1.5 hours; test_test_matrix.py runs it in a small repository',
+    'make test-matrix ENVS="onedl oldest"': 'the same',
     'make test-slow': 'what runs this',
     'pip check': 'test_requirements.py',
     'pip install -e .': 'set-up, before any test',
@@ -223,7 +228,7 @@ def run(command, added, clone):
 def clone(tmp_path_factory, tiny_data):
     """A copy of the repository with small data, weights and a run in it."""
     folder = tmp_path_factory.mktemp('docs') / 'apa_mmdet'
-    skipped = shutil.ignore_patterns('.git', '.venv', 'data', 'work_dirs', 'pretrained', 'build', '__pycache__')
+    skipped = shutil.ignore_patterns('.git', '.venv*', 'data', 'work_dirs', 'pretrained', 'build', '__pycache__')
     shutil.copytree(ROOT, folder, symlinks=True, ignore=skipped)
     for form, link in (('lvis_v1', 'lvis_v1'), ('v3det', 'V3Det')):
         shutil.copytree(tiny_data(form), folder / f'data/tiny_{form}')

@@ -5,9 +5,13 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 
 import pytest
 from helpers.paths import ROOT
+from packaging.utils import canonicalize_name
+
+ENVIRONMENTS = sorted((ROOT / 'tools/setup/environments').glob('*.txt'))
 
 
 def set_up(venv, **env):
@@ -83,11 +87,114 @@ def test_a_missing_compiler_is_reported_before_anything_is_downloaded(tmp_path):
     tools.mkdir()
     for tool in ('bash', 'dirname', 'grep', 'cat', 'mktemp', 'rm', 'tee', 'ls', 'env'):
         (tools / tool).symlink_to(shutil.which(tool))
-    executable(tmp_path / 'venv/bin/python', f'exec {sys.executable} "$@"')
+    run = install_mmcv(tmp_path, PATH=str(tools), PIP_NO_INDEX='1')
+    assert run.returncode == 1 and 'no g++ found: install a C++20 compiler' in run.stderr
+    assert 'Collecting' not in run.stderr
+
+
+def install_mmcv(tmp_path, build='torch-test-cpu', **env):
+    """Runs build_mmcv.sh for a virtual environment that lends its packages, of which it may install over none."""
+    executable(tmp_path / 'venv/bin/python', f'[ "$*" = - ] && echo {build} || exec {sys.executable} "$@"')
+    (tmp_path / 'venv/requirements.txt').write_text('mmcv==2.1.0\n')
+    env = dict(os.environ, MMCV_CACHE=str(tmp_path / 'cache'), PIP_TARGET=str(tmp_path / 'site'), **env)
+    command = [ROOT / 'tools/setup/build_mmcv.sh', tmp_path / 'venv']
+    return subprocess.run(command, capture_output=True, text=True, env=env)
+
+
+def wheel_of_mmcv(folder, ops):
+    """Writes a wheel of mmcv 2.1.0 whose operators are the text ``ops``."""
+    files = {
+        'mmcv/__init__.py': '',
+        'mmcv/ops.py': ops,
+        'mmcv-2.1.0.dist-info/METADATA': 'Metadata-Version: 2.1\nName: mmcv\nVersion: 2.1.0\n',
+        'mmcv-2.1.0.dist-info/WHEEL': 'Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n',
+    }
+    folder.mkdir(parents=True)
+    with zipfile.ZipFile(folder / 'mmcv-2.1.0-py3-none-any.whl', 'w') as wheel:
+        for name, text in files.items():
+            wheel.writestr(name, text)
+        wheel.writestr('mmcv-2.1.0.dist-info/RECORD', ''.join(f'{name},,\n' for name in files))
+    return str(folder)
+
+
+def test_a_prebuilt_wheel_is_taken(tmp_path):
+    wheels = wheel_of_mmcv(tmp_path / 'wheels', 'fits = True')
+    env = dict(PYTHONPATH=str(tmp_path / 'site'), PIP_NO_INDEX='1', MMCV_WHEELS=wheels)
+    run = install_mmcv(tmp_path, **env)
+    assert run.returncode == 0 and run.stdout == f'               prebuilt: mmcv==2.1.0 of {wheels}\n'
+    assert (tmp_path / 'site/mmcv/ops.py').read_text() == 'fits = True' and not (tmp_path / 'cache').exists()
+    again = install_mmcv(tmp_path, **env)
+    assert again.returncode == 0 and again.stdout == '', 'an installed mmcv is installed again'
+
+
+@pytest.mark.parametrize(
+    'build, ops',
+    [
+        pytest.param(
+            'torch-test-cpu',
+            'raise ImportError("undefined symbol: _ZN3c105ErrorC2E")',
+            id='of another torch',
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            'torch-test-cuda-sm9.0',
+            'get_compiling_cuda_version = lambda: "not available"',
+            id='without CUDA',
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_a_prebuilt_wheel_that_does_not_fit_gives_way_to_a_build(build, ops, tmp_path):
+    wheels = wheel_of_mmcv(tmp_path / 'wheels', ops)
+    env = dict(PYTHONPATH=str(tmp_path / 'site'), PIP_NO_INDEX='1', MMCV_WHEELS=wheels)
+    run = install_mmcv(tmp_path, build, **env)
+    assert 'the prebuilt mmcv==2.1.0 does not fit this torch' in run.stdout and 'building mmcv==2.1.0' in run.stdout
+    assert run.returncode == 1 and 'No matching distribution found for mmcv==2.1.0' in run.stderr  # no source here
+
+
+def environment(name, tmp_path):
+    """Returns the pins of an environment, as set-up writes them before it looks for an interpreter."""
     run = subprocess.run(
-        [ROOT / 'tools/setup/build_mmcv.sh', tmp_path / 'venv'],
+        [ROOT / 'tools/setup/setup_env.sh', tmp_path / 'venv', name],
+        env=dict(os.environ, PYTHON='false'),
         capture_output=True,
         text=True,
-        env=dict(os.environ, PATH=str(tools), MMCV_CACHE=str(tmp_path / 'cache')),
     )
-    assert run.returncode == 1 and 'no g++ found: install a C++17 compiler' in run.stderr
+    assert run.returncode == 1, run.stderr
+    lines = (tmp_path / 'venv/requirements.txt').read_text().splitlines()
+    pinned = {canonicalize_name(name): version for name, version in (line.split('==') for line in lines)}
+    assert len(pinned) == len(lines), 'a package is pinned twice'
+    return pinned
+
+
+def pins(file):
+    found = re.findall(r'^([\w-]+)==(\S+)$', file.read_text(), re.M)
+    return {canonicalize_name(name): version for name, version in found}
+
+
+@pytest.mark.parametrize('file', ENVIRONMENTS, ids=lambda file: file.stem)
+def test_an_environment_is_its_difference_from_the_pinned_packages(file, tmp_path):
+    defaults, differences = pins(ROOT / 'requirements.txt'), pins(file)
+    omitted = set(' '.join(re.findall(r'^# without (.*)', file.read_text(), re.M)).split())
+    expected = {name: version for name, version in defaults.items() if name not in omitted} | differences
+    assert environment(file.stem, tmp_path) == expected
+    assert not {name for name, version in differences.items() if defaults.get(name) == version}, 'no difference'
+    assert not {name for name in differences if name in omitted}
+
+
+def test_an_environment_is_kept_until_another_is_named(tmp_path):
+    assert 'onedl-mmcv' in environment('onedl', tmp_path)
+    assert 'onedl-mmcv' in environment('', tmp_path)
+    assert 'mmcv' in environment('openmmlab', tmp_path)
+
+
+def test_an_unknown_environment_is_named_with_the_known_ones(tmp_path):
+    run = subprocess.run(['make', 'setup', f'VENV={tmp_path}', 'HOST=mmcv'], cwd=ROOT, capture_output=True, text=True)
+    assert 'there is no environment mmcv, but: newest oldest onedl openmmlab' in run.stderr
+
+
+def test_hosts_of_the_shell_are_not_environments():
+    """conda exports HOST=x86_64-conda-linux-gnu."""
+    env = dict(os.environ, HOST='x86_64-conda-linux-gnu', ENVIRONMENT='production')
+    run = subprocess.run(['make', '-Bn', 'setup', 'VENV=v'], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert 'setup_env.sh v \n' in run.stdout

@@ -2,17 +2,24 @@
 # Sets up a working virtual environment on a bare machine. Every step checks what is already there, so after an
 # interruption or a failure the same command continues where it stopped.
 #
-#   tools/setup/setup_env.sh [VENV]        (VENV defaults to .venv; `make setup` calls this)
+#   tools/setup/setup_env.sh [VENV [ENVIRONMENT]]        (VENV defaults to .venv; `make setup` calls this)
 #
-# PYTHON      interpreter of the environment (python3.11, else python3)
+# ENVIRONMENT names a file of environments/, which says by what it differs from requirements.txt: openmmlab (the default)
+# and onedl are MMDetection's own distributions and their maintained line. An environment keeps it, and its TORCH, until
+# others are named. Exit status 3: there is no such interpreter.
+#
+# PYTHON      interpreter of the environment (the one that ENVIRONMENT asks for, else python3.11, else python3)
 # TORCH       requirement that pip installs as torch, with options if needed, e.g.
 #             TORCH="torch==2.6.0 --index-url https://download.pytorch.org/whl/cu126"
-# MMCV_CACHE  folder of built mmcv wheels (${XDG_CACHE_HOME:-~/.cache}/apa_mmdet)
+# MMCV_WHEELS page or folder of built mmcv wheels that fit this torch (pip's --find-links)
+# MMCV_CACHE  folder of mmcv wheels built here (${XDG_CACHE_HOME:-~/.cache}/apa_mmdet)
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 venv=$(mkdir -p "${1:-$root/.venv}" && cd "${1:-$root/.venv}" && pwd)
+named=${2:-}
 log=$venv/setup.log
+pins=$venv/requirements.txt
 step='starting'
 trap 'code=$?; [ $code -eq 0 ] || report_failure >&2' EXIT
 trap 'exit 130' INT TERM
@@ -29,22 +36,52 @@ report_failure() {
 say() { step=$*; printf '[setup %4ds] %s\n' $SECONDS "$*"; echo "== $*" >>"$log"; }
 quietly() { "$@" >>"$log" 2>&1; }
 pip() { quietly "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
+fail() { echo "$*" | tee -a "$log" >&2; exit "${status:-1}"; }
+
+choose_environment() {
+  environment=${named:-$(cat "$venv/.environment" 2>/dev/null || echo openmmlab)}
+  differences=$root/tools/setup/environments/$environment.txt
+  [ -e "$differences" ] ||
+    fail "there is no environment $environment, but: $(cd "$root/tools/setup/environments" && ls | sed 's/[.]txt$//' | xargs)"
+  echo "$environment" >"$venv/.environment"
+}
+
+# Prints what the environment's file says after `# NAME `.
+setting() { sed -n "s/^# $1 //p" "$differences"; }
+
+# The whole list of the environment: its own lines, then those of requirements.txt that they neither replace nor omit.
+write_pins() {
+  awk -v omitted="$(setting without)" '
+    function name(line) { sub(/==.*/, "", line); gsub(/[-_.]+/, "-", line); return tolower(line) }
+    BEGIN { split(omitted, names, " "); for (i in names) known[name(names[i])] = 1 }
+    !/^[A-Za-z0-9]/ { next }
+    NR == FNR { known[name($0)] = 1; print; next }
+    !(name($0) in known)' "$differences" "$root/requirements.txt" >"$pins"
+}
+
+# The interpreter that the environment names: on the PATH, or one of pyenv's.
+find_python() {
+  local version candidate; version=$(setting python)
+  for candidate in "python${version:-3.11}" "${PYENV_ROOT:-$HOME/.pyenv}/versions/${version:-3.11}".*/bin/python ${version:-python3}; do
+    if candidate=$(command -v "$candidate") && "$candidate" -V >/dev/null 2>&1; then echo "$candidate"; return; fi
+  done
+}
 
 make_venv() {
-  local python=${PYTHON:-$(command -v python3.11 || command -v python3 || true)}
-  [ -n "$python" ] || { echo 'no python3 found: install Python 3.11, or name one with PYTHON=…' | tee -a "$log" >&2; exit 1; }
-  "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-    { echo "$python is $("$python" -V 2>&1), but the pinned versions need Python 3.11: name one with PYTHON=…" | tee -a "$log" >&2; exit 1; }
+  local python=${PYTHON:-$(find_python)} wanted; wanted=$(setting python); wanted=${wanted:-3.11}
+  [ -n "$python" ] || status=3 fail "no python$wanted found: install Python $wanted, or name one with PYTHON=…"
+  "$python" -c "import sys; sys.exit(sys.version_info < (${wanted/./, }))" ||
+    fail "$python is $("$python" -V 2>&1), but the pinned versions need Python $wanted: name one with PYTHON=…"
   "$venv/bin/python" -m pip --version >/dev/null 2>&1 && return
   say "creating the environment $venv with $("$python" -V 2>&1)"
   quietly "$python" -m venv "$venv" ||
-    { echo 'python cannot make environments: on Debian and Ubuntu install the package python3-venv' | tee -a "$log" >&2; exit 1; }
+    fail 'python cannot make environments: on Debian and Ubuntu install the package python3-venv'
 }
 
 find_nvcc() { command -v nvcc || ls "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" 2>/dev/null; }
 
 install_torch() {
-  local pin; pin=$(grep '^torch==' "$root/requirements.txt")
+  local pin; pin=$(grep '^torch==' "$pins")
   TORCH=${TORCH:-$(cat "$venv/.torch" 2>/dev/null || true)}  # an earlier set-up's choice is kept
   if [ -z "${TORCH:-}" ] && quietly "$venv/bin/python" -c "
 import torch; assert torch.__version__.split('+')[0] == '${pin#torch==}'"; then return; fi
@@ -64,15 +101,27 @@ import torch; assert torch.__version__.split('+')[0] == '${pin#torch==}'"; then 
   fi
 }
 
+# Both lines fill the same folders (mmcv/, mmdet/ …): the other's packages go before this one's come.
+remove_the_other_host() {
+  local package others=()
+  for package in mmengine mmcv mmdet mmpretrain onedl-mmengine onedl-mmcv onedl-mmdetection onedl-mmpretrain; do
+    grep -q "^$package==" "$pins" || others+=("$package")
+  done
+  pip uninstall -y "${others[@]}"
+}
+
 main() {
   : >"$log"
+  choose_environment
+  write_pins
   make_venv
   # everything but torch, the triton that fits it, and mmcv, which are chosen and built below
-  grep -Ev '^(torch|triton|mmcv)==' "$root/requirements.txt" >"$venv/constraints.txt"
+  grep -Ev '^(torch|triton|mmcv|onedl-mmcv)==' "$pins" >"$venv/constraints.txt"
   install_torch
-  say 'installing the pinned packages of requirements.txt'
+  say "installing the pinned packages of requirements.txt ($environment)"
+  remove_the_other_host
   pip install --no-deps -r "$venv/constraints.txt"
-  quietly "$venv/bin/python" -c 'import triton' || pip install --no-deps "$(grep '^triton==' "$root/requirements.txt")" ||
+  quietly "$venv/bin/python" -c 'import triton' || pip install --no-deps "$(grep '^triton==' "$pins")" ||
     echo '               No Triton for this machine: tests of the GPU kernels will be skipped.'
   say 'installing mmcv'
   "$root/tools/setup/build_mmcv.sh" "$venv" "$log"
