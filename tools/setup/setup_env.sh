@@ -102,12 +102,9 @@ import torch; assert torch.__version__.split('+')[0] == '${pin#torch==}'"; then 
 }
 
 # Both lines fill the same folders (mmcv/, mmdet/ …): the other's packages go before this one's come.
-remove_the_other_host() {
-  local package others=()
-  for package in mmengine mmcv mmdet mmpretrain onedl-mmengine onedl-mmcv onedl-mmdetection onedl-mmpretrain; do
-    grep -q "^$package==" "$pins" || others+=("$package")
-  done
-  pip uninstall -y "${others[@]}"
+remove_the_other_line() {
+  if grep -q '^onedl-mmcv==' "$pins"; then pip uninstall -y mmengine mmcv mmdet mmpretrain
+  else pip uninstall -y onedl-mmengine onedl-mmcv onedl-mmdetection onedl-mmpretrain; fi
 }
 
 main() {
@@ -119,7 +116,7 @@ main() {
   grep -Ev '^(torch|triton|mmcv|onedl-mmcv)==' "$pins" >"$venv/constraints.txt"
   install_torch
   say "installing the pinned packages of requirements.txt ($environment)"
-  remove_the_other_host
+  remove_the_other_line
   pip install --no-deps -r "$venv/constraints.txt"
   quietly "$venv/bin/python" -c 'import triton' || pip install --no-deps "$(grep '^triton==' "$pins")" ||
     echo '               No Triton for this machine: tests of the GPU kernels will be skipped.'
