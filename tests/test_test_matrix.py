@@ -16,7 +16,9 @@ mkdir -p $1/bin
 printf '#!/bin/sh\\nexec %s "$@"\\n' {python} >$1/bin/python
 chmod +x $1/bin/python
 """
-MAKEFILE = 'test:\n\t$(VENV)/bin/python -m pytest -q -p no:xdist -p no:cov -p no:hypothesispytest tests $(ARGS)\n'
+MAKEFILE = (
+    'test-detection:\n\t$(VENV)/bin/python -m pytest -q -p no:xdist -p no:cov -p no:hypothesispytest tests $(ARGS)\n'
+)
 TESTS = """import pytest
 
 def test_one(): pass

@@ -3,7 +3,7 @@
 
     tools/setup/test_matrix.py FOLDER ENVIRONMENT... [--again] [--tests PYTEST_ARGUMENTS]
 
-For each file of tools/setup/environments/ it sets up FOLDER/ENVIRONMENT and runs `make test` there; the output goes to
+For each file of tools/setup/environments/ it sets up FOLDER/ENVIRONMENT and runs `make test-detection` there; the output goes to
 FOLDER/ENVIRONMENT.log. It needs nothing but Python's standard library. What has run with these sources is not run
 again, so after an interruption the same command continues. The exit status is 1 if a test or a set-up failed.
 """
@@ -92,7 +92,7 @@ def run(name, folder, tests, again):
             python = folder / name / 'bin/python'
             result |= json.loads(subprocess.check_output([python, '-c', VERSIONS], text=True))
             arguments = f'ARGS=--junit-xml={shlex.quote(str(junit))} {tests}'
-            call(['make', 'test', f'VENV={folder / name}', arguments], output)
+            call(['make', 'test-detection', f'VENV={folder / name}', arguments], output)
             result |= counts(junit)
     print(f'{name}: {result["status"]}', {key: result[key] for key in ('passed', 'failed', 'skipped') if key in result})
     if result['status'] in ('passed', 'tests failed'):
