@@ -168,6 +168,7 @@ NOT_HERE = {
     'make setup HOST=openmmlab': '`make test-matrix`',
     'make setup TORCH="torch==2.6.0 --index-url https://download.pytorch.org/whl/cu126"': 'test_setup.py, another torch',
     'make test': '.ci/run',
+    'make test-detection': 'its larger part',
     'make test-matrix': '1.5 hours; test_test_matrix.py runs it in a small repository',
     'make test-matrix ENVS="onedl oldest"': 'the same',
     'make test-slow': 'what runs this',
