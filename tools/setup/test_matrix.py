@@ -3,9 +3,10 @@
 
     tools/setup/test_matrix.py FOLDER ENVIRONMENT... [--again] [--tests PYTEST_ARGUMENTS]
 
-For each file of tools/setup/environments/ it sets up FOLDER/ENVIRONMENT and runs `make test-detection` there; the output
-goes to FOLDER/ENVIRONMENT.log. It needs nothing but Python's standard library. What has run with these sources is not run
-again, so after an interruption the same command continues. The exit status is 1 if a test or a set-up failed.
+For each file of tools/setup/environments/ it sets up FOLDER/ENVIRONMENT and runs `make test-detection` there; the
+output goes to FOLDER/ENVIRONMENT.log. It needs nothing but Python's standard library. What has run with these sources
+is not run again, so after an interruption the same command continues. The exit status is 1 if a test or a set-up
+failed.
 """
 
 import argparse
