@@ -27,9 +27,10 @@ def checked_pretrained(module: nn.Module, other_shapes: bool = False) -> Iterato
     """Checks that the weights in a module's ``init_cfg`` are its own, where MMEngine would go on with random ones.
 
     ``init_weights`` in the block loads what was checked. Missing weights are allowed, so that a plain ResNet's can be
-    used, and with ``other_shapes`` also those of another shape; a warning names what stays random, and what of it is
-    frozen. Of the checkpoint of a whole classifier or detector, which has them under ``backbone.``, the backbone's are
-    taken without ``prefix='backbone.'`` in the ``init_cfg`` as well.
+    used, and with ``other_shapes`` also those of another shape. Warnings name what stays random, what of it is frozen,
+    and weights that layers of this network ignore, as of other activations. Of the checkpoint of a whole classifier or
+    detector, which has them under ``backbone.``, the backbone's are taken without ``prefix='backbone.'`` in the
+    ``init_cfg`` as well.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -85,7 +86,13 @@ def _check(content: dict, path: str, prefix: str | None, module: nn.Module, othe
     expected = module.state_dict()
     ignore = ('missing', 'type', 'not-finite', 'unexpected') + (('shape',) if other_shapes else ())
     check_fit(weights, expected, path, 'this backbone', ignore)
-    warn_of_rest(module, not_given(compare(weights, expected)), path, 'random')
+    differences = compare(weights, expected)
+    warn_of_rest(module, not_given(differences), path, 'random')
+    modules = dict(module.named_modules())  # a classifier, or another part of the model, is no part of this one
+    ignored = [name for name in differences['unexpected'] if '.' in name and name.rpartition('.')[0] in modules]
+    if ignored:
+        line = f'{len(ignored)} weights of {path} are ignored, which belong to other activations: {merged(ignored)}'
+        print_log(line, 'current', logging.WARNING)
 
 
 def warn_of_rest(module: nn.Module, names: list[str], path: str, stay: str) -> None:

@@ -74,6 +74,20 @@ def test_weights_of_a_plain_resnet_say_what_stays_random_and_what_of_it_is_froze
     assert not [line for line in warnings_of if 'these' in line or 'stay' in line]
 
 
+def test_weights_of_other_activations_are_named(tmp_path, warnings_of):
+    source = SEResNet(**NARROW)
+    weights = {f'backbone.{name}': value for name, value in source.state_dict().items()}
+    torch.save({**weights, 'head.fc.weight': torch.zeros(2, 64)}, tmp_path / 'a.pth')
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'a.pth'))
+    SEResNet(**NARROW, init_cfg=init_cfg).init_weights()
+    assert not any('ignored' in line for line in warnings_of)
+    net = SEResNet(**NARROW, act_cfg=dict(type='ReLU'), init_cfg=init_cfg)
+    net.init_weights()
+    (line,) = (line for line in warnings_of if 'ignored' in line)
+    lost = source.state_dict().keys() - net.state_dict().keys()
+    assert line.startswith(f'{len(lost)} weights of') and 'kappa' in line and 'fc' not in line
+
+
 def test_backbones_of_mmdet_are_checked_too(tmp_path, warnings_of):
     torch.save(ResNet(**NARROW).state_dict(), tmp_path / 'a.pth')
     init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'a.pth'))
