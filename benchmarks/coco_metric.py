@@ -1,14 +1,16 @@
-"""Time and memory of COCO's evaluation of boxes with V3Det's 13,204 categories: FastCocoMetric and mmdet's CocoMetric.
+"""Time and memory of COCO's evaluation of boxes with V3Det's 13,204 categories: FastCocoMetric and two others.
 
-    python benchmarks/coco_metric.py --images 100 --contenders FastCocoMetric CocoMetric   # a few minutes
+These are mmdet's CocoMetric and faster-coco-eval.
+
+    python benchmarks/coco_metric.py --images 50 100 --contenders FastCocoMetric CocoMetric faster-coco-eval   # minutes
     python benchmarks/coco_metric.py --images 1000 5000 30000                              # FastCocoMetric only
 
 Annotations and predictions are synthetic: the categories' frequencies fall as 1 / rank, 6 objects an image on average,
 of 2 or 3 categories, 1 in 100 a crowd, and 300 detections, half of them of the categories of the image. They are
 written image by image and kept in the folder of the results, where a further run finds them. Each contender evaluates
 in its own process: ``cpu_seconds`` are those of the evaluating thread from the files of annotations and predictions to
-AP, ``seconds`` the same by the clock; ``peak_mib`` is the peak memory of the process, and of CocoMetric that of its
-largest child beside it, imports included.
+AP, ``seconds`` the same by the clock; ``file_mib`` is the size of the annotation file; ``peak_mib`` is the peak memory
+of the process, and of CocoMetric that of its largest child beside it, imports included.
 """
 
 import argparse
@@ -29,7 +31,7 @@ import torch
 
 from apa_mmdet.evaluation.functional.prediction_store import Prediction, PredictionWriter, find_predictions
 
-OURS, STOCK = 'FastCocoMetric', 'CocoMetric'
+OURS, STOCK, FASTER = 'FastCocoMetric', 'CocoMetric', 'faster-coco-eval'
 CATEGORIES, DETECTIONS, HEIGHT, WIDTH = 13204, 300, 600, 800
 OPTIONS = dict(metric='bbox', use_mp_eval=True, proposal_nums=[DETECTIONS])  # V3Det's
 
@@ -106,7 +108,22 @@ def stock(folder: Path) -> dict[str, float]:
     return metric.evaluate(len(predictions))
 
 
-CONTENDERS = {OURS: ours, STOCK: stock}
+def faster(folder: Path) -> dict[str, float]:
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    truth, rows = COCO(str(folder / 'gt.json')), []
+    for image, boxes, scores, labels, *_ in find_predictions(folder):
+        sides = boxes[:, 2:] - boxes[:, :2]
+        rows.append(np.column_stack([np.full(len(boxes), image), boxes[:, :2], sides, scores, labels + 1]))
+    evaluator = COCOeval_faster(truth, truth.loadRes(np.concatenate(rows).astype(float)), 'bbox')
+    evaluator.params.maxDets = [1, 10, DETECTIONS]
+    evaluator.evaluate()
+    evaluator.accumulate()
+    evaluator.summarize()
+    return {f'coco/bbox_{name}': evaluator.stats[i] for name, i in (('mAP', 0), ('mAP_50', 1), ('mAP_s', 3))}
+
+
+CONTENDERS = {OURS: ours, STOCK: stock, FASTER: faster}
 
 
 def run_contender(name: str, folder: Path) -> dict[str, float]:
@@ -134,7 +151,7 @@ def main() -> None:
     measure.add_out(parser)
     args = parser.parse_args()
     name = f'coco_metric_{"_".join(map(str, args.images))}.csv'
-    columns = 'name images seconds cpu_seconds peak_mib child_mib mAP note'
+    columns = 'name images file_mib seconds cpu_seconds peak_mib child_mib mAP note'
     table = measure.Table(args.out / name, measure.environment('cpu'), columns)
     for images in args.images:
         folder = args.out / f'coco_metric_{images}'
@@ -142,7 +159,8 @@ def main() -> None:
             print(f'drawing {images} images', flush=True)
             make(images, folder)
         for contender in args.contenders:
-            row = dict(name=contender, images=images, note='')
+            size = (folder / 'gt.json').stat().st_size / 2**20
+            row = dict(name=contender, images=images, file_mib=size, note='')
             try:
                 row |= in_a_process(run_contender, contender, folder)
             except Exception as error:  # killed for its memory
