@@ -203,21 +203,21 @@ def test_versions_that_fail_after_the_test_are_refused(monkeypatch):
         (
             'assert 1 > 2, "MMCV==2.3.6 is used but\\nincompatible."',
             ImportError,
-            r'host cannot be imported: MMCV==2.3.6 is used but incompatible\.',
+            r'made_up_host cannot be imported: MMCV==2.3.6 is used but incompatible\.',
         ),
-        ('import absent_module', ImportError, "host cannot be imported: No module named 'absent_module'"),
-        (None, ModuleNotFoundError, "No module named 'host'"),
+        ('import absent_module', ImportError, "made_up_host cannot be imported: No module named 'absent_module'"),
+        (None, ModuleNotFoundError, "No module named 'made_up_host'"),
     ],
     ids=['assertion', 'dependency', 'folder'],
 )
 def test_modules_that_cannot_be_imported_say_why(content, error, line, tmp_path, monkeypatch):
-    (tmp_path / 'host').mkdir()
+    (tmp_path / 'made_up_host').mkdir()
     if content:
-        (tmp_path / 'host/__init__.py').write_text(content)
+        (tmp_path / 'made_up_host/__init__.py').write_text(content)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(error, match=f'^{line}$') as refused:
-        compat.module_version('host')
-    sys.modules.pop('host', None)
+        compat.module_version('made_up_host')
+    sys.modules.pop('made_up_host', None)
     assert type(refused.value) is error
 
 

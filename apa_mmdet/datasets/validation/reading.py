@@ -11,7 +11,6 @@ from apa_mmdet.utils.garbage import paused_collection
 
 from .encodings import guess_encoding
 from .findings import ValidationError, show
-from .typed_decoder import decode_content
 
 ARCHIVES = b'\x1f\x8b', b'PK\x03\x04'  # gzip, zip
 
@@ -62,6 +61,8 @@ def read_content(path: str | os.PathLike) -> Any:
     Only a file that msgspec cannot read, such as one with NaN, has a list of dictionaries; it takes six times as much
     memory as the file is large.
     """
+    from .typed_decoder import decode_content  # imports msgspec, which a process without annotations does not need
+
     with paused_collection(), open(path, 'rb') as file:
         content = decode_content(file.read(), partial(_loads, path=path))
     return read_json(path) if content is None else content

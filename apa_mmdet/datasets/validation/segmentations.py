@@ -1,27 +1,28 @@
-"""Masks of an annotation file, kept as text and decoded one by one: the numbers of all would take gigabytes."""
+"""Masks of an annotation file, kept as text and decoded one by one: the numbers of all would take gigabytes.
 
+msgspec is imported on use, so that ``import apa_mmdet`` imports no library that MMDetection does not.
+"""
+
+import functools
 import json
+from collections.abc import Callable
 from typing import Annotated, Any
-
-import msgspec
-from msgspec import Meta, Raw
 
 FAR = 1e4  # pixels
 MAX_NUMBERS = 500  # of a mask; an outline between so many near coordinates has at most 5 million pixels
-
-_polygons = msgspec.json.Decoder(
-    list[Annotated[list[Annotated[float, Meta(ge=-FAR, le=FAR)]], Meta(min_length=6, max_length=MAX_NUMBERS)]]
-).decode
 
 
 def plain(segmentation: Any) -> Any:
     """A segmentation as ``json`` reads it; ``msgspec.Raw`` is text that is not decoded yet.
 
     Example:
-        >>> plain(Raw(b'[[1, 2.5]]')), plain([])
+        >>> import msgspec
+        >>> plain(msgspec.Raw(b'[[1, 2.5]]')), plain([])
         ([[1, 2.5]], [])
     """
-    if not isinstance(segmentation, Raw):
+    import msgspec
+
+    if not isinstance(segmentation, msgspec.Raw):
         return segmentation
     try:
         return msgspec.json.decode(segmentation)
@@ -33,16 +34,27 @@ def are_usual_polygons(segmentation: Any) -> bool:
     """Whether a text holds polygons without any fault, and is neither long nor far from the image; checked in C.
 
     Example:
+        >>> from msgspec import Raw
         >>> are_usual_polygons(Raw(b'[[0, 0, 4, 0, 4, 3]]')), are_usual_polygons(Raw(b'[[0, 0, 4, 0]]'))
         (True, False)
     """
-    if type(segmentation) is not Raw:
+    import msgspec
+
+    if type(segmentation) is not msgspec.Raw:
         return False
     try:
-        polygons = _polygons(segmentation)
+        polygons = _polygon_decoder()(segmentation)
     except msgspec.MsgspecError:
         return False
     if len(polygons) == 1:
         return len(polygons[0]) % 2 == 0
     lengths = list(map(len, polygons))
     return bool(lengths) and sum(lengths) <= MAX_NUMBERS and not any(length % 2 for length in lengths)
+
+
+@functools.cache
+def _polygon_decoder() -> Callable[[Any], list[list[float]]]:
+    from msgspec import Meta, json
+
+    polygon = Annotated[list[Annotated[float, Meta(ge=-FAR, le=FAR)]], Meta(min_length=6, max_length=MAX_NUMBERS)]
+    return json.Decoder(list[polygon]).decode
