@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import csv
 import gc
-import importlib.metadata
 import os
 import platform
 import random
@@ -197,8 +196,10 @@ def environment(device: str) -> dict[str, str]:
         'torch': torch.__version__,
         'apa_mmdet': __version__,
     }
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        described['mmdet'] = importlib.metadata.version('mmdet')
+    with contextlib.suppress(ImportError):
+        import mmdet
+
+        described['mmdet'] = mmdet.__version__
     if device == 'cuda':
         described['host'] = hardware('cpu')
         described['cuda'] = f'{torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}'

@@ -15,6 +15,9 @@ ALL_FOLDERS = [str(p.relative_to(ROOT).parent) for p in sorted(ROOT.glob('config
 CLASSIFIERS = [f'configs/{folder}' for folder in tiny_images.FOLDERS]  # see tests/classification/test_model_zoo.py
 FOLDERS = [folder for folder in ALL_FOLDERS if folder not in CLASSIFIERS]
 
+# where the bases of the two lines of MMDetection have their weights
+ONEDL, OPENMMLAB = 'https://mmassets.onedl.ai/', 'https://download.openmmlab.com/'
+
 
 def models(folder):
     return yaml.safe_load((ROOT / folder / 'metafile.yml').read_text())['Models']
@@ -39,10 +42,11 @@ def check_figures(folder, measure):
     assert all(m['Name'] == Path(m['Config']).stem for m in models(folder))
     for model in models(folder):
         weights = Config.fromfile(ROOT / model['Config']).model.backbone.get('init_cfg')
-        assert model['Metadata'].get('Pretrained') == (weights and weights['checkpoint'])
+        checkpoint = weights and weights['checkpoint'].replace(ONEDL, OPENMMLAB)
+        assert model['Metadata'].get('Pretrained') == checkpoint
         row = next(line for line in readme.splitlines() if line.startswith(f'| [{Path(model["Config"]).stem}]'))
         assert '| {Parameters (M):.2f} M | {FLOPs (G):.1f} G |'.format(**model['Metadata']) in row
-        assert not weights or weights['checkpoint'] in row
+        assert not checkpoint or checkpoint in row
         papers = [key for key in model if key.startswith('Published (arXiv:')]
         published = model[papers[0]] if papers else {}
         assert all(f'{name} {figure}' in row for name, figure in published.items())

@@ -9,7 +9,7 @@ import pytest
 from filelock import FileLock
 from helpers import tiny_images
 
-collect_ignore_glob = [] if find_spec('mmpretrain') else ['test_*.py']
+collect_ignore_glob = [] if find_spec('mmpretrain') and find_spec('torchvision') else ['test_*.py']
 
 
 @pytest.fixture(scope='session')

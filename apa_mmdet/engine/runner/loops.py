@@ -93,7 +93,6 @@ class ResumableIterBasedTrainLoop(ResumableLoopMixin, IterBasedTrainLoop):
         """Trains."""
         if self.positions is not None:  # it may have no batch
             start = Place(0, self._iter)  # counted from the first batch of the run, unless a checkpoint says more
-            self.dataloader_iterator = EndlessBatches(
-                self.dataloader, self.positions, self.runner.seed, start, passed=self._iter
-            )
+            passed = 0 if getattr(self, 'fast_forward_on_resume', False) else self._iter  # OneDL's loop may not ask
+            self.dataloader_iterator = EndlessBatches(self.dataloader, self.positions, self.runner.seed, start, passed)
         return super().run()
