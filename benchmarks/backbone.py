@@ -59,7 +59,8 @@ def steps(net: nn.Module, image: Tensor, dtype: torch.dtype) -> dict[str, Callab
     """Forward, and forward with backward, as calls without arguments; float32, or autocast to ``dtype``."""
 
     def forward() -> tuple[Tensor, ...]:
-        with torch.autocast(image.device.type, dtype=dtype, enabled=dtype != torch.float32):
+        half = dtype if dtype != torch.float32 else None  # torch 2.1 refuses float32 even if it is not enabled
+        with torch.autocast(image.device.type, dtype=half, enabled=half is not None):
             return net(image)
 
     features = forward()

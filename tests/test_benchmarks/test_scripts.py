@@ -24,6 +24,7 @@ import step as training_step  # noqa: E402
 from helpers.tiny_runs import tinier  # noqa: E402
 
 from apa_mmdet.datasets.tiny_lvis.generate import make_tiny_lvis  # noqa: E402
+from apa_mmdet.ops.backends import cpu_extension  # noqa: E402
 from apa_mmdet.utils import cli  # noqa: E402
 
 CPU = torch.device('cpu')
@@ -336,6 +337,7 @@ def test_every_part_of_the_heads_is_measured(tmp_path):
         assert all(float(rows[name, part]['peak_logits']) <= 2.05 for part in ('loss', 'accuracy', 'detections'))
 
 
+@pytest.mark.skipif(not cpu_extension.is_supported(), reason='torch is too old for the extension')
 def test_host_time_of_networks_and_sites_is_measured(tmp_path, monkeypatch):
     threads = torch.get_num_threads()
     monkeypatch.setattr(sys, 'argv', ['host.py', '--rounds', '2', '--out', str(tmp_path)])
