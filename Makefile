@@ -13,14 +13,16 @@ CONFIG := configs/tiny_lvis/$(DEMO).py
 # one thread a process, or the processes take the cores from each other
 PYTEST := OMP_NUM_THREADS=1 python -m pytest --numprocesses $(JOBS) --dist loadfile
 # image classification has a process of its own, with MMPretrain on its path
-CLASSIFICATION := OMP_NUM_THREADS=1 PYTHONPATH=$(abspath $(VENV))/classification:$(CURDIR)/tests/helpers/cpu_torchvision
+WITH_MMPRETRAIN := $(abspath $(VENV))/classification:$(CURDIR)/tests/helpers/cpu_torchvision
+CLASSIFICATION := OMP_NUM_THREADS=1 PYTHONPATH=$(WITH_MMPRETRAIN)
 
-.PHONY: help setup demo test test-detection test-classification test-slow test-matrix cov lint docs bench gpu-bundle gpu-check check-cuda-build clean force
+.PHONY: help setup demo demo-pretrained test test-detection test-classification test-slow test-matrix cov lint docs bench gpu-bundle gpu-check check-cuda-build clean force
 
 help:
 	@echo 'make setup      create the virtual environment $(VENV) (all other targets do it first);'
 	@echo '                HOST=onedl: with the maintained line of MMDetection'
 	@echo 'make demo       train, test and plot a long-tailed instance segmentation model (15 minutes on 2 cores)'
+	@echo 'make demo-pretrained  pretrain a backbone (10 minutes), then train and test the model of the demo from it'
 	@echo 'make test       run the tests in $(JOBS) processes (JOBS=N for N)'
 	@echo 'make test-slow  run the tests that take minutes each'
 	@echo 'make test-matrix  run `make test` in other environments (ENVS="$(ENVS)"; 1.5 hours)'
@@ -31,7 +33,7 @@ help:
 	@echo 'make gpu-bundle fill gpu_bundle/ with what a GPU machine without a network needs for make gpu-check'
 	@echo 'make gpu-check  check and time everything on one GPU in 9 minutes, one report (ARGS=--cpu: rehearse)'
 	@echo 'make check-cuda-build  compile the CUDA operators in use; needs nvcc and a CUDA torch, no GPU'
-	@echo 'make clean      remove $(VENV), data/tiny_lvis and work_dirs/$(DEMO)'
+	@echo 'make clean      remove $(VENV), data/tiny_lvis, data/tiny_objects and work_dirs/$(DEMO)'
 
 setup: $(VENV)/.ready
 
@@ -49,6 +51,17 @@ demo: setup
 	python tools/train.py $(CONFIG)
 	python tools/test.py $(CONFIG) $$(cat work_dirs/$(DEMO)/last_checkpoint)
 	python tools/report.py work_dirs/$(DEMO)
+
+# BASELINE=1: with ReLU and sigmoid. Training goes on where it was interrupted.
+demo-pretrained: export GOMP_SPINCOUNT ?= 1000
+demo-pretrained: BACKBONE := $(if $(BASELINE),se_resnet18_relu_sigmoid,se_resnet18_apa)_tiny-objects
+demo-pretrained: DETECTOR := $(if $(BASELINE),mask_rcnn_se_r18_relu_gol,mask_rcnn_se_r18_apa)_pretrained
+demo-pretrained: setup $(VENV)/.classification
+	python tools/make_tiny_lvis.py --form imagenet
+	PYTHONPATH=$(WITH_MMPRETRAIN) python tools/train.py configs/tiny_objects/$(BACKBONE).py --resume
+	python tools/make_tiny_lvis.py
+	python tools/train.py configs/tiny_lvis/$(DETECTOR).py --resume
+	python tools/test.py configs/tiny_lvis/$(DETECTOR).py $$(cat work_dirs/$(DETECTOR)/last_checkpoint)
 
 test: test-detection test-classification
 
@@ -104,4 +117,4 @@ check-cuda-build:
 	FORCE_CUDA=1 python3 benchmarks/gpu_check/mmcv_operators.py --check $(ARGS)
 
 clean:
-	rm -rf $(VENV) data/tiny_lvis work_dirs/$(DEMO)
+	rm -rf $(VENV) data/tiny_lvis data/tiny_objects work_dirs/$(DEMO)

@@ -98,6 +98,7 @@ OTHERS = {
     'python tools/export_onnx.py CONFIG CHECKPOINT': '',
     'python tools/export_onnx.py CONFIG CHECKPOINT --part detector': '',
     'python tools/image_demo.py IMAGE_OR_FOLDER CONFIG CHECKPOINT': '--score-thr 0.01',
+    'python tools/make_tiny_lvis.py --form imagenet': '--train 48 --val 48',
     'python tools/new_config.py train.json own.py --val val.json': '--force --device cpu',
     'python tools/new_config.py trainval.json own.py --split 0.2': '--force --device cpu',
     'python tools/plot_activations.py CHECKPOINT': '',
@@ -134,7 +135,14 @@ ON_4_GPUS = (
 )
 CIFAR = 'configs/cifar100_lt/se_resnet32_apa_cifar100-lt.py'
 PRETRAINED = 'work_dirs/se_resnet50_apa_in1k/epoch_100.pth'
+OBJECTS = 'configs/tiny_objects/se_resnet18_apa_tiny-objects.py'
+FROM_OBJECTS = 'configs/tiny_lvis/mask_rcnn_se_r18_apa_pretrained.py'
 OF_CLASSIFIERS = [
+    'make demo-pretrained',
+    'make demo-pretrained BASELINE=1',
+    f'python tools/train.py {OBJECTS}',
+    f'python tools/train.py {FROM_OBJECTS}',
+    f'python tools/test.py {FROM_OBJECTS} $(cat work_dirs/mask_rcnn_se_r18_apa_pretrained/last_checkpoint)',
     *(f'python tools/check_dataset.py {config}' for config in (*ON_4_GPUS, CIFAR)),
     *(f'tools/dist_train.sh {config} 4' for config in ON_4_GPUS),
     f'python tools/train.py {CIFAR}',
@@ -179,6 +187,7 @@ NOT_HERE = {
     'pip install -e ".[onedl]"': 'test_packaging.py compares the extras with compat.py',
     'pip install -e ".[openmmlab]"': 'the same',
     'pip install mmcv==2.1.0 -f https://download.openmmlab.com/mmcv/dist/cu121/torch2.1/index.html': 'needs a GPU',
+    'pip install lmdb': 'downloads',
     'pip install pre-commit': 'downloads',
     'python -m pytest --numprocesses 2 tests/test_engine': 'tests',
     'python -m pytest -m slow tests/test_ops/test_backends': 'tests',

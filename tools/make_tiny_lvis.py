@@ -1,10 +1,12 @@
 #!/usr/bin/env python
 """Draws a small long-tailed data set in the format of LVIS, COCO or V3Det: 48 classes of colored shapes, in seconds.
 
-    tools/make_tiny_lvis.py [OUT] [--form tiny_lvis] [--train 800] [--val 200] [--size 160] [--seed 0] [--force]
+    tools/make_tiny_lvis.py [OUT] [--form tiny_lvis] [--train N] [--val N] [--size SIDE] [--seed 0] [--force]
 
 --form writes the same images in the files of lvis_v1, lvis_v0.5, coco or v3det instead, with all classes of these, of
 which the first 48 are drawn. A config of one of them then trains on it through a link: ln -s tiny_coco data/coco
+
+--form imagenet draws images to pretrain classifiers on: one object each, as many of every class, in ImageNet's folders.
 """
 
 import sys
@@ -27,9 +29,9 @@ def parse_args():
     folders = ', '.join(form.folder for form in FORMATS.values())
     parser.add_argument('out', nargs='?', help=f'folder (default, by format: {folders})')
     parser.add_argument('--form', choices=FORMATS, default='tiny_lvis', help='format of the files and classes')
-    parser.add_argument('--train', type=cli.at_least(1), default=800, help='training images')
-    parser.add_argument('--val', type=cli.at_least(1), default=200, help='validation images')
-    parser.add_argument('--size', type=_size, default='160', help='side, or WxH, in pixels')
+    parser.add_argument('--train', type=cli.at_least(1), help='training images (default 800; imagenet: 9,600)')
+    parser.add_argument('--val', type=cli.at_least(1), help='validation images (default 200; imagenet: 960)')
+    parser.add_argument('--size', type=_size, help='side, or WxH, in pixels (default 160; imagenet: 64)')
     parser.add_argument('--seed', type=cli.at_least(0), default=0, help='same seed, same bytes')
     text = 'write even if OUT holds something else; only files of an earlier tiny LVIS are removed'
     parser.add_argument('--force', action='store_true', help=text)

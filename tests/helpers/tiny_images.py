@@ -8,7 +8,14 @@ import numpy as np
 
 from apa_mmdet.utils.config import apply_options
 
-FOLDERS = 'imagenet', 'imagenet_lt', 'inat18', 'places_lt', 'cifar100_lt'  # of configs, which need MMPretrain
+FOLDERS = (
+    'imagenet',
+    'imagenet_lt',
+    'inat18',
+    'places_lt',
+    'cifar100_lt',
+    'tiny_objects',
+)  # of configs, which need MMPretrain
 ROOTS = dict(
     imagenet='imagenet', imagenet_lt='imagenet', inat18='inat18', places_lt='places365', cifar100_lt='cifar100'
 )

@@ -8,6 +8,7 @@ In this file ``k`` is the 0-based index of a class, ``split`` is ``'train'`` or 
 annotation file: a dict of ``info``, ``licenses``, ``images``, ``annotations``, ``categories``.
 """
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -16,7 +17,8 @@ import cv2
 import numpy as np
 from pycocotools import mask as mask_utils
 
-from .plan import CATEGORIES, ImagePlan
+from .plan import CATEGORIES, ImagePlan, plan_objects, plan_split
+from .scenes import ALONE, SCENE, Views
 
 DATE = '2020-01-01 00:00:00'  # of all images
 
@@ -43,6 +45,8 @@ class DatasetFormat:
         location: the fields of an image's record from which a reader derives its path.
         exhaustive: whether every object is annotated, or some are not, as in LVIS.
         dataset: mmdet's class of the data set whose class names it has; None for those that are drawn only.
+        views: how much the objects vary.
+        numbers: of images by split, and the side of an image, unless the user names others.
     """
 
     title: str
@@ -52,6 +56,12 @@ class DatasetFormat:
     location = dict(file_name='{image_id:012d}.jpg')
     exhaustive = False
     dataset: str | None = None
+    views: Views = SCENE
+    numbers = dict(train=800, val=200, size=160)
+
+    def plan(self, split: str, num_images: int, seed: int) -> list[ImagePlan]:
+        """The content of each image of a split."""
+        return plan_split(split, num_images, seed)
 
     def names(self) -> tuple[str, ...]:
         """The names of all classes; the first 48 are drawn."""
@@ -74,6 +84,10 @@ class DatasetFormat:
     def contents(self, split: str, content: dict, seed: int) -> list[dict | str]:
         """Contents of ``files(split)``: dicts are written as JSON, strings as they are."""
         return [content]
+
+    def read(self, text: str) -> dict:
+        """``images`` and ``annotations`` of the first of ``files(split)``; the inverse of :meth:`contents`."""
+        return json.loads(text)
 
     def image(self, split: str, image_id: int, plan: ImagePlan, size: tuple[int, int]) -> dict:
         """The record of an image of ``size`` (width, height)."""
@@ -207,10 +221,46 @@ class V3Det(COCO):
         return masked
 
 
+class Objects(DatasetFormat):
+    """The drawn classes in the folders and lists of ImageNet-1K: one object an image, as many of each class."""
+
+    title, folder = 'tiny LVIS objects', 'data/tiny_objects'
+    annotations, images = 'meta/{split}.txt', '{split}/{name}/{image_id:012d}.jpg'
+    location: dict[str, str] = {}
+    exhaustive = True
+    views = ALONE
+    numbers = dict(train=9600, val=960, size=64)
+
+    def plan(self, split: str, num_images: int, seed: int) -> list[ImagePlan]:
+        return plan_objects(num_images)
+
+    def image_path(self, split: str, image_id: int) -> str:
+        name = CATEGORIES[(image_id - 1) % len(CATEGORIES)]  # as planned: the path has to follow from the number
+        return self.images.format(split=split, image_id=image_id, name=name)
+
+    def contents(self, split: str, content: dict, seed: int) -> list[dict | str]:
+        prefix = len(f'{split}/')  # the data set looks in the folder of its split
+        lines = [
+            f'{self.image_path(split, a["image_id"])[prefix:]} {a["category_id"] - 1}' for a in content['annotations']
+        ]
+        return ['\n'.join(lines) + '\n']
+
+    def read(self, text: str) -> dict:
+        labels = [int(line.rsplit(' ', 1)[1]) for line in text.splitlines()]
+        images = [dict(id=i) for i in range(1, len(labels) + 1)]
+        return dict(
+            images=images,
+            annotations=[
+                dict(image_id=image['id'], category_id=self.category_id(k)) for image, k in zip(images, labels)
+            ],
+        )
+
+
 FORMATS: dict[str, DatasetFormat] = {
     'tiny_lvis': TinyLVIS(),
     'lvis_v1': LVISV1(),
     'lvis_v0.5': LVISV05(),
     'coco': COCO(),
     'v3det': V3Det(),
+    'imagenet': Objects(),
 }

@@ -1,5 +1,7 @@
 """A small, drawn, long-tailed instance segmentation data set, in the files of LVIS, COCO or V3Det.
 
+And, in those of ImageNet, a balanced classification set of the same objects, to pretrain on.
+
 ``plan.py`` says which image shows which classes, ``scenes.py`` draws them, ``formats.py`` names the files and writes
 the records. The images are the same in every format.
 """
@@ -13,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .formats import DATE, FORMATS, DatasetFormat, count, frequency
-from .plan import CATEGORIES, SPLITS, plan_split
+from .plan import CATEGORIES, SPLITS
 from .scenes import draw_scene
 
 VERSION = 1  # increase it when the same options no longer give the same bytes
@@ -23,9 +25,9 @@ FINISHED, UNFINISHED = 'tiny_lvis.json', 'tiny_lvis.unfinished.json'  # marks, w
 
 def make_tiny_lvis(
     out: str | Path,
-    train: int = 800,
-    val: int = 200,
-    size: int | tuple[int, int] = 160,
+    train: int | None = None,
+    val: int | None = None,
+    size: int | tuple[int, int] | None = None,
     seed: int = 0,
     force: bool = False,
     progress: bool = True,
@@ -40,7 +42,7 @@ def make_tiny_lvis(
         out: folder; gets the files of the format, such as ``annotations/lvis_v1_{train,val}.json``, ``train2017/`` and
             ``val2017/``, and, when all are written, ``tiny_lvis.json`` with the options.
         train, val: numbers of images, 1 or more. With about 40 training images or more, every class has some.
-        size: side of the images in pixels, or (width, height); 64 or more.
+        size: side of the images in pixels, or (width, height); 64 or more. All three by default those of the format.
         seed: 0 or more.
         force: write even if ``out`` holds something else. Only files of an earlier tiny LVIS are removed.
         progress: show a progress bar.
@@ -55,13 +57,15 @@ def make_tiny_lvis(
         NotADirectoryError: if ``out`` is a file.
         ValueError: for an argument out of range, or an unknown format.
     """
+    if form not in FORMATS:
+        raise ValueError(f'form must be one of {", ".join(FORMATS)}; got {form!r}')
+    usual = FORMATS[form].numbers
+    train, val, size = (usual[k] if v is None else v for k, v in dict(train=train, val=val, size=size).items())
     out, size = Path(out), (size, size) if isinstance(size, int) else tuple(size)
     if min(train, val) < 1 or min(size) < 64 or seed < 0:
         raise ValueError(
             f'train and val must be 1 or more, size 64 or more, seed 0 or more; got {train}, {val}, {size}, {seed}'
         )
-    if form not in FORMATS:
-        raise ValueError(f'form must be one of {", ".join(FORMATS)}; got {form!r}')
     options = dict(version=VERSION, train=train, val=val, size=list(size), seed=seed)
     if form != 'tiny_lvis':  # whose mark names no format, as when it was the only one
         options['form'] = form
@@ -70,7 +74,7 @@ def make_tiny_lvis(
     finished = _read_options(out / FINISHED) == options and all((out / name).is_file() for name in _files(options))
     if made := force or not finished:
         _make(out, options, progress)
-    contents = {split: json.loads((out / FORMATS[form].files(split)[0]).read_text()) for split in SPLITS}
+    contents = {split: FORMATS[form].read((out / FORMATS[form].files(split)[0]).read_text()) for split in SPLITS}
     images, _ = count(contents['train']['annotations'])
     letters = [frequency(images[FORMATS[form].category_id(k)]) for k in range(len(CATEGORIES))]
     return dict(
@@ -83,7 +87,6 @@ def make_tiny_lvis(
 
 def _make(out: Path, options: dict, progress: bool) -> None:
     _mark_unfinished(out, options)
-    (out / 'annotations').mkdir(exist_ok=True)
     form, seed = _format_of(options), options['seed']
     with tqdm(total=sum(options[split] for split in SPLITS), unit='image', disable=not progress) as bar:
         parts = {split: _draw_split(out, form, split, options, bar) for split in SPLITS}
@@ -103,13 +106,14 @@ def _make(out: Path, options: dict, progress: bool) -> None:
 
 def _draw_split(out: Path, form: DatasetFormat, split: str, options: dict, bar: tqdm) -> tuple[list[dict], list[dict]]:
     """Draw and write the images of a split; returns the records of ``images`` and ``annotations``."""
-    (out / form.image_path(split, 1)).parent.mkdir(parents=True, exist_ok=True)
     images, annotations, size, seed = [], [], tuple(options['size']), options['seed']
-    for image_id, plan in enumerate(plan_split(split, options[split], seed), 1):
+    for image_id, plan in enumerate(form.plan(split, options[split], seed), 1):
         rng = np.random.default_rng([seed, SPLITS.index(split), image_id - 1])
-        image, visible = draw_scene([CATEGORIES[c].rsplit('_', 1)[::-1] for c in plan.objects], size, rng)
+        image, visible = draw_scene([CATEGORIES[c].rsplit('_', 1)[::-1] for c in plan.objects], size, rng, form.views)
         _, jpeg = cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, 92])
-        (out / form.image_path(split, image_id)).write_bytes(jpeg.tobytes())
+        path = out / form.image_path(split, image_id)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(jpeg.tobytes())
         images.append(form.image(split, image_id, plan, size))
         for k, (category, part) in enumerate(zip(plan.objects, visible)):
             if form.exhaustive or k != plan.dropped:
@@ -119,6 +123,7 @@ def _draw_split(out: Path, form: DatasetFormat, split: str, options: dict, bar: 
 
 
 def _write(path: Path, content: dict | str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content if isinstance(content, str) else json.dumps(content, separators=(',', ':')) + '\n')
 
 

@@ -90,3 +90,8 @@ def plan_split(split: str, num_images: int, seed: int) -> list[ImagePlan]:
         negatives = np.sort(rng.choice(absent, NEGATIVES[split], replace=False))
         plans.append(ImagePlan(tuple(objects), dropped, tuple(negatives.tolist())))
     return plans
+
+
+def plan_objects(num_images: int) -> list[ImagePlan]:
+    """The plans of images of one object each: the classes take turns."""
+    return [ImagePlan((i % len(CATEGORIES),), None, ()) for i in range(num_images)]

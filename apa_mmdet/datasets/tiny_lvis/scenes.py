@@ -15,13 +15,24 @@ import cv2
 import numpy as np
 
 SUPERSAMPLE = 4
-SIZE_RANGE = (0.12, 0.5)  # longer side of an object / shorter side of the image, drawn log-uniformly
-TILT = np.radians(20)  # a few hundred steps from random weights do not learn shapes under every rotation
 MIN_EXTENT = 16  # pixels; below it stripes and dots blend into one color
 MIN_VISIBLE = 0.45  # of an object's area; with less, a square looks like a cross
 MIN_SEEN = 90  # square pixels that stay visible of a small object; thin ones are hardly ever occluded
 RIM = 9  # fine pixels; twice the width of the dark rim of an object
 MIN_PIECE = 4  # square pixels; smaller fragments of an occluded object are not in its polygons
+
+
+class Views(NamedTuple):
+    """How much objects vary: scale (longer side / shorter side of the image, drawn log-uniformly), tilt, brightness."""
+
+    scale: tuple[float, float]
+    tilt: float
+    light: tuple[float, float]
+
+
+# tilt: a few hundred steps from random weights do not learn shapes under every rotation
+SCENE = Views((0.12, 0.5), np.radians(20), (0.85, 1.12))
+ALONE = Views((0.3, 0.9), np.radians(45), (0.6, 1.25))  # one object an image, for classification
 
 
 class SceneObject(NamedTuple):
@@ -166,9 +177,9 @@ def draw_background(rng: np.random.Generator, w: int, h: int) -> np.ndarray:
 # ---------------------------------------------------------------- scenes
 
 
-def _transform(shape: str, extent: float, rng: np.random.Generator) -> tuple[list[np.ndarray], np.ndarray]:
+def _transform(shape: str, extent: float, tilt: float, rng: np.random.Generator) -> tuple[list[np.ndarray], np.ndarray]:
     """Rotated, sheared, stretched contours whose longer side is ``extent`` pixels, centered on 0; and their matrix."""
-    angle, shear = rng.uniform(-TILT, TILT), rng.uniform(-0.15, 0.15)
+    angle, shear = rng.uniform(-tilt, tilt), rng.uniform(-0.15, 0.15)
     stretch = np.exp(rng.uniform(-1, 1) * np.log(1.15) / 2)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     matrix = turn @ np.array([[1, shear], [0, 1]]) @ np.diag([stretch, 1 / stretch])
@@ -245,15 +256,15 @@ def _polygons(mask: np.ndarray, origin: tuple[int, int] = (0, 0)) -> list[np.nda
 
 
 def _paint_objects(
-    image: np.ndarray, objects: Sequence[tuple[str, str]], shrink: float, rng: np.random.Generator
+    image: np.ndarray, objects: Sequence[tuple[str, str]], shrink: float, views: Views, rng: np.random.Generator
 ) -> _Canvas | None:
     """Paint ``objects`` on ``image``, in order; returns the canvas, or None if there is no place for one."""
     h, w = image.shape[:2]
     canvas, side = _Canvas(w, h), min(w, h)
-    low = max(MIN_EXTENT, SIZE_RANGE[0] * side)
+    low = max(MIN_EXTENT, views.scale[0] * side)
     for shape, appearance in objects:
-        extent = max(low, shrink * np.exp(rng.uniform(np.log(low), np.log(max(low, SIZE_RANGE[1] * side)))))
-        contours, matrix = _transform(shape, extent, rng)
+        extent = max(low, shrink * np.exp(rng.uniform(np.log(low), np.log(max(low, views.scale[1] * side)))))
+        contours, matrix = _transform(shape, extent, views.tilt, rng)
         placed = canvas.place(contours, extent, rng)
         if placed is None:
             return None
@@ -272,7 +283,7 @@ def _paint_objects(
 
 
 def draw_scene(
-    objects: Sequence[tuple[str, str]], size: tuple[int, int], rng: np.random.Generator
+    objects: Sequence[tuple[str, str]], size: tuple[int, int], rng: np.random.Generator, views: Views = SCENE
 ) -> tuple[np.ndarray, list[SceneObject]]:
     """Draw a scene.
 
@@ -280,6 +291,7 @@ def draw_scene(
         objects: (shape, appearance) pairs, from the back to the front: keys of ``SHAPES`` and ``APPEARANCES``.
         size: (width, height) in pixels, each 64 or more.
         rng: the only source of randomness.
+        views: how much the objects vary.
 
     Returns:
         The image, (height, width, 3) uint8 BGR, and one ``SceneObject`` for each of ``objects``. At least
@@ -289,7 +301,7 @@ def draw_scene(
     background = draw_background(rng, w, h)
     for attempt in range(200):
         image = background.copy()
-        canvas = _paint_objects(image, objects, 0.95**attempt, rng)  # a crowded scene gets smaller objects
+        canvas = _paint_objects(image, objects, 0.95**attempt, views, rng)  # a crowded scene gets smaller objects
         if canvas is None:
             continue
         shares = (canvas.seen / canvas.full).tolist()
@@ -298,5 +310,5 @@ def draw_scene(
             break
     else:
         raise RuntimeError(f'{len(objects)} objects do not fit into {w}x{h} pixels')
-    image = image * rng.uniform(0.85, 1.12) + rng.normal(0, rng.uniform(1.5, 5), (h, w, 3))
+    image = image * rng.uniform(*views.light) + rng.normal(0, rng.uniform(1.5, 5), (h, w, 3))
     return np.clip(image.round(), 0, 255).astype(np.uint8), visible

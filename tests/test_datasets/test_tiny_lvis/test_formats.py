@@ -1,5 +1,6 @@
 """The formats of the tiny LVIS, read by MMDetection's class for the data set, and compared with the plan."""
 
+import hashlib
 import json
 from collections import Counter
 
@@ -12,7 +13,9 @@ from pycocotools import mask as mask_utils
 from apa_mmdet.datasets.tiny_lvis.formats import FORMATS
 from apa_mmdet.datasets.tiny_lvis.generate import make_tiny_lvis
 from apa_mmdet.datasets.tiny_lvis.plan import CATEGORIES, plan_split
+from apa_mmdet.datasets.tiny_lvis.scenes import ALONE, draw_scene
 
+DETECTION = [form for form in FORMATS if form != 'imagenet']
 SMALL = dict(train=16, val=3, size=(96, 72), seed=2, progress=False)
 SAM = 'v3det_2023_v1_train_sam'
 # format, MMDetection's class, its number of classes, split, annotation file, folder of images
@@ -32,7 +35,7 @@ READERS = [
 def folder(tmp_path_factory):
     """A folder with a set of each format, named after it."""
     folder = tmp_path_factory.mktemp('forms')
-    for form in FORMATS:
+    for form in DETECTION:
         make_tiny_lvis(folder / form, **SMALL, form=form)
     return folder
 
@@ -72,7 +75,7 @@ def boxes(folder):
 def test_images_are_the_same_in_every_format(folder, split):
     expected = images(folder / 'tiny_lvis', split)
     assert len(set(expected)) == SMALL[split]
-    for form in FORMATS:
+    for form in DETECTION:
         assert images(folder / form, split) == expected, form
 
 
@@ -112,6 +115,69 @@ def test_same_options_give_the_same_bytes_in_every_format(tmp_path, form):
     assert contents(tmp_path / 'a') == contents(tmp_path / 'b')
     assert made['images'] == dict(train=2, val=1) and sum(made['classes'].values()) == 48
     assert not make_tiny_lvis(tmp_path / 'a', train=2, val=1, size=64, progress=False, form=form)['made']
+
+
+HASHES = {  # of the annotation files; the images depend on the JPEG encoder of OpenCV as well
+    'tiny_lvis': '6d36b36856bc9d5f',
+    'lvis_v1': 'c14c66fe3d844805',
+    'lvis_v0.5': '53c0ddc7de77f27a',
+    'coco': '414de294de327964',
+    'v3det': 'ee9250884d2f6b8f',
+}
+
+
+@pytest.mark.parametrize('form', DETECTION)
+def test_the_bytes_of_a_format_do_not_change(tmp_path, form):
+    make_tiny_lvis(tmp_path, train=8, val=2, size=(96, 64), seed=1, progress=False, form=form)
+    found = hashlib.sha256(b''.join(p.read_bytes() for p in sorted(tmp_path.glob('annotations/*')))).hexdigest()
+    assert found.startswith(HASHES[form])
+
+
+# --------------------------------------------------------------- images of one object, to classify
+
+
+@pytest.fixture(scope='module')
+def objects(tmp_path_factory):
+    out = tmp_path_factory.mktemp('objects')
+    return out, make_tiny_lvis(out, train=96, val=50, size=64, progress=False, form='imagenet')
+
+
+@pytest.mark.parametrize('split, fewest, most', [('train', 2, 2), ('val', 1, 2)])
+def test_objects_are_balanced_and_listed_by_the_folder_of_their_class(objects, split, fewest, most):
+    out, made = objects
+    lines = [line.rsplit(' ', 1) for line in (out / f'meta/{split}.txt').read_text().splitlines()]
+    counts = Counter(int(label) for _, label in lines)
+    assert sorted(counts) == list(range(48)) and {min(counts.values()), max(counts.values())} == {fewest, most}
+    assert all(path.split('/')[0] == CATEGORIES[int(label)] for path, label in lines)
+    files = {p.relative_to(out / split).as_posix() for p in (out / split).rglob('*.jpg')}
+    assert files == {path for path, _ in lines} and made['images'][split] == len(files)
+    assert sorted({path.split('/')[0] for path in files}) == list(CATEGORIES)  # folders alone give the same classes
+
+
+def test_objects_keep_their_options_numbers_and_bytes(objects, tmp_path):
+    out, made = objects
+    assert made['classes'] == dict(r=48, c=0, f=0) and made['instances'] == made['images']
+    assert json.loads((out / 'tiny_lvis.json').read_text())['form'] == 'imagenet'
+    assert not make_tiny_lvis(out, train=96, val=50, progress=False, form='imagenet')['made']  # 64 is the usual size
+    make_tiny_lvis(tmp_path, train=1, val=1, progress=False, form='imagenet')
+    first = 'train/checkered_yellow_crescent/000000000001.jpg'
+    assert (tmp_path / first).read_bytes() == (out / first).read_bytes()
+
+
+def test_objects_vary_in_scale_place_and_light():
+    shares, centers, lights = [], [], []
+    for seed in range(40):
+        image, (seen,) = draw_scene([('square', 'plain_green')], (64, 64), np.random.default_rng(seed), ALONE)
+        mask = fill_mask(seen.polygons)
+        shares.append(mask.mean())
+        centers.append(np.argwhere(mask).mean(0))
+        lights.append(image[mask].max(1).mean())
+    assert max(shares) > 5 * min(shares) and np.ptp(centers, axis=0).min() > 20 and max(lights) > 1.5 * min(lights)
+
+
+def fill_mask(polygons):
+    encoded = mask_utils.frPyObjects([p.reshape(-1).tolist() for p in polygons], 64, 64)
+    return mask_utils.decode(mask_utils.merge(encoded)).astype(bool)
 
 
 # --------------------------------------------------------------- categories
@@ -263,6 +329,6 @@ def test_a_lost_file_is_written_again(tmp_path):
 
 
 def test_an_unknown_format_is_refused_in_one_line(tmp_path):
-    with pytest.raises(ValueError, match="^form must be one of tiny_lvis, .*, v3det; got 'voc'$"):
+    with pytest.raises(ValueError, match="^form must be one of tiny_lvis, .*, imagenet; got 'voc'$"):
         make_tiny_lvis(tmp_path / 'a', **FEW, form='voc')
     assert not (tmp_path / 'a').exists()

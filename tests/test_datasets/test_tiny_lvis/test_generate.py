@@ -200,6 +200,7 @@ def test_tool_makes_the_data_set_once(tool, tmp_path):
         ('lvis_v0.5', 'tiny_lvis_v0.5'),
         ('coco', 'tiny_coco'),
         ('v3det', 'tiny_v3det'),
+        ('imagenet', 'tiny_objects'),
     ],
 )
 def test_tool_has_a_default_folder_for_each_format(tool, tmp_path, monkeypatch, form, folder):
