@@ -6,7 +6,7 @@ model = dict(
         frozen_stages=1,
         norm_eval=True,
         init_cfg=dict(
-            _delete_=True, type='Pretrained', checkpoint='work_dirs/se_resnet18_apa_tiny-objects/epoch_2.pth'
+            _delete_=True, type='Pretrained', checkpoint='work_dirs/se_resnet18_apa_tiny-objects/epoch_6.pth'
         ),
     )
 )

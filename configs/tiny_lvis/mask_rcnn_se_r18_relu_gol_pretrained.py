@@ -4,6 +4,6 @@ model = dict(
     backbone=dict(
         act_cfg=dict(type='ReLU'),
         se_cfg=dict(norm_cfg=None, gate_cfg=dict(type='Sigmoid'), dropout=0.0),
-        init_cfg=dict(checkpoint='work_dirs/se_resnet18_relu_sigmoid_tiny-objects/epoch_2.pth'),
+        init_cfg=dict(checkpoint='work_dirs/se_resnet18_relu_sigmoid_tiny-objects/epoch_6.pth'),
     )
 )

@@ -36,7 +36,7 @@ val_dataloader = dict(num_workers=1, dataset=dict(data_root=data_root, metainfo=
 test_dataloader = val_dataloader
 
 # schedule
-max_epochs = 2
+max_epochs = 6
 train_cfg = dict(max_epochs=max_epochs)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
