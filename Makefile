@@ -25,7 +25,7 @@ help:
 	@echo 'make demo-pretrained  pretrain a backbone (10 minutes), then train and test the model of the demo from it'
 	@echo 'make test       run the tests in $(JOBS) processes (JOBS=N for N)'
 	@echo 'make test-slow  run the tests that take minutes each'
-	@echo 'make test-matrix  run `make test` in other environments (ENVS="$(ENVS)"; 1.5 hours)'
+	@echo 'make test-matrix  run `make test-detection` in other environments (ENVS="$(ENVS)"; 1.5 hours)'
 	@echo 'make cov        run the tests and report line coverage (htmlcov/index.html)'
 	@echo 'make lint       check style, imports and types: ruff, import-linter, mypy'
 	@echo 'make docs       build the documentation and check its links (site/index.html)'
