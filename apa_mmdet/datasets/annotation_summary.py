@@ -1,13 +1,15 @@
 """What an annotation file holds, in the numbers by which a training is set up."""
 
 from collections.abc import Sequence
+from itertools import compress
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .lvis_form import URL
 from .validation.findings import Findings
-from .validation.records import collect_records
+from .validation.records import class_image_pairs, collect_records
+from .validation.segmentations import are_usual_polygons, plain
 
 
 class AnnotationSummary(NamedTuple):
@@ -40,6 +42,11 @@ class AnnotationSummary(NamedTuple):
     paths: list[Any]
 
     @property
+    def is_lvis(self) -> bool:
+        """Whether it is in LVIS's form, in which labels number all categories of the file."""
+        return self.dataset != 'CocoDataset'
+
+    @property
     def annotated(self) -> int:
         """Images with an instance."""
         return len(np.unique(self.pairs[1]))
@@ -64,15 +71,16 @@ def summarize_annotations(content: dict, findings: Findings) -> AnnotationSummar
     """
     records = collect_records(content, findings)
     names = [category['name'] for category in records.categories]
-    rows = [(not a.get('iscrowd'), bool(a.get('segmentation')), *a['bbox'][2:]) for a in records.annotations]
-    columns = np.array(rows, float).reshape(-1, 4)
-    single = (columns[:, 0] > 0) & (records.image >= 0) & (records.category >= 0)
+    annotations = records.annotations
+    single = records.single & (records.image >= 0) & (records.category >= 0)
     if not single.any():
-        if rows and not findings:
+        if len(annotations) and not findings:
             findings.add('no-training-instance')
         return None
     category, image = records.category[single], records.image[single]
-    pairs = np.stack(np.divmod(np.unique(category.astype(np.int64) * len(records.images) + image), len(records.images)))
+    pairs = class_image_pairs(category, image, len(records.images))
+    masks = compress(annotations.segmentations, single)
+    masked = [are_usual_polygons(mask) or bool(plain(mask)) for mask in masks]  # nearly all are usual
     sides = np.array([(i['width'], i['height']) for i in records.images], float)
     dataset = _dataset_of(records.images)
     return AnnotationSummary(
@@ -83,9 +91,9 @@ def summarize_annotations(content: dict, findings: Findings) -> AnnotationSummar
         np.bincount(pairs[0], minlength=len(names)),
         pairs,
         int(np.bincount(image).max()),
-        float(columns[single, 1].mean()),
+        float(np.mean(masked)),
         sides,
-        np.sqrt(columns[single, 2:].clip(0).prod(1)) / sides[image].min(1),
+        np.sqrt(annotations.boxes[single, 2:].clip(0).prod(1)) / sides[image].min(1),
         [_path_of(i, dataset) for i in records.images],
     )
 

@@ -1,23 +1,18 @@
 """What calibration of scores needs to know of the training data: images and fractal dimension of each class."""
 
-import contextlib
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from mmengine.logging import MMLogger
-
-from apa_mmdet.utils.fileio import atomic_write
 
 from .fractal_dimension import fractal_dimension
+from .kept_beside import kept_beside
 from .validation.class_frequencies import class_frequencies, find_classes
 from .validation.findings import Findings, ValidationError
 from .validation.image_lists import read_image_list
-from .validation.reading import read_content
-from .validation.records import Field, collect_records, is_count, is_number, valid_records
+from .validation.records import Field, class_image_pairs, collect_records, is_count, is_number, valid_records
 
 VERSION = 1  # of the cache
 DIMENSION = Field('a number from 1 to 2', lambda value: is_number(value) and 1 <= value <= 2)
@@ -76,23 +71,19 @@ def load_calibration_statistics(stats: str | os.PathLike | dict) -> CalibrationS
         raise FileNotFoundError(2, 'No such file', str(path))
     if path.suffix == '.txt':
         return _from_labels(path)
-    stat, cache = path.stat(), path.with_name(path.stem + '.class_statistics.json')
-    # of what is read below, or older: another version may arrive meanwhile
-    state = dict(version=VERSION, source=path.name, source_size=stat.st_size, source_mtime_ns=stat.st_mtime_ns)
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):  # none, or damaged
-        cached = json.loads(cache.read_bytes())
-        if all(cached[key] == value for key, value in state.items()):
-            return _from_categories(cached, str(path))
-    content = read_content(path)
-    if isinstance(content, dict) and 'annotations' in content:
-        content = measure_classes(content, str(path))
-        try:
-            atomic_write(cache, json.dumps(dict(state, **content)).encode())  # several processes may do so together
-        except OSError as error:
-            MMLogger.get_current_instance().warning(
-                f'class statistics of {path} are measured again in each run: {cache} cannot be written ({error})'
-            )
-    return _from_categories(content, str(path))
+    task = f'class statistics of {path} are measured'
+    return kept_beside(
+        path,
+        '.class_statistics.json',
+        VERSION,
+        lambda content: _measured(content, str(path)),
+        lambda content: _from_categories(content, str(path)),
+        task,
+    )
+
+
+def _measured(content: Any, path: str) -> dict | None:
+    return measure_classes(content, path) if isinstance(content, dict) and 'annotations' in content else None
 
 
 def measure_classes(content: dict, path: str) -> dict:
@@ -111,13 +102,12 @@ def measure_classes(content: dict, path: str) -> dict:
         ValidationError: if the content is damaged.
     """
     records = collect_records(content, Findings(path, strict=True))
-    single = np.array([not flag for flag in records.annotations.iscrowd], bool)
-    category, image = records.category[single].astype(np.int64), records.image[single]
+    single = records.single
+    category, image = records.category[single], records.image[single]
     boxes = records.annotations.boxes[single]
     sizes, number = records.sizes[single], len(records.categories)
-    pairs = np.sort(category * len(records.images) + image)  # numpy's own unique takes six times as long
-    pairs = pairs[np.diff(pairs, prepend=-1) > 0]  # each category in each image once
-    images = np.bincount(pairs // len(records.images), minlength=number)
+    classes, _ = class_image_pairs(category, image, len(records.images))
+    images = np.bincount(classes, minlength=number)
     instances = np.bincount(category, minlength=number)
     dimension = fractal_dimension((boxes[:, :2] + boxes[:, 2:] / 2) / sizes, category, number)
     measured = zip(records.categories, images.tolist(), instances.tolist(), dimension.round(10).tolist())

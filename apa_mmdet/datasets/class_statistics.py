@@ -1,17 +1,11 @@
 """Image frequency of each class: the fraction of the annotated images that show it."""
 
-import contextlib
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmengine.logging import MMLogger
-
-from apa_mmdet.utils.fileio import atomic_write
-
-from .validation.class_frequencies import ClassFrequencies, check_frequencies, class_frequencies, count_images
-from .validation.reading import read_content
+from .kept_beside import kept_beside
+from .validation.class_frequencies import check_frequencies, class_frequencies, count_images
 
 __all__ = ['check_frequencies', 'load_class_frequency']
 
@@ -47,27 +41,12 @@ def load_class_frequency(path: str | os.PathLike, classes: Sequence[str] | None 
             f'{path}: no such file of class frequencies, which DropLoss needs for training (not for inference); give '
             'the path of the training annotations, or of a JSON list of the image frequencies'
         )
-    cache, stat, origin = path.with_name(path.stem + '.class_frequency.json'), path.stat(), str(path)
-    # of what is read below, or older: another version may arrive meanwhile
-    state = dict(version=VERSION, source=path.name, source_size=stat.st_size, source_mtime_ns=stat.st_mtime_ns)
-    frequencies = None
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):  # none, or damaged
-        cached = json.loads(cache.read_bytes())
-        if all(cached[key] == value for key, value in state.items()):
-            frequencies = class_frequencies(cached, origin)
-    return (frequencies or _count(path, cache, state)).of(classes, origin)
-
-
-def _count(path: Path, cache: Path, state: dict) -> ClassFrequencies:
     origin = str(path)
-    content = read_content(path)
-    counts = count_images(content, origin)
-    frequencies = class_frequencies(counts or content, origin)
-    if counts:
-        try:
-            atomic_write(cache, json.dumps(dict(state, **counts)).encode())  # several processes may do so together
-        except OSError as error:
-            MMLogger.get_current_instance().warning(
-                f'class frequencies of {path} are counted again in each run: {cache} cannot be written ({error})'
-            )
-    return frequencies
+    return kept_beside(
+        path,
+        '.class_frequency.json',
+        VERSION,
+        lambda content: count_images(content, origin),
+        lambda content: class_frequencies(content, origin),
+        f'class frequencies of {path} are counted',
+    ).of(classes, origin)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .validation.findings import Findings
-from .validation.records import collect_records
+from .validation.records import class_image_pairs, collect_records
 
 GROUPS = dict(r='rare', c='common', f='frequent')
 LVIS_BOUNDS = (10, 100)
@@ -34,10 +34,9 @@ def count_classes(content: dict, path: str, names: Sequence[str]) -> ClassCounts
             f'{path}: {len(missing)} classes, e.g. {missing[0]!r}, are not among its categories; frequencies are those '
             'in the annotations of the training'
         )
-    single = np.array([not flag for flag in records.annotations.iscrowd], bool)
-    category, image = records.category[single], records.image[single]
-    pairs = np.unique(category.astype(np.int64) * len(records.images) + image)  # each class in each image once
-    images = np.bincount(pairs // len(records.images), minlength=len(records.categories))
+    category, image = records.category[records.single], records.image[records.single]
+    classes, _ = class_image_pairs(category, image, len(records.images))
+    images = np.bincount(classes, minlength=len(records.categories))
     instances = np.bincount(category, minlength=len(records.categories))
     position = {c['name']: i for i, c in enumerate(records.categories)}
     chosen = [position[name] for name in names]

@@ -10,6 +10,7 @@ import pytest
 from helpers.paths import ROOT
 
 from apa_mmdet.datasets import calibration_statistics as file_under_test
+from apa_mmdet.datasets import kept_beside
 from apa_mmdet.datasets.calibration_statistics import load_calibration_statistics
 from apa_mmdet.datasets.class_statistics import load_class_frequency
 from apa_mmdet.datasets.validation.findings import ValidationError
@@ -80,7 +81,7 @@ def test_a_folder_that_cannot_be_written_is_no_error(write, monkeypatch):
     def full(*_):
         raise OSError(errno.EROFS, 'Read-only file system')
 
-    monkeypatch.setattr(file_under_test, 'atomic_write', full)
+    monkeypatch.setattr(kept_beside, 'atomic_write', full)
     assert load_calibration_statistics(path).image_count == [0, 1, 2]
     assert os.listdir(path.parent) == ['train.json']
 

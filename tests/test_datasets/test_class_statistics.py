@@ -10,8 +10,7 @@ from helpers.recordings import load
 from mmdet.datasets import LVISV1Dataset
 from mmengine.logging import MMLogger
 
-from apa_mmdet.datasets import class_statistics as file_under_test
-from apa_mmdet.datasets import load_class_frequency
+from apa_mmdet.datasets import kept_beside, load_class_frequency
 from apa_mmdet.datasets.validation.findings import ValidationError
 
 SHIPPED = ROOT / 'configs/_base_/datasets/lvis_v1_class_frequency.json'
@@ -124,7 +123,7 @@ def test_counts_are_cached_until_the_source_changes(write, monkeypatch):
     assert load_class_frequency(kept) == WANT
     assert os.stat(kept).st_mode == os.stat(path).st_mode
     with monkeypatch.context() as context:
-        context.setattr(file_under_test, 'read_content', lambda path: pytest.fail('the source was read again'))
+        context.setattr(kept_beside, 'read_content', lambda path: pytest.fail('the source was read again'))
         assert load_class_frequency(path) == WANT
 
     write(lvis(annotations=lvis()['annotations'] + [dict(image_id=5, category_id=2)]))
@@ -200,7 +199,7 @@ def test_invalid_content_is_named_in_one_line(write, content, code, ids):
 
 
 def test_counts_of_a_file_that_is_replaced_meanwhile_are_not_reused(write, monkeypatch):
-    path, read = write(lvis()), file_under_test.read_content
+    path, read = write(lvis()), kept_beside.read_content
 
     def read_and_replace(path):
         content = read(path)
@@ -208,7 +207,7 @@ def test_counts_of_a_file_that_is_replaced_meanwhile_are_not_reused(write, monke
         return content
 
     with monkeypatch.context() as context:
-        context.setattr(file_under_test, 'read_content', read_and_replace)
+        context.setattr(kept_beside, 'read_content', read_and_replace)
         assert load_class_frequency(path) == WANT
     assert load_class_frequency(path) == [1 / 5, 3 / 5]
 

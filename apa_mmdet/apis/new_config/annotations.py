@@ -102,15 +102,12 @@ def check_categories(train: Source, val: Source, classes: list[str]) -> None:
     """
     theirs = [name for name in val.summary.names if name in set(classes)]
     missing = [name for name in classes if name not in set(theirs)]
-    whole = (
-        train.summary.dataset != 'CocoDataset' or val.summary.dataset != 'CocoDataset'
-    )  # labels number all of a file
     if missing:
         what = f'{len(missing)} of {len(classes)} classes, e.g. {show(missing[0])}, are not among its categories'
     elif theirs != classes:
         ours, other = next((a, b) for a, b in zip(classes, theirs) if a != b)
         what = f'its categories are in another order, {show(other)} where the training has {show(ours)}'
-    elif whole and val.summary.names != train.summary.names:
+    elif (train.summary.is_lvis or val.summary.is_lvis) and val.summary.names != train.summary.names:
         what = 'its categories are not those of the training, of which the LVIS form numbers all'
     else:
         return

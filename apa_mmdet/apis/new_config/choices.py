@@ -90,7 +90,7 @@ def choose(
 
 def _used(train: AnnotationSummary, val: AnnotationSummary) -> np.ndarray:
     """Which categories become classes: in the LVIS form all; in COCO's those with an instance in either file."""
-    if train.dataset != 'CocoDataset' or val.dataset != 'CocoDataset':
+    if train.is_lvis or val.is_lvis:
         return np.ones(len(train.names), bool)
     validated = {name for name, number in zip(val.names, val.instances) if number}
     return (train.instances > 0) | np.array([name in validated for name in train.names], bool)
@@ -128,7 +128,7 @@ def _about_tail(tail: rules.Tail, images: np.ndarray, rule: rules.LossRule) -> I
 
 def _groups(images: np.ndarray, val: Source) -> tuple[dict[str, Any] | None, list[str]]:
     """Options of ``frequency_groups`` beside the file."""
-    if val.summary.dataset != 'CocoDataset':
+    if val.summary.is_lvis:
         return None, [f'APr, APc, APf by the "frequency" of the categories in {val.path}.']
     groups = {name: int((group_classes(images) == name).sum()) for name in 'rcf'}
     if sum(map(bool, groups.values())) > 1:

@@ -140,10 +140,9 @@ def _loaders(choices: Choices, val: Source) -> list[str]:
 
 
 def _evaluators(choices: Choices, val: Source) -> list[str]:
-    is_lvis = val.summary.dataset != 'CocoDataset'
     evaluator: dict[str, Any] = dict(
         _delete_=True,
-        type='FastLVISMetric' if is_lvis else 'FastCocoMetric',
+        type='FastLVISMetric' if val.summary.is_lvis else 'FastCocoMetric',
         ann_file=Expression('val_annotations'),
         metric=['bbox', 'segm'] if _evaluates_masks(choices, val) else 'bbox',
     )

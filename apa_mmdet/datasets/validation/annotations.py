@@ -10,7 +10,7 @@ from .columns import Annotations
 from .config_datasets import AnnotationUsage
 from .findings import Findings, brief
 from .masks import check_masks
-from .records import Records, collect_records, is_id, is_integer_id
+from .records import Records, class_image_pairs, collect_records, is_id, is_integer_id
 
 RARE_IMAGES = 10  # LVIS's own threshold
 MAX_EXACT_ID = 1 << 53  # metrics keep ids of annotations as floating-point numbers
@@ -86,8 +86,8 @@ def check_annotations(
     _check_crowds(annotations, category, used, crowds, findings)
     seen &= ~crowds
     counts = np.bincount(category[seen], minlength=len(categories))
-    pairs = np.unique(category[seen] * len(images) + image[seen])  # each class in each image once
-    _, image_counts = np.unique(pairs // len(images), return_counts=True)
+    classes_shown, _ = class_image_pairs(category[seen], image[seen], len(images))
+    _, image_counts = np.unique(classes_shown, return_counts=True)
     times = Counter(c['name'] for c in categories)
     names = [c['name'] if times[c['name']] == 1 else f'{c["name"]} (id {c["id"]})' for c in categories]
     return Content(
@@ -123,9 +123,7 @@ def check_coco_ground_truth(content: dict, findings: Findings, masks: bool) -> A
     Returns the annotations.
     """
     records = collect_records(content, findings, needs_annotations=False)
-    for kind in ('images', 'categories'):
-        wrong = [not is_integer_id(record['id']) for record in getattr(records, kind)]
-        findings.check('non-integer-id', getattr(records, kind), wrong, records=kind)
+    check_integer_ids(records.images, records.categories, findings)
     _check_flag(records.annotations, 'ignore', findings)
     _check_crowd_flag(records.annotations, findings)
     _check_metric_fields(records.annotations, False, findings)
@@ -137,9 +135,7 @@ def check_coco_ground_truth(content: dict, findings: Findings, masks: bool) -> A
 def check_images_and_categories(content: dict, findings: Findings) -> None:
     """Check what a streamed metric reads of an annotation file to write predictions without evaluating them."""
     records = collect_records(dict(content, annotations=[]), findings, needs_annotations=False)
-    for kind in ('images', 'categories'):
-        wrong = [not is_integer_id(record['id']) for record in getattr(records, kind)]
-        findings.check('non-integer-id', getattr(records, kind), wrong, records=kind)
+    check_integer_ids(records.images, records.categories, findings)
 
 
 def _check_flag(annotations: Annotations, key: str, findings: Findings) -> None:

@@ -111,6 +111,18 @@ def _report_duplicates(ids: list, total: int, kind: str, findings: Findings) -> 
         findings.report('duplicate-id', repeated, total, records=kind)
 
 
+def class_image_pairs(category: np.ndarray, image: np.ndarray, images: int) -> np.ndarray:
+    """Category and image of each annotation, by position among ``images``, every pair once and in order, (2, N).
+
+    Example:
+        >>> class_image_pairs(np.array([1, 0, 1]), np.array([2, 5, 2]), 6)
+        array([[0, 1],
+               [5, 2]])
+    """
+    pairs = np.sort(category.astype(np.int64) * images + image)  # numpy's own unique takes six times as long
+    return np.stack(np.divmod(pairs[np.diff(pairs, prepend=-1) > 0], images))
+
+
 class Records(NamedTuple):
     """The valid records of an annotation file, and for each annotation the positions of its image and category.
 
@@ -127,6 +139,11 @@ class Records(NamedTuple):
     def sizes(self) -> np.ndarray:
         """Width and height of each annotation's image; 0 and 0 where it has none."""
         return np.array([(image['width'], image['height']) for image in self.images] + [(0, 0)], float)[self.image]
+
+    @property
+    def single(self) -> np.ndarray:
+        """Which annotations are no crowds."""
+        return np.array([not flag for flag in self.annotations.iscrowd], bool)
 
 
 def collect_records(content: dict, findings: Findings, needs_annotations: bool = True) -> Records:
