@@ -1,5 +1,6 @@
 # iNaturalist 2018 by lists of `path label`, data/inat18/iNaturalist18_{train,val}.txt: trained on crops of 192 pixels
 # with RandAugment and random erasing, each image four times with different augmentation.
+_base_ = './imagenet_1k.py'
 data_root = 'data/inat18/'
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -17,28 +18,16 @@ train_pipeline = [
     dict(type='RandomErasing', erase_prob=0.1, mode='rand', fill_color=[104, 116, 124], fill_std=[57, 57, 58]),
     dict(type='PackInputs'),
 ]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='ResizeEdge', scale=232, edge='short'),
-    dict(type='CenterCrop', crop_size=224),
-    dict(type='PackInputs'),
-]
+listed = dict(type='CustomDataset', data_root=data_root)
 train_dataloader = dict(
     batch_size=256,
     num_workers=12,
-    persistent_workers=True,
-    dataset=dict(
-        type='CustomDataset', data_root=data_root, ann_file='iNaturalist18_train.txt', pipeline=train_pipeline
-    ),
-    sampler=dict(type='RepeatAugSampler', num_repeats=4),
+    dataset=dict(listed, _delete_=True, ann_file='iNaturalist18_train.txt', pipeline=train_pipeline),
+    sampler=dict(_delete_=True, type='RepeatAugSampler', num_repeats=4),
 )
 val_dataloader = dict(
-    batch_size=64,
-    num_workers=8,
-    persistent_workers=True,
-    dataset=dict(type='CustomDataset', data_root=data_root, ann_file='iNaturalist18_val.txt', pipeline=test_pipeline),
-    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(listed, _delete_=True, ann_file='iNaturalist18_val.txt', pipeline={{_base_.test_pipeline}})
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type='ShotAccuracy', topk=(1, 5), class_counts=f'{data_root}iNaturalist18_train.txt')
+val_evaluator = dict(class_counts=f'{data_root}iNaturalist18_train.txt')
 test_evaluator = val_evaluator

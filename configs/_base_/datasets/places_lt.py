@@ -1,4 +1,5 @@
 # Places-LT: Places365's images by lists of `path label`, data/places365/Places_LT_{train,val,test}.txt.
+_base_ = './imagenet_1k.py'
 data_root = 'data/places365/'
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -12,26 +13,9 @@ test_pipeline = [
     dict(type='CenterCrop', crop_size=224),
     dict(type='PackInputs'),
 ]
-train_dataloader = dict(
-    batch_size=64,
-    num_workers=8,
-    persistent_workers=True,
-    dataset=dict(type='CustomDataset', data_root=data_root, ann_file='Places_LT_train.txt', pipeline=train_pipeline),
-    sampler=dict(type='DefaultSampler', shuffle=True),
-)
-val_dataloader = dict(
-    batch_size=64,
-    num_workers=8,
-    persistent_workers=True,
-    dataset=dict(type='CustomDataset', data_root=data_root, ann_file='Places_LT_val.txt', pipeline=test_pipeline),
-    sampler=dict(type='DefaultSampler', shuffle=False),
-)
-test_dataloader = dict(
-    batch_size=64,
-    num_workers=8,
-    persistent_workers=True,
-    dataset=dict(type='CustomDataset', data_root=data_root, ann_file='Places_LT_test.txt', pipeline=test_pipeline),
-    sampler=dict(type='DefaultSampler', shuffle=False),
-)
-val_evaluator = dict(type='ShotAccuracy', topk=(1, 5), class_counts=f'{data_root}Places_LT_train.txt')
+listed = dict(type='CustomDataset', data_root=data_root)
+train_dataloader = dict(dataset=dict(listed, _delete_=True, ann_file='Places_LT_train.txt', pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(listed, _delete_=True, ann_file='Places_LT_val.txt', pipeline=test_pipeline))
+test_dataloader = dict(dataset=dict(listed, _delete_=True, ann_file='Places_LT_test.txt', pipeline=test_pipeline))
+val_evaluator = dict(class_counts=f'{data_root}Places_LT_train.txt')
 test_evaluator = val_evaluator
