@@ -73,8 +73,8 @@ def _type(tensor: Tensor) -> str:
 
 def check_fit(
     weights: StateDict, expected: StateDict, checkpoint: str, model: str, ignore: Collection[str] = ()
-) -> None:
-    """Raises unless the weights can be loaded into the model.
+) -> dict[str, list[str]]:
+    """Returns all differences, as :func:`compare`; raises unless the weights can be loaded into the model.
 
     Args:
         weights: name → tensor, of the checkpoint.
@@ -87,13 +87,15 @@ def check_fit(
     Raises:
         WrongWeights: if they do not fit.
     """
-    differences = {key: names for key, names in compare(weights, expected).items() if key not in ignore}
+    found = compare(weights, expected)
+    differences = {key: names for key, names in found.items() if key not in ignore}
     if 'missing' in differences:
         differences['missing'] = [name for name in differences['missing'] if expected[name].is_floating_point()]
     code, reason = likely_reason(weights, expected)
     other = OTHER_NETWORK if 'missing' in ignore else (*OTHER_NETWORK, 'other-attention', 'other-activations')
     if any(differences.values()) or code in other:
         raise misfit(differences, checkpoint, model, code, reason)
+    return found
 
 
 def not_given(differences: dict[str, list[str]]) -> list[str]:

@@ -8,7 +8,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
-from .compare import StateDict, check_fit, compare, not_given
+from .compare import StateDict, check_fit, not_given
 from .io import find_weights
 from .pretrained import warn_of_rest
 from .scheme import SCHEME, data_only
@@ -45,8 +45,8 @@ def load_start(model: nn.Module, checkpoint: dict, path: str) -> None:
         WrongWeights: if they are those of another network, or not finite.
     """
     weights, expected = _load_as_far_as_fits(model, checkpoint, path)
-    check_fit(weights, expected, path, CONFIG, ignore=('missing', 'shape', 'type', 'unexpected'))
-    warn_of_rest(_inner(model), not_given(compare(weights, expected)), path, 'as initialized')
+    differences = check_fit(weights, expected, path, CONFIG, ignore=('missing', 'shape', 'type', 'unexpected'))
+    warn_of_rest(_inner(model), not_given(differences), path, 'as initialized')
 
 
 def load_file(model: nn.Module, path: str | os.PathLike) -> dict[str, Any]:

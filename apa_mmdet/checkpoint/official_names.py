@@ -29,17 +29,14 @@ def _activations(modules: dict[str, str]) -> dict[str, str]:
 
 
 # official rest of a name in a block: ours
-SE = {
-    **_activations({'se.uniact': 'se.gate'}),
-    'se.excitation.0.weight': 'se.fc1.weight',
-    'se.excitation.2.weight': 'se.fc2.weight',
-}
-
-SE_OF_CIFAR = {
-    **_activations({'se.unact': 'se.gate'}),
-    'se.excitation.0.weight': 'se.fc1.weight',
-    'se.excitation.2.weight': 'se.fc2.weight',
-}
+SE, SE_OF_CIFAR = (
+    {
+        **_activations({f'se.{gate}': 'se.gate'}),
+        'se.excitation.0.weight': 'se.fc1.weight',
+        'se.excitation.2.weight': 'se.fc2.weight',
+    }
+    for gate in ('uniact', 'unact')
+)
 
 CBAM = {
     **_activations({'cbam.ChannelGate.uniact': 'se.channel_gate', 'cbam.SpatialGate.uniact': 'se.spatial_gate'}),

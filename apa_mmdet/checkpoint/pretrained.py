@@ -10,7 +10,7 @@ from mmengine.model import BaseModule
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
-from .compare import WrongWeights, check_fit, compare, merged, not_given
+from .compare import WrongWeights, check_fit, merged, not_given
 from .io import find_weights
 from .scheme import SCHEME, already_read, data_only, local_path, pretrained_parts
 
@@ -85,8 +85,7 @@ def _check(content: dict, path: str, prefix: str | None, module: nn.Module, othe
             )
     expected = module.state_dict()
     ignore = ('missing', 'type', 'not-finite', 'unexpected') + (('shape',) if other_shapes else ())
-    check_fit(weights, expected, path, 'this backbone', ignore)
-    differences = compare(weights, expected)
+    differences = check_fit(weights, expected, path, 'this backbone', ignore)
     warn_of_rest(module, not_given(differences), path, 'random')
     modules = dict(module.named_modules())  # a classifier, or another part of the model, is no part of this one
     ignored = [name for name in differences['unexpected'] if '.' in name and name.rpartition('.')[0] in modules]
