@@ -24,8 +24,6 @@ import os
 import time
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -185,12 +183,6 @@ def timed(run: Callable[[], None]) -> dict[str, float]:
     return seconds | dict(imports_mib=imports, peak_mib=memory.process_peak())
 
 
-def in_a_process(function: Callable, *args):
-    """Returns the result of a function that runs in a process of its own."""
-    with ProcessPoolExecutor(1, get_context('spawn')) as pool:
-        return pool.submit(function, *args).result()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = ['validate', 'build', 'build-ours']
@@ -219,7 +211,7 @@ def main() -> None:
             row = dict(name=label, data_set=data_set, images=size.images, annotations=size.annotations, note='')
             row['file_mib'] = path.stat().st_size / measure.MIB
             try:
-                row |= in_a_process(function, *arguments)
+                row |= measure.in_a_process(function, *arguments)
             except Exception as error:  # killed for its memory
                 row['note'] = measure.reason(error)
             table.add(**row)

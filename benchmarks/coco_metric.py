@@ -19,9 +19,6 @@ import io
 import json
 import resource
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import measure
@@ -137,12 +134,6 @@ def run_contender(name: str, folder: Path) -> dict[str, float]:
     return row | {name: metrics[f'coco/bbox_{name}'] for name in ('mAP', 'mAP_50', 'mAP_s')}
 
 
-def in_a_process(function: Callable, *args):
-    """Returns the result of a function that runs in a process of its own."""
-    with ProcessPoolExecutor(1, get_context('spawn')) as pool:
-        return pool.submit(function, *args).result()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sizes = dict(nargs='+', type=measure.at_least(2), default=[1000, 5000])
@@ -159,10 +150,10 @@ def main() -> None:
             print(f'drawing {images} images', flush=True)
             make(images, folder)
         for contender in args.contenders:
-            size = (folder / 'gt.json').stat().st_size / 2**20
+            size = (folder / 'gt.json').stat().st_size / measure.MIB
             row = dict(name=contender, images=images, file_mib=size, note='')
             try:
-                row |= in_a_process(run_contender, contender, folder)
+                row |= measure.in_a_process(run_contender, contender, folder)
             except Exception as error:  # killed for its memory
                 row['note'] = measure.reason(error)
             table.add(**row)

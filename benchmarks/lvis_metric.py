@@ -17,9 +17,6 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -164,12 +161,6 @@ def run_contender(name: str, folder: Path, metric: str) -> dict[str, float]:
     return row | {key: float(metrics[key]) for key in ('AP', 'APr', 'APc', 'APf')}
 
 
-def in_a_process(function: Callable, *args):
-    """Returns the result of a function that runs in a process of its own."""
-    with ProcessPoolExecutor(1, get_context('spawn')) as pool:
-        return pool.submit(function, *args).result()
-
-
 # Command line
 
 
@@ -180,12 +171,12 @@ def measure_at(table: measure.Table, images: int, args: argparse.Namespace) -> N
         make(images, folder)
     names = args.contenders or (list(CONTENDERS) if images <= 1000 else [OURS])
     if set(names) - {OURS} and not (folder / 'mmdet.segm.json').exists():
-        in_a_process(write_json, folder)
+        measure.in_a_process(write_json, folder)
     for name in names:
         for metric in ('bbox', 'segm'):
             row = dict(name=name, images=images, metric=metric, note='')
             try:
-                row |= in_a_process(run_contender, name, folder, metric)
+                row |= measure.in_a_process(run_contender, name, folder, metric)
             except Exception as error:  # killed for its memory, or not installed
                 row['note'] = measure.reason(error)
             table.add(**row)

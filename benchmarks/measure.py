@@ -23,6 +23,8 @@ import sys
 import time
 import timeit
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -130,6 +132,12 @@ def times(samples: dict[tuple[str, str], list[Sample]], name: str, reference: st
         if (reference, step) in samples:
             columns[f'{step}_{ratio}'] = columns[f'{step}_ms'] / milliseconds(samples[reference, step])['ms']
     return columns
+
+
+def in_a_process(function: Callable, *args):
+    """Returns the result of a function that runs in a process of its own."""
+    with ProcessPoolExecutor(1, get_context('spawn')) as pool:
+        return pool.submit(function, *args).result()
 
 
 def reason(error: Exception) -> str:
