@@ -45,7 +45,9 @@ def test_lvis_reads_images_without_annotations(tmp_path):
     assert lvis.LVIS._load_json is load  # once
 
 
-mended = pytest.mark.skipif(reads_its_own_checkpoints(load_from_local), reason='MMEngine reads its checkpoints here')
+only_where_broken = pytest.mark.skipif(
+    reads_its_own_checkpoints(load_from_local), reason='MMEngine reads its checkpoints here'
+)
 
 
 @pytest.fixture
@@ -69,7 +71,7 @@ def test_a_path_in_the_home_folder(schemes, tmp_path, monkeypatch):
     assert CheckpointLoader.load_checkpoint('~/file.pth')['lr'] == 0.5
 
 
-@mended
+@only_where_broken
 def test_what_neither_reads_fails_with_the_hosts_own_error(schemes, tmp_path):
     compat.let_mmengine_read_its_checkpoints(load_as_data)
     torch.save(dict(a=Does(*leaves_a_mark(tmp_path / 'mark'))), tmp_path / 'file.pth')

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from .config_parts import ELSEWHERE, BadConfig, _dict, evaluators, leaves, metrics_of, model_parts, walk
+from .config_parts import ELSEWHERE, BadConfig, _dict, evaluators, is_classifier, leaves, metrics_of, model_parts, walk
 from .errors import one_line
 from .shorthand_options import spell_out
 
@@ -87,11 +87,6 @@ def apply_options(cfg: Config, path: str | Path, options: dict | None) -> tuple[
     except Exception as error:
         raise BadConfig('broken', f'config {path}: {one_line(error)}') from None
     return cfg, options
-
-
-def is_classifier(cfg: Config) -> bool:
-    """Whether a config is one of MMPretrain, whose tools start it and whose classifier it builds."""
-    return cfg.get('default_scope') == 'mmpretrain'
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -77,6 +77,11 @@ def model_parts(node: Any, path: str = 'model') -> Iterator[tuple[str, dict]]:
             yield from model_parts(value, f'{path}[{i}]')
 
 
+def is_classifier(cfg: Config) -> bool:
+    """Whether a config is one of MMPretrain, whose tools start it and whose classifier it builds."""
+    return cfg.get('default_scope') == 'mmpretrain'
+
+
 def walk(node: Any, path: str) -> Iterator[tuple[str, Any]]:
     """Yields every value of a config below ``path`` with its dotted key, as ``--cfg-options`` takes it."""
     yield path, node

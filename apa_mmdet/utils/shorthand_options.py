@@ -10,7 +10,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from .config_parts import BadConfig, model_parts, walk
+from .config_parts import BadConfig, is_classifier, model_parts, walk
 
 LOADERS = tuple(f'{split}_dataloader' for split in ('train', 'val', 'test'))
 WITH_PATHS = (*LOADERS, 'val_evaluator', 'test_evaluator', 'model')
@@ -88,7 +88,7 @@ def _classes(cfg: Config, value: Any) -> dict[str, Any]:
         if isinstance(part.get('num_classes'), int) and part.get('type') != 'GroundingDINOHead':
             full[f'{path.replace("[", ".").replace("]", "")}.num_classes'] = len(names)
     preprocessor = (cfg.get('model') or {}).get('data_preprocessor') or {}
-    if cfg.get('default_scope') == 'mmpretrain' and 'num_classes' in preprocessor:  # of the labels that it mixes
+    if is_classifier(cfg) and 'num_classes' in preprocessor:  # of the labels that it mixes
         full['model.data_preprocessor.num_classes'] = len(names)
     if not full:
         raise BadConfig('bad-option', 'classes cannot be set, as it has no data set and no model')

@@ -17,7 +17,7 @@ class NoBatches(CodedError):
 class Place(NamedTuple):
     """Where the next batch lies: the epoch of the data loader, and the batches before it in that epoch.
 
-    A training of iterations has no epochs, but a finite sampler orders its indices anew in each.
+    A training of iterations has no epochs, but a finite sampler orders its indices again in each.
     """
 
     epoch: int = 0

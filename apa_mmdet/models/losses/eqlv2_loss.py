@@ -8,6 +8,8 @@ from mmdet.registry import MODELS
 from mmengine.dist import all_reduce
 from torch import Tensor
 
+from apa_mmdet.ops.memory_layout import compute_dtype
+
 
 @MODELS.register_module()
 class BBoxHeadEQLV2Loss(EQLV2Loss):
@@ -74,7 +76,7 @@ class BBoxHeadEQLV2Loss(EQLV2Loss):
 
     def get_activation(self, cls_score: Tensor) -> Tensor:
         """Scores at test time, (N, C + 1)."""
-        p = _wide(cls_score).sigmoid()
+        p = cls_score.to(compute_dtype(cls_score.dtype)).sigmoid()
         classes, background = p[..., :-1], p[..., -1:]
         return torch.cat([classes * (1 - background) if self.test_with_obj else classes, background], dim=-1)
 
@@ -108,7 +110,7 @@ class BBoxHeadEQLV2Loss(EQLV2Loss):
             raise ValueError(
                 f'BBoxHeadEQLV2Loss expects logits (N, {self.num_classes + 1}), got {tuple(cls_score.shape)}'
             )
-        x = _wide(cls_score)
+        x = cls_score.to(compute_dtype(cls_score.dtype))
         target = torch.zeros_like(x, requires_grad=False).scatter_(1, label[:, None], 1)
         of_negatives = F.pad(self.map_func(self.pos_neg), (0, 1), value=1.0)
         weights = torch.where(target > 0, 1 + self.alpha * (1 - of_negatives), of_negatives)
@@ -131,7 +133,3 @@ class BBoxHeadEQLV2Loss(EQLV2Loss):
         self.pos_grad += sums[0]
         self.neg_grad += sums[1]
         self.pos_neg.copy_(self.pos_grad / (self.neg_grad + 1e-10))
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
