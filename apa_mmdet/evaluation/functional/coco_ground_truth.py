@@ -95,10 +95,14 @@ class CocoGroundTruth:
 
     def mask(self, number: int, image: int) -> dict[str, Any]:
         """The compressed RLE of an annotation; ``image``: the position of its image."""
-        segmentation, record = plain(self.segmentations[number]), self.imgs[self._sorted_ids[image]]
-        height, width = int(record['height']), int(record['width'])
-        if isinstance(segmentation, list):
-            return mask_utils.merge(mask_utils.frPyObjects(segmentation, height, width))
-        if isinstance(segmentation['counts'], list):
-            return mask_utils.frPyObjects(segmentation, height, width)
-        return segmentation
+        return compressed_mask(self.segmentations[number], self.imgs[self._sorted_ids[image]])
+
+
+def compressed_mask(segmentation: Any, image: dict[str, Any]) -> dict[str, Any]:
+    """The compressed RLE of an annotation: of polygons, runs or a compressed RLE, as :func:`plain` takes them."""
+    segmentation, height, width = plain(segmentation), int(image['height']), int(image['width'])
+    if isinstance(segmentation, list):
+        return mask_utils.merge(mask_utils.frPyObjects(segmentation, height, width))
+    if isinstance(segmentation['counts'], list):
+        return mask_utils.frPyObjects(segmentation, height, width)
+    return segmentation

@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from helpers.coco_samples import draw, result, stock_statistics
-from helpers.lvis_samples import saved
+from helpers.lvis_samples import HEIGHT, WIDTH, saved
 
 from apa_mmdet.evaluation import FastCocoMetric
 from apa_mmdet.evaluation.functional import coco_matching
@@ -58,6 +59,20 @@ def test_statistics_equal_on_many_draws(tmp_path, seed):
     limits = (100, *rng.integers(1, 30, 2).tolist())
     for difference in differences(tmp_path, seed, limits, detections=int(rng.integers(1, 80))):
         assert np.abs(difference).max() < 1e-9
+
+
+def test_masks_of_a_class_may_be_many(tmp_path):
+    """pycocotools 2.0.11 measures the areas of at most 255 masks at once under NumPy 2."""
+    content, samples = draw(4, images=3, detections=0)
+    for sample in samples:
+        masks = torch.zeros(100, HEIGHT, WIDTH, dtype=torch.bool)
+        masks[:, :9, :9] = True
+        boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0]]).repeat(100, 1)
+        sample['pred_instances'] = dict(
+            bboxes=boxes, masks=masks, scores=torch.linspace(0.1, 0.9, 100), labels=torch.zeros(100, dtype=torch.long)
+        )
+    ann_file = saved(content, tmp_path)
+    assert result(FastCocoMetric, ann_file, samples, metric='segm')['coco/segm_mAP'] >= 0
 
 
 def test_many_detections_are_averaged_in_parts(monkeypatch):
