@@ -1,8 +1,11 @@
-"""Metrics of COCO or LVIS, or result files, of predictions on disk: an interrupted test's, or MMDetection's files."""
+"""Metrics of COCO or LVIS, or result files, of predictions on disk: those a test kept, or MMDetection's files."""
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from mmdet.evaluation import CocoMetric, LVISMetric
 from mmdet.registry import DATASETS, METRICS
@@ -11,10 +14,14 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import init_default_scope
 
 from apa_mmdet.evaluation import FastCocoMetric, FastLVISMetric
+from apa_mmdet.evaluation.functional.detection_rows import IOU_TYPES
+from apa_mmdet.evaluation.functional.dumped_results import read_dumped_results
 from apa_mmdet.evaluation.functional.json_results import read_json_results
-from apa_mmdet.evaluation.functional.prediction_store import PredictionWriter, find_predictions
-from apa_mmdet.evaluation.metrics.streamed_metric import StreamedMetric
+from apa_mmdet.evaluation.functional.prediction_store import PredictionFiles, PredictionWriter, find_predictions
+from apa_mmdet.evaluation.metrics.streamed_metric import StreamedMetric, prediction_of_sample
 from apa_mmdet.utils.config import evaluators, leaves, load_config
+
+PICKLES = '.pkl', '.pickle'
 
 
 def eval_results(config: str, predictions: str, cfg_options: dict | None = None) -> dict[str, float]:
@@ -26,7 +33,8 @@ def eval_results(config: str, predictions: str, cfg_options: dict | None = None)
     Args:
         config: with a FastLVISMetric or FastCocoMetric in its ``test_evaluator``; mmdet's LVISMetric and CocoMetric are
             replaced. Of several, that whose ``outfile_prefix`` names the folder is taken, or else the first.
-        predictions: the folder that the metric logs, or ``<prefix>.bbox.json`` or ``<prefix>.segm.json``.
+        predictions: the folder that the metric logs, ``<prefix>.bbox.json`` or ``<prefix>.segm.json``, or the file of
+            ``tools/test.py --out``.
         cfg_options: settings of the config to override.
 
     Raises:
@@ -36,23 +44,61 @@ def eval_results(config: str, predictions: str, cfg_options: dict | None = None)
     """
     path = Path(predictions)
     metric = build_metric(config, path, cfg_options)
-    if path.is_dir():
-        return metric.evaluate_files(find_predictions(path))
-    iou_type = path.name.removesuffix('.json').rpartition('.')[2]
-    if path.suffix != '.json' or iou_type not in ('bbox', 'segm'):
-        raise ValueError(f'{path} is neither a folder nor named <prefix>.bbox.json or <prefix>.segm.json')
-    if metric.format_only:
+    if metric.format_only and path.suffix == '.json':
         raise ValueError(f'{path} is a result file already; set format_only=False in test_evaluator to evaluate it')
-    if iou_type not in metric.metrics:
-        raise ValueError(f'{path} is for metric {iou_type!r}, which test_evaluator of {config} does not have')
-    metric.metrics = [iou_type]
+    check_results(path, metric)
     ground_truth = metric.load_ground_truth()
+    with open_results(path, metric, ground_truth) as files:
+        return metric.evaluate_files(files, ground_truth)
+
+
+def check_results(path: Path, metric: StreamedMetric) -> None:
+    """Check what can be checked of saved predictions without reading them, or the annotations.
+
+    A file of detections, ``<prefix>.bbox.json``, has one kind only, to which the ``metrics`` of ``metric`` are reduced.
+
+    Raises:
+        FileNotFoundError: if there are none.
+        ValueError: if they are of no known kind, or of one that ``metric`` does not evaluate.
+    """
+    iou_type = path.name.removesuffix('.json').rpartition('.')[2]
+    if path.is_dir():
+        find_predictions(path)
+        return
+    if path.suffix == '.json' and iou_type in IOU_TYPES:
+        if iou_type not in metric.metrics:
+            raise ValueError(f'{path} is for metric {iou_type!r}, which test_evaluator of the config does not have')
+        metric.metrics = [iou_type]
+    elif path.suffix not in PICKLES:
+        raise ValueError(
+            f'{path} is neither a folder nor named <prefix>.bbox.json, <prefix>.segm.json, or .pkl as what '
+            'tools/test.py --out writes'
+        )
+    if not path.is_file():
+        raise FileNotFoundError(2, 'No such file or directory', str(path))
+
+
+@contextmanager
+def open_results(path: Path, metric: StreamedMetric, ground_truth: Any) -> Iterator[PredictionFiles]:
+    """Saved predictions that were checked; those in one file are copied to a temporary folder.
+
+    Raises:
+        ValueError: if they cannot be read.
+    """
+    if path.is_dir():
+        yield find_predictions(path)
+        return
+    if path.suffix in PICKLES:
+        masks = 'segm' in metric.metrics or metric.format_only
+        found = (prediction_of_sample(sample, masks) for sample in read_dumped_results(path))
+    else:
+        found = read_json_results(path, ground_truth.get_cat_ids())
     with tempfile.TemporaryDirectory() as folder:
         writer = PredictionWriter(Path(folder))
-        for prediction in read_json_results(path, ground_truth.get_cat_ids()):
+        for prediction in found:
             writer.write(prediction)
         writer.close()
-        return metric.evaluate_files(find_predictions(Path(folder)), ground_truth)
+        yield find_predictions(Path(folder))
 
 
 def build_metric(config: str, predictions: Path, cfg_options: dict | None = None) -> StreamedMetric:

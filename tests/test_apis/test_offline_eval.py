@@ -16,7 +16,7 @@ from helpers import coco_samples
 from helpers.lvis_samples import draw, result, same, saved
 from helpers.paths import ROOT
 from helpers.processes import in_two_processes
-from mmdet.evaluation import LVISMetric
+from mmdet.evaluation import DumpDetResults, LVISMetric
 
 from apa_mmdet.apis.offline_eval import eval_results
 from apa_mmdet.evaluation import FastCocoMetric, FastLVISMetric
@@ -111,6 +111,17 @@ def test_result_files_of_mmdet_are_evaluated(tmp_path):
         eval_results(cfg, str(bbox))
 
 
+def test_the_file_of_the_stock_test_tool_is_evaluated(tmp_path):
+    content, samples = draw(11)
+    ann_file = saved(content, tmp_path)
+    wanted = result(FastLVISMetric, ann_file, samples, **BOTH)
+    dump = DumpDetResults(str(tmp_path / 'out.pkl'))
+    dump.process({}, samples)
+    dump.evaluate(len(samples))
+    found = eval_results(config(tmp_path, ann_file, type='LVISMetric', **BOTH), str(tmp_path / 'out.pkl'))
+    assert found == pytest.approx(wanted, abs=0, nan_ok=True) and wanted['lvis/segm_AP'] > 0
+
+
 def test_coco_is_evaluated_by_the_classes_of_the_test_data(tmp_path, tool):
     content, samples = coco_samples.draw(3)
     ann_file, chosen = saved(content, tmp_path), coco_samples.CLASSES[4:1:-1]
@@ -140,7 +151,7 @@ def test_what_cannot_be_evaluated_ends_in_one_line(tmp_path, tool):
             '.*other.py has no FastLVISMetric or FastCocoMetric with an ann_file in its test_evaluator',
         ),
         ((cfg, tmp_path), '.* has no predictions: rank0.predictions is missing'),
-        ((cfg, 'a.txt'), 'a.txt is neither a folder nor named <prefix>.bbox.json or <prefix>.segm.json'),
+        ((cfg, 'a.txt'), 'a.txt is neither a folder nor named <prefix>.bbox.json, <prefix>.segm.json, or .pkl .*'),
         ((cfg, 'a.segm.json'), "a.segm.json is for metric 'segm', which test_evaluator of .* does not have"),
         ((cfg, 'a.bbox.json'), 'missing: a.bbox.json'),
     ):
