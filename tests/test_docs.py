@@ -92,6 +92,7 @@ OTHERS = {
     'python tools/check_dataset.py configs/v3det/faster_rcnn_se_r50_apa_v3det.py': '',
     'python tools/class_statistics.py trainval.json class_statistics.json': '',
     'python tools/coco_to_lvis.py trainval.json lvis_trainval.json': '',
+    'python tools/compare_results.py CONFIG --a a.pkl --b b.pkl': '',
     'python tools/convert_official_weights.py IN OUT --config CONFIG': '',
     'python tools/convert_official_weights.py se_resnet50.pth pretrained/se_resnet50_apa.pth': '--force',
     'python tools/eval_results.py CONFIG FOLDER': '',
@@ -106,6 +107,7 @@ OTHERS = {
     'python tools/test.py CONFIG CHECKPOINT': KEPT,
     'python tools/test.py CONFIG CHECKPOINT --cfg-options test_evaluator.format_only=True test_evaluator.outfile_prefix=work_dirs/submission': '',
     'python tools/test.py CONFIG CHECKPOINT --cfg-options model.type=CalibrateScores model.module.type=MaskRCNN model.calibration.type=FRACAL model.calibration.stats=data/tiny_lvis/annotations/lvis_v1_train.json': '',
+    'python tools/test.py CONFIG CHECKPOINT --out a.pkl': '',
     'python tools/test.py CONFIG CHECKPOINT --tta': '',
     'python tools/train.py CONFIG --cfg-options optim_wrapper.type=MixedPrecisionOptimWrapper optim_wrapper.dtype=bfloat16': SHORT.removeprefix(
         '--cfg-options'
@@ -260,7 +262,8 @@ def clone(tmp_path_factory, tiny_data):
     official = {theirs: weights[ours] for ours, theirs in translate_names(weights, to_official=True).items()}
     torch.save(dict(state_dict=official), folder / PLACES['IN'])
     as_custom_dataset(folder / 'data/tiny_coco', folder / 'data/own')
-    run('python tools/test.py CONFIG CHECKPOINT', KEPT, folder)
+    run('python tools/test.py CONFIG CHECKPOINT', f'--out a.pkl {KEPT}', folder)
+    shutil.copy(folder / 'a.pkl', folder / 'b.pkl')
     return folder
 
 

@@ -1,5 +1,6 @@
 import csv
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from terminaltables import AsciiTable
 
 from apa_mmdet.datasets.frequency_groups import GROUPS, ClassCounts, check_options, count_classes, group_classes
 from apa_mmdet.datasets.validation.reading import read_annotations
-from apa_mmdet.evaluation.functional.coco_eval import evaluate_coco
+from apa_mmdet.evaluation.functional.category_matches import CategoryMatches
+from apa_mmdet.evaluation.functional.coco_eval import evaluate_coco, match_coco
 from apa_mmdet.evaluation.functional.coco_ground_truth import CocoGroundTruth
 from apa_mmdet.evaluation.functional.coco_summary import (
     NAMES,
@@ -134,12 +136,8 @@ class FastCocoMetric(StreamedMetric, CocoMetric):
 
     def _by_frequency(self, metric: str, precisions: np.ndarray) -> dict[str, float]:
         """AP of each group of classes; ``precisions``: of each class, NaN without objects."""
-        names, options = [category['name'] for category in self._ground_truth.categories], dict(self.frequency_groups)
-        ann_file, first = options.pop('ann_file'), self._counts is None
-        if first:  # once a run: the annotations of a training may take a minute to read
-            with fileio.get_local_path(ann_file, backend_args=self.backend_args) as path:
-                self._counts = count_classes(read_annotations(path), path, names)
-        groups = group_classes(self._counts.images, **options)
+        names, first = [category['name'] for category in self._ground_truth.categories], self._counts is None
+        groups = self._class_groups()
         self._write_classes(metric, zip(names, groups.tolist(), *(c.tolist() for c in self._counts), precisions))
         metrics, logger = {}, MMLogger.get_current_instance()
         for letter, title in GROUPS.items():
@@ -150,6 +148,26 @@ class FastCocoMetric(StreamedMetric, CocoMetric):
             elif first:
                 logger.warning(f'AP{letter} is left out: no {title} class has objects in {self.ann_file}')
         return metrics
+
+    def _class_groups(self) -> np.ndarray:
+        """The letter of each class."""
+        names, options = [category['name'] for category in self._ground_truth.categories], dict(self.frequency_groups)
+        ann_file = options.pop('ann_file')
+        if self._counts is None:  # once a run: the annotations of a training may take a minute to read
+            with fileio.get_local_path(ann_file, backend_args=self.backend_args) as path:
+                self._counts = count_classes(read_annotations(path), path, names)
+        return group_classes(self._counts.images, **options)
+
+    def _matches(self, metric: str, detections: DetectionRows) -> Iterator[tuple[int, CategoryMatches]]:
+        limit = max(self.proposal_nums) if self.use_mp_eval else 100  # of mAP, as in summarize()
+        return match_coco(self._ground_truth, detections, metric, np.atleast_1d(self.iou_thrs), limit)
+
+    def _groups(self) -> dict[str, np.ndarray]:
+        found = dict(AP=np.ones(len(self._ground_truth.categories), bool))
+        if self.frequency_groups:
+            letters = self._class_groups()
+            found.update({f'AP{letter}': letters == letter for letter in GROUPS})
+        return found
 
     def _write_classes(self, metric: str, rows: zip) -> None:
         logger = MMLogger.get_current_instance()

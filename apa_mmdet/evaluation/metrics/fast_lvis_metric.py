@@ -1,18 +1,23 @@
 import importlib
 import itertools
 import math
+from collections.abc import Iterator
 
 import numpy as np
 from lvis import LVIS
+from lvis.eval import Params
 from mmdet.evaluation import LVISMetric
 from mmdet.registry import METRICS
 from mmengine import fileio
 from mmengine.logging import MMLogger
 from terminaltables import AsciiTable
 
+from apa_mmdet.datasets.frequency_groups import GROUPS
 from apa_mmdet.datasets.validation.selection import BY_NAME
+from apa_mmdet.evaluation.functional.category_matches import CategoryMatches
 from apa_mmdet.evaluation.functional.detections import Detections
 from apa_mmdet.evaluation.functional.lvis_eval import FastLVISEval, GroundTruth
+from apa_mmdet.evaluation.functional.lvis_matches import match_lvis
 from apa_mmdet.evaluation.functional.prediction_store import PredictionFiles
 from apa_mmdet.evaluation.functional.proposal_recall import ProposalRecall
 
@@ -100,6 +105,19 @@ class FastLVISMetric(StreamedMetric, LVISMetric):
         values = [f'{key} {value:.3f}' for key, value in results.items()]
         MMLogger.get_current_instance().info(f'{metric}: {", ".join(values)}')
         return metrics
+
+    def _matches(self, metric: str, detections: Detections) -> Iterator[tuple[int, CategoryMatches]]:
+        if self.topk:
+            raise ValueError(
+                f'fixed AP, topk={self.topk} in test_evaluator, is not resampled: how many detections of a category '
+                'count depends on the images; set topk=None'
+            )
+        return match_lvis(detections, metric, Params(metric).iou_thrs)
+
+    def _groups(self) -> dict[str, np.ndarray]:
+        categories = self._ground_truth.cats
+        letters = np.array([categories[number]['frequency'] for number in sorted(categories)])
+        return dict(AP=letters != '', **{f'AP{letter}': letters == letter for letter in GROUPS})
 
     def _by_class(self, evaluation: FastLVISEval) -> dict[str, float]:
         metrics, cells = {}, []

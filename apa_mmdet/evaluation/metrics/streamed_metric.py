@@ -4,10 +4,10 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 from torch import Tensor
 
+from apa_mmdet.evaluation.functional.category_matches import CategoryMatches
+from apa_mmdet.evaluation.functional.detection_rows import IOU_TYPES
 from apa_mmdet.evaluation.functional.gather_predictions import gather_files
 from apa_mmdet.evaluation.functional.json_results import json_results_writer
 from apa_mmdet.evaluation.functional.prediction_store import (
@@ -27,6 +29,7 @@ from apa_mmdet.evaluation.functional.prediction_store import (
     PredictionWriter,
 )
 from apa_mmdet.evaluation.functional.proposal_recall import ProposalRecall
+from apa_mmdet.evaluation.functional.resampled_ap import resampled_means
 from apa_mmdet.utils.errors import one_line
 
 
@@ -43,11 +46,18 @@ class EvaluationError(RuntimeError):
         self.folder, self.code = folder, code
 
 
+class Resampled(NamedTuple):
+    """Average precisions by name, each of every sample, (S,), and the ids of the tested images."""
+
+    values: dict[str, np.ndarray]
+    tested: frozenset[int]
+
+
 class StreamedMetric(BaseMetric):
     """Predictions go to a file per process, and rank 0 evaluates the files of all; no rank keeps results.
 
     A subclass, which is also one of mmdet's metrics, calls :meth:`_prepare` in its constructor, and defines
-    :meth:`load_ground_truth`, :meth:`_collectors` and :meth:`_evaluate`.
+    :meth:`load_ground_truth`, :meth:`_collectors`, :meth:`_evaluate`, :meth:`_matches` and :meth:`_groups`.
 
     Raises:
         PredictionError: from ``process``, ``not-finite``, ``duplicate-image``, or ``file-in-use`` if another metric
@@ -88,6 +98,14 @@ class StreamedMetric(BaseMetric):
         """``metric``: 'bbox', 'segm' or 'proposal'."""
         raise NotImplementedError
 
+    def _matches(self, metric: str, detections: Any) -> Iterator[tuple[int, CategoryMatches]]:
+        """Of each category with objects, its position and matches; ``metric``: 'bbox' or 'segm'."""
+        raise NotImplementedError
+
+    def _groups(self) -> dict[str, np.ndarray]:
+        """The categories, by position, of which each average precision is the mean: AP, and APr, APc, APf if known."""
+        raise NotImplementedError
+
     def evaluate_files(self, predictions: PredictionFiles, ground_truth: Any = None) -> dict[str, float]:
         """The metrics of written predictions, with their prefix; no file is removed.
 
@@ -103,6 +121,33 @@ class StreamedMetric(BaseMetric):
             return self._prefixed(self.compute_metrics(predictions))
         finally:
             self._ground_truth = None  # a GiB for LVIS
+
+    def resample_files(self, predictions: PredictionFiles, weights: np.ndarray, ground_truth: Any) -> Resampled:
+        """The average precisions of written predictions under resampling of images, of boxes and masks, not rounded.
+
+        Args:
+            predictions: the files.
+            weights: how often each sample has drawn each image, (I, S), the images by their sorted ids.
+            ground_truth: what ``load_ground_truth`` returned.
+
+        Raises:
+            ValueError: if the predictions are damaged, or of other data.
+        """
+        self._ground_truth, tested, values = ground_truth, {}, {}
+        try:
+            detections, _ = self._collectors(predictions)
+            for prediction in predictions:
+                tested[prediction.image_id] = len(prediction.scores)
+                detections.add(prediction)
+            self._report_gaps(tested, ground_truth.imgs)
+            for metric in (metric for metric in self.metrics if metric in IOU_TYPES):
+                if metric == 'segm':
+                    detections.report_mask_sizes()
+                means = resampled_means(self._matches(metric, detections), weights, self._groups())
+                values.update({f'{metric}_{name}': mean for name, mean in means.items()})
+        finally:
+            self._ground_truth = None
+        return Resampled(values, frozenset(tested))
 
     def compute_metrics(self, results: PredictionFiles) -> dict[str, float]:
         """Metrics without prefix; the predictions are read once."""
