@@ -15,6 +15,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS
 from mmpretrain.registry import TRANSFORMS
 
+from apa_mmdet.engine.runner.single_images import SingleImage
 from apa_mmdet.utils.config import load_config
 
 # four steps an epoch, a checkpoint after every third and the last
@@ -119,6 +120,35 @@ def test_a_step_with_an_image_of_nan_is_skipped(tiny, tmp_path):
     assert log_of(tmp_path).count('step skipped') == 1
 
 
+ONE_LEFT = {'train_dataloader.batch_size': 5, 'train_dataloader.dataset.indices': 11, 'train_cfg.max_epochs': 1}
+
+
+@pytest.mark.parametrize('kind', ['se_resnet18_apa', 'cbam_resnet50_apa', 'se_resnet50_meta-acon'])
+def test_a_network_trains_on_a_last_batch_of_one_image(kind, tiny, tmp_path):
+    """It sees 2x2 pixels of an image of 33 pixels, a single one of an image of 32."""
+    cfg = narrow(load_config(ROOT / f'configs/imagenet/{kind}_in1k.py'), tiny('imagenet'), tmp_path)
+    cfg.merge_from_dict(ONE_LEFT)
+    cfg.update(val_cfg=None, val_dataloader=None, val_evaluator=None)
+    cfg.default_hooks.checkpoint = None
+    for step in cfg.train_dataloader.dataset.pipeline:
+        step.update({key: 33 for key in ('scale',) if key in step})
+    weights = Weights()
+    train(cfg, weights)
+    assert len(weights.states) == 4 and {'head.fc.weight', 'backbone.bn1.running_mean'} <= weights.changed(3)
+
+
+def test_a_last_batch_of_one_image_of_one_pixel_is_refused_before_the_first_step(tiny, tmp_path):
+    cfg, weights = small(tiny('imagenet'), tmp_path, **ONE_LEFT), Weights()
+    with pytest.raises(
+        SingleImage, match=r'the norm backbone.layer4.0.downsample.1 sees .* set train_dataloader.drop_last=True'
+    ):
+        train(cfg, weights)
+    assert len(weights.states) == 1
+    weights = Weights()
+    train(small(tiny('imagenet'), tmp_path, **ONE_LEFT, **{'train_dataloader.drop_last': True}), weights)
+    assert len(weights.states) == 3
+
+
 def dumped(cfg, path):
     path.write_text(''.join(f'{key} = {value!r}\n' for key, value in cfg._cfg_dict.to_dict().items()))
     return path
@@ -128,7 +158,17 @@ def dist_train(folder, cfg, *options):
     """Runs tools/dist_train.sh with two processes, which talk over gloo."""
     config = dumped(cfg, folder / 'config.py')
     command = ['bash', ROOT / 'tools/dist_train.sh', config, '2', '--work-dir', cfg.work_dir, *options]
-    succeed(subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True))
+    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_two_processes_refuse_last_batches_of_one_image(tiny, tmp_path):
+    """Each has six of the eleven images."""
+    run = dist_train(tmp_path, small(tiny('imagenet'), tmp_path / 'work', **ONE_LEFT))
+    lines = [line for line in run.stderr.splitlines() if 'the last batch of an epoch holds one image' in line]
+    assert run.returncode != 0 and 'Traceback' not in run.stderr.split(lines[-1])[0]
+    assert '(6 images in batches of 5)' in lines[0] and 'train_dataloader.drop_last=True' in lines[0]
+    assert not list((tmp_path / 'work').glob('*.pth'))
 
 
 @pytest.mark.slow
@@ -148,7 +188,7 @@ def test_two_processes_train_and_evaluate_as_one(tiny, tmp_path):
         cfg.default_hooks.checkpoint.interval = 2
         cfg.randomness = dict(seed=0)
     train(cfgs[0])
-    dist_train(tmp_path, cfgs[1])
+    succeed(dist_train(tmp_path, cfgs[1]))
     one, two = (saved_at(tmp_path / name / 'iter_4.pth') for name in ('one', 'two'))
     start = saved_at(tmp_path / 'one/iter_2.pth')['state_dict']
     assert len(one['state_dict']) == len(two['state_dict']) > 100
@@ -166,10 +206,10 @@ def test_resume_of_two_processes_is_bitwise_equal(tiny, tmp_path):
     """Two steps an epoch: the checkpoint after the third is within the second."""
     stopped, whole = tmp_path / 'stopped', tmp_path / 'whole'
     options = {'randomness.seed': 3, 'train_cfg.max_epochs': 3}
-    dist_train(tmp_path, small(tiny('imagenet'), whole, **options))
-    dist_train(tmp_path, small(tiny('imagenet'), stopped, **{**options, 'train_cfg.max_epochs': 2}))
+    succeed(dist_train(tmp_path, small(tiny('imagenet'), whole, **options)))
+    succeed(dist_train(tmp_path, small(tiny('imagenet'), stopped, **{**options, 'train_cfg.max_epochs': 2})))
     (stopped / 'iter_4.pth').unlink()  # as if the run had died before its fourth step
     (stopped / 'last_checkpoint').write_text(str(stopped / 'iter_3.pth'))
-    dist_train(tmp_path, small(tiny('imagenet'), stopped, **options), '--resume')
+    succeed(dist_train(tmp_path, small(tiny('imagenet'), stopped, **options), '--resume'))
     assert (stopped / 'last_checkpoint').read_text().endswith('iter_6.pth')
     assert compare(whole, stopped) == []

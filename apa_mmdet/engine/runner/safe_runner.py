@@ -22,6 +22,7 @@ from apa_mmdet.checkpoint.work_dir import checkpoint_folder, latest_checkpoint
 from apa_mmdet.models.calibration import name_classes
 from apa_mmdet.models.losses import DropLoss
 
+from .single_images import refuse_single_images
 from .unreadable_images import count_skipped_images, name_unreadable_images
 
 RESTARTS = dict(optimizer='the optimizer', param_schedulers='the learning rate schedule')
@@ -46,6 +47,7 @@ class SafeRunner(Runner):
     A DropLoss without class names gets those of the training data, a calibration those of the evaluated data.
     An image that cannot be read ends a run with a line that names it; with ``ignore_empty=True`` in
     ``LoadImageFromFile`` training takes another one, and how often it did is logged.
+    A batch of one image that a batch norm cannot train on, such as the last of an epoch, ends a run in its first step.
     ``num_workers=0`` works with the ``persistent_workers=True`` of a base config, which torch refuses.
     """
 
@@ -117,6 +119,7 @@ class SafeRunner(Runner):
         for module in self.model.modules():
             if isinstance(module, DropLoss) and module.classes is None:
                 module.classes = classes
+        refuse_single_images(self, loop.dataloader)
         return loop
 
     def build_val_loop(self, loop: BaseLoop | dict) -> BaseLoop:
