@@ -38,7 +38,7 @@ help:
 setup: $(VENV)/.ready
 
 # tools/setup/setup_env.sh documents the environments, TORCH, PYTHON, MMCV_WHEELS and MMCV_CACHE
-$(VENV)/.ready: requirements.txt pyproject.toml $(wildcard tools/setup/*.sh tools/setup/environments/*.txt) \
+$(VENV)/.ready: requirements.txt pyproject.toml $(wildcard tools/setup/*.sh tools/setup/*.txt tools/setup/environments/*.txt) \
     $(if $(HOST)$(ENVIRONMENT)$(TORCH),force)
 	tools/setup/setup_env.sh $(VENV) $(or $(ENVIRONMENT),$(HOST))
 	@touch $@
@@ -69,16 +69,17 @@ test-detection: setup
 	$(PYTEST) $(ARGS)
 
 test-classification: setup $(VENV)/.classification
-	$(CLASSIFICATION) python -m pytest tests/classification
+	$(CLASSIFICATION) python -m pytest tests/classification $(ARGS)
 
 test-slow: setup $(VENV)/.classification
 	python -m pytest -m slow
 	$(CLASSIFICATION) python -m pytest -m slow tests/classification
 
-# MMPretrain apart from the environment: MMDetection imports it wherever it is, and most users have none
-$(VENV)/.classification: tools/setup/classification.txt $(VENV)/.ready
+# MMPretrain apart from the environment: MMDetection imports it wherever it is, and most users have none. Set-up writes
+# the list: what the environment has by itself, as OneDL's has its MMPretrain, is not on it.
+$(VENV)/.classification: $(VENV)/.ready
 	rm -rf $(VENV)/classification
-	python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/classification -r $<
+	python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/classification -r $(VENV)/classification.txt
 	@touch $@
 
 test-matrix:

@@ -182,6 +182,16 @@ def test_an_environment_is_its_difference_from_the_pinned_packages(file, tmp_pat
     assert not {name for name in differences if name in omitted}
 
 
+@pytest.mark.parametrize('file', ENVIRONMENTS, ids=lambda file: file.stem)
+def test_classification_adds_what_an_environment_lacks(file, tmp_path):
+    """`make test-classification` installs this list beside it: OneDL's has its own MMPretrain."""
+    ours = environment(file.stem, tmp_path)
+    added = pins(tmp_path / 'venv/classification.txt')
+    assert added.items() <= pins(ROOT / 'tools/setup/classification.txt').items() and not added.keys() & ours.keys()
+    assert 'torchvision' in added and ('mmpretrain' in added) != ('onedl-mmpretrain' in ours)
+    assert {'einops', 'mat4py'} <= added.keys() | ours.keys()
+
+
 def test_an_environment_is_kept_until_another_is_named(tmp_path):
     assert 'onedl-mmcv' in environment('onedl', tmp_path)
     assert 'onedl-mmcv' in environment('', tmp_path)

@@ -49,14 +49,20 @@ choose_environment() {
 # Prints what the environment's file says after `# NAME `.
 setting() { sed -n "s/^# $1 //p" "$differences"; }
 
-# The whole list of the environment: its own lines, then those of requirements.txt that they neither replace nor omit.
-write_pins() {
+# Prints the lines of a list that the environment's own neither replace nor omit.
+remaining() {
   awk -v omitted="$(setting without)" '
     function name(line) { sub(/==.*/, "", line); gsub(/[-_.]+/, "-", line); return tolower(line) }
     BEGIN { split(omitted, names, " "); for (i in names) known[name(names[i])] = 1 }
     !/^[A-Za-z0-9]/ { next }
-    NR == FNR { known[name($0)] = 1; print; next }
-    !(name($0) in known)' "$differences" "$root/requirements.txt" >"$pins"
+    FILENAME == ARGV[1] { known[name($0)] = 1; next }
+    !(name($0) in known)' "$differences" "$1"
+}
+
+# The whole list of the environment, and what `make test-classification` installs beside it.
+write_pins() {
+  { grep '^[A-Za-z0-9]' "$differences" || true; remaining "$root/requirements.txt"; } >"$pins"
+  remaining "$root/tools/setup/classification.txt" >"$venv/classification.txt"
 }
 
 # The interpreter that the environment names: on the PATH, or one of pyenv's.
