@@ -139,12 +139,14 @@ CIFAR = 'configs/cifar100_lt/se_resnet32_apa_cifar100-lt.py'
 PRETRAINED = 'work_dirs/se_resnet50_apa_in1k/epoch_100.pth'
 OBJECTS = 'configs/tiny_objects/se_resnet18_apa_tiny-objects.py'
 FROM_OBJECTS = 'configs/tiny_lvis/mask_rcnn_se_r18_apa_pretrained.py'
-OF_CLASSIFIERS = [
+OF_OBJECTS = [
     'make demo-pretrained',
     'make demo-pretrained BASELINE=1',
     f'python tools/train.py {OBJECTS}',
     f'python tools/train.py {FROM_OBJECTS}',
     f'python tools/test.py {FROM_OBJECTS} $(cat work_dirs/mask_rcnn_se_r18_apa_pretrained/last_checkpoint)',
+]
+OF_CLASSIFIERS = [
     *(f'python tools/check_dataset.py {config}' for config in (*ON_4_GPUS, CIFAR)),
     *(f'tools/dist_train.sh {config} 4' for config in ON_4_GPUS),
     f'python tools/train.py {CIFAR}',
@@ -178,6 +180,7 @@ NOT_HERE = {
     'make setup HOST=openmmlab': '`make test-matrix`',
     'make setup TORCH="torch==2.6.0 --index-url https://download.pytorch.org/whl/cu126"': 'test_setup.py, another torch',
     'make test': '.ci/run',
+    'make test-classification VENV=.venv-matrix/onedl': 'a part of `make test` in another environment',
     'make test-detection': 'its larger part',
     'make test-matrix': '1.5 hours; test_test_matrix.py runs it in a small repository',
     'make test-matrix ENVS="onedl oldest"': 'the same',
@@ -185,7 +188,8 @@ NOT_HERE = {
     'pip check': 'test_requirements.py',
     'pip install -e .': 'set-up, before any test',
     "pip install 'apa_mmdet[classification]'": 'downloads',
-    **dict.fromkeys(OF_CLASSIFIERS, 'tests/classification, with small data'),
+    **dict.fromkeys(OF_OBJECTS, 'tests/classification/test_tiny_objects.py'),
+    **dict.fromkeys(OF_CLASSIFIERS, 'tests/classification/test_commands.py'),
     'pip install -e ".[onedl]"': 'test_packaging.py compares the extras with compat.py',
     'pip install -e ".[openmmlab]"': 'the same',
     'pip install mmcv==2.1.0 -f https://download.openmmlab.com/mmcv/dist/cu121/torch2.1/index.html': 'needs a GPU',

@@ -1,6 +1,7 @@
 """Processes: two forked from the test's own, or a command in a copy of the repository."""
 
 import multiprocessing
+import os
 import subprocess
 
 from helpers.programs import environment, succeed
@@ -19,5 +20,5 @@ def in_two_processes(function, *args, exitcode=0):
 
 def in_a_copy(folder, command):
     """Runs a line of bash as in the activated environment, with the copy's own package; returns its output."""
-    env = environment(PYTHONPATH=str(folder))
+    env = environment(PYTHONPATH=os.pathsep.join(filter(None, (str(folder), os.environ.get('PYTHONPATH')))))
     return succeed(subprocess.run(['bash', '-ec', command], cwd=folder, env=env, capture_output=True, text=True))
