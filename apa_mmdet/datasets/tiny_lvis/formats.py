@@ -1,8 +1,8 @@
-"""Formats of the tiny LVIS: the same scenes with the file names, categories and records of several data sets.
+"""Formats of the drawn data sets: the file names, categories and records of several data sets.
 
 A format is a class here and a row of ``FORMATS``. ``generate.py`` draws the images and asks the format for their file
-names and records. Where a data set has more classes than the 48 that are drawn, these take the place of its first 48
-and the others exist by name only, so that a config of the data set runs unchanged.
+names and records. Where a data set has more classes than are drawn, these take the place of its first ones and the
+others exist by name only, so that a config of the data set runs unchanged.
 
 In this file ``k`` is the 0-based index of a class, ``split`` is ``'train'`` or ``'val'``, and ``content`` is that of an
 annotation file: a dict of ``info``, ``licenses``, ``images``, ``annotations``, ``categories``.
@@ -11,14 +11,14 @@ annotation file: a dict of ``info``, ``licenses``, ``images``, ``annotations``, 
 import json
 from collections import Counter
 from collections.abc import Sequence
-from itertools import zip_longest
 
 import cv2
 import numpy as np
 from pycocotools import mask as mask_utils
 
-from .plan import CATEGORIES, ImagePlan, plan_objects, plan_split
-from .scenes import ALONE, SCENE, Views
+from .plan import ImagePlan, plan_objects, plan_split
+from .scenes import ALONE, CROWDED, SCENE, Views
+from .vocabularies import SMALL, TINY, Vocabulary
 
 DATE = '2020-01-01 00:00:00'  # of all images
 
@@ -44,6 +44,7 @@ class DatasetFormat:
         images: path of an image in the folder.
         location: the fields of an image's record from which a reader derives its path.
         exhaustive: whether every object is annotated, or some are not, as in LVIS.
+        vocabulary: the classes that are drawn.
         dataset: mmdet's class of the data set whose class names it has; None for those that are drawn only.
         views: how much the objects vary.
         numbers: of images by split, and the side of an image, unless the user names others.
@@ -55,18 +56,19 @@ class DatasetFormat:
     images = '{split}2017/{image_id:012d}.jpg'
     location = dict(file_name='{image_id:012d}.jpg')
     exhaustive = False
+    vocabulary: Vocabulary = TINY
     dataset: str | None = None
     views: Views = SCENE
     numbers = dict(train=800, val=200, size=160)
 
     def plan(self, split: str, num_images: int, seed: int) -> list[ImagePlan]:
         """The content of each image of a split."""
-        return plan_split(split, num_images, seed)
+        return plan_split(split, num_images, seed, self.vocabulary)
 
     def names(self) -> tuple[str, ...]:
-        """The names of all classes; the first 48 are drawn."""
+        """The names of all classes; the first ones are drawn."""
         if self.dataset is None:
-            return CATEGORIES
+            return self.vocabulary.names
         from mmdet import datasets  # here, because it takes seconds and imports torch, which drawing does without
 
         return getattr(datasets, self.dataset).METAINFO['classes']
@@ -115,7 +117,7 @@ class DatasetFormat:
         ``drawn`` names what is drawn for a class of another name.
         """
         records = [dict(id=self.category_id(k), name=name) for k, name in enumerate(self.names())]
-        for record, drawn in zip(records, CATEGORIES):
+        for record, drawn in zip(records, self.vocabulary.names):
             if record['name'] != drawn:
                 record['drawn'] = drawn
         return records
@@ -140,12 +142,20 @@ class TinyLVIS(DatasetFormat):
     def categories(self, annotations: Sequence[dict]) -> list[dict]:
         images, instances = count(annotations)
         records = super().categories(annotations)
-        for record, drawn in zip_longest(records, CATEGORIES):
+        for k, record in enumerate(records):
             record['synset'], record['synonyms'] = f'{record["name"]}.n.01', [record['name']]
             record['frequency'] = frequency(images[record['id']])
             record['image_count'], record['instance_count'] = images[record['id']], instances[record['id']]
-            record['def'] = 'a {1} {0} {2}'.format(*drawn.split('_')) if drawn else 'never drawn'
+            record['def'] = self.vocabulary.define(k) if k < len(self.vocabulary.names) else 'never drawn'
         return records
+
+
+class SmallLVIS(TinyLVIS):
+    """LVIS v1 with a longer tail, of classes that look alike."""
+
+    title, folder, vocabulary = 'small LVIS', 'data/small_lvis', SMALL
+    views = CROWDED
+    numbers = dict(train=4000, val=1000, size=128)
 
 
 class LVISV1(TinyLVIS):
@@ -191,7 +201,8 @@ class V3Det(COCO):
     ids = range(1, 13205)
 
     def names(self) -> tuple[str, ...]:
-        return CATEGORIES + tuple(f'slot_{i:05d}' for i in self.ids[len(CATEGORIES) :])
+        drawn = self.vocabulary.names
+        return drawn + tuple(f'slot_{i:05d}' for i in self.ids[len(drawn) :])
 
     def annotation(self, annotation_id: int, image_id: int, k: int, polygons: Sequence[np.ndarray]) -> dict:
         record = super().annotation(annotation_id, image_id, k, polygons)
@@ -232,11 +243,11 @@ class Objects(DatasetFormat):
     numbers = dict(train=9600, val=960, size=64)
 
     def plan(self, split: str, num_images: int, seed: int) -> list[ImagePlan]:
-        return plan_objects(num_images)
+        return plan_objects(num_images, self.vocabulary)
 
     def image_path(self, split: str, image_id: int) -> str:
-        name = CATEGORIES[(image_id - 1) % len(CATEGORIES)]  # as planned: the path has to follow from the number
-        return self.images.format(split=split, image_id=image_id, name=name)
+        names = self.vocabulary.names  # they take turns, as planned: the path has to follow from the number
+        return self.images.format(split=split, image_id=image_id, name=names[(image_id - 1) % len(names)])
 
     def contents(self, split: str, content: dict, seed: int) -> list[dict | str]:
         prefix = len(f'{split}/')  # the data set looks in the folder of its split
@@ -256,6 +267,13 @@ class Objects(DatasetFormat):
         )
 
 
+class SmallObjects(Objects):
+    """The classes of the small LVIS, likewise."""
+
+    title, folder, vocabulary = 'small LVIS objects', 'data/small_objects', SMALL
+    numbers = dict(train=14400, val=1440, size=64)
+
+
 FORMATS: dict[str, DatasetFormat] = {
     'tiny_lvis': TinyLVIS(),
     'lvis_v1': LVISV1(),
@@ -263,4 +281,6 @@ FORMATS: dict[str, DatasetFormat] = {
     'coco': COCO(),
     'v3det': V3Det(),
     'imagenet': Objects(),
+    'small_lvis': SmallLVIS(),
+    'small_objects': SmallObjects(),
 }

@@ -1,9 +1,9 @@
-"""A small, drawn, long-tailed instance segmentation data set, in the files of LVIS, COCO or V3Det.
+"""Small, drawn, long-tailed instance segmentation data sets, in the files of LVIS, COCO or V3Det.
 
-And, in those of ImageNet, a balanced classification set of the same objects, to pretrain on.
+And, in those of ImageNet, balanced classification sets of the same objects, to pretrain on.
 
-``plan.py`` says which image shows which classes, ``scenes.py`` draws them, ``formats.py`` names the files and writes
-the records. The images are the same in every format.
+``vocabularies.py`` names the classes, ``plan.py`` says which image shows which of them, ``scenes.py`` draws them,
+``formats.py`` names the files and writes the records. The images of a vocabulary are the same in every format.
 """
 
 import json
@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .formats import DATE, FORMATS, DatasetFormat, count, frequency
-from .plan import CATEGORIES, SPLITS
+from .plan import SPLITS
 from .scenes import draw_scene
 
 VERSION = 1  # increase it when the same options no longer give the same bytes
@@ -76,7 +76,7 @@ def make_tiny_lvis(
         _make(out, options, progress)
     contents = {split: FORMATS[form].read((out / FORMATS[form].files(split)[0]).read_text()) for split in SPLITS}
     images, _ = count(contents['train']['annotations'])
-    letters = [frequency(images[FORMATS[form].category_id(k)]) for k in range(len(CATEGORIES))]
+    letters = [frequency(images[FORMATS[form].category_id(k)]) for k in range(len(FORMATS[form].vocabulary.names))]
     return dict(
         made=made,
         images={split: len(content['images']) for split, content in contents.items()},
@@ -109,7 +109,7 @@ def _draw_split(out: Path, form: DatasetFormat, split: str, options: dict, bar: 
     images, annotations, size, seed = [], [], tuple(options['size']), options['seed']
     for image_id, plan in enumerate(form.plan(split, options[split], seed), 1):
         rng = np.random.default_rng([seed, SPLITS.index(split), image_id - 1])
-        image, visible = draw_scene([CATEGORIES[c].rsplit('_', 1)[::-1] for c in plan.objects], size, rng, form.views)
+        image, visible = draw_scene([form.vocabulary.look(c) for c in plan.objects], size, rng, form.views)
         _, jpeg = cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, 92])
         path = out / form.image_path(split, image_id)
         path.parent.mkdir(parents=True, exist_ok=True)
