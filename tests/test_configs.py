@@ -21,7 +21,8 @@ from apa_mmdet.apis.launch_checks.launch import Launch
 from apa_mmdet.apis.launch_checks.losses import check_losses
 from apa_mmdet.apis.launch_checks.metrics import check_metrics
 from apa_mmdet.apis.launch_checks.options import check_options
-from apa_mmdet.datasets.tiny_lvis.generate import CATEGORIES
+from apa_mmdet.datasets.tiny_lvis import vocabularies
+from apa_mmdet.datasets.tiny_lvis.plan import planned_counts
 from apa_mmdet.datasets.validation.findings import Findings
 from apa_mmdet.engine.runner.cpu_launcher import TIMEOUT
 from apa_mmdet.models.activations import AGLU, APA, APALU, AconA, AconB, AconC, MetaAconC
@@ -35,7 +36,18 @@ ALL_CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / 'configs').glob('
 CONFIGS = [name for name in ALL_CONFIGS if name.split('/')[1] not in tiny_images.FOLDERS]
 FLAGSHIP = 'configs/lvis/mask_rcnn_se_r50_apa.py'
 TINY = 'configs/tiny_lvis/mask_rcnn_se_r18_apa.py'
+SMALL = 'configs/small_lvis/mask_rcnn_se_r18_apa_small-lvis.py'
 PLAIN_AND_APA = ('r50', 'r50_gol'), ('se_r50_apa', 'se_r50_apa')  # in the names of baselines, and of what they vary
+SMALL_LEAVES = [  # leaf, base, what differs in the backbone and in the box head
+    ('relu_gol', 'apa', ['act_cfg', 'init_cfg', 'se_cfg'], []),
+    ('apa_apa-link', 'apa', [], ['loss_cls']),
+    *((f'{name}_softmax', base, [], ['init_cfg', 'loss_cls']) for name, base in (('apa', 'apa'), ('relu', 'relu_gol'))),
+    *(
+        (f'{name}_seesaw', base, [], ['cls_predictor_cfg', 'init_cfg', 'loss_cls'])
+        for name, base in (('apa', 'apa'), ('relu', 'relu_gol'))
+    ),
+    *((name, 'relu_gol', ['act_cfg', 'init_cfg'], []) for name in ('acon', 'apalu')),
+]
 LEARNABLE = {'acon': AconC, 'meta-acon': MetaAconC, 'apalu': APALU}
 
 
@@ -64,9 +76,9 @@ def test_no_two_configs_share_a_work_dir():
     assert [name for name in CONFIGS if 'work_dir' in load(name)] == []
 
 
-@pytest.mark.parametrize('folder', ['coco', 'v3det'])
+@pytest.mark.parametrize('folder', ['coco', 'v3det', 'small_lvis'])
 def test_a_config_name_ends_in_its_data_set(folder):
-    suffix = {'coco': r'_[12]x_coco', 'v3det': '_v3det'}[folder]
+    suffix = {'coco': r'_[12]x_coco', 'v3det': '_v3det', 'small_lvis': '_small-lvis'}[folder]
     names = [name for name in CONFIGS if name.startswith(f'configs/{folder}/')]
     assert names and [name for name in names if not re.search(rf'{suffix}\.py$', name)] == []
 
@@ -130,8 +142,10 @@ def test_the_flagship_is_the_published_recipe():
 
 
 def test_lvis_is_evaluated_by_the_fast_metric():
-    names = [name for name in CONFIGS if name.startswith(('configs/lvis/', 'configs/tiny_lvis/'))]
-    assert FLAGSHIP in names and TINY in names
+    names = [
+        name for name in CONFIGS if name.startswith(('configs/lvis/', 'configs/tiny_lvis/', 'configs/small_lvis/'))
+    ]
+    assert {FLAGSHIP, TINY, SMALL} <= {*names}
     for name in names:
         assert load(name).val_evaluator.type == load(name).test_evaluator.type == 'FastLVISMetric', name
 
@@ -301,7 +315,7 @@ def build_heads_of(cfg):
 def test_no_config_of_ours_has_a_setting_that_does_not_fit():
     for name in CONFIGS:
         findings = Findings('config')
-        checks = check_metrics, check_losses, *([check_options] if name in (FLAGSHIP, TINY) else [])
+        checks = check_metrics, check_losses, *([check_options] if name in (FLAGSHIP, TINY, SMALL) else [])
         for check in checks:
             check(Launch('train.py', load(name)), findings)
         assert findings == [], name
@@ -414,6 +428,14 @@ def test_the_lvis_threshold_spares_815_classes():
             ['roi_head.bbox_head.init_cfg', 'roi_head.bbox_head.loss_cls'],
         ),
         *(
+            (
+                f'small_lvis/mask_rcnn_se_r18_{leaf}_small-lvis.py',
+                f'small_lvis/mask_rcnn_se_r18_{base}_small-lvis.py',
+                [f'backbone.{part}' for part in backbone] + [f'roi_head.bbox_head.{part}' for part in head],
+            )
+            for leaf, base, backbone, head in SMALL_LEAVES
+        ),
+        *(
             (f'tiny_lvis/mask_rcnn_se_r18_{a}.py', 'tiny_lvis/mask_rcnn_se_r18_relu_gol.py', ['backbone.act_cfg'])
             for a in LEARNABLE
         ),
@@ -460,8 +482,21 @@ def test_a_baseline_has_no_learnable_activation():
     assert model.roi_head.bbox_head.fc_cls.out_features == 1204
 
 
-def test_the_tiny_config_lists_the_drawn_classes():
-    assert tuple(load(TINY).metainfo.classes) == CATEGORIES
+@pytest.mark.parametrize(
+    'name, vocabulary', [(TINY, vocabularies.TINY), (SMALL, vocabularies.SMALL)], ids=['tiny', 'small']
+)
+def test_a_config_lists_the_drawn_classes(name, vocabulary):
+    cfg = load(name)
+    assert tuple(cfg.metainfo.classes) == vocabulary.names and cfg.num_classes == len(vocabulary.names)
+
+
+def test_the_small_config_repeats_and_drops_rare_classes():
+    cfg = load(SMALL)
+    share = planned_counts('train', 4000, vocabularies.SMALL) / 4000
+    dropped = share < cfg.model.roi_head.bbox_head.loss_cls.frequency_threshold
+    assert dropped.sum() == 120 and share[dropped].max() * 4000 == 10
+    repeats = (cfg.train_dataloader.dataset.oversample_thr / share) ** 0.5
+    assert repeats.max() == pytest.approx(5) and (repeats[~dropped] > 2).sum() == 0
 
 
 def test_the_class_frequency_file_is_in_the_order_of_the_labels():

@@ -27,7 +27,7 @@ from apa_mmdet.apis.convert_weights import convert_file
 from apa_mmdet.checkpoint.io import BadCheckpoint, load_as_data, read_checkpoint
 from apa_mmdet.checkpoint.official_names import convert_official_state_dict, translate_names
 from apa_mmdet.datasets import load_class_frequency
-from apa_mmdet.datasets.tiny_lvis.generate import CATEGORIES
+from apa_mmdet.datasets.tiny_lvis.vocabularies import CATEGORIES
 from apa_mmdet.datasets.validation.annotations import check_annotations
 from apa_mmdet.datasets.validation.columns import FileAnnotations
 from apa_mmdet.datasets.validation.config_datasets import AnnotationUsage

@@ -29,13 +29,25 @@ QUICK = {
     'lvis/mask_rcnn_se_r50_apa',
     'v3det/mask_rcnn_se_r50_apa_v3det',
 }
-FORMS = dict(lvis='lvis_v1', coco='coco', v3det='v3det', tiny_lvis='tiny_lvis', custom_dataset='coco')
+FORMS = dict(
+    lvis='lvis_v1', coco='coco', v3det='v3det', tiny_lvis='tiny_lvis', small_lvis='small_lvis', custom_dataset='coco'
+)
 ROOTS = dict(
-    lvis='data/lvis_v1/', coco='data/coco/', v3det='data/V3Det/', tiny_lvis='data/tiny_lvis/', custom_dataset='data/own'
+    lvis='data/lvis_v1/',
+    coco='data/coco/',
+    v3det='data/V3Det/',
+    tiny_lvis='data/tiny_lvis/',
+    small_lvis='data/small_lvis/',
+    custom_dataset='data/own',
 )
 V05 = 'lvis/mask_rcnn_r50_gol_lvis-v0.5'
 METRICS = dict(
-    lvis='lvis/{}_APr', coco='coco/{}_mAP', v3det='coco/{}_mAP', tiny_lvis='lvis/{}_APr', custom_dataset='coco/{}_mAP'
+    lvis='lvis/{}_APr',
+    coco='coco/{}_mAP',
+    v3det='coco/{}_mAP',
+    tiny_lvis='lvis/{}_APr',
+    small_lvis='lvis/{}_APr',
+    custom_dataset='coco/{}_mAP',
 )
 
 # a part of a config's name: a parameter that only its activation has (attention has an fc1 as well)

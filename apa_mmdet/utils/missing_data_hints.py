@@ -12,7 +12,9 @@ _LABELED = 'see docs/pretraining.md'
 HINTS: dict[str, str] = {
     rf'tiny_lvis{_FOLDERS}': _MAKE,
     rf'tiny_(lvis_v1|lvis_v0\.5|coco|v3det){_FOLDERS}': rf'{_MAKE} --form \1',
+    rf'small_lvis{_FOLDERS}': f'{_MAKE} --form small_lvis',
     r'tiny_objects/(train|val|meta)(/|$)': f'{_MAKE} --form imagenet',
+    r'small_objects/(train|val|meta)(/|$)': f'{_MAKE} --form small_objects',
     rf'lvis_v1{_FOLDERS}': (
         f'{_LVIS.format("v1")}{_PAGE}; to try things out without them, python tools/make_tiny_lvis.py makes a small '
         'data set for configs/tiny_lvis'

@@ -1,5 +1,5 @@
-# AGLU and APA with Seesaw loss and the cosine classifier of its recipe in MMDetection (arXiv:2008.10032) instead of GOL;
-# the rest as mask_rcnn_se_r18_apa_small-lvis.py.
+# AGLU and APA with Seesaw loss and the cosine classifier of its recipe in MMDetection (arXiv:2008.10032) instead of
+# GOL; the rest as mask_rcnn_se_r18_apa_small-lvis.py.
 _base_ = './mask_rcnn_se_r18_apa_small-lvis.py'
 model = dict(
     roi_head=dict(

@@ -1,5 +1,5 @@
-# The flagship in the regime of LVIS at the size of a CPU: the 360 classes at 128x128 that tools/make_tiny_lvis.py --form
-# small_lvis draws, a third of them in 10 images or fewer, from weights of
+# The flagship in the regime of LVIS at the size of a CPU: the 360 classes at 128x128 that tools/make_tiny_lvis.py
+# --form small_lvis draws, a third of them in 10 images or fewer, from weights of
 # configs/small_objects/se_resnet18_apa_small-objects.py; the rest as mask_rcnn_se_r18_apa_pretrained.py.
 _base_ = '../tiny_lvis/mask_rcnn_se_r18_apa_pretrained.py'
 
@@ -19,6 +19,7 @@ model = dict(
         # as the boxes: a rare class has one mask to learn from, and 360 maps of each object would take most of a step
         mask_head=dict(num_classes=num_classes, class_agnostic=True),
     ),
+    train_cfg=dict(rcnn=dict(sampler=dict(num=48))),
     test_cfg=dict(rcnn=dict(score_thr=1e-4, max_per_img=100)),
 )
 

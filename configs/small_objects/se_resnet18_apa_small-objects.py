@@ -1,5 +1,5 @@
-# SE-ResNet-18 on the 360 classes of the small LVIS, one object an image, as tools/make_tiny_lvis.py --form small_objects
-# draws them; configs/small_lvis/mask_rcnn_se_r18_apa_small-lvis.py starts from it. The rest as
+# SE-ResNet-18 on the 360 classes of the small LVIS, one object an image, as tools/make_tiny_lvis.py --form
+# small_objects draws them; configs/small_lvis/mask_rcnn_se_r18_apa_small-lvis.py starts from it. The rest as
 # se_resnet18_apa_tiny-objects.py.
 _base_ = '../tiny_objects/se_resnet18_apa_tiny-objects.py'
 

@@ -29,6 +29,7 @@ SUFFIXES = dict(
     places_lt='_places-lt',
     cifar100_lt='_cifar100-lt',
     tiny_objects='_tiny-objects',
+    small_objects='_small-objects',
 )
 FIRST = {
     'configs/imagenet/se_resnet50_apa_in1k.py': (1000, 64, 100),
@@ -69,8 +70,8 @@ def test_a_config_builds_our_backbone_with_its_activations(name):
     assert type(model.backbone).__module__.startswith('apa_mmdet.')  # MMPretrain has a SEResNet too
     assert any(isinstance(m, (AGLU, APA)) for m in model.modules()) == ('_apa_' in name)
     assert not model.backbone.norm_eval and model.head.num_classes == model.data_preprocessor.num_classes
-    assert (model.data_preprocessor.batch_augments is None) == ('tiny_objects/' in name)
-    assert isinstance(model.head.fc, CosineLinear) == ('imagenet/' not in name and 'tiny_objects/' not in name)
+    assert (model.data_preprocessor.batch_augments is None) == ('_objects/' in name)
+    assert isinstance(model.head.fc, CosineLinear) == ('imagenet/' not in name and '_objects/' not in name)
     assert (cfg.runner_type, cfg.train_cfg.type) == ('SafeRunner', 'ResumableEpochBasedTrainLoop')
     assert cfg.default_hooks.checkpoint.type == 'AtomicCheckpointHook' and 'finite' in cfg.default_hooks
 

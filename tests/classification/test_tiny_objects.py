@@ -1,4 +1,4 @@
-"""The drawn classification set and what starts from it: the commands of `make demo-pretrained`, in miniature."""
+"""The drawn classification sets and what starts from them: the commands of `make demo-pretrained`, in miniature."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from apa_mmdet.apis.launch_checks.launch import Launch
 from apa_mmdet.apis.launch_checks.validate_launch import check_launch
 from apa_mmdet.apis.validate_annotations import check_config
 from apa_mmdet.datasets.tiny_lvis.generate import make_tiny_lvis
-from apa_mmdet.datasets.tiny_lvis.plan import CATEGORIES
+from apa_mmdet.datasets.tiny_lvis.vocabularies import CATEGORIES, MARKED_CATEGORIES
 from apa_mmdet.utils.config import load_config
 
 BACKBONES = ROOT / 'configs/tiny_objects'
@@ -22,6 +22,14 @@ RELU, FROM_RELU = (
     BACKBONES / 'se_resnet18_relu_sigmoid_tiny-objects.py',
     DETECTORS / 'mask_rcnn_se_r18_relu_gol_pretrained.py',
 )
+SMALL = {  # of the small LVIS: backbone, detector
+    backbone: (
+        ROOT / f'configs/small_objects/se_resnet18_{backbone}_small-objects.py',
+        ROOT / f'configs/small_lvis/mask_rcnn_se_r18_{detector}_small-lvis.py',
+    )
+    for backbone, detector in dict(apa='apa', relu_sigmoid='relu_gol', acon='acon', apalu='apalu').items()
+}
+PAIRS = {'APA': (APA, FROM_APA), 'ReLU': (RELU, FROM_RELU), **{f'small-{name}': pair for name, pair in SMALL.items()}}
 
 
 @pytest.fixture(scope='module')
@@ -41,7 +49,17 @@ def test_the_config_reads_what_the_tool_draws(objects):
     assert check_config(str(APA), dict(data_root=str(objects))).findings == []
 
 
-@pytest.mark.parametrize('backbone, detector', [(APA, FROM_APA), (RELU, FROM_RELU)], ids=['APA', 'ReLU'])
+def test_the_small_config_reads_what_the_tool_draws(tmp_path):
+    make_tiny_lvis(tmp_path, train=4, val=2, progress=False, form='small_objects')
+    cfg = load_config(SMALL['apa'][0])
+    for split, number in (('train', 4), ('val', 2)):
+        dataset = DATASETS.build(dict(cfg[f'{split}_dataloader'].dataset, data_root=str(tmp_path)))
+        assert dataset.metainfo['classes'] == MARKED_CATEGORIES and len(dataset) == number
+        assert [dataset.get_data_info(i)['gt_label'] for i in range(number)] == list(range(number))
+        assert dataset[1]['inputs'].shape == (3, 64, 64)
+
+
+@pytest.mark.parametrize('backbone, detector', PAIRS.values(), ids=PAIRS)
 def test_a_detector_has_the_backbone_and_the_images_of_its_pretraining(backbone, detector):
     ours, theirs = load_config(backbone), Config.fromfile(detector)
     epochs = ours.train_cfg.max_epochs

@@ -15,6 +15,7 @@ FOLDERS = (
     'places_lt',
     'cifar100_lt',
     'tiny_objects',
+    'small_objects',
 )  # of configs, which need MMPretrain
 ROOTS = dict(
     imagenet='imagenet', imagenet_lt='imagenet', inat18='inat18', places_lt='places365', cifar100_lt='cifar100'

@@ -27,7 +27,7 @@ from apa_mmdet.apis.inference_loading import AnyImageLoader
 from apa_mmdet.checkpoint.compare import WrongWeights
 from apa_mmdet.checkpoint.io import BadCheckpoint, load_as_data
 from apa_mmdet.checkpoint.official_names import translate_names
-from apa_mmdet.datasets.tiny_lvis.generate import CATEGORIES
+from apa_mmdet.datasets.tiny_lvis.vocabularies import CATEGORIES
 from apa_mmdet.structures.best_class import SAME_OBJECT_IOU
 from apa_mmdet.utils.config import build_detector
 from apa_mmdet.visualization.contact_sheet import browse

@@ -65,6 +65,11 @@ def test_every_option_is_the_stock_tools():
             FileNotFoundError(2, 'No such file', 'data/tiny_lvis_v1/val2017/1.jpg'),
             'missing: data/tiny_lvis_v1/val2017/1.jpg; make the data set with: python tools/make_tiny_lvis.py --form lvis_v1',
         ),
+        (
+            FileNotFoundError(2, 'No such file', 'data/small_lvis/annotations/lvis_v1_val.json'),
+            'missing: data/small_lvis/annotations/lvis_v1_val.json; make the data set with: '
+            'python tools/make_tiny_lvis.py --form small_lvis',
+        ),
         (FileNotFoundError(2, 'No such file', 'coco/val2017/1.jpg'), 'missing: coco/val2017/1.jpg; download COCO 2017'),
         (FileNotFoundError('pretrained weights are not there'), 'pretrained weights are not there'),
         (

@@ -41,7 +41,8 @@ def make_tiny_lvis(
     Args:
         out: folder; gets the files of the format, such as ``annotations/lvis_v1_{train,val}.json``, ``train2017/`` and
             ``val2017/``, and, when all are written, ``tiny_lvis.json`` with the options.
-        train, val: numbers of images, 1 or more. With about 40 training images or more, every class has some.
+        train, val: numbers of images, 1 or more. With about 40 training images or more (``small_lvis``: 100), every
+            class has some.
         size: side of the images in pixels, or (width, height); 64 or more. All three by default those of the format.
         seed: 0 or more.
         force: write even if ``out`` holds something else. Only files of an earlier tiny LVIS are removed.

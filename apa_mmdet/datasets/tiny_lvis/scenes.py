@@ -157,7 +157,8 @@ def draw_scene(
     """Draw a scene.
 
     Args:
-        objects: (shape, appearance) pairs, from the back to the front: keys of ``SHAPES`` and of ``APPEARANCES`` or ``MARKED``.
+        objects: (shape, appearance) pairs, from the back to the front: a key of ``SHAPES``, one of ``APPEARANCES`` or
+            ``MARKED``.
         size: (width, height) in pixels, each 64 or more.
         rng: the only source of randomness.
         views: how much the objects vary.

@@ -4,9 +4,9 @@
 rare, and every shape and every appearance has frequent, common and rare classes: what is rare is a combination, so that
 features learned from frequent classes help.
 
-``SMALL``, 360 classes: 5 marks x 3 surfaces x 4 colors x 6 shapes. At 4,000 training images a third is rare, 40% common,
-and the most frequent one is in 1,200 of them. Five classes that differ in their mark only are a family; each has rare,
-common and frequent members, so that a rare class is easily taken for a frequent one.
+``SMALL``, 360 classes: 5 marks x 3 surfaces x 4 colors x 6 shapes. At 4,000 training images a third of them is rare,
+40% common, and the most frequent one is in 1,200 images. Five classes that differ in their mark only are a family; each
+has rare, common and frequent members, so that a rare class is easily taken for a frequent one.
 """
 
 from itertools import product

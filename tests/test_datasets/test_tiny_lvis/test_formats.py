@@ -12,10 +12,11 @@ from pycocotools import mask as mask_utils
 
 from apa_mmdet.datasets.tiny_lvis.formats import FORMATS
 from apa_mmdet.datasets.tiny_lvis.generate import make_tiny_lvis
-from apa_mmdet.datasets.tiny_lvis.plan import CATEGORIES, plan_split
+from apa_mmdet.datasets.tiny_lvis.plan import plan_split
 from apa_mmdet.datasets.tiny_lvis.scenes import ALONE, draw_scene
+from apa_mmdet.datasets.tiny_lvis.vocabularies import CATEGORIES, TINY
 
-DETECTION = [form for form in FORMATS if form != 'imagenet']
+DETECTION = [name for name, form in FORMATS.items() if form.vocabulary is TINY and name != 'imagenet']
 SMALL = dict(train=16, val=3, size=(96, 72), seed=2, progress=False)
 SAM = 'v3det_2023_v1_train_sam'
 # format, MMDetection's class, its number of classes, split, annotation file, folder of images
@@ -113,7 +114,9 @@ def test_same_options_give_the_same_bytes_in_every_format(tmp_path, form):
     for name in 'ab':
         made = make_tiny_lvis(tmp_path / name, train=2, val=1, size=64, progress=False, form=form)
     assert contents(tmp_path / 'a') == contents(tmp_path / 'b')
-    assert made['images'] == dict(train=2, val=1) and sum(made['classes'].values()) == 48
+    assert made['images'] == dict(train=2, val=1) and sum(made['classes'].values()) == len(
+        FORMATS[form].vocabulary.names
+    )
     assert not make_tiny_lvis(tmp_path / 'a', train=2, val=1, size=64, progress=False, form=form)['made']
 
 
@@ -123,10 +126,11 @@ HASHES = {  # of the annotation files; the images depend on the JPEG encoder of 
     'lvis_v0.5': '53c0ddc7de77f27a',
     'coco': '414de294de327964',
     'v3det': 'ee9250884d2f6b8f',
+    'small_lvis': '4d3da5556c37f321',
 }
 
 
-@pytest.mark.parametrize('form', DETECTION)
+@pytest.mark.parametrize('form', HASHES)
 def test_the_bytes_of_a_format_do_not_change(tmp_path, form):
     make_tiny_lvis(tmp_path, train=8, val=2, size=(96, 64), seed=1, progress=False, form=form)
     found = hashlib.sha256(b''.join(p.read_bytes() for p in sorted(tmp_path.glob('annotations/*')))).hexdigest()
@@ -329,6 +333,6 @@ def test_a_lost_file_is_written_again(tmp_path):
 
 
 def test_an_unknown_format_is_refused_in_one_line(tmp_path):
-    with pytest.raises(ValueError, match="^form must be one of tiny_lvis, .*, imagenet; got 'voc'$"):
+    with pytest.raises(ValueError, match="^form must be one of tiny_lvis, .*, small_objects; got 'voc'$"):
         make_tiny_lvis(tmp_path / 'a', **FEW, form='voc')
     assert not (tmp_path / 'a').exists()

@@ -16,8 +16,9 @@ from pycocotools import mask as mask_utils
 from apa_mmdet.datasets.tiny_lvis import generate
 from apa_mmdet.datasets.tiny_lvis.formats import FORMATS
 from apa_mmdet.datasets.tiny_lvis.generate import make_tiny_lvis
-from apa_mmdet.datasets.tiny_lvis.plan import CATEGORIES, plan_split
+from apa_mmdet.datasets.tiny_lvis.plan import plan_split
 from apa_mmdet.datasets.tiny_lvis.scenes import draw_scene
+from apa_mmdet.datasets.tiny_lvis.vocabularies import CATEGORIES
 
 TOOL = ROOT / 'tools' / 'make_tiny_lvis.py'
 SMALL = dict(train=60, val=24, size=96, seed=3, progress=False)
@@ -201,6 +202,8 @@ def test_tool_makes_the_data_set_once(tool, tmp_path):
         ('coco', 'tiny_coco'),
         ('v3det', 'tiny_v3det'),
         ('imagenet', 'tiny_objects'),
+        ('small_lvis', 'small_lvis'),
+        ('small_objects', 'small_objects'),
     ],
 )
 def test_tool_has_a_default_folder_for_each_format(tool, tmp_path, monkeypatch, form, folder):

@@ -7,7 +7,7 @@ from helpers.annotations import VAL, codes, edit, first, repeat_last
 from mmdet.datasets import LVISV1Dataset
 from mmdet.datasets.transforms import LoadAnnotations
 
-from apa_mmdet.datasets.tiny_lvis.generate import CATEGORIES
+from apa_mmdet.datasets.tiny_lvis.vocabularies import CATEGORIES
 from apa_mmdet.datasets.validation.annotations import check_annotations, check_ground_truth
 from apa_mmdet.datasets.validation.codes import ERROR, WARNING
 from apa_mmdet.datasets.validation.config_datasets import AnnotationUsage

@@ -8,7 +8,7 @@ from helpers.paths import ROOT
 from mmdet.datasets import LVISV1Dataset
 
 from apa_mmdet.datasets import load_class_frequency
-from apa_mmdet.datasets.tiny_lvis.generate import CATEGORIES
+from apa_mmdet.datasets.tiny_lvis.vocabularies import CATEGORIES
 from apa_mmdet.datasets.validation.classes import compare_classes
 from apa_mmdet.datasets.validation.findings import Findings, ValidationError
 from apa_mmdet.datasets.validation.validate_config import validate_config

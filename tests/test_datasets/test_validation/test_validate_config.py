@@ -7,7 +7,7 @@ from helpers.annotations import TRAIN, VAL, coco_dataset, coco_validation_set, c
 from mmengine.config import Config
 from pycocotools.coco import COCO
 
-from apa_mmdet.datasets.tiny_lvis.generate import CATEGORIES
+from apa_mmdet.datasets.tiny_lvis.vocabularies import CATEGORIES
 from apa_mmdet.datasets.validation.validate_config import validate_config
 
 
