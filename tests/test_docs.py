@@ -100,6 +100,8 @@ OTHERS = {
     'python tools/export_onnx.py CONFIG CHECKPOINT --part detector': '',
     'python tools/image_demo.py IMAGE_OR_FOLDER CONFIG CHECKPOINT': '--score-thr 0.01',
     'python tools/make_tiny_lvis.py --form imagenet': '--train 48 --val 48',
+    'python tools/make_tiny_lvis.py --form small_lvis': '--train 2 --val 1',
+    'python tools/make_tiny_lvis.py --form small_objects': '--train 2 --val 1',
     'python tools/new_config.py train.json own.py --val val.json': '--force --device cpu',
     'python tools/new_config.py trainval.json own.py --split 0.2': '--force --device cpu',
     'python tools/plot_activations.py CHECKPOINT': '',
@@ -143,6 +145,7 @@ OF_OBJECTS = [
     'make demo-pretrained',
     'make demo-pretrained BASELINE=1',
     f'python tools/train.py {OBJECTS}',
+    'python tools/train.py configs/small_objects/se_resnet18_apa_small-objects.py',
     f'python tools/train.py {FROM_OBJECTS}',
     f'python tools/test.py {FROM_OBJECTS} $(cat work_dirs/mask_rcnn_se_r18_apa_pretrained/last_checkpoint)',
 ]
@@ -160,6 +163,7 @@ NOT_HERE = {
     'python tools/test.py configs/lvis/mask_rcnn_se_r50_relu_softmax_fracal.py CHECKPOINT': (
         'the same with CONFIG, and test_configs.py builds this config'
     ),
+    'python tools/train.py configs/small_lvis/mask_rcnn_se_r18_apa_small-lvis.py': 'test_training.py, with small data',
     'make bench': 'test_benchmarks runs its four scripts',
     'python tools/train.py CONFIG --cfg-options data_root=path/to/data classes=date,fig,hazelnut max_epochs=2': (
         'test_configs.py applies these options to every config'
