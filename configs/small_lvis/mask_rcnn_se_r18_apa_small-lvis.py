@@ -17,10 +17,10 @@ model = dict(
             ),
         ),
         # as the boxes: a rare class has one mask to learn from, and 360 maps of each object would take most of a step
-        mask_head=dict(num_classes=num_classes, class_agnostic=True),
+        mask_head=dict(num_convs=1, num_classes=num_classes, class_agnostic=True),
     ),
     train_cfg=dict(rcnn=dict(sampler=dict(num=48))),
-    test_cfg=dict(rcnn=dict(score_thr=1e-4, max_per_img=100)),
+    test_cfg=dict(rpn=dict(max_per_img=50), rcnn=dict(score_thr=1e-4, max_per_img=100)),
 )
 
 # data
