@@ -113,6 +113,13 @@ def contenders(z: Tensor) -> dict[str, Contender]:
         COMPILED: Contender('inductor', reference.aglu, (z, *scalars)),
         'batch norm, ReLU': Contender('torch', partial(norm_relu, *norm), (z, *affine), (4, 6), norm),
         'batch norm, aglu': Contender(ours, partial(norm_aglu, *norm), (z, *affine, *scalars), (2, 3), norm),
+        **{
+            f'batch norm, aglu [{backend}]': Contender(
+                backend, partial(norm_aglu, *norm), (z, *affine, *scalars), (2, 3), norm
+            )
+            for backend in others
+            if backend.startswith('triton')
+        },
         'norm, gate, sum, ReLU': Contender('torch', partial(block_end_relu, *norm), end, (9, 12), norm),
         'norm, gate, sum, aglu': Contender(ours, partial(block_end_aglu, *norm), (*end, *scalars), (3, 5), norm),
     }
@@ -237,16 +244,18 @@ def check_columns(name: str, truth: dict[str, Tensor], dtype: torch.dtype, devic
         fine &= worst <= limit
         text = f'{worst:8.1e} {"ulp" if got.dtype.itemsize == 2 else "   "}'
         text += f'  FAILED, more than {limit:g}' * (worst > limit)
-        print(f'  {backend:<9} {str(dtype)[6:]:<9} {column:<12} {text}', flush=True)
+        print(f'  {backend:<10} {str(dtype)[6:]:<9} {column:<12} {text}', flush=True)
     return fine
 
 
 def value_and_derivatives(name: str, backend: str, *inputs: Tensor) -> tuple[Tensor, ...]:
-    """Computes every row as a channel with its own λ and κ."""
+    """Computes every row as a channel with its own λ and κ; twice, as Python helps C++ with the first of a kind."""
     z, *parameters = inputs = [tensor.clone().requires_grad_() for tensor in inputs]
     with ops.use_backend(backend):
-        out = getattr(ops, name)(z[None], *parameters)[0]
-        return (out.detach(), *torch.autograd.grad(out, inputs, torch.ones_like(out)))
+        for _ in range(2):
+            out = getattr(ops, name)(z[None], *parameters)[0]
+            gradients = torch.autograd.grad(out, inputs, torch.ones_like(out))
+    return (out.detach(), *gradients)
 
 
 def worst_error(got: Tensor, want: Tensor) -> float:

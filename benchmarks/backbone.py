@@ -25,9 +25,11 @@ from mmdet.registry import MODELS
 from torch import Tensor, nn
 
 import apa_mmdet  # noqa: F401  registers the backbones
+from apa_mmdet import ops
 
 RELU = 'ReLU, sigmoid gate'
 APA, RECOMPUTED = 'AGLU, APA gate', 'AGLU, APA gate, recomputed'
+FROM_CPP = 'AGLU, APA gate, launched from C++'  # on a GPU, where that is built
 NETWORKS = {
     RELU: dict(
         type='SEResNet',
@@ -44,7 +46,15 @@ SHAPES = dict(cpu=(1, 3, 512, 512), cuda=(2, 3, 800, 1333))
 def build(name: str, depth: int, frozen_stages: int, device: str) -> nn.Module:
     """Builds the network with random weights, equal in all networks that have them."""
     torch.manual_seed(0)
-    net = MODELS.build(dict(NETWORKS[name], depth=depth, frozen_stages=frozen_stages, norm_eval=True, init_cfg=None))
+    net = MODELS.build(
+        dict(
+            NETWORKS[APA if name == FROM_CPP else name],
+            depth=depth,
+            frozen_stages=frozen_stages,
+            norm_eval=True,
+            init_cfg=None,
+        )
+    )
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             for tensor in (module.weight, module.running_var):
@@ -55,8 +65,16 @@ def build(name: str, depth: int, frozen_stages: int, device: str) -> nn.Module:
     return net
 
 
-def steps(net: nn.Module, image: Tensor, dtype: torch.dtype) -> dict[str, Callable]:
+def contenders(device: str) -> list[str]:
+    from_cpp = device == 'cuda' and 'triton-cpp' in ops.backends()
+    return [*NETWORKS, *[FROM_CPP] * from_cpp]
+
+
+def steps(net: nn.Module, image: Tensor, dtype: torch.dtype, from_cpp: bool = False) -> dict[str, Callable]:
     """Forward, and forward with backward, as calls without arguments; float32, or autocast to ``dtype``."""
+    if from_cpp:
+        calls = steps(net, image, dtype)
+        return {name: ops.use_backend('triton-cpp')(call) for name, call in calls.items()}
 
     def forward() -> tuple[Tensor, ...]:
         half = dtype if dtype != torch.float32 else None  # torch 2.1 refuses float32 even if it is not enabled
@@ -88,11 +106,11 @@ def measure_networks(
 
     def prepare(name: str) -> dict[str, Callable]:
         nets[name] = build(name, depth, frozen_stages, args.device).to(memory_format=layout)
-        return steps(nets[name], image, getattr(torch, dtype))
+        return steps(nets[name], image, getattr(torch, dtype), name == FROM_CPP)
 
-    calls, notes = measure.prepare({name: partial(prepare, name) for name in NETWORKS})
+    calls, notes = measure.prepare({name: partial(prepare, name) for name in contenders(args.device)})
     samples = measure.round_robin(calls, args.rounds, args.device)
-    for name in NETWORKS:
+    for name in contenders(args.device):
         row = dict(name=name, depth=depth, frozen_stages=frozen_stages, device=args.device, dtype=dtype)
         row |= dict(shape=measure.shape_text(args.shape), memory_format=args.memory_format, note=notes.get(name, ''))
         if name not in notes:

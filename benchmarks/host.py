@@ -10,13 +10,22 @@ take turns; ``to_relu`` is the median of the ratios of neighbors, so that a slow
 the thread: what else the machine does counts for less.
 
 Before a Triton launch: the time from a call of the operator, or of the modules, to the launch of the kernel, which is
-replaced. Needs Triton, but no GPU.
+replaced. Needs Triton, but no GPU. ``a site, from Python``, ``a site, from C++``: who launches Triton's kernels. Where
+there is no GPU, launches do nothing, and those from C++ go to a library in the place of CUDA's driver.
+
+    python benchmarks/host.py --device cuda
+
+compares sites alone, on a GPU, by the clock: autograd has a thread of its own there. Tensors are so small that the GPU
+waits for the host.
 """
 
 import argparse
 import statistics
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import measure
 import torch
@@ -42,12 +51,15 @@ def network(depth: int, **kwargs) -> nn.Module:
 
 def step(function: Callable[[Tensor], Tensor], x: Tensor, calls: int = 1) -> tuple[float, float]:
     """Returns milliseconds of forward and backward."""
-    start = time.thread_time()
+    clock = time.perf_counter if x.is_cuda else time.thread_time
+    if x.is_cuda:
+        torch.cuda.synchronize()
+    start = clock()
     losses = [function(x) for _ in range(calls)]
-    middle = time.thread_time()
+    middle = clock()
     for loss in losses:
         loss.backward()
-    return (middle - start) / calls * 1e3, (time.thread_time() - middle) / calls * 1e3
+    return (middle - start) / calls * 1e3, (clock() - middle) / calls * 1e3
 
 
 def compare(table: measure.Table, name: str, sides: list[Callable], x: Tensor, rounds: int, calls: int = 1) -> None:
@@ -99,15 +111,58 @@ def before_a_launch(launcher, function: Callable[[], Tensor], rounds: int) -> fl
     return statistics.median(times) * 1e3
 
 
+def site(device: str) -> tuple[Tensor, Callable[[Tensor], '_Loss'], Callable[[Tensor], '_Loss']]:
+    """Returns an input, and of it the functions that our site and batch norm with ReLU are."""
+    x = torch.randn(1, 8, 8, 8, device=device, requires_grad=True)
+    norm, act, relu = nn.BatchNorm2d(8).eval().to(device), AGLU().to(device), nn.ReLU()
+    grad = torch.ones_like(x)
+    return x, lambda x: _Loss(norm_act(x, norm, act), grad), lambda x: _Loss(relu(norm(x)), grad)
+
+
+def compare_launches(table: measure.Table, rounds: int, device: str) -> None:
+    """Adds the rows of a site whose kernels are launched from Python, and from C++ where that is built."""
+    x, ours, theirs = site(device)
+    for name, backend in (('a site, from Python', 'triton'), ('a site, from C++', 'triton-cpp')):
+        if backend in ops.backends():
+            with ops.use_backend(backend):
+                compare(table, name, [ours, theirs], x, rounds, CALLS_OF_A_SITE)
+
+
+def compare_stubbed_launches(table: measure.Table, rounds: int) -> None:
+    sys.path.insert(0, str(measure.ROOT / 'tests'))
+    from helpers.stub_driver import compile_stub, stub_driver
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        stub_driver(compile_stub(Path(folder)), computes=False, listens=False),
+    ):
+        compare_launches(table, rounds, 'cpu')
+
+
+def launches_of_operators(table: measure.Table, rounds: int) -> None:
+    launcher, x, norm, act = ops.backends()['triton'], torch.randn(1, 8, 8, 8), nn.BatchNorm2d(8).eval(), AGLU()
+    x.requires_grad_()
+    with ops.use_backend('triton'):
+        arguments = x, act.lambda_, act.kappa, tensors_of(norm)
+        for name, function in (
+            ('before a Triton launch', lambda: ops.aglu(*arguments)),
+            ('before a Triton launch, without gradients', torch.no_grad()(lambda: ops.aglu(*arguments))),
+            ('before a Triton launch, modules included', lambda: norm_act(x, norm, act)),
+        ):
+            table.add(name=name, forward_ms=before_a_launch(launcher, function, rounds))
+
+
 def main() -> None:
     parser = measure.parser_of(__doc__, rounds=30)
     args: argparse.Namespace = parser.parse_args()
-    args.device = 'cpu'
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    columns = 'forward_ms forward_relu_ms forward_to_relu backward_ms backward_relu_ms backward_to_relu'
+    if args.device == 'cuda':
+        compare_launches(measure.begin(args, 'host', f'name {columns}'), args.rounds, args.device)
+        return
     if dispatch.extension() is None:
         parser.error('the extension is not built: run python -m apa_mmdet.ops.backends')
-    columns = 'forward_ms forward_relu_ms forward_to_relu backward_ms backward_relu_ms backward_to_relu'
     table = measure.begin(args, 'host', f'name {columns}')
     image = torch.randn(1, 3, 32, 32)
     pairs = {
@@ -116,26 +171,13 @@ def main() -> None:
     }
     for name, nets in pairs.items():
         compare(table, name, list(map(summed, nets)), image, args.rounds)
-    x, norm, act = torch.randn(1, 8, 8, 8, requires_grad=True), nn.BatchNorm2d(8).eval(), AGLU()
-    grad, relu = torch.ones_like(x), nn.ReLU()
-
-    def ours(x: Tensor) -> Tensor:
-        return _Loss(norm_act(x, norm, act), grad)
-
-    def theirs(x: Tensor) -> Tensor:
-        return _Loss(relu(norm(x)), grad)
-
+    x, ours, theirs = site(args.device)
     compare(table, 'a site', [ours, theirs], x, args.rounds, CALLS_OF_A_SITE)
     compare(table, 'a site without the extension', [without_extension(ours), theirs], x, args.rounds, CALLS_OF_A_SITE)
-    if (launcher := ops.backends().get('triton')) is not None:
-        with ops.use_backend('triton'):
-            arguments = x, act.lambda_, act.kappa, tensors_of(norm)
-            for name, function in (
-                ('before a Triton launch', lambda: ops.aglu(*arguments)),
-                ('before a Triton launch, without gradients', torch.no_grad()(lambda: ops.aglu(*arguments))),
-                ('before a Triton launch, modules included', lambda: norm_act(x, norm, act)),
-            ):
-                table.add(name=name, forward_ms=before_a_launch(launcher, function, args.rounds))
+    if 'triton' in ops.backends():
+        launches_of_operators(table, args.rounds)
+        if not torch.cuda.is_available():
+            compare_stubbed_launches(table, args.rounds)
 
 
 class _Loss:

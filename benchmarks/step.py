@@ -17,6 +17,8 @@ Several processes train on batches of their own (the work grows with them); proc
 ``reduced_mib`` is what DistributedDataParallel hands to the all-reduce in a step.
 """
 
+import argparse
+import contextlib
 import itertools
 import logging
 import os
@@ -40,6 +42,7 @@ from mmengine.structures import InstanceData
 from torch import distributed
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
+from apa_mmdet import ops
 from apa_mmdet.utils import cli
 
 
@@ -134,30 +137,8 @@ def proposals(sample: DetDataSample) -> InstanceData:
     return InstanceData(bboxes=torch.cat([near, anywhere]))
 
 
-def main() -> None:
-    parser = measure.parser_of(__doc__, rounds=16)
-    default = [config_of(name) for name in CONTENDERS]
-    parser.add_argument('configs', nargs='*', type=Path, metavar='CONFIG', default=default, help='default: ablation.py')
-    count = dict(type=measure.at_least(1), metavar='N')
-    parser.add_argument('--batches', **count, default=4, help='different batches (default: %(default)s)')
-    parser.add_argument('--batch-size', **count, help="images of a process (default: the first config's)")
-    text = "random images of that shape with random objects instead of the first config's training data"
-    parser.add_argument('--drawn', type=measure.shape, metavar='Nx3xHxW', help=text)
-    parser.add_argument('--amp', choices=('bfloat16', 'float16'), help="mixed precision, as train.py's --amp; on a GPU")
-    args = parser.parse_args()
-    if args.drawn and (len(args.drawn) != 4 or args.drawn[1] != 3):
-        parser.error(f'--drawn {measure.shape_text(args.drawn)} is not Nx3xHxW')
-    if distributed.is_torchelastic_launched():  # MMDetection's tools set LOCAL_RANK for one process, too
-        if args.device == 'cuda':
-            torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
-        distributed.init_process_group('nccl' if args.device == 'cuda' else 'gloo')  # MMEngine's asks for a GPU
-    processes = get_world_size()
-    shown = 'config step_ms to_first peak_bytes reduced_mib'
-    suffix = f'_{args.amp}' if args.amp else ''
-    name = f'step_{processes}_processes' if distributed.is_initialized() else 'step'
-    table = measure.begin(args, name, shown, suffix)
-    init_default_scope('mmdet')
-    logging.disable(logging.WARNING)  # the initialization of each parameter
+def measure_steps(table: measure.Table, args: argparse.Namespace) -> None:
+    """Adds a row for each config."""
     steps: dict[Path, Step] = {}
     first = Config.fromfile(args.configs[0])
     first.train_dataloader.batch_size = args.batch_size or first.train_dataloader.batch_size
@@ -168,9 +149,8 @@ def main() -> None:
             steps[path]()
     samples = measure.round_robin(steps, args.rounds, args.device)
     for path, step in steps.items():
-        row = dict(
-            config=path.stem, device=args.device, amp=args.amp, processes=processes, images=len(batches[0]['inputs'])
-        )
+        row = dict(config=path.stem, device=args.device, amp=args.amp, backend=args.backend, processes=get_world_size())
+        row['images'] = len(batches[0]['inputs'])
         row |= measure.milliseconds(samples[path], 'step_')
         row['to_first'] = row['step_ms'] / measure.milliseconds(samples[args.configs[0]])['ms']
         row |= dict(process_mib=memory.process_peak(args.device), peak_bytes=memory.memory_of(step, args.device).peak)
@@ -178,6 +158,35 @@ def main() -> None:
         row['parameters'] = sum(parameter.numel() for parameter in step.model.parameters())
         if is_main_process():
             table.add(**row)
+
+
+def main() -> None:
+    parser = measure.parser_of(__doc__, rounds=16)
+    default = [config_of(name) for name in CONTENDERS]
+    parser.add_argument('configs', nargs='*', type=Path, metavar='CONFIG', default=default, help='default: ablation.py')
+    count = dict(type=measure.at_least(1), metavar='N')
+    parser.add_argument('--batches', **count, default=4, help='different batches (default: %(default)s)')
+    parser.add_argument('--batch-size', **count, help="images of a process (default: the first config's)")
+    text = "random images of that shape with random objects instead of the first config's training data"
+    parser.add_argument('--drawn', type=measure.shape, metavar='Nx3xHxW', help=text)
+    parser.add_argument('--amp', choices=('bfloat16', 'float16'), help="mixed precision, as train.py's --amp; on a GPU")
+    text = "backend of this project's operators (default: chosen by device)"
+    parser.add_argument('--backend', choices=list(ops.backends()), help=text)
+    args = parser.parse_args()
+    if args.drawn and (len(args.drawn) != 4 or args.drawn[1] != 3):
+        parser.error(f'--drawn {measure.shape_text(args.drawn)} is not Nx3xHxW')
+    if distributed.is_torchelastic_launched():  # MMDetection's tools set LOCAL_RANK for one process, too
+        if args.device == 'cuda':
+            torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
+        distributed.init_process_group('nccl' if args.device == 'cuda' else 'gloo')  # MMEngine's asks for a GPU
+    shown = 'config step_ms to_first peak_bytes reduced_mib'
+    suffix = ''.join(f'_{option}' for option in (args.amp, args.backend) if option)
+    name = f'step_{get_world_size()}_processes' if distributed.is_initialized() else 'step'
+    table = measure.begin(args, name, shown, suffix)
+    init_default_scope('mmdet')
+    logging.disable(logging.WARNING)  # the initialization of each parameter
+    with ops.use_backend(args.backend) if args.backend else contextlib.nullcontext():
+        measure_steps(table, args)
     if distributed.is_initialized():
         distributed.destroy_process_group()
 

@@ -25,7 +25,12 @@ _RESIDUAL = Arguments._fields.index('residual')
 
 def backends() -> dict[str, ModuleType]:
     """Returns the modules that can compute on this machine, by name."""
-    found = dict(triton=_triton(), cpu=cpu if cpu.load() else None, analytic=analytic)
+    found = {
+        'triton': _triton(),
+        'triton-cpp': _triton_extension(),
+        'cpu': cpu if cpu.load() else None,
+        'analytic': analytic,
+    }
     return {name: module for name, module in found.items() if module is not None}
 
 
@@ -39,9 +44,20 @@ def _triton() -> ModuleType | None:
     return triton
 
 
+@cache
+def _triton_extension() -> ModuleType | None:
+    """The same kernels, launched from C++, where that has been built."""
+    if _triton() is None:
+        return None
+    from .backends import triton_extension
+
+    return triton_extension if triton_extension.load() else None
+
+
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Computes with ``'analytic'``, ``'cpu'`` or ``'triton'`` inside the block (for tests and benchmarks).
+    """Computes with ``'analytic'``, ``'cpu'``, ``'triton'`` or ``'triton-cpp'`` inside the block (for tests and
+    benchmarks). Nothing chooses the last by itself: it has not run on a GPU yet.
 
     Raises:
         ValueError: if the backend is not available.
@@ -59,6 +75,13 @@ def use_backend(name: str) -> Iterator[None]:
 def extension() -> ModuleType | None:
     """Returns the host side of the CPU's operators, where it has been built and no other backend is chosen."""
     return cpu_extension.load() if not _chosen or _chosen[-1] is cpu else None
+
+
+def _host_side() -> Any | None:
+    """Returns the host side in C++ of the chosen backend, which serves what it can of calls; None if it has none."""
+    if _chosen and _chosen[-1] is _triton_extension():
+        return _chosen[-1].load()
+    return extension()
 
 
 def _backend(x: Tensor) -> ModuleType:
@@ -79,7 +102,7 @@ def call(formula: str, arguments: tuple, recompute: bool) -> Tensor:
     if not is_compiling():
         if torch._C._get_tracing_state() is not None:  # plain operators, which all programs have
             return traced.forward(formula, check(Arguments(*arguments)))
-        module = None if recompute or recomputation_of(arguments[_RESIDUAL]) else extension()
+        module = None if recompute or recomputation_of(arguments[_RESIDUAL]) else _host_side()
         result = None if module is None else module.call(FORMULAS.index(formula), *arguments)
         if result is not None:
             return result

@@ -18,6 +18,7 @@ TESTS = (
     *('tests/test_ops/test_backends/test_triton.py', 'tests/test_models/test_activations/test_contract.py'),
     *('tests/test_models/test_layers/test_carafe.py', 'tests/test_engine/test_hooks/test_skip_non_finite_hook.py'),
 )
+_CPP = ('prepare', 'extension')
 _READY = ('prepare',)  # a failed build of mmcv is reported by each part that misses an operator
 
 
@@ -32,10 +33,10 @@ class Part(NamedTuple):
     needs: tuple[str, ...] = ()
 
 
-def _step(name: str, limit: float, *options: str, rounds: int = 8) -> Part:
+def _step(name: str, limit: float, *options: str, rounds: int = 8, needs: tuple[str, ...] = _READY) -> Part:
     arguments = (APA, RELU, *LARGE, '--rounds', str(rounds), *OUT, *options)
-    cpu = None if '--amp' in options else (*TINY, *SMALL, '--rounds', '2', *OUT)  # MMEngine's wrapper asks for a GPU
-    return Part(name, limit, 'benchmarks/step.py', arguments, cpu, _READY)
+    cpu = None if options else (*TINY, *SMALL, '--rounds', '2', *OUT)  # MMEngine's wrapper for --amp asks for a GPU
+    return Part(name, limit, 'benchmarks/step.py', arguments, cpu, needs)
 
 
 def _backbone(name: str, limit: float, *options: str) -> Part:
@@ -64,17 +65,19 @@ PARTS = (
     Part('machine', 30, 'benchmarks/gpu_check/machine.py', ('{out}',), ('{out}',)),
     Part('prepare', 60, 'benchmarks/gpu_check/prepare.py', ('{bundle}', '{work}'), ('{bundle}', '{work}')),
     _mmcv('mmcv', 170, '--minutes', '2.7'),  # before all that imports mmdet: 50 s on 16 cores
+    Part('extension', 120, '-m', ('apa_mmdet.ops.backends',), ('apa_mmdet.ops.backends',), _READY),
     # stops before it times anything if a value differs from the 60-digit ones
     _activations('activations', 110, '--check'),
-    _backbone('backbone', 90),
+    Part('host', 30, 'benchmarks/host.py', OUT, None, _CPP),
+    _backbone('backbone', 110),
     _step('step', 60),
+    _step('step triton-cpp', 60, '--backend', 'triton-cpp', needs=_CPP),
     Part('tests', 75, '-m', (*_TESTS, *TESTS, '-n', '8'), (*_TESTS, 'tests/test_ops/test_reference.py'), _READY),
     Part('profile', 45, 'benchmarks/profile_step.py', (APA, RELU, *LARGE, *OUT), (*TINY, *SMALL, *OUT), _READY),
     _step('step bfloat16', 40, '--amp', 'bfloat16', rounds=2),
     _step('step float16', 40, '--amp', 'float16', rounds=2),
     Part('nccl', 45, '-m', (*_ONE_PROCESS, APA, *LARGE, *_SHORT), (*_ONE_PROCESS, TINY[0], *SMALL, *_SHORT), _READY),
-    Part('extension', 60, '-m', ('apa_mmdet.ops.backends',), ('apa_mmdet.ops.backends',), _READY),
-    Part('host', 45, 'benchmarks/host.py', OUT, OUT, ('prepare', 'extension')),
+    Part('host of a CPU', 45, 'benchmarks/host.py', ('--device', 'cpu', *OUT), OUT, ('prepare', 'extension')),
     _backbone('backbone channels_last', 45, '--channels-last'),
     _activations('activations channels_last', 45, '--channels-last'),
     _mmcv('mmcv, the rest', 600, '--all', '--minutes', '{minutes}'),

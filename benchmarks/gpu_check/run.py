@@ -113,8 +113,9 @@ def environment(work: Path) -> dict[str, str]:
     ours = dict(
         PYTHONPATH=path, PYTHONUNBUFFERED='1', PYTHONWARNINGS='ignore', PYTHONFAULTHANDLER='1', MPLBACKEND='Agg'
     )
-    # kernels that one part compiles serve the others, and come back to serve the next call
-    return {**os.environ, **ours, 'TRITON_CACHE_DIR': str(work / 'built/triton')}
+    # what one part compiles serves the others, and comes back to serve the next call
+    kept = dict(TRITON_CACHE_DIR=str(work / 'built/triton'), XDG_CACHE_HOME=str(work / 'built/cache'))
+    return {**os.environ, **ours, **kept}
 
 
 def bring_back(results: Path, built: Path, out: Path) -> None:

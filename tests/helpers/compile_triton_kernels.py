@@ -1,7 +1,8 @@
 """Compiles the Triton kernels for an H100 in a process without Triton's interpreter; needs no GPU. Prints JSON.
 
 The variants are those of ``CASES``, with ``--all`` of ``ALL_CASES``. Of each: its name, the widest load and store of PTX, and of the machine code the
-number of accesses to spilled registers and of instructions in the longest loop, divided by the elements of a thread there.
+number of accesses to spilled registers and of instructions in the longest loop, divided by the elements of a thread there;
+and the types of its parameters, with those that a launch from C++ gives it.
 """
 
 import itertools
@@ -85,6 +86,10 @@ def compile_kernel(name, channels_last, dtype, site):
     )
     code = machine_code(compiled.asm['cubin'])
     return dict(
+        parameters=re.findall(r'\.param \.(\w+)', compiled.asm['ptx'].partition('.entry')[2].partition(')')[0]),
+        # None is compiled away, and two pointers that these kernels do not use come last
+        expected=[{'i': 'u32', '*': 'u64'}[kind[0]] for kind in signature.values() if kind != 'constexpr']
+        + ['u64'] * 2,
         load=widest('ld', compiled.asm['ptx']),
         store=widest('st', compiled.asm['ptx']),
         spills=sum(bool(re.search(r'\b(STL|LDL)\b', line)) for line in code),

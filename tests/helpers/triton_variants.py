@@ -26,22 +26,22 @@ SHORT_SIDES, LONG_SIDE, STEPS = range(640, 801, 32), 1333, 300
 @contextmanager
 def recorded_launches():
     """Launches nothing in the block, and yields the list of ``(kernel, programs, values, constants)`` instead."""
-    launches, start = [], launcher._start
+    launches, start = [], launcher.start
 
-    def record(kernel, programs, args, *values, **constants):
-        def launch(*values, **constants):
+    def record(launch):
+        def launched(*values, **constants):
             launches.append(SimpleNamespace(kernel=name, programs=programs, values=values, constants=constants))
 
-        name = next(
-            name for name in ('forward_kernel', 'backward_kernel', 'finish_kernel') if getattr(launcher, name) is kernel
-        )
-        start({(programs,): launch}, programs, args, *values, **constants)
+        kernels = 'forward_kernel', 'backward_kernel', 'finish_kernel'
+        name = next(name for name in kernels if getattr(launcher, name) is launch.kernel)
+        programs = launch.programs
+        return start(launch._replace(kernel={(programs,): launched}))
 
-    launcher._start = record
+    launcher.start = record
     try:
         yield launches
     finally:
-        launcher._start = start
+        launcher.start = start
 
 
 def variant(launch):

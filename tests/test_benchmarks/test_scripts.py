@@ -347,7 +347,7 @@ def test_host_time_of_networks_and_sites_is_measured(tmp_path, monkeypatch):
         torch.set_num_threads(threads)
     rows = {row['name']: row for row in measure.read_results(tmp_path / 'host_cpu.csv')}
     compared = [name for name in rows if 'launch' not in name]
-    assert len(compared) == 4 and len(rows) in (4, 7)  # without Triton and with it
+    assert (len(compared), len(rows)) in ((4, 4), (6, 9))  # without Triton and with it
     for name in compared:
         assert all(0 < float(rows[name][f'{step}_to_relu']) < float('inf') for step in ('forward', 'backward'))
     assert all(float(row['forward_ms']) > 0 for row in rows.values())

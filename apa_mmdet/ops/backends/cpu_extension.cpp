@@ -4,28 +4,13 @@
  * the plain case, all tensors dense in float32, and return None for anything else, which is then computed otherwise.
  * cpu_extension.py builds this file, and gives it the kernels of cpu_kernels.c and cpu_gate.c.
  */
-#include <algorithm>
-
 #include <ATen/EmptyTensor.h>
 #include <ATen/Parallel.h>
-#include <c10/core/impl/TorchDispatchModeTLS.h>
-#include <torch/csrc/Exceptions.h>
-#include <torch/csrc/autograd/custom_function.h>
-#include <torch/csrc/autograd/functions/basic_ops.h>
-#include <torch/csrc/autograd/python_variable.h>
 
 #include "cpu_call.h"
+#include "extension.h"
 
 namespace {
-
-using at::Tensor;
-using torch::autograd::AutogradContext;
-using torch::autograd::variable_list;
-
-/* The tensors in the order of memory_layout.Arguments. Undefined where they are not given. */
-enum { X, LAMBDA, KAPPA, MEAN, VAR, WEIGHT, BIAS, GATE, RESIDUAL, R_MEAN, R_VAR, R_WEIGHT, R_BIAS, TENSORS };
-using Optional = std::optional<Tensor>; /* undefined and empty alike */
-using Tensors = std::array<Tensor, TENSORS>;
 
 void (*forward_kernel)(const Call*);
 void (*backward_kernel)(const Call*);
@@ -41,71 +26,19 @@ Tensor result_like(const Tensor& t) {
     return at::detail::empty_strided_cpu(t.sizes(), t.strides(), at::kFloat);
 }
 
-/* Whether t is an ordinary tensor of the CPU: no transform of functorch, no tangent, no view that is lazily negated. */
+/* Whether t is an ordinary tensor of the CPU in float32. */
 bool is_plain(const Tensor& t) {
-    static const auto ordinary = at::detail::empty_cpu({1}, at::TensorOptions().dtype(at::kFloat)).key_set();
-    return t.key_set() == ordinary && t.scalar_type() == at::kFloat && !t._fw_grad(0).defined();
+    static const KeySets ordinary(at::kCPU);
+    return t.scalar_type() == at::kFloat && ordinary.has(t);
 }
 
-/* Reads arguments of Python, None or tensors; false if one is of a subclass, which may want to see what is computed. */
-template <size_t count>
-bool unpack(PyObject* const* args, std::array<Tensor, count>& t) {
-    for (size_t i = 0; i < count; i++) {
-        if (args[i] == Py_None) continue;
-        if (!THPVariable_CheckTypeExact(Py_TYPE(args[i]))) return false;
-        t[i] = THPVariable_Unpack(args[i]);
-    }
-    return true;
-}
-
-bool is_served(const Tensors& t) {
-    const Tensor& x = t[X];
-    if (!is_plain(x) || c10::impl::TorchDispatchModeTLS::any_modes_set()) return false;
-    const int64_t channels = x.dim() > 1 ? x.size(1) : 1;
-    for (int i = LAMBDA; i < TENSORS; i++) {
-        if (!t[i].defined()) continue;
-        if (!is_plain(t[i])) return false;
-        if (i == RESIDUAL) {
-            if (t[i].sizes() != x.sizes() || t[i].strides() != x.strides()) return false;
-        } else if (!t[i].is_contiguous()) {
-            return false;
-        } else if (i == GATE) {
-            if (x.dim() < 2 || t[i].dim() != 2 || t[i].size(0) != x.size(0) || t[i].size(1) != channels) return false;
-        } else if ((i == LAMBDA || i == KAPPA) && t[i].numel() == 1) {
-            continue;
-        } else if (x.dim() < 2 || t[i].dim() != 1 || t[i].size(0) != channels) {
-            return false;
-        }
-    }
-    const bool without_residual = !t[RESIDUAL].defined() && (t[R_WEIGHT].defined() || t[R_BIAS].defined() || t[R_VAR].defined());
-    return !without_residual && t[MEAN].defined() == t[VAR].defined() && t[R_MEAN].defined() == t[R_VAR].defined();
-}
-
-/* As memory_layout.layout_of; false where the tensor has to be brought into another memory order first. */
 bool set_layout(Call& call, const Tensors& t) {
-    const Tensor& x = t[X];
-    bool per_channel = t[LAMBDA].numel() != 1 || t[KAPPA].numel() != 1;
-    for (int i : {VAR, WEIGHT, BIAS, GATE, R_VAR, R_WEIGHT, R_BIAS}) per_channel |= t[i].defined();
-    call.images = call.channels = 1;
-    call.positions = x.numel();
-    call.channels_last = 0;
-    if (!per_channel) {
-        if (!x.is_non_overlapping_and_dense()) return false;
-    } else {
-        const bool contiguous = x.is_contiguous();
-        if (!contiguous && !(x.dim() == 4 && x.is_contiguous(at::MemoryFormat::ChannelsLast)) &&
-            !(x.dim() == 5 && x.is_contiguous(at::MemoryFormat::ChannelsLast3d)))
-            return false;
-        call.images = x.size(0);
-        call.channels = x.size(1);
-        const int64_t planes = call.images * call.channels;
-        call.positions = planes ? x.numel() / planes : 0;
-        call.channels_last = call.positions == 1 || !contiguous;
-        if (call.channels_last && !t[GATE].defined()) {
-            call.positions *= call.images;
-            call.images = 1;
-        }
-    }
+    const std::optional<Layout> layout = layout_of(t);
+    if (!layout) return false;
+    call.images = layout->images;
+    call.channels = layout->channels;
+    call.positions = layout->positions;
+    call.channels_last = layout->channels_last;
     call.piece = call.channels_last && call.channels ? std::max(min_piece_positions, piece_size / call.channels) : piece_size;
     return true;
 }
@@ -123,21 +56,6 @@ void set_inputs(Call& call, const Tensors& t, int64_t formula, double eps, doubl
     call.gate = data(t[GATE]);
     call.residual = data(t[RESIDUAL]);
     call.residual_norm = {data(t[R_MEAN]), data(t[R_VAR]), data(t[R_WEIGHT]), data(t[R_BIAS]), residual_eps};
-}
-
-template <size_t N>
-bool is_differentiable(const std::array<Tensor, N>& t) {
-    return at::GradMode::is_enabled() &&
-           std::any_of(t.begin(), t.end(), [](const Tensor& each) { return each.defined() && each.requires_grad(); });
-}
-
-variable_list refuse_second_derivative(variable_list&& results) {
-    if (!at::GradMode::is_enabled()) return results;
-    for (Tensor& gradient : results)
-        if (gradient.defined()) gradient.requires_grad_(true);
-    auto refuse = torch::autograd::DelayedError(
-        "trying to differentiate twice a function that was marked with @once_differentiable", results.size());
-    return refuse.apply(std::move(results));
 }
 
 Tensor compute(const Tensors& t, int64_t formula, double eps, double residual_eps) {
@@ -173,9 +91,10 @@ struct Parametric : public torch::autograd::Function<Parametric> {
         std::copy(saved.begin(), saved.end(), t.begin());
         at::AutoDispatchBelowADInplaceOrView guard;
         Tensor grad = grads[0];
-        if (grad.scalar_type() != at::kFloat || grad.strides() != t[X].strides()) grad = result_like(t[X]).copy_(grad);
+        if (grad.scalar_type() != at::kFloat || !same_order(grad, t[X])) grad = result_like(t[X]).copy_(grad);
         Call call{};
-        set_layout(call, t);
+        TORCH_CHECK(set_layout(call, t) && (!t[RESIDUAL].defined() || same_order(t[RESIDUAL], t[X])),
+                    "apa_mmdet: a hook of saved tensors changed the order of elements in memory; return them as they were");
         set_inputs(call, t, ctx->saved_data["formula"].toInt(), ctx->saved_data["eps"].toDouble(),
                    ctx->saved_data["residual_eps"].toDouble());
         call.grad = data(grad);
@@ -202,17 +121,11 @@ struct Parametric : public torch::autograd::Function<Parametric> {
     }
 };
 
-/* The interpreter is free for other threads while this lives. */
-struct Unlocked {
-    PyThreadState* state = PyEval_SaveThread();
-    ~Unlocked() { PyEval_RestoreThread(state); }
-};
-
 PyObject* call(PyObject*, PyObject* const* args, Py_ssize_t count) {
     HANDLE_TH_ERRORS
     Tensors t;
     Call call{};
-    if (!unpack(args + 1, t) || !is_served(t) || !set_layout(call, t)) Py_RETURN_NONE;
+    if (!unpack(args + 1, t) || !is_served(t, is_plain) || !set_layout(call, t)) Py_RETURN_NONE;
     const int64_t formula = PyLong_AsLongLong(args[0]);
     const double eps = PyFloat_AsDouble(args[1 + TENSORS]), residual_eps = PyFloat_AsDouble(args[2 + TENSORS]);
     const bool differentiable = is_differentiable(t);
@@ -381,11 +294,6 @@ PyObject* configure(PyObject*, PyObject* args) {
     piece_size = piece;
     min_piece_positions = min_positions;
     Py_RETURN_NONE;
-}
-
-template <PyObject* (*function)(PyObject*, PyObject* const*, Py_ssize_t)>
-PyCFunction as_method() {
-    return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
 }
 
 PyMethodDef methods[] = {

@@ -102,24 +102,50 @@ def works(device: torch.device) -> bool:
     return True
 
 
+class Launch(NamedTuple):
+    """A kernel, its number of programs, and its arguments: those of the signature in order, then constants by name."""
+
+    kernel: Any
+    programs: int
+    x: Tensor  # on the device to launch it on
+    values: tuple[Tensor | int | None, ...]
+    constants: dict[str, Any]
+
+
 def forward(formula: str, args: Arguments) -> Tensor:
-    out = empty_result(args.x, args.per_channel)
-    layout = layout_of(out, args)
-    x, residual = _in_order_of(out, args.x, args.residual)
-    _launch(
-        forward_kernel,
-        formula,
-        args,
-        layout,
-        tiling_of(layout, tile_size(FORWARD_TILE, args.x.dtype)),
-        x,
-        residual,
-        out,
-    )
+    out, launches = describe_forward(formula, args)
+    for launch in launches:
+        start(launch)
     return out
 
 
+def describe_forward(formula: str, args: Arguments) -> tuple[Tensor, list[Launch]]:
+    """Returns the tensor of the result and the launch that fills it; none if it has no elements."""
+    out = empty_result(args.x, args.per_channel)
+    layout = layout_of(out, args)
+    x, residual = _in_order_of(out, args.x, args.residual)
+    tiling = tiling_of(layout, tile_size(FORWARD_TILE, args.x.dtype))
+    return out, _launch(forward_kernel, formula, args, layout, tiling, x, residual, out)
+
+
 def backward(formula: str, grad: Tensor, args: Arguments, needed: Sequence[bool]) -> list[Tensor | None]:
+    results, launches = describe_backward(formula, grad, args, needed)
+    for launch in launches:
+        start(launch)
+    for name in ('lambda_', 'kappa'):  # one value beside one per channel
+        result, shape = results.get(name), getattr(args, name).shape
+        if result is not None and result.shape != shape:
+            results[name] = result.sum().reshape(shape)
+    return [results.get(name) for name in DIFFERENTIABLE]
+
+
+def describe_backward(
+    formula: str, grad: Tensor, args: Arguments, needed: Sequence[bool]
+) -> tuple[dict[str, Tensor | None], list[Launch]]:
+    """Returns the tensors of the gradients by name, and the two launches that fill them; none without elements.
+
+    The gradient to λ or κ is one per channel where the other is.
+    """
     grad_x = empty_result(args.x, args.per_channel)
     inputs = _in_order_of(grad_x, grad, args.x, args.residual)
     grad_residual = None if args.residual is None else torch.empty_like(grad_x, dtype=args.residual.dtype)
@@ -135,7 +161,7 @@ def backward(formula: str, grad: Tensor, args: Arguments, needed: Sequence[bool]
     partials = torch.empty(shape, dtype=dtype, device=device) if rows else None
     curve = None if curve_per_channel else torch.empty((programs, 2), dtype=dtype, device=device)
     tensors = *inputs, grad_x, grad_residual, partials, curve
-    _launch(backward_kernel, formula, args, layout, tiling, *tensors, ROWS=rows)
+    launches = _launch(backward_kernel, formula, args, layout, tiling, *tensors, ROWS=rows)
     results = dict(x=grad_x, residual=grad_residual)
     for name, wanted in zip(DIFFERENTIABLE, needed):
         tensor = getattr(args, name)
@@ -144,12 +170,8 @@ def backward(formula: str, grad: Tensor, args: Arguments, needed: Sequence[bool]
             size = layout.channels if single else tensor.shape
             results[name] = (torch.empty if programs else torch.zeros)(size, dtype=tensor.dtype, device=device)
     if programs:
-        _finish(args, partials, curve, results, layout, tiling.spans, rows)
-    for name in ('lambda_', 'kappa'):  # one value beside one per channel
-        result, shape = results.get(name), getattr(args, name).shape
-        if result is not None and result.shape != shape:
-            results[name] = result.sum().reshape(shape)
-    return [results.get(name) for name in DIFFERENTIABLE]
+        launches.append(_finish(args, partials, curve, results, layout, tiling.spans, rows))
+    return results, launches
 
 
 def _finish(
@@ -160,15 +182,12 @@ def _finish(
     layout: Layout,
     spans: int,
     rows: int,
-) -> None:
+) -> Launch:
     """Adds up the sums of the backward kernel to the gradients to parameters and gate, in one launch."""
     blocks = 0 if partials is None else triton.cdiv(layout.channels, FINISH_CHANNELS)
     parameters = args.lambda_, *args.norm, args.gate, args.residual_mean, args.residual_var
     names = 'lambda_', 'kappa', 'weight', 'bias', 'gate', 'residual_weight', 'residual_bias'
-    _start(
-        finish_kernel,
-        blocks + (curve is not None),
-        args,
+    values = (
         partials,
         curve,
         *[t if t is None else t.contiguous() for t in parameters],
@@ -177,12 +196,16 @@ def _finish(
         spans,
         layout.channels,
         0 if curve is None else len(curve),
+    )
+    constants = dict(
         CURVE_PER_CHANNEL=curve is None,
         ROWS=rows,
         BLOCK_R=FINISH_SPANS,
         BLOCK_C=FINISH_CHANNELS,
         BLOCK=FINISH_PROGRAMS,
+        **_constants(args),
     )
+    return Launch(finish_kernel, blocks + (curve is not None), args.x, values, constants)
 
 
 def _in_order_of(result: Tensor, *tensors: Tensor | None) -> list[Tensor | None]:
@@ -191,42 +214,38 @@ def _in_order_of(result: Tensor, *tensors: Tensor | None) -> list[Tensor | None]
 
 def _launch(
     kernel, formula: str, args: Arguments, layout: Layout, tiling: Tiling, *tensors: Tensor | None, **constants: int
-) -> None:
-    """Starts the programs of ``tiling`` with ``tensors`` and the arguments that both kernels take."""
+) -> list[Launch]:
+    """Returns the launch of ``tiling`` with ``tensors`` and what both kernels take; none without programs."""
     programs = layout.images * tiling.blocks * tiling.spans
     if programs == 0:
-        return
+        return []
     parameters = args.lambda_, args.kappa, *args.norm, args.gate, *args.residual_norm
     inner, outer = (layout.channels, layout.positions) if layout.channels_last else (layout.positions, layout.channels)
     unit = MAX_LOAD if inner % MAX_LOAD == 0 else 1
-    _start(
-        kernel,
-        programs,
-        args,
+    values = (
         *tensors,
         *[t if t is None else t.contiguous() for t in parameters],
         inner // unit,
         outer,
         *tiling[2:],  # blocks, spans, tiles
+    )
+    constants.update(
         FORMULA=formula,
         KAPPA_PER_CHANNEL=args.kappa.numel() != 1,
         CHANNELS_LAST=layout.channels_last,
         UNIT=unit,
         BLOCK_C=tiling.block_c,
         BLOCK_S=tiling.block_s,
-        **constants,
         **OPTIONS,
+        **_constants(args),
     )
+    return [Launch(kernel, programs, args.x, values, constants)]
 
 
-def _start(kernel, programs: int, args: Arguments, *values: Tensor | int | None, **constants: Any) -> None:
-    """The one place where kernels are launched.
-
-    Triton finds the compiled kernel of a call by all of its arguments, in more time than the launch takes. What it
-    found is kept by what tells such kernels apart, and launched without the search.
-    """
+def _constants(args: Arguments) -> dict[str, Any]:
+    """Those that all kernels take."""
     residual_affine = args.residual_affine
-    constants.update(
+    return dict(
         LAMBDA_PER_CHANNEL=args.lambda_.numel() != 1,
         AFFINE=residual_affine or args.affine,
         RESIDUAL_AFFINE=residual_affine,
@@ -234,17 +253,28 @@ def _start(kernel, programs: int, args: Arguments, *values: Tensor | int | None,
         RESIDUAL_EPS=args.residual_eps,
         num_warps=WARPS,
     )
+
+
+def start(launch: Launch) -> Any:
+    """Launches a kernel: the one place where that is done.
+
+    Triton finds the compiled kernel of a call by all of its arguments, in more time than the launch takes. What it
+    found is kept by what tells such kernels apart, and launched without the search. Returns what is kept, else None.
+    """
+    kernel, programs, x, values, constants = launch
     kinds = _kinds(values)
-    key = None if kinds is None else (id(kernel), args.x.get_device(), *constants.items(), *kinds)
-    with torch.cuda.device_of(args.x):
+    key = None if kinds is None else (id(kernel), x.get_device(), *constants.items(), *kinds)
+    with torch.cuda.device_of(x):
         compiled = _compiled.get(key)
         if compiled is not None:
             constexprs = [constants[name] for name in kernel.arg_names[len(values) :]]
             compiled[(programs, 1, 1)](*values, *constexprs)
-            return
+            return compiled
         compiled = kernel[(programs,)](*values, **constants)
-        if LAUNCHES_COMPILED and compiled is not None and key is not None:
-            _compiled[key] = compiled
+    if not LAUNCHES_COMPILED or compiled is None or key is None:
+        return None
+    _compiled[key] = compiled
+    return compiled
 
 
 def _kinds(values: Sequence[Tensor | int | None]) -> list[torch.dtype | None] | None:

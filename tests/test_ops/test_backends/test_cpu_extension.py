@@ -9,7 +9,7 @@ import torch
 
 from apa_mmdet import ops
 from apa_mmdet.ops import dispatch
-from apa_mmdet.ops.backends import cpu, cpu_extension
+from apa_mmdet.ops.backends import cpu, cpu_extension, extension
 
 
 @pytest.fixture
@@ -40,6 +40,18 @@ def test_where_it_is_not_built_python_gives_the_same_without_a_warning(library):
         assert ops.aglu(torch.tensor([2.0]), torch.ones(1), torch.ones(1)).item() == pytest.approx(1.7616, abs=1e-4)
 
 
+def test_serves_in_inference_mode_and_before_and_after_it():
+    """The first call of a process may be made in that mode, where ordinary tensors have other keys."""
+    if not cpu_extension.is_supported():
+        pytest.skip('the extension needs torch 2.2')
+    arguments = [torch.ones(3), torch.ones(1), torch.ones(1), *[None] * 10, 0.0, 0.0]
+    served = [dispatch.extension().call(1, *arguments)]
+    with torch.inference_mode():
+        served.append(dispatch.extension().call(1, *arguments))
+        served.append(dispatch.extension().call(1, torch.ones(3), *arguments[1:]))
+    assert all(torch.equal(out, served[0]) for out in served)
+
+
 def test_a_damaged_extension_is_named_in_one_warning_and_not_used(library):
     library.write_bytes(b'broken')
     with pytest.warns(UserWarning, match='cannot be loaded .*; delete it and build it again') as caught:
@@ -49,7 +61,7 @@ def test_a_damaged_extension_is_named_in_one_warning_and_not_used(library):
 
 @pytest.mark.parametrize('compiler, error', [('/no/such/c++', OSError), ('false', subprocess.CalledProcessError)])
 def test_a_build_without_a_compiler_fails_and_leaves_nothing(library, monkeypatch, compiler, error):
-    monkeypatch.setattr(cpu_extension, 'is_supported', lambda: True)
+    monkeypatch.setattr(extension, 'is_supported', lambda: True)
     monkeypatch.setenv('CXX', compiler)
     with pytest.raises(error):
         cpu_extension.build()
@@ -57,7 +69,7 @@ def test_a_build_without_a_compiler_fails_and_leaves_nothing(library, monkeypatc
 
 
 def test_a_torch_that_is_too_old_is_named(library, monkeypatch):
-    monkeypatch.setattr(cpu_extension, 'is_supported', lambda: False)
+    monkeypatch.setattr(extension, 'is_supported', lambda: False)
     with pytest.raises(
         ValueError, match=f'needs the headers of torch >= 2.2, and this is {re.escape(torch.__version__)}'
     ):
