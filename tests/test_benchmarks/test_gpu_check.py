@@ -97,13 +97,18 @@ def test_a_termination_from_outside_still_writes_the_report(tmp_path):
 def test_goals_without_figures_read_not_measured_and_others_show_the_worst(tmp_path):
     assert all(line.endswith('| not measured |') for line in report.goals(tmp_path)[2:])
     rows = '"AGLU, APA gate",float32,50,0.9\n"ReLU, sigmoid gate",float32,100,1\n"AGLU, APA gate",float16,30,1.2\n'
+    rows += '"AGLU, APA gate, launched from C++",float32,50,1.1\n'
     (tmp_path / 'backbone_cuda.csv').write_text('# torch: 2\n' + TABLE + rows)
     columns = 'name,dtype,predicted_forward_bytes,forward_backward_to_silu,share_of_copy\n'
     small, large = 2**20, 2**28
     rows = f'aglu,float32,{large},1.05,0.9\naglu,float32,{large},1.2,0.7\naglu,float32,{small},9,0.1\nSiLU,float32,{large},1,1\n'
     (tmp_path / 'activations_cuda.csv').write_text(columns + rows)
+    columns = 'name,forward_ms,forward_relu_ms,backward_ms,backward_relu_ms\n'
+    rows = '"a site, from Python",0.2,0.1,0.4,0.1\n"a site, from C++",0.08,0.1,0.1,0.1\n'
+    (tmp_path / 'host_cuda.csv').write_text(columns + rows)
     measured = [line.split('|')[3].strip() for line in report.goals(tmp_path)[2:]]
-    assert measured == ['float32 1.20', 'float32 0.70', 'float32 0.90, float16 1.20', 'float32 0.50', 'not measured']
+    by_goal = ['float32 1.20', 'float32 0.70', 'float32 0.90, float16 1.20', 'float32 1.10', 'float32 0.50']
+    assert measured == [*by_goal, 'from Python 3.00, from C++ 0.90', 'not measured', 'not measured']
 
 
 def test_large_files_come_back_whole_in_small_pieces(tmp_path):
