@@ -213,7 +213,7 @@ def _in_order_of(result: Tensor, *tensors: Tensor | None) -> list[Tensor | None]
 
 
 def _launch(
-    kernel, formula: str, args: Arguments, layout: Layout, tiling: Tiling, *tensors: Tensor | None, **constants: int
+    kernel, formula: str, args: Arguments, layout: Layout, tiling: Tiling, *tensors: Tensor | None, **constants: Any
 ) -> list[Launch]:
     """Returns the launch of ``tiling`` with ``tensors`` and what both kernels take; none without programs."""
     programs = layout.images * tiling.blocks * tiling.spans

@@ -120,7 +120,7 @@ def _start(launch: Launch) -> tuple | None:
             continue
         if isinstance(value, Tensor):
             parameters.append((places()[name], 0))
-        elif types[name] == 'i32':
+        elif value is not None and types[name] == 'i32':
             parameters.append((-1, value))
         else:  # a number that the kernel was compiled for, one of 64 bits, or None that is not compiled away
             return None
