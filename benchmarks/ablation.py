@@ -1,23 +1,26 @@
-"""Compares activations and losses on tiny LVIS: seven configs of one network, one budget, three seeds each.
+"""Compares activations, losses and calibrations: one network and budget, some seeds of each arm of a study.
 
-    python tools/make_tiny_lvis.py          # the data, once
-    python benchmarks/ablation.py           # about four hours on two cores
-    python benchmarks/ablation.py --runs apa-gol acon --seeds 0
-    python benchmarks/step.py               # time and memory of a step, on an idle machine
-    python benchmarks/ablation.py --table   # writes the results so far into docs/ablation.md
+    python tools/make_tiny_lvis.py && python tools/make_tiny_lvis.py data/tiny_lvis_1000 --val 1000     # once
+    python benchmarks/ablation.py                     # the study tiny_lvis
+    python benchmarks/ablation.py --study small_lvis --calibrations none fracal
+    python benchmarks/ablation.py --arms apa-gol acon --seeds 0 --jobs 2
+    python benchmarks/step.py                         # time and memory of a step, on an idle machine
+    python benchmarks/ablation.py --table             # writes the results so far into docs/ablation.md
 
-Each run is a process of tools/train.py; seed 0 of every config comes first. A row is appended to the CSV as a run ends,
-and the same command skips the runs that are there. A run that diverges counts: without a result its AP is 0, and
-``note`` gives the reason. A run that fails otherwise is reported and tried again by the next call. ``config`` is a hash
-of the parsed config without ``options``; a + after ``commit`` marks changes in tracked files. ``minutes`` include
-whatever else the machine did: time and memory are measured by step.py.
+``studies.py`` lists the studies. A run is a process of tools/train.py, on the shared initial weights of its seed, and
+one of tools/test.py for each calibration, on more images than trainings are evaluated on; seed 0 of every arm comes
+first. A row is appended to the CSV as a test ends; the same command skips the rows that are there and resumes what was
+interrupted. A run that diverges counts: without a result its AP is 0, and ``note`` gives the reason. A run that fails
+otherwise is reported and tried again by the next call. ``config`` is a hash of the arm, without ``options``;
+a + after ``commit`` marks changes in tracked files. ``minutes`` include whatever else the machine did: time and memory
+are measured by step.py.
 """
 
 import argparse
 import csv
 import hashlib
+import itertools
 import json
-import math
 import os
 import shutil
 import signal
@@ -25,29 +28,20 @@ import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 
 import measure
 import torch
 from mmengine.config import Config
+from studies import STUDIES, Study, write_shared_weights
 
 from apa_mmdet.apis.mmdet_tools import EXIT_DIVERGED
 from apa_mmdet.utils import cli
 
-CONFIGS = measure.ROOT / 'configs/tiny_lvis'
 PAGE = measure.ROOT / 'docs/ablation.md'
 BEGIN, END = '<!-- written by benchmarks/ablation.py --table -->', '<!-- end of the table -->'
-# config, activation, gate, loss
-CONTENDERS = {
-    'relu-softmax': ('mask_rcnn_se_r18_relu_softmax', 'ReLU', 'sigmoid', 'softmax CE'),
-    'relu-gol': ('mask_rcnn_se_r18_relu_gol', 'ReLU', 'sigmoid', 'GOL'),
-    'apa-softmax': ('mask_rcnn_se_r18_apa_softmax', 'AGLU', 'APA', 'softmax CE'),
-    'apa-gol': ('mask_rcnn_se_r18_apa', 'AGLU', 'APA', 'GOL'),
-    'acon': ('mask_rcnn_se_r18_acon', 'ACON-C', 'sigmoid', 'GOL'),
-    'meta-acon': ('mask_rcnn_se_r18_meta-acon', 'Meta-ACON', 'sigmoid', 'GOL'),
-    'apalu': ('mask_rcnn_se_r18_apalu', 'APALU', 'sigmoid', 'GOL'),
-}
-SEEDS = (0, 1, 2)
 METRICS = {
     'mask_ap': 'lvis/segm_AP',
     'mask_apr': 'lvis/segm_APr',
@@ -55,15 +49,11 @@ METRICS = {
     'mask_apf': 'lvis/segm_APf',
     'box_ap': 'lvis/bbox_AP',
 }
-COLUMNS = ('name', 'seed', 'epochs', *METRICS, 'minutes', 'options', 'commit', 'config', 'note')
+COLUMNS = ('name', 'seed', 'calibration', 'epochs', *METRICS, 'minutes', 'options', 'commit', 'config', 'note')
 HEAD = (
-    'activation | gate | loss | seeds | mask AP | APr | APc | APf | '
+    'weights | activation | gate | loss | calibration | seeds | mask AP | APr | APc | APf | '
     'ms a step (middle half) | ratio | memory of a step, MiB'
 )
-
-
-def config_of(name: str) -> Path:
-    return CONFIGS / f'{CONTENDERS[name][0]}.py'
 
 
 # The CSV: its columns, then the runs; lines with # before a run give the hardware and versions of those that follow
@@ -85,9 +75,10 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def refuse_mixed(rows: list[dict[str, str]]) -> None:
-    """Raises ValueError if runs cannot be compared: other epochs or options, or one contender's config has changed."""
+    """Raises ValueError if runs cannot be compared: other epochs or options, or an arm's config has changed."""
     groups = {column: {row[column] for row in rows if column in row} for column in ('epochs', 'options')}
-    groups |= {f'configs of {name}': {row['config'] for row in rows if row['name'] == name} for name in CONTENDERS}
+    names = dict.fromkeys(row['name'] for row in rows)
+    groups |= {f'configs of {name}': {row['config'] for row in rows if row['name'] == name} for name in names}
     for what, values in groups.items():
         if len(values) > 1:
             values = ', '.join(map(repr, sorted(values)))
@@ -108,88 +99,122 @@ def append(path: Path, row: dict, conditions: dict[str, str]) -> None:
 # Runs
 
 
-def planned(name: str, seed: int, options: list[str]) -> dict:
+def planned(study: Study, name: str, seed: int, calibration: str, options: list[str]) -> dict:
     """Returns the columns of a run that are known before it."""
-    cfg = Config.fromfile(config_of(name), import_custom_modules=False)
-    config = hashlib.sha256(cfg.pretty_text.encode()).hexdigest()[:7]
-    return dict(name=name, seed=seed, options=' '.join(options), config=config)
+    cfg = Config.fromfile(study.config(name), import_custom_modules=False)
+    text = '\n'.join([cfg.pretty_text, *study.arms[name].options])
+    config = hashlib.sha256(text.encode()).hexdigest()[:7]
+    return dict(name=name, seed=seed, calibration=calibration, options=' '.join(options), config=config)
 
 
-def run(name: str, seed: int, folder: Path, options: list[str]) -> dict:
-    """Trains and evaluates one contender; returns the other columns.
+def run(study: Study, row: dict, folder: Path, options: list[str]) -> dict:
+    """Trains an arm, from where it was interrupted if it was, and tests it; returns the other columns.
+
+    A training that is finished is resumed to be told so, in seconds: several calibrations are tested on one.
 
     Raises:
-        RuntimeError: if the run fails.
+        RuntimeError: if a tool fails.
     """
-    config, log, start = config_of(name), folder / 'output.txt', time.time()
-    shutil.rmtree(folder, ignore_errors=True)  # of a run that was interrupted
-    folder.mkdir(parents=True)
-    command = [sys.executable, str(measure.ROOT / 'tools/train.py'), str(config), '--work-dir', str(folder)]
-    command += ['--cfg-options', f'randomness.seed={seed}', 'default_hooks.checkpoint.save_optimizer=False', *options]
-    path = os.pathsep.join(filter(None, [str(measure.ROOT), os.environ.get('PYTHONPATH')]))
-    with log.open('w') as file:
-        status = subprocess.run(
-            command, stdout=file, stderr=subprocess.STDOUT, env=dict(os.environ, PYTHONPATH=path)
-        ).returncode
-    last = (log.read_text(errors='replace').strip().splitlines() or ['no output'])[-1]
-    if status not in (0, EXIT_DIVERGED):
-        raise RuntimeError(f'exit status {status}: {last}; its output is in {log}')
-    figures = result(folder) if status == 0 else dict.fromkeys(METRICS, 0.0) | dict(note=f'diverged: {last}')
+    config, start = study.config(row['name']), time.time()
+    options = [*study.arms[row['name']].options, *options]
+    shared = folder / 'shared_weights.pth'
+    if not shared.exists():
+        measure.in_a_process(write_shared_weights, study, row['name'], row['seed'], shared)
+    without_evaluation = ['val_cfg=None', 'val_dataloader=None', 'val_evaluator=None']
+    overrides = [f'randomness.seed={row["seed"]}', f'load_from={shared}', *without_evaluation, *options]
+    diverged = run_tool('train.py', config, '--work-dir', folder, '--resume', '--cfg-options', *overrides)
+    figures = dict.fromkeys(METRICS, 0.0) | dict(note=f'diverged: {diverged}')
     epochs = Config.fromfile(folder / config.name, import_custom_modules=False).train_cfg.max_epochs
+    if not diverged:
+        test = folder / f'test_{row["calibration"]}'
+        shutil.rmtree(test, ignore_errors=True)  # of a test that was interrupted
+        checkpoint, results = (folder / 'last_checkpoint').read_text(), test / 'results.pkl'
+        overrides = [*study.test_options(row['name'], row['calibration']), *options]
+        run_tool('test.py', config, checkpoint, '--work-dir', test, '--out', results, '--cfg-options', *overrides)
+        figures = result(test)
     # this checkout, with a + if tracked files differ from its commit
     git = ['git', 'describe', '--always', '--exclude=*', '--dirty=+']
     commit = subprocess.run(git, cwd=measure.ROOT, capture_output=True, text=True).stdout.strip() or 'unknown'
     return dict(figures, epochs=epochs, minutes=(time.time() - start) / 60, commit=commit)
 
 
+def run_tool(name: str, config: Path, *arguments: str | Path) -> str:
+    """Runs a tool with one thread, its output in a file of the work dir; returns why it diverged, if it did.
+
+    Raises:
+        RuntimeError: if it fails otherwise.
+    """
+    arguments = [str(argument) for argument in arguments]
+    folder = Path(arguments[arguments.index('--work-dir') + 1])
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / 'output.txt'
+    path = os.pathsep.join(filter(None, [str(measure.ROOT), os.environ.get('PYTHONPATH')]))
+    environment = dict(os.environ, PYTHONPATH=path, OMP_NUM_THREADS='1')
+    command = [sys.executable, measure.ROOT / 'tools' / name, config, *arguments]
+    with log.open('a') as file:
+        status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment).returncode
+    last = (log.read_text(errors='replace').strip().splitlines() or ['no output'])[-1]
+    if status not in (0, EXIT_DIVERGED):
+        raise RuntimeError(f'{name}: exit status {status}: {last}; its output is in {log}')
+    return last if status else ''
+
+
 def result(folder: Path) -> dict:
-    """Reads the last evaluation that a run logged; one that found no objects logs no figures, and has AP 0."""
-    logs = sorted(folder.glob('*/vis_data/scalars.json'))
-    rows = [json.loads(line) for path in logs for line in path.read_text().splitlines()]
-    evaluations = [row for row in rows if set(METRICS.values()) <= set(row)]
-    if not evaluations:
+    """Reads the figures of a test; one that found no objects logs none, and has AP 0."""
+    (path,) = folder.glob('*/*.json')
+    found = json.loads(path.read_text())
+    if not set(METRICS.values()) <= set(found):
         return dict.fromkeys(METRICS, 0.0) | dict(note='diverged: the evaluation gave no result')
-    loss = next((row['loss'] for row in reversed(rows) if 'loss' in row), 0.0)
-    note = '' if math.isfinite(loss) else f'diverged: the last loss is {loss}'
-    return {column: evaluations[-1][key] for column, key in METRICS.items()} | dict(note=note)
+    return {column: found[key] for column, key in METRICS.items()} | dict(note='')
 
 
-def run_all(todo: list[dict], out: Path, options: list[str]) -> int:
-    """Runs what is planned; returns the number of runs that failed."""
-    conditions, failed = measure.environment('cuda' if torch.cuda.is_available() else 'cpu'), 0
-    for i, row in enumerate(todo, 1):
-        run_name = f'{row["name"]}, seed {row["seed"]}'
-        print(f'[{i}/{len(todo)}] {run_name} …', flush=True)
-        try:
-            folder = out.with_suffix('') / f'{row["name"]}_seed{row["seed"]}'
-            row |= run(row['name'], row['seed'], folder, options)
-        except RuntimeError as error:
-            failed += 1
-            print(f'ablation: {run_name}: {error}', flush=True)
-            continue
-        append(out, row, conditions)
-        conditions = {}
-        shown = ', '.join(f'{key} {measure.cell(row[key])}' for key in ('mask_ap', 'mask_apr', 'minutes', 'note'))
-        print(f'    {shown}', flush=True)
+def run_all(study: Study, todo: list[list[dict]], out: Path, options: list[str], jobs: int) -> int:
+    """Runs what is planned, ``jobs`` trainings at a time, each with its calibrations; returns how many runs failed."""
+    conditions, lock, failed = measure.environment('cuda' if torch.cuda.is_available() else 'cpu'), Lock(), 0
+
+    def train_and_test(rows: list[dict]) -> int:
+        for row in rows:
+            run_name = name_of(row)
+            print(f'{run_name} …', flush=True)
+            try:
+                folder = out.with_suffix('') / f'{row["name"]}_seed{row["seed"]}'
+                row |= run(study, row, folder, options)
+            except RuntimeError as error:
+                print(f'ablation: {run_name}: {error}', flush=True)
+                return len(rows) - rows.index(row)
+            with lock:
+                append(out, row, conditions)
+                conditions.clear()
+            shown = ', '.join(f'{key} {measure.cell(row[key])}' for key in ('mask_ap', 'mask_apr', 'minutes', 'note'))
+            print(f'    {run_name}: {shown}', flush=True)
+        return 0
+
+    with ThreadPoolExecutor(jobs) as pool:
+        failed = sum(pool.map(train_and_test, todo))
     return failed
 
 
 # The table
 
 
-def markdown(rows: list[dict[str, str]], steps: list[dict[str, str]]) -> str:
+def name_of(row: dict) -> str:
+    return f'{row["name"]}, seed {row["seed"]}' + f', {row["calibration"]}' * (row['calibration'] != 'none')
+
+
+def markdown(study: Study, rows: list[dict[str, str]], steps: list[dict[str, str]]) -> str:
     """Formats the table with the conditions of its figures below it."""
-    rows = [row for row in rows if int(row['seed']) in SEEDS]
+    rows = [row for row in rows if int(row['seed']) in study.seeds]
     lines = [f'| {HEAD} |', '|---' * len(HEAD.split(' | ')) + '|']
-    for name, (config, *labels) in CONTENDERS.items():
-        runs = [row for row in rows if row['name'] == name]
-        cells = [*labels, str(len(runs))]
-        cells += [mean_and_deviation([float(row[key]) for row in runs]) for key in list(METRICS)[:4]]
-        step = next((step_cells(row) for row in steps if row['config'] == config), '–––')
-        lines.append(f'| {" | ".join([*cells, *step])} |')
-    whole = len(CONTENDERS) * len(SEEDS)
-    notes = [f'All {whole} runs.' if len(rows) == whole else f'{len(rows)} of {whole} runs so far.']
-    diverged = [f'{row["name"]}, seed {row["seed"]}' for row in rows if row['note']]
+    for name, arm in study.arms.items():
+        step = next((step_cells(row) for row in steps if row['config'] == arm.config), '–––')
+        for calibration in study.calibrations:
+            runs = [row for row in rows if (row['name'], row['calibration']) == (name, calibration)]
+            if runs:
+                cells = [arm.weights, arm.activation, arm.gate, arm.loss, calibration, str(len(runs))]
+                cells += [mean_and_deviation([float(row[key]) for row in runs]) for key in list(METRICS)[:4]]
+                lines.append(f'| {" | ".join([*cells, *step])} |')
+    notes = []
+    diverged = [name_of(row) for row in rows if row['note']]
     if diverged:
         notes.append(f'Diverged, and counted with the AP that they reached, mostly 0: {"; ".join(diverged)}.')
     if rows:
@@ -228,32 +253,47 @@ def write_table(table: str, page: Path) -> None:
 
 
 def parse_args(arguments: list[str] | None) -> argparse.Namespace:
-    out = measure.ROOT / f'work_dirs/benchmarks/ablation_{"cuda" if torch.cuda.is_available() else "cpu"}.csv'
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--runs', nargs='+', choices=CONTENDERS, default=list(CONTENDERS), help='default: all')
-    parser.add_argument('--seeds', nargs='+', type=measure.at_least(0), default=list(SEEDS), metavar='SEED')
-    text = 'results; work dirs are in a folder of its name beside it (default: %(default)s)'
-    parser.add_argument('--out', type=Path, metavar='CSV', default=out, help=text)
-    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='passed to tools/train.py')
+    parser.add_argument('--study', choices=STUDIES, default='tiny_lvis', help='default: %(default)s')
+    parser.add_argument('--arms', nargs='+', help='default: all of the study')
+    parser.add_argument('--seeds', nargs='+', type=measure.at_least(0), metavar='SEED', help="default: the study's")
+    text = 'of the scores at test time: none, fracal (default: none)'
+    parser.add_argument('--calibrations', nargs='+', default=['none'], help=text)
+    parser.add_argument('--jobs', type=measure.at_least(1), default=1, help='trainings at a time, of one thread each')
+    text = 'results; work dirs are in a folder of its name beside it (default: in work_dirs/benchmarks)'
+    parser.add_argument('--out', type=Path, metavar='CSV', help=text)
+    text = 'passed to tools/train.py and tools/test.py'
+    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help=text)
     text = 'write the table of a page, run nothing'
     parser.add_argument('--table', nargs='?', type=Path, const=PAGE, metavar='PAGE', help=text)
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    study = STUDIES[args.study]
+    args.arms, args.seeds = args.arms or list(study.arms), args.seeds or list(study.seeds)
+    for given, known in ((args.arms, study.arms), (args.calibrations, study.calibrations)):
+        if unknown := [name for name in given if name not in known]:
+            parser.error(f'{args.study} has no {", ".join(unknown)}; it has {", ".join(known)}')
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    args.out = args.out or measure.ROOT / f'work_dirs/benchmarks/ablation_{args.study}_{device}.csv'
+    return args
 
 
 def main(arguments: list[str] | None = None) -> str | None:
     args = parse_args(arguments)
-    rows = read(args.out)
+    study, rows = STUDIES[args.study], read(args.out)
     if args.table:
-        steps = args.out.with_name(args.out.name.replace('ablation', 'step'))
-        write_table(markdown(rows, measure.read_results(steps) if steps.exists() else []), args.table)
+        steps = args.out.with_name(args.out.name.replace(f'ablation_{args.study}', 'step'))
+        write_table(markdown(study, rows, measure.read_results(steps) if steps.exists() else []), args.table)
         print(f'written: {args.table}')
         return None
-    done = {(row['name'], int(row['seed'])) for row in rows}
-    keys = [(name, seed) for seed in dict.fromkeys(args.seeds) for name in dict.fromkeys(args.runs)]
-    todo = [planned(*key, args.cfg_options) for key in keys if key not in done]
-    refuse_mixed([*rows, *todo])
-    print(f'{len(done)} runs are in {args.out}, {len(todo)} to do', flush=True)
-    failed = run_all(todo, args.out, args.cfg_options)
+    done = {(row['name'], int(row['seed']), row['calibration']) for row in rows}
+    todo = []
+    for seed in dict.fromkeys(args.seeds):
+        for name in dict.fromkeys(args.arms):
+            left = [kind for kind in dict.fromkeys(args.calibrations) if (name, seed, kind) not in done]
+            todo.append([planned(study, name, seed, kind, args.cfg_options) for kind in left])
+    refuse_mixed([*rows, *itertools.chain(*todo)])
+    print(f'{len(done)} results are in {args.out}, {sum(map(len, todo))} to come', flush=True)
+    failed = run_all(study, todo, args.out, args.cfg_options, args.jobs)
     return f'{failed} runs failed; the same command tries them again' if failed else None
 
 

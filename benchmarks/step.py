@@ -1,7 +1,7 @@
 """Time and memory of a training step of whole detectors, side by side; in several processes the bytes that they reduce.
 
     python tools/make_tiny_lvis.py                              # the data, once
-    python benchmarks/step.py                                   # the contenders of ablation.py
+    python benchmarks/step.py                                   # the arms of studies.py on tiny LVIS
     python benchmarks/step.py configs/lvis/mask_rcnn_se_r50_apa.py configs/lvis/mask_rcnn_se_r50_relu_softmax.py
     python -m torch.distributed.run --nproc-per-node 2 benchmarks/step.py configs/tiny_lvis/mask_rcnn_se_r18_apa.py
     python benchmarks/step.py configs/lvis/mask_rcnn_se_r50_apa.py --drawn 2x3x800x1333 --amp bfloat16    # no data
@@ -27,7 +27,6 @@ from pathlib import Path
 import measure
 import memory
 import torch
-from ablation import CONTENDERS, config_of
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
@@ -39,6 +38,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmengine.runner.utils import set_random_seed
 from mmengine.structures import InstanceData
+from studies import STUDIES
 from torch import distributed
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
@@ -162,8 +162,9 @@ def measure_steps(table: measure.Table, args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = measure.parser_of(__doc__, rounds=16)
-    default = [config_of(name) for name in CONTENDERS]
-    parser.add_argument('configs', nargs='*', type=Path, metavar='CONFIG', default=default, help='default: ablation.py')
+    study = STUDIES['tiny_lvis']
+    default = [study.config(name) for name, arm in study.arms.items() if arm.weights == 'random']
+    parser.add_argument('configs', nargs='*', type=Path, metavar='CONFIG', default=default, help='default: studies.py')
     count = dict(type=measure.at_least(1), metavar='N')
     parser.add_argument('--batches', **count, default=4, help='different batches (default: %(default)s)')
     parser.add_argument('--batch-size', **count, help="images of a process (default: the first config's)")

@@ -61,6 +61,7 @@ TINY_DATA = '--train 16 --val 4 --size 96'
 # Commands that the others need, in this order; then the others, in any order. The value is appended, to make them short.
 FIRST = {
     'python tools/make_tiny_lvis.py': TINY_DATA,
+    'python tools/make_tiny_lvis.py data/tiny_lvis_1000 --val 1000': TINY_DATA,
     'python tools/make_tiny_lvis.py --form coco': TINY_DATA,
     'ln -s tiny_coco data/coco': '',
     f'python tools/train.py {TINY}': SHORT,
@@ -73,8 +74,8 @@ OTHERS = {
     'DATA_ROOT=path/to/data python tools/check_dataset.py configs/custom_dataset/mask_rcnn_se_r18_apa_custom.py': '',
     'DATA_ROOT=path/to/data python tools/train.py configs/custom_dataset/mask_rcnn_se_r18_apa_custom.py': SHORT,
     'mkdir -p data/lvis_v1/annotations': '',
-    'python benchmarks/ablation.py': '--runs apa-gol --seeds 0 --out abl/a.csv --cfg-options train_cfg.max_epochs=1',
-    'python benchmarks/ablation.py --table': '--out benchmarks/results/ablation_cpu.csv',
+    'python benchmarks/ablation.py': '--arms apa-link --seeds 0 --out abl/a.csv --cfg-options train_cfg.max_epochs=1',
+    'python benchmarks/ablation.py --table': '--out benchmarks/results/ablation_tiny_lvis_cpu.csv',
     f'OMP_NUM_THREADS=1 python benchmarks/step.py {TINY} --batch-size 2': '--rounds 2 --batches 1',
     f'OMP_NUM_THREADS=1 python -m torch.distributed.run --nproc-per-node 2 benchmarks/step.py {TINY} --batch-size 2': (
         '--rounds 2 --batches 1'

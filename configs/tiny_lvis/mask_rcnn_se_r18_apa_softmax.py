@@ -1,4 +1,4 @@
-# AGLU and APA with softmax cross entropy instead of GOL; the rest as mask_rcnn_se_r18_apa.py.
+# AGLU and APA with softmax cross entropy instead of the Gumbel link; the rest as mask_rcnn_se_r18_apa.py.
 _base_ = './mask_rcnn_se_r18_apa.py'
 model = dict(
     roi_head=dict(

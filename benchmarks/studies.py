@@ -1,0 +1,145 @@
+"""What ablation.py compares: studies, each of some arms that are trained alike on one data set.
+
+An arm is a config. With one seed all arms see the data in one order and start, by :func:`write_shared_weights`, from
+the same values of the weights that they have in common.
+"""
+
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+import measure
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.runner.utils import set_random_seed
+
+CONFIGS = measure.ROOT / 'configs'
+
+
+class Arm(NamedTuple):
+    """A config, and what sets it apart from other arms; ``options`` are those of tools/train.py and tools/test.py."""
+
+    config: str
+    activation: str
+    gate: str
+    loss: str
+    weights: str = 'random'
+    options: tuple[str, ...] = ()
+
+
+class Study(NamedTuple):
+    """Arms on one data set.
+
+    Attributes:
+        folder: of the configs, below ``configs``.
+        arms: by name.
+        reference: the arm whose weights the others share.
+        seeds: those that the table averages.
+        data: the folder of the images on which the arms are tested.
+        calibrations: by name; ``fracal`` takes the statistics of the training images.
+    """
+
+    folder: str
+    arms: dict[str, Arm]
+    reference: str
+    seeds: tuple[int, ...]
+    data: str
+    calibrations: tuple[str, ...] = ('none', 'fracal')
+
+    def config(self, arm: str) -> Path:
+        return CONFIGS / self.folder / f'{self.arms[arm].config}.py'
+
+    def test_options(self, arm: str, calibration: str) -> list[str]:
+        """Options of tools/test.py."""
+        annotations = f'{self.data}/annotations/lvis_v1_{{}}.json'
+        options = [f'test_dataloader.dataset.data_root={self.data}/', f'test_evaluator.ann_file={annotations}']
+        options = [option.format('val') for option in options]
+        if calibration == 'fracal':
+            options += ['model.type=CalibrateScores', 'model.module.type=MaskRCNN', 'model.calibration.type=FRACAL']
+            options.append(f'model.calibration.stats={annotations.format("train")}')
+            if self.arms[arm].loss not in SOFTMAX:  # a score is the product of two: the square of the threshold
+                threshold = Config.fromfile(self.config(arm)).model.test_cfg.rcnn.score_thr ** 2
+                options.append(f'model.test_cfg.rcnn.score_thr={threshold:g}')
+        return options
+
+
+SOFTMAX = ('softmax CE', 'Seesaw')
+DROP = 'model.roi_head.bbox_head.loss_cls.frequency_threshold'
+STUDIES = dict(
+    tiny_lvis=Study(
+        folder='tiny_lvis',
+        arms={
+            'apa-link-pretrained': Arm('mask_rcnn_se_r18_apa_pretrained', 'AGLU', 'APA', 'Gumbel link', 'pretrained'),
+            'relu-link-pretrained': Arm(
+                'mask_rcnn_se_r18_relu_gol_pretrained', 'ReLU', 'sigmoid', 'Gumbel link', 'pretrained'
+            ),
+            'apa-link': Arm('mask_rcnn_se_r18_apa', 'AGLU', 'APA', 'Gumbel link'),
+            'relu-link': Arm('mask_rcnn_se_r18_relu_gol', 'ReLU', 'sigmoid', 'Gumbel link'),
+            'apa-gol-pretrained': Arm(
+                'mask_rcnn_se_r18_apa_pretrained', 'AGLU', 'APA', 'GOL', 'pretrained', (f'{DROP}=0.0125',)
+            ),
+            'relu-softmax': Arm('mask_rcnn_se_r18_relu_softmax', 'ReLU', 'sigmoid', 'softmax CE'),
+            'apa-softmax': Arm('mask_rcnn_se_r18_apa_softmax', 'AGLU', 'APA', 'softmax CE'),
+            'acon': Arm('mask_rcnn_se_r18_acon', 'ACON-C', 'sigmoid', 'Gumbel link'),
+            'meta-acon': Arm('mask_rcnn_se_r18_meta-acon', 'Meta-ACON', 'sigmoid', 'Gumbel link'),
+            'apalu': Arm('mask_rcnn_se_r18_apalu', 'APALU', 'sigmoid', 'Gumbel link'),
+        },
+        reference='apa-link',
+        seeds=(0, 1, 2),
+        data='data/tiny_lvis_1000',
+    ),
+    small_lvis=Study(
+        folder='small_lvis',
+        arms={
+            name: Arm(f'mask_rcnn_se_r18_{config}small-lvis', activation, gate, loss, 'pretrained', options)
+            for name, config, activation, gate, loss, options in (
+                ('relu-softmax', 'relu_softmax_', 'ReLU', 'sigmoid', 'softmax CE', ()),
+                ('relu-seesaw', 'relu_seesaw_', 'ReLU', 'sigmoid', 'Seesaw', ()),
+                ('relu-gol', 'relu_gol_', 'ReLU', 'sigmoid', 'GOL', ()),
+                ('relu-link', 'relu_gol_', 'ReLU', 'sigmoid', 'Gumbel link', (f'{DROP}=0.0',)),
+                ('apa-softmax', 'apa_softmax_', 'AGLU', 'APA', 'softmax CE', ()),
+                ('apa-seesaw', 'apa_seesaw_', 'AGLU', 'APA', 'Seesaw', ()),
+                ('apa-gol', 'apa_', 'AGLU', 'APA', 'GOL', ()),
+                ('apa-link', 'apa_', 'AGLU', 'APA', 'Gumbel link', (f'{DROP}=0.0',)),
+                ('apa-learned', 'apa_apa-link_', 'AGLU', 'APA', 'GOL, APA link', ()),
+                ('acon-gol', 'acon_', 'ACON-C', 'sigmoid', 'GOL', ()),
+                ('apalu-gol', 'apalu_', 'APALU', 'sigmoid', 'GOL', ()),
+            )
+        },
+        reference='apa-gol',
+        seeds=(0, 1, 2, 3, 4),
+        data='data/small_lvis',
+    ),
+)
+
+
+def write_shared_weights(study: Study, arm: str, seed: int, path: Path) -> None:
+    """Writes the initial weights that an arm shares with the reference; the runner loads them over its own.
+
+    Activations that draw their parameters leave other random numbers to what is built after them, so that equal seeds
+    would not be equal weights. Shared are the parameters of equal name and shape, but not the classifier, which each
+    loss starts in its way, and not a pretrained backbone.
+    """
+    set_random_seed(seed)
+    states = []
+    for name in (study.reference, arm):
+        cfg = Config.fromfile(study.config(name))
+        init_default_scope(cfg.default_scope)
+        pretrained = (cfg.model.backbone.init_cfg or {}).get('type') == 'Pretrained'
+        cfg.model.backbone.init_cfg = None
+        model = MODELS.build(cfg.model)
+        logging.disable()  # a line for each parameter
+        model.init_weights()
+        logging.disable(logging.NOTSET)
+        states.append(model.state_dict())
+    reference, own = states
+    left_out = ('roi_head.bbox_head.fc_cls.', 'backbone.') if pretrained else ('roi_head.bbox_head.fc_cls.',)
+    shared = {
+        name: value
+        for name, value in reference.items()
+        if name in own and own[name].shape == value.shape and not name.startswith(left_out)
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(dict(state_dict=shared), path)
