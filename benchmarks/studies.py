@@ -123,19 +123,10 @@ def write_shared_weights(study: Study, arm: str, seed: int, path: Path) -> None:
     loss starts in its way, and not a pretrained backbone.
     """
     set_random_seed(seed)
-    states = []
-    for name in (study.reference, arm):
-        cfg = Config.fromfile(study.config(name))
-        init_default_scope(cfg.default_scope)
-        pretrained = (cfg.model.backbone.init_cfg or {}).get('type') == 'Pretrained'
-        cfg.model.backbone.init_cfg = None
-        model = MODELS.build(cfg.model)
-        logging.disable()  # a line for each parameter
-        model.init_weights()
-        logging.disable(logging.NOTSET)
-        states.append(model.state_dict())
-    reference, own = states
-    left_out = ('roi_head.bbox_head.fc_cls.', 'backbone.') if pretrained else ('roi_head.bbox_head.fc_cls.',)
+    reference, own = (initial_weights(study.config(name)) for name in (study.reference, arm))
+    left_out = ('roi_head.bbox_head.fc_cls.',)
+    if study.arms[arm].weights == 'pretrained':
+        left_out += ('backbone.',)
     shared = {
         name: value
         for name, value in reference.items()
@@ -143,3 +134,15 @@ def write_shared_weights(study: Study, arm: str, seed: int, path: Path) -> None:
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(dict(state_dict=shared), path)
+
+
+def initial_weights(config: Path) -> dict[str, torch.Tensor]:
+    """Draws the weights of a config's model, those of a pretrained backbone too."""
+    cfg = Config.fromfile(config)
+    init_default_scope(cfg.default_scope)
+    cfg.model.backbone.init_cfg = None
+    model = MODELS.build(cfg.model)
+    logging.disable()  # a line for each parameter
+    model.init_weights()
+    logging.disable(logging.NOTSET)
+    return model.state_dict()
