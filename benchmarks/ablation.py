@@ -3,7 +3,7 @@
     python tools/make_tiny_lvis.py && python tools/make_tiny_lvis.py data/tiny_lvis_1000 --val 1000     # once
     python benchmarks/ablation.py                     # the study tiny_lvis
     python benchmarks/ablation.py --study small_lvis --calibrations none fracal
-    python benchmarks/ablation.py --arms apa-gol acon --seeds 0 --jobs 2
+    python benchmarks/ablation.py --arms apa-link acon --seeds 0 --jobs 2
     python benchmarks/step.py                         # time and memory of a step, on an idle machine
     python benchmarks/ablation.py --table             # writes the results so far into docs/ablation.md
 
@@ -41,6 +41,7 @@ from apa_mmdet.apis.mmdet_tools import EXIT_DIVERGED
 from apa_mmdet.utils import cli
 
 PAGE = measure.ROOT / 'docs/ablation.md'
+RUNNING: set[subprocess.Popen] = set()  # tools in progress
 BEGIN, END = '<!-- written by benchmarks/ablation.py --table -->', '<!-- end of the table -->'
 METRICS = {
     'mask_ap': 'lvis/segm_AP',
@@ -50,6 +51,7 @@ METRICS = {
     'box_ap': 'lvis/bbox_AP',
 }
 COLUMNS = ('name', 'seed', 'calibration', 'epochs', *METRICS, 'minutes', 'options', 'commit', 'config', 'note')
+SHOWN = 'mask_ap', 'mask_apr', 'minutes', 'note'
 HEAD = (
     'weights | activation | gate | loss | calibration | seeds | mask AP | APr | APc | APf | '
     'ms a step (middle half) | ratio | memory of a step, MiB'
@@ -107,35 +109,32 @@ def planned(study: Study, name: str, seed: int, calibration: str, options: list[
     return dict(name=name, seed=seed, calibration=calibration, options=' '.join(options), config=config)
 
 
-def run(study: Study, row: dict, folder: Path, options: list[str]) -> dict:
-    """Trains an arm, from where it was interrupted if it was, and tests it; returns the other columns.
-
-    A training that is finished is resumed to be told so, in seconds: several calibrations are tested on one.
+def train(study: Study, name: str, seed: int, folder: Path, options: list[str]) -> str:
+    """Trains an arm, from where it was interrupted if it was; returns why it diverged, if it did.
 
     Raises:
-        RuntimeError: if a tool fails.
+        RuntimeError: if the tool fails.
     """
-    config, start = study.config(row['name']), time.time()
-    options = [*study.arms[row['name']].options, *options]
     shared = folder / 'shared_weights.pth'
     if not shared.exists():
-        measure.in_a_process(write_shared_weights, study, row['name'], row['seed'], shared)
+        measure.in_a_process(write_shared_weights, study, name, seed, shared)
     without_evaluation = ['val_cfg=None', 'val_dataloader=None', 'val_evaluator=None']
-    overrides = [f'randomness.seed={row["seed"]}', f'load_from={shared}', *without_evaluation, *options]
-    diverged = run_tool('train.py', config, '--work-dir', folder, '--resume', '--cfg-options', *overrides)
-    figures = dict.fromkeys(METRICS, 0.0) | dict(note=f'diverged: {diverged}')
-    epochs = Config.fromfile(folder / config.name, import_custom_modules=False).train_cfg.max_epochs
-    if not diverged:
-        test = folder / f'test_{row["calibration"]}'
-        shutil.rmtree(test, ignore_errors=True)  # of a test that was interrupted
-        checkpoint, results = (folder / 'last_checkpoint').read_text(), test / 'results.pkl'
-        overrides = [*study.test_options(row['name'], row['calibration']), *options]
-        run_tool('test.py', config, checkpoint, '--work-dir', test, '--out', results, '--cfg-options', *overrides)
-        figures = result(test)
-    # this checkout, with a + if tracked files differ from its commit
-    git = ['git', 'describe', '--always', '--exclude=*', '--dirty=+']
-    commit = subprocess.run(git, cwd=measure.ROOT, capture_output=True, text=True).stdout.strip() or 'unknown'
-    return dict(figures, epochs=epochs, minutes=(time.time() - start) / 60, commit=commit)
+    overrides = [f'randomness.seed={seed}', f'load_from={shared}', *without_evaluation, *options]
+    return run_tool('train.py', study.config(name), '--work-dir', folder, '--resume', '--cfg-options', *overrides)
+
+
+def test(study: Study, name: str, calibration: str, folder: Path, options: list[str]) -> dict:
+    """Tests what was trained in ``folder``; returns the figures.
+
+    Raises:
+        RuntimeError: if the tool fails.
+    """
+    work_dir = folder / f'test_{calibration}'
+    shutil.rmtree(work_dir, ignore_errors=True)  # of a test that was interrupted
+    arguments = [(folder / 'last_checkpoint').read_text(), '--work-dir', work_dir, '--out', work_dir / 'results.pkl']
+    overrides = [*study.test_options(name, calibration), *options]
+    run_tool('test.py', study.config(name), *arguments, '--cfg-options', *overrides)
+    return result(work_dir)
 
 
 def run_tool(name: str, config: Path, *arguments: str | Path) -> str:
@@ -151,8 +150,13 @@ def run_tool(name: str, config: Path, *arguments: str | Path) -> str:
     path = os.pathsep.join(filter(None, [str(measure.ROOT), os.environ.get('PYTHONPATH')]))
     environment = dict(os.environ, PYTHONPATH=path, OMP_NUM_THREADS='1')
     command = [sys.executable, measure.ROOT / 'tools' / name, config, *arguments]
-    with log.open('a') as file:
-        status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment).returncode
+    with (
+        log.open('a') as file,
+        subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment) as tool,
+    ):
+        RUNNING.add(tool)
+        status = tool.wait()
+        RUNNING.remove(tool)
     last = (log.read_text(errors='replace').strip().splitlines() or ['no output'])[-1]
     if status not in (0, EXIT_DIVERGED):
         raise RuntimeError(f'{name}: exit status {status}: {last}; its output is in {log}')
@@ -170,28 +174,45 @@ def result(folder: Path) -> dict:
 
 def run_all(study: Study, todo: list[list[dict]], out: Path, options: list[str], jobs: int) -> int:
     """Runs what is planned, ``jobs`` trainings at a time, each with its calibrations; returns how many runs failed."""
-    conditions, lock, failed = measure.environment('cuda' if torch.cuda.is_available() else 'cpu'), Lock(), 0
+    conditions, lock = measure.environment('cuda' if torch.cuda.is_available() else 'cpu'), Lock()
+    # this checkout, with a + if tracked files differ from its commit
+    git = ['git', 'describe', '--always', '--exclude=*', '--dirty=+']
+    commit = subprocess.run(git, cwd=measure.ROOT, capture_output=True, text=True).stdout.strip() or 'unknown'
 
     def train_and_test(rows: list[dict]) -> int:
-        for row in rows:
-            run_name = name_of(row)
-            print(f'{run_name} …', flush=True)
-            try:
-                folder = out.with_suffix('') / f'{row["name"]}_seed{row["seed"]}'
-                row |= run(study, row, folder, options)
-            except RuntimeError as error:
-                print(f'ablation: {run_name}: {error}', flush=True)
-                return len(rows) - rows.index(row)
-            with lock:
-                append(out, row, conditions)
-                conditions.clear()
-            shown = ', '.join(f'{key} {measure.cell(row[key])}' for key in ('mask_ap', 'mask_apr', 'minutes', 'note'))
-            print(f'    {run_name}: {shown}', flush=True)
-        return 0
+        name, seed = rows[0]['name'], rows[0]['seed']
+        folder = out.with_suffix('') / f'{name}_seed{seed}'
+        own_options = [*study.arms[name].options, *options]
+        start, left = time.time(), len(rows)
+        print(f'{name}, seed {seed} …', flush=True)
+        try:
+            diverged = train(study, name, seed, folder, own_options)
+            epochs = Config.fromfile(folder / study.config(name).name, import_custom_modules=False).train_cfg.max_epochs
+            for row in rows:
+                figures = dict.fromkeys(METRICS, 0.0) | dict(note=f'diverged: {diverged}')
+                if not diverged:
+                    figures = test(study, name, row['calibration'], folder, own_options)
+                row |= dict(figures, epochs=epochs, minutes=(time.time() - start) / 60, commit=commit)
+                with lock:
+                    append(out, row, conditions)
+                    conditions.clear()
+                left -= 1
+                shown = ', '.join(
+                    f'{key} {measure.cell(row[key])}' for key in ('mask_ap', 'mask_apr', 'minutes', 'note')
+                )
+                print(f'    {name_of(row)}: {shown}', flush=True)
+        except RuntimeError as error:
+            print(f'ablation: {name_of(rows[-left])}: {error}', flush=True)
+        return left
 
     with ThreadPoolExecutor(jobs) as pool:
-        failed = sum(pool.map(train_and_test, todo))
-    return failed
+        try:
+            return sum(pool.map(train_and_test, todo))
+        except BaseException:  # interrupted: nothing is begun, and what runs would outlive this process
+            pool.shutdown(wait=False, cancel_futures=True)
+            for tool in list(RUNNING):
+                tool.terminate()
+            raise
 
 
 # The table
@@ -290,7 +311,8 @@ def main(arguments: list[str] | None = None) -> str | None:
     for seed in dict.fromkeys(args.seeds):
         for name in dict.fromkeys(args.arms):
             left = [kind for kind in dict.fromkeys(args.calibrations) if (name, seed, kind) not in done]
-            todo.append([planned(study, name, seed, kind, args.cfg_options) for kind in left])
+            if left:
+                todo.append([planned(study, name, seed, kind, args.cfg_options) for kind in left])
     refuse_mixed([*rows, *itertools.chain(*todo)])
     print(f'{len(done)} results are in {args.out}, {sum(map(len, todo))} to come', flush=True)
     failed = run_all(study, todo, args.out, args.cfg_options, args.jobs)
@@ -298,5 +320,5 @@ def main(arguments: list[str] | None = None) -> str | None:
 
 
 if __name__ == '__main__':
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the run in progress would outlive this process
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as by Ctrl-C
     cli.run(main)

@@ -1,7 +1,12 @@
 """The ablation: which runs it starts and skips, what its arms have in common, and the table of its results."""
 
 import csv
+import os
+import signal
 import sys
+import threading
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -140,6 +145,28 @@ def test_a_run_that_fails_is_reported_and_tried_again(checkout, tmp_path, capsys
     assert failed == '1 runs failed; the same command tries them again'
     assert 'ablation: acon, seed 0: train.py: exit status 1: no data; its output is in ' in capsys.readouterr().out
     assert ablation.main(checkout()) is None and keys_in(tmp_path / 'runs/a.csv') == [('acon', '0', 'none')]
+
+
+def test_an_interrupt_ends_what_runs_and_begins_nothing(checkout, tmp_path):
+    pids = tmp_path / 'pids'
+    arguments = checkout(
+        train=f'import os, time; open({str(pids)!r}, "a").write(str(os.getpid()) + chr(10)); time.sleep(60)'
+    )
+
+    def interrupt():
+        while not pids.exists() or not pids.read_text().endswith('\n'):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the script does
+    threading.Thread(target=interrupt, daemon=True).start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            ablation.main([*arguments, 'apalu'])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    (pid,) = map(int, pids.read_text().split())
+    assert not Path(f'/proc/{pid}').exists() and not (tmp_path / 'runs/a.csv').exists()
 
 
 def test_runs_that_cannot_be_compared_are_refused_before_they_start(checkout):
