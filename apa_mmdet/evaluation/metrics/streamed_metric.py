@@ -4,7 +4,7 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -133,12 +133,10 @@ class StreamedMetric(BaseMetric):
         Raises:
             ValueError: if the predictions are damaged, or of other data.
         """
-        self._ground_truth, tested, values = ground_truth, {}, {}
+        self._ground_truth, values = ground_truth, {}
         try:
             detections, _ = self._collectors(predictions)
-            for prediction in predictions:
-                tested[prediction.image_id] = len(prediction.scores)
-                detections.add(prediction)
+            tested = self._read(predictions, [detections.add])
             self._report_gaps(tested, ground_truth.imgs)
             for metric in (metric for metric in self.metrics if metric in IOU_TYPES):
                 if metric == 'segm':
@@ -152,19 +150,15 @@ class StreamedMetric(BaseMetric):
     def compute_metrics(self, results: PredictionFiles) -> dict[str, float]:
         """Metrics without prefix; the predictions are read once."""
         logger, truth = MMLogger.get_current_instance(), self._ground_truth
-        tested: dict[int, int] = {}  # detections by image
         with ExitStack() as stack:
-            add = []
+            add: list[Callable] = []
             if self.outfile_prefix is not None:
                 add.append(stack.enter_context(json_results_writer(self.outfile_prefix, truth.get_cat_ids(), results)))
             if not self.format_only:
                 detections, recall = self._collectors(results)
                 add += [recall.add] if 'proposal_fast' in self.metrics else []
                 add += [detections.add] if {'bbox', 'segm', 'proposal'}.intersection(self.metrics) else []
-            for prediction in results:
-                tested[prediction.image_id] = len(prediction.scores)
-                for consume in add:
-                    consume(prediction)
+            tested = self._read(results, add)
         if self.format_only:
             logger.info(f'results are saved in {Path(self.outfile_prefix).parent}')
             return {}
@@ -174,6 +168,15 @@ class StreamedMetric(BaseMetric):
             logger.info(f'Evaluating {metric}...')
             metrics.update(recall.summarize() if metric == 'proposal_fast' else self._evaluate(metric, detections))
         return metrics
+
+    def _read(self, predictions: PredictionFiles, consumers: Sequence[Callable]) -> dict[int, int]:
+        """Gives each prediction to the consumers, and returns the number of detections by image."""
+        tested: dict[int, int] = {}
+        for prediction in predictions:
+            tested[prediction.image_id] = len(prediction.scores)
+            for consume in consumers:
+                consume(prediction)
+        return tested
 
     def _prefixed(self, metrics: Mapping[str, float]) -> dict[str, float]:
         return {f'{self.prefix}/{key}' if self.prefix else key: value for key, value in metrics.items()}
