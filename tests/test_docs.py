@@ -158,6 +158,9 @@ OF_CLASSIFIERS = [
     'python tools/train.py configs/lvis/mask_rcnn_se_r50_apa.py --cfg-options '
     f'model.backbone.init_cfg.checkpoint={PRETRAINED}',
     f'python tools/convert_official_weights.py IN OUT --config {R50}',
+    "python -c \"import numpy as np; y = np.loadtxt('ImageNet_LT_train.txt', usecols=-1, dtype=int); "
+    'print(*np.argsort(-np.bincount(y)))" > order.txt',
+    f'python tools/convert_official_weights.py IN OUT --config {ON_4_GPUS[1]} --class-order order.txt',
 ]
 # Commands that are not run here: where they are, or why they cannot be.
 NOT_HERE = {

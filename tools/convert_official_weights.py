@@ -19,6 +19,7 @@ def parse_args():
     parser.add_argument('target', metavar='OUT', help='file to write; its folder is created')
     parser.add_argument('--config', help='of the model to compare with; without it, a backbone is known by its weights')
     parser.add_argument('--to-official', action='store_true', help='from our names to the official ones')
+    parser.add_argument('--class-order', metavar='FILE', help='class in the data set of each class of the official')
     parser.add_argument('--force', action='store_true', help='overwrite OUT')
     return parser.parse_args()
 

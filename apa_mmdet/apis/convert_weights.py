@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from apa_mmdet.checkpoint.class_order import read_class_order, reorder_classifier
 from apa_mmdet.checkpoint.compare import StateDict, WrongWeights, check_fit, compare, summary
 from apa_mmdet.checkpoint.io import read_checkpoint, write_checkpoint
 from apa_mmdet.checkpoint.official_names import (
@@ -66,7 +67,12 @@ def infer_backbone(weights: StateDict) -> dict:
 
 
 def convert_file(
-    source: str, target: str, config: str | None = None, to_official: bool = False, force: bool = False
+    source: str,
+    target: str,
+    config: str | None = None,
+    to_official: bool = False,
+    class_order: str | None = None,
+    force: bool = False,
 ) -> str:
     """Converts a checkpoint file; returns a report that lists every key renamed or dropped.
 
@@ -76,12 +82,15 @@ def convert_file(
         config: file of the model that the weights are for. A detection checkpoint needs it, and a classification
             checkpoint whose classifier is to be kept; its backbone is inferred from its weights by default.
         to_official: from our names to the official ones.
+        class_order: file with the data set's number of each class in the order of the official classifier; its rows
+            are moved to the numbers of the data set, and back with ``to_official``.
         force: overwrite ``target``.
 
     Raises:
         OSError: if ``source`` cannot be read, or ``target`` exists and ``force`` is not given.
         BadCheckpoint: if ``source`` holds no weights.
         BadConfig: if no model can be built from ``config``.
+        BadClassOrder: if ``class_order`` is not an order of the classes of the checkpoint.
         NotConvertible: if it is not clear what to convert to.
         WrongWeights: if a weight is missing, unexpected or of another shape. Nothing is written then.
     """
@@ -99,6 +108,8 @@ def convert_file(
     values = {inner: as_linear(inner, weights[name]) for name, inner in kept.items()}
     names = translate(values, to_official)
     ours = {name if to_official else new: values[name] for name, new in names.items()}
+    if class_order:
+        ours = reorder_classifier(ours, read_class_order(class_order), inverse=to_official)
     if all(values[inner] is weights[name] for name, inner in kept.items()):
         _check_direction(source, names, translate(values, not to_official), to_official)
     whole = any(name.startswith('backbone.') for name in ours)  # a detector, or a classifier with its config
@@ -121,7 +132,9 @@ def convert_file(
         raise
     classifier = translate is classifier_names
     nest = 'model' if to_official and (classifier or not whole) else 'state_dict'
-    write_checkpoint({'meta': meta, nest: {new: values[old] for old, new in names.items()}}, target)
+    write_checkpoint(
+        {'meta': meta, nest: {new: ours[old if to_official else new] for old, new in names.items()}}, target
+    )
     use = (
         'for the official code' + ('' if whole else ', without a classifier')
         if to_official

@@ -29,6 +29,8 @@ ADDED = {  # to make them short
     'python tools/train.py configs/lvis/mask_rcnn_se_r50_apa.py --cfg-options '
     f'model.backbone.init_cfg.checkpoint={test_docs.PRETRAINED}': test_docs.FEW.removeprefix('--cfg-options'),
     f'python tools/convert_official_weights.py IN OUT --config {test_docs.R50}': '',
+    test_docs.OF_CLASSIFIERS[-2]: '',
+    test_docs.OF_CLASSIFIERS[-1]: '--force',
 }
 
 
@@ -50,6 +52,7 @@ def clone(tmp_path_factory, tiny_data):
         shutil.copy(lists / name, data / 'imagenet' / name)
     make_cifar(data / ROOTS['cifar100_lt'])
     shutil.copytree(tiny_data('lvis_v1'), data / 'lvis_v1')
+    (folder / 'ImageNet_LT_train.txt').write_text('\n'.join(f'{n}.jpg {n}' for n in range(1000)))
     weights = build_detector(load_config(ROOT / test_docs.R50), test_docs.R50).state_dict()
     places = load_config(ROOT / test_docs.ON_4_GPUS[-1])
     places.model.backbone.update(NARROW_BACKBONE, init_cfg=None)
@@ -59,6 +62,7 @@ def clone(tmp_path_factory, tiny_data):
         (test_docs.PRETRAINED, dict(state_dict=weights)),
         ('pretrained/se_resnet152_apa.pth', dict(state_dict=backbone)),
         ('official.pth', dict(model=official)),
+        ('official_cosine.pth', dict(model={name: official[name] for name in official if name != 'fc.bias'})),
     ):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         torch.save(content, folder / path)
@@ -68,7 +72,8 @@ def clone(tmp_path_factory, tiny_data):
 @pytest.mark.slow
 @pytest.mark.parametrize('command', ADDED)
 def test_a_command_of_the_pages_runs(command, clone):
-    short = command.replace('.py 4', '.py 2').replace(' IN OUT ', ' official.pth converted.pth ')
+    weights = 'official_cosine.pth' if 'imagenet-lt' in command else 'official.pth'
+    short = command.replace('.py 4', '.py 2').replace(' IN OUT ', f' {weights} converted.pth ')
     if 'cifar' in command:  # not the real files
         short = short.replace('python tools/', 'python tests/helpers/classification_tool.py tools/')
     in_a_copy(clone, f'{short} {ADDED[command]}')

@@ -24,6 +24,8 @@ from test_requirements import dependencies, from_torch, pins
 
 from apa_mmdet.apis import mmdet_tools
 from apa_mmdet.apis.convert_weights import convert_file
+from apa_mmdet.checkpoint.class_order import BadClassOrder
+from apa_mmdet.checkpoint.io import read_checkpoint
 from apa_mmdet.checkpoint.official_names import classifier_names
 
 NAME = 'se_resnet32_cifar_lr_cosine'
@@ -67,6 +69,24 @@ def test_an_official_checkpoint_is_evaluated_and_comes_back(official, tiny, tmp_
         (features,) = net.eval().backbone((torch.from_numpy(images) - mean) / std)
         want = net.head.fc(features.mean((2, 3))).softmax(1)
     torch.testing.assert_close(scores, want, rtol=1e-4, atol=1e-6)
+
+
+def test_classes_of_an_official_checkpoint_take_the_numbers_of_the_data_set(official, tmp_path):
+    paths = original, ours, back = [tmp_path / f'{name}.pth' for name in ('official', 'ours', 'back')]
+    numbers = torch.randperm(100, generator=torch.Generator().manual_seed(0)).tolist()
+    order = tmp_path / 'order.txt'
+    order.write_text('\n'.join(map(str, numbers)))
+    convert_file(original, ours, config=CIFAR, class_order=order)
+    convert_file(ours, back, config=CIFAR, class_order=order, to_official=True)
+    official, ours, back = (read_checkpoint(path).weights for path in paths)
+    for theirs, number in enumerate(numbers):
+        assert torch.equal(ours['head.fc.weight'][number], official['linear.weight'][theirs])
+    assert all(torch.equal(back[name], official[name]) for name in official)
+    for text, code in (('0 1', 'no-classifier'), ('0 0', 'no-permutation'), ('0 b', 'not-numbers')):
+        order.write_text(text)
+        with pytest.raises(BadClassOrder, match='order') as error:
+            convert_file(paths[0], tmp_path / 'other.pth', config=CIFAR, class_order=order)
+        assert error.value.code == code
 
 
 def test_official_names_and_missing_data_end_with_one_line(official, tiny, tmp_path, monkeypatch, no_checksums):
