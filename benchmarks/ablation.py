@@ -4,8 +4,8 @@
     python benchmarks/ablation.py                     # the study tiny_lvis
     python benchmarks/ablation.py --study small_lvis --calibrations none fracal
     python benchmarks/ablation.py --arms apa-link acon --seeds 0 --jobs 2
-    python benchmarks/step.py                         # time and memory of a step, on an idle machine
-    python benchmarks/ablation.py --table             # writes the results so far into docs/ablation.md
+    python benchmarks/step.py --study small_lvis      # time and memory of a step, on an idle machine
+    python benchmarks/ablation_report.py              # tables and a picture of the results so far
 
 ``studies.py`` lists the studies. A run is a process of tools/train.py, on the shared initial weights of its seed, and
 one of tools/test.py for each calibration, on more images than trainings are evaluated on; seed 0 of every arm comes
@@ -24,7 +24,6 @@ import json
 import os
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -40,9 +39,7 @@ from studies import STUDIES, Study, write_shared_weights
 from apa_mmdet.apis.mmdet_tools import EXIT_DIVERGED
 from apa_mmdet.utils import cli
 
-PAGE = measure.ROOT / 'docs/ablation.md'
 RUNNING: set[subprocess.Popen] = set()  # tools in progress
-BEGIN, END = '<!-- written by benchmarks/ablation.py --table -->', '<!-- end of the table -->'
 METRICS = {
     'mask_ap': 'lvis/segm_AP',
     'mask_apr': 'lvis/segm_APr',
@@ -52,10 +49,6 @@ METRICS = {
 }
 COLUMNS = ('name', 'seed', 'calibration', 'epochs', *METRICS, 'minutes', 'options', 'commit', 'config', 'note')
 SHOWN = 'mask_ap', 'mask_apr', 'minutes', 'note'
-HEAD = (
-    'weights | activation | gate | loss | calibration | seeds | mask AP | APr | APc | APf | '
-    'ms a step (middle half) | ratio | memory of a step, MiB'
-)
 
 
 # The CSV: its columns, then the runs; lines with # before a run give the hardware and versions of those that follow
@@ -215,62 +208,8 @@ def run_all(study: Study, todo: list[list[dict]], out: Path, options: list[str],
             raise
 
 
-# The table
-
-
 def name_of(row: dict) -> str:
     return f'{row["name"]}, seed {row["seed"]}' + f', {row["calibration"]}' * (row['calibration'] != 'none')
-
-
-def markdown(study: Study, rows: list[dict[str, str]], steps: list[dict[str, str]]) -> str:
-    """Formats the table with the conditions of its figures below it."""
-    rows = [row for row in rows if int(row['seed']) in study.seeds]
-    lines = [f'| {HEAD} |', '|---' * len(HEAD.split(' | ')) + '|']
-    for name, arm in study.arms.items():
-        step = next((step_cells(row) for row in steps if row['config'] == arm.config), '–––')
-        for calibration in study.calibrations:
-            runs = [row for row in rows if (row['name'], row['calibration']) == (name, calibration)]
-            if runs:
-                cells = [arm.weights, arm.activation, arm.gate, arm.loss, calibration, str(len(runs))]
-                cells += [mean_and_deviation([float(row[key]) for row in runs]) for key in list(METRICS)[:4]]
-                lines.append(f'| {" | ".join([*cells, *step])} |')
-    notes = []
-    diverged = [name_of(row) for row in rows if row['note']]
-    if diverged:
-        notes.append(f'Diverged, and counted with the AP that they reached, mostly 0: {"; ".join(diverged)}.')
-    if rows:
-        options, dates = rows[0]['options'], sorted({row['date'].split()[0] for row in rows})
-        commits = ', '.join(dict.fromkeys(row['commit'] for row in rows))
-        with_options, dates = f', with `{options}`' * bool(options), ' to '.join(dict.fromkeys([dates[0], dates[-1]]))
-        notes.append(f'AP: {rows[0]["epochs"]} epochs each{with_options}; {dates}; commit {commits}.')
-    machine = '{hardware}; Python {python}, PyTorch {torch}, MMDetection {mmdet}.'
-    notes += dict.fromkeys(machine.format(**row) for row in rows)
-    if steps:
-        text = 'Time and memory of a step: `{command}`, {date:.10}; ratios are to its first config.\n'
-        notes.append((text + machine).format(**steps[0]))
-    return '\n'.join([*lines, '', *notes])
-
-
-def mean_and_deviation(values: list[float]) -> str:
-    """Mean ± standard deviation of the sample; NaN, and −1 of older runs, where there is nothing to average."""
-    if not values or not all(value >= 0 for value in values):
-        return '–'
-    return f'{statistics.mean(values):.3f}' + (f' ± {statistics.stdev(values):.3f}' if len(values) > 1 else '')
-
-
-def step_cells(row: dict[str, str]) -> list[str]:
-    columns = ('step_ms', 'step_ms_low', 'step_ms_high', 'to_first', 'peak_bytes')
-    median, low, high, ratio, peak = (float(row[column]) for column in columns)
-    return [f'{median:.0f} ({low:.0f}–{high:.0f})', f'{ratio:.2f}', f'{peak / measure.MIB:.0f}']
-
-
-def write_table(table: str, page: Path) -> None:
-    """Replaces the table between its two marks on a page."""
-    before, begin, rest = page.read_text(encoding='utf-8').partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise ValueError(f'{page} has no place for the table: it needs the lines {BEGIN} and {END}')
-    page.write_text(f'{before}{begin}\n{table}\n{end}{after}', encoding='utf-8')
 
 
 def parse_args(arguments: list[str] | None) -> argparse.Namespace:
@@ -285,8 +224,6 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument('--out', type=Path, metavar='CSV', help=text)
     text = 'passed to tools/train.py and tools/test.py'
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help=text)
-    text = 'write the table of a page, run nothing'
-    parser.add_argument('--table', nargs='?', type=Path, const=PAGE, metavar='PAGE', help=text)
     args = parser.parse_args(arguments)
     study = STUDIES[args.study]
     args.arms, args.seeds = args.arms or list(study.arms), args.seeds or list(study.seeds)
@@ -301,11 +238,6 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> str | None:
     args = parse_args(arguments)
     study, rows = STUDIES[args.study], read(args.out)
-    if args.table:
-        steps = args.out.with_name(args.out.name.replace(f'ablation_{args.study}', 'step'))
-        write_table(markdown(study, rows, measure.read_results(steps) if steps.exists() else []), args.table)
-        print(f'written: {args.table}')
-        return None
     done = {(row['name'], int(row['seed']), row['calibration']) for row in rows}
     todo = []
     for seed in dict.fromkeys(args.seeds):

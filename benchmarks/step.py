@@ -1,7 +1,7 @@
 """Time and memory of a training step of whole detectors, side by side; in several processes the bytes that they reduce.
 
     python tools/make_tiny_lvis.py                              # the data, once
-    python benchmarks/step.py                                   # the arms of studies.py on tiny LVIS
+    python benchmarks/step.py                                   # the configs of a study of studies.py, tiny LVIS
     python benchmarks/step.py configs/lvis/mask_rcnn_se_r50_apa.py configs/lvis/mask_rcnn_se_r50_relu_softmax.py
     python -m torch.distributed.run --nproc-per-node 2 benchmarks/step.py configs/tiny_lvis/mask_rcnn_se_r18_apa.py
     python benchmarks/step.py configs/lvis/mask_rcnn_se_r50_apa.py --drawn 2x3x800x1333 --amp bfloat16    # no data
@@ -162,9 +162,8 @@ def measure_steps(table: measure.Table, args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = measure.parser_of(__doc__, rounds=16)
-    study = STUDIES['tiny_lvis']
-    default = [study.config(name) for name, arm in study.arms.items() if arm.weights == 'random']
-    parser.add_argument('configs', nargs='*', type=Path, metavar='CONFIG', default=default, help='default: studies.py')
+    parser.add_argument('configs', nargs='*', type=Path, metavar='CONFIG', help='default: those of the study')
+    parser.add_argument('--study', choices=STUDIES, default='tiny_lvis', help='of studies.py (default: %(default)s)')
     count = dict(type=measure.at_least(1), metavar='N')
     parser.add_argument('--batches', **count, default=4, help='different batches (default: %(default)s)')
     parser.add_argument('--batch-size', **count, help="images of a process (default: the first config's)")
@@ -174,6 +173,8 @@ def main() -> None:
     text = "backend of this project's operators (default: chosen by device)"
     parser.add_argument('--backend', choices=list(ops.backends()), help=text)
     args = parser.parse_args()
+    name = 'step' if args.configs else f'step_{args.study}'
+    args.configs = args.configs or STUDIES[args.study].configs()
     if args.drawn and (len(args.drawn) != 4 or args.drawn[1] != 3):
         parser.error(f'--drawn {measure.shape_text(args.drawn)} is not Nx3xHxW')
     if distributed.is_torchelastic_launched():  # MMDetection's tools set LOCAL_RANK for one process, too
@@ -182,7 +183,8 @@ def main() -> None:
         distributed.init_process_group('nccl' if args.device == 'cuda' else 'gloo')  # MMEngine's asks for a GPU
     shown = 'config step_ms to_first peak_bytes reduced_mib'
     suffix = ''.join(f'_{option}' for option in (args.amp, args.backend) if option)
-    name = f'step_{get_world_size()}_processes' if distributed.is_initialized() else 'step'
+    if distributed.is_initialized():
+        name += f'_{get_world_size()}_processes'
     table = measure.begin(args, name, shown, suffix)
     init_default_scope('mmdet')
     logging.disable(logging.WARNING)  # the initialization of each parameter

@@ -29,6 +29,16 @@ class Arm(NamedTuple):
     options: tuple[str, ...] = ()
 
 
+class Run(NamedTuple):
+    """An arm, tested with a calibration of its scores."""
+
+    arm: str
+    calibration: str = 'none'
+
+    def __str__(self) -> str:
+        return self.arm if self.calibration == 'none' else f'{self.arm}+{self.calibration}'
+
+
 class Study(NamedTuple):
     """Arms on one data set.
 
@@ -38,6 +48,8 @@ class Study(NamedTuple):
         reference: the arm whose weights the others share.
         seeds: those that the table averages.
         data: the folder of the images on which the arms are tested.
+        baseline: with which all others are compared.
+        others: further pairs to compare, the second with the first.
         calibrations: by name; ``fracal`` takes the statistics of the training images.
     """
 
@@ -46,10 +58,32 @@ class Study(NamedTuple):
     reference: str
     seeds: tuple[int, ...]
     data: str
+    baseline: Run
+    others: tuple[tuple[str, str], ...] = ()
     calibrations: tuple[str, ...] = ('none', 'fracal')
+
+    def pairs(self) -> list[tuple[Run, Run]]:
+        """The pairs to compare, the baseline's first."""
+        runs = [Run(arm, calibration) for arm in self.arms for calibration in self.calibrations]
+        others = [tuple(Run(*name.split('+')) for name in pair) for pair in self.others]
+        return [(self.baseline, run) for run in runs if run != self.baseline] + others
+
+    def label(self, run: Run) -> str:
+        """What a reader is told of a run."""
+        arm = self.arms[run.arm]
+        activation = arm.activation if arm.gate == 'sigmoid' else f'{arm.activation} + {arm.gate}'
+        parts = [activation, arm.loss]
+        if len({arm.weights for arm in self.arms.values()}) > 1:
+            parts.append(arm.weights)
+        return ', '.join([*parts, *([run.calibration.upper()] if run.calibration != 'none' else [])])
 
     def config(self, arm: str) -> Path:
         return CONFIGS / self.folder / f'{self.arms[arm].config}.py'
+
+    def configs(self) -> list[Path]:
+        """The configs of the arms, once each; only those of random weights, if there are any."""
+        names = [name for name, arm in self.arms.items() if arm.weights == 'random'] or self.arms
+        return list(dict.fromkeys(self.config(name) for name in names))
 
     def test_options(self, arm: str, calibration: str) -> list[str]:
         """Options of tools/test.py."""
@@ -89,6 +123,12 @@ STUDIES = dict(
         reference='apa-link',
         seeds=(0, 1, 2),
         data='data/tiny_lvis_1000',
+        baseline=Run('relu-link'),
+        others=(
+            ('apa-link', 'apa-link-pretrained'),
+            ('relu-link-pretrained', 'apa-link-pretrained'),
+            ('apa-gol-pretrained', 'apa-link-pretrained'),
+        ),
     ),
     small_lvis=Study(
         folder='small_lvis',
@@ -111,6 +151,12 @@ STUDIES = dict(
         reference='apa-gol',
         seeds=(0, 1, 2, 3, 4),
         data='data/small_lvis',
+        baseline=Run('relu-softmax'),
+        others=(
+            *((f'relu-{loss}', f'apa-{loss}') for loss in ('seesaw', 'gol', 'link')),
+            *((f'{name}-gol', f'{name}-link') for name in ('relu', 'apa')),
+            *((f'apa-{loss}', f'apa-{loss}+fracal') for loss in ('softmax', 'seesaw', 'gol', 'link')),
+        ),
     ),
 )
 

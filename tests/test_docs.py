@@ -74,8 +74,10 @@ OTHERS = {
     'DATA_ROOT=path/to/data python tools/check_dataset.py configs/custom_dataset/mask_rcnn_se_r18_apa_custom.py': '',
     'DATA_ROOT=path/to/data python tools/train.py configs/custom_dataset/mask_rcnn_se_r18_apa_custom.py': SHORT,
     'mkdir -p data/lvis_v1/annotations': '',
-    'python benchmarks/ablation.py': '--arms apa-link --seeds 0 --out abl/a.csv --cfg-options train_cfg.max_epochs=1',
-    'python benchmarks/ablation.py --table': '--out benchmarks/results/ablation_tiny_lvis_cpu.csv',
+    'python benchmarks/ablation.py --jobs 2': (
+        '--arms apa-link --seeds 0 --out abl/a.csv --cfg-options train_cfg.max_epochs=1'
+    ),
+    'python benchmarks/ablation_report.py': '',
     f'OMP_NUM_THREADS=1 python benchmarks/step.py {TINY} --batch-size 2': '--rounds 2 --batches 1',
     f'OMP_NUM_THREADS=1 python -m torch.distributed.run --nproc-per-node 2 benchmarks/step.py {TINY} --batch-size 2': (
         '--rounds 2 --batches 1'
@@ -168,6 +170,7 @@ NOT_HERE = {
         'the same with CONFIG, and test_configs.py builds this config'
     ),
     'python tools/train.py configs/small_lvis/mask_rcnn_se_r18_apa_small-lvis.py': 'test_training.py, with small data',
+    'python benchmarks/ablation_report.py --compare --results work_dirs/benchmarks': 'test_ablation.py, slow',
     'make bench': 'test_benchmarks runs its four scripts',
     'python tools/train.py CONFIG --cfg-options data_root=path/to/data classes=date,fig,hazelnut max_epochs=2': (
         'test_configs.py applies these options to every config'

@@ -1,6 +1,6 @@
 """Compares results of detectors on the same images: which difference is there, and which could be seen?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,23 +102,13 @@ def compare_results(
     """
     baseline = next(iter(arms), None) if baseline is None else baseline
     _check_arms(arms, baseline)
-    metric = build_metric(config, Path(arms[baseline][0]), cfg_options)
-    if metric.format_only or not set(metric.metrics) & {*KINDS}:
-        raise BadComparison('metrics', f"test_evaluator of {config} evaluates neither 'bbox' nor 'segm'")
-    for paths in arms.values():
-        for path in paths:
-            check_results(Path(path), metric)
-    ground_truth, rng = metric.load_ground_truth(), np.random.default_rng(seed)
-    weights = draw_images(len(ground_truth.imgs), samples, rng)
-    first: tuple[Path, Resampled] | None = None
-    found: dict[str, list[dict[str, np.ndarray]]] = {}
-    todo = [(arm, Path(path)) for arm, paths in arms.items() for path in paths]
-    for arm, path in tqdm(todo, unit='result', disable=None, delay=1):  # disable=None: no bar in a log
-        resampled = _resample(path, metric, weights, ground_truth)
-        first = first or (path, resampled)
-        _check_same(*first, path, resampled)
-        found.setdefault(arm, []).append(resampled.values)
-    stacked = {arm: {key: np.stack([v[key] for v in seeds]) for key in seeds[0]} for arm, seeds in found.items()}
+    images, resampled = resample_results(
+        config, [path for paths in (arms[baseline], *arms.values()) for path in paths], samples, seed, cfg_options
+    )
+    stacked = {
+        arm: {key: np.stack([resampled[Path(path)][key] for path in paths]) for key in resampled[Path(paths[0])]}
+        for arm, paths in arms.items()
+    }
     differences = {
         arm: {
             key: paired_difference(stacked[baseline][key], b, np.random.default_rng(seed)) for key, b in of_arm.items()
@@ -127,7 +117,39 @@ def compare_results(
         if arm != baseline
     }
     values = {arm: {key: v[:, 0].tolist() for key, v in of_arm.items()} for arm, of_arm in stacked.items()}
-    return Comparison(baseline, values, differences, len(ground_truth.imgs), samples, len(arms[baseline]))
+    return Comparison(baseline, values, differences, images, samples, len(arms[baseline]))
+
+
+def resample_results(
+    config: str, paths: Iterable[str | Path], samples: int = 1000, seed: int = 0, cfg_options: dict | None = None
+) -> tuple[int, dict[Path, dict[str, np.ndarray]]]:
+    """Evaluates results on the same samples of their images.
+
+    Args:
+        config, samples, seed, cfg_options: as of :func:`compare_results`.
+        paths: of the results; one that comes twice is evaluated once.
+
+    Returns:
+        The number of images, and for each path and metric ``(1 + samples,)`` values: of all images, of each sample.
+
+    Raises:
+        FileNotFoundError: if there are no such results or annotations.
+        BadComparison: if the results are not of the same images and metrics.
+        ValueError: as of :func:`~.offline_eval.eval_results`.
+    """
+    paths = list(dict.fromkeys(map(Path, paths)))
+    metric = build_metric(config, paths[0], cfg_options)
+    if metric.format_only or not set(metric.metrics) & {*KINDS}:
+        raise BadComparison('metrics', f"test_evaluator of {config} evaluates neither 'bbox' nor 'segm'")
+    for path in paths:
+        check_results(path, metric)
+    ground_truth = metric.load_ground_truth()
+    weights = draw_images(len(ground_truth.imgs), samples, np.random.default_rng(seed))
+    found: dict[Path, Resampled] = {}
+    for path in tqdm(paths, unit='result', disable=None, delay=1):  # disable=None: no bar in a log
+        found[path] = _resample(path, metric, weights, ground_truth)
+        _check_same(paths[0], found[paths[0]], path, found[path])
+    return len(ground_truth.imgs), {path: resampled.values for path, resampled in found.items()}
 
 
 def _check_arms(arms: Mapping[str, Sequence[str | Path]], baseline: str | None) -> None:

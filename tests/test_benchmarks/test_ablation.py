@@ -15,6 +15,7 @@ from helpers.paths import ROOT
 sys.path.insert(0, str(ROOT / 'benchmarks'))
 
 import ablation
+import ablation_report
 import measure
 import studies
 
@@ -90,26 +91,6 @@ def test_arms_share_the_weights_that_they_have_in_common(tmp_path, monkeypatch):
         assert not any('fc_cls' in name or 'act_stem' in name for name in state)
     assert 'backbone.layer4.1.conv2.weight' in states['relu-softmax']
     assert not any(name.startswith('backbone.') for name in states['relu-link-pretrained'])
-
-
-def test_the_docs_show_the_table_of_the_recorded_results(tmp_path):
-    page = tmp_path / 'page.md'
-    page.write_text((ROOT / 'docs/ablation.md').read_text())
-    assert ablation.main(['--out', str(RESULTS), '--table', str(page)]) is None
-    assert page.read_text() == (ROOT / 'docs/ablation.md').read_text()
-
-
-def test_the_table_counts_seeds_and_names_what_diverged():
-    study = studies.STUDIES['tiny_lvis']
-    first = next(row for row in ablation.read(RESULTS) if row['name'] == 'apa-link')
-    some = [first, dict(first, seed='1', mask_ap='0.0', note='diverged: loss_cls is nan')]
-    table = ablation.markdown(study, some, [])
-    (arm,) = (line for line in table.splitlines() if line.startswith('| random |'))
-    mean = (float(some[0]['mask_ap']) + 0) / 2
-    assert arm.split(' | ')[5] == '2' and arm.split(' | ')[6].startswith(f'{mean:.3f} ± ')
-    assert 'Diverged, and counted with the AP that they reached, mostly 0: apa-link, seed 1.' in table.splitlines()
-    assert ablation.mean_and_deviation([0.25]) == '0.250'
-    assert ablation.mean_and_deviation([-1.0, 0.2]) == ablation.mean_and_deviation([float('nan'), 0.2]) == '–'
 
 
 def test_finished_runs_are_skipped_and_seed_0_comes_first(checkout, tmp_path, capsys):
@@ -200,12 +181,6 @@ def test_a_broken_results_file_is_refused(change, line, tmp_path):
         ablation.read(path)
 
 
-def test_a_page_without_a_place_for_the_table_is_refused(tmp_path):
-    (tmp_path / 'page.md').write_text('no marks')
-    with pytest.raises(ValueError, match='has no place for the table: it needs the lines <!--'):
-        ablation.write_table('', tmp_path / 'page.md')
-
-
 @pytest.mark.slow
 def test_two_contenders_are_trained_by_the_real_tool(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -226,3 +201,16 @@ def test_two_contenders_are_trained_by_the_real_tool(tmp_path, monkeypatch):
     assert all(-1 <= float(row['mask_ap']) < 1 and not row['note'] for row in rows)
     log = next((tmp_path / 'few/relu-link_seed3').glob('*/*.log')).read_text()
     assert 'seed=3' in log and 'shared_weights.pth' in log
+
+    (tmp_path / 'few.csv').rename('ablation_tiny_lvis_cpu.csv')
+    (tmp_path / 'few').rename('ablation_tiny_lvis_cpu')
+    Path('page.md').write_text(f'{ablation_report.BEGIN.format("tiny_lvis")}\n{ablation_report.END}')
+    ablation_report.main(['--compare', '--results', '.', '--page', 'page.md'])
+    differences = measure.read_results(Path('differences_tiny_lvis_cpu.csv'))
+    assert len(differences) == 3 * 4  # from the baseline: softmax, with FRACAL, and its own FRACAL
+    values = {(row['name'], row['calibration']): float(row['mask_ap']) for row in rows}
+    for row in differences:
+        if row['group'] == 'AP':
+            a, b = (values[tuple(studies.Run(*row[run].split('+')))] for run in 'ab')
+            assert float(row['difference']) == pytest.approx(b - a, abs=1.1e-3)
+    assert '| ReLU, Gumbel link, random | ReLU, softmax CE, random, FRACAL | 1 |' in Path('page.md').read_text()

@@ -1,0 +1,215 @@
+"""Reports what ablation.py has found so far: tables of a page, and a picture of what each arm gives and costs.
+
+    python benchmarks/ablation_report.py                         # of the recorded results, into docs/ablation.md
+    python benchmarks/ablation_report.py --study small_lvis --compare --results work_dirs/benchmarks
+
+``ablation_STUDY_DEVICE.csv`` in the folder of results holds the runs, ``differences_…`` the differences of pairs of
+arms, ``step_…`` time and memory of a step, written by step.py. ``--compare`` writes the second from the predictions
+that the runs left beside the first: paired over images and over the seeds that both arms of a pair have.
+"""
+
+import argparse
+import statistics
+from pathlib import Path
+
+import ablation
+import measure
+import numpy as np
+from studies import STUDIES, Run, Study
+
+from apa_mmdet.apis.compare_results import resample_results
+from apa_mmdet.evaluation.functional.paired_difference import paired_difference
+from apa_mmdet.utils import cli
+
+PAGE = measure.ROOT / 'docs/ablation.md'
+BEGIN, END = '<!-- {}: written by benchmarks/ablation_report.py -->', '<!-- end of the tables -->'
+HEAD = (
+    'weights | activation | gate | loss | calibration | seeds | mask AP | APr | APc | APf | '
+    'ms a step (middle half) | ratio | memory of a step, MiB'
+)
+GROUPS = dict(AP='mask_ap', APr='mask_apr', APc='mask_apc', APf='mask_apf')
+
+
+def seeds_of(rows: list[dict[str, str]], run: Run) -> list[str]:
+    """The seeds of an arm and calibration that gave results."""
+    return [row['seed'] for row in rows if (row['name'], row['calibration']) == run and not row['note']]
+
+
+# Differences
+
+
+def compare(study: Study, rows: list[dict[str, str]], folder: Path, table: measure.Table) -> None:
+    """Adds a row for each pair of arms that have seeds in common, and each of AP, APr, APc and APf."""
+    pairs = [(a, b, [s for s in seeds_of(rows, a) if s in seeds_of(rows, b)]) for a, b in study.pairs()]
+
+    def path(run: Run, seed: str) -> Path:
+        return folder / f'{run.arm}_seed{seed}' / f'test_{run.calibration}' / 'results.pkl'
+
+    paths = [path(run, seed) for a, b, seeds in pairs for run in (a, b) for seed in seeds]
+    options = dict(option.split('=', 1) for option in study.test_options(study.reference, 'none'))
+    _, found = resample_results(
+        str(study.config(study.reference)), paths, cfg_options={**options, 'test_evaluator.metric': ['segm']}
+    )
+    for a, b, seeds in pairs:
+        for group in GROUPS if seeds else ():
+            values = [np.stack([found[path(run, seed)][f'segm_{group}'] for seed in seeds]) for run in (a, b)]
+            difference = paired_difference(*values, np.random.default_rng(0))
+            row = dict(pair=f'{a}, {b}', a=str(a), b=str(b), seeds=' '.join(seeds), group=group)
+            row |= dict(a_value=values[0][:, 0].mean(), b_value=values[1][:, 0].mean(), difference=difference.value)
+            row |= dict(low=difference.low, high=difference.high)
+            table.add(**row, smallest=difference.smallest(), unpaired=difference.smallest(paired=False))
+
+
+# Tables
+
+
+def runs_table(study: Study, rows: list[dict[str, str]], steps: list[dict[str, str]]) -> str:
+    """Formats mean and deviation of each arm, with the conditions of the figures below."""
+    rows = [row for row in rows if int(row['seed']) in study.seeds]
+    lines = [f'| {HEAD} |', '|---' * len(HEAD.split(' | ')) + '|']
+    for name, arm in study.arms.items():
+        step = next((step_cells(row) for row in steps if row['config'] == arm.config), '–––')
+        for calibration in study.calibrations:
+            runs = [row for row in rows if (row['name'], row['calibration']) == (name, calibration)]
+            if runs:
+                cells = [arm.weights, arm.activation, arm.gate, arm.loss, calibration, str(len(runs))]
+                cells += [mean_and_deviation([float(row[key]) for row in runs]) for key in GROUPS.values()]
+                lines.append(f'| {" | ".join([*cells, *step])} |')
+    notes = []
+    diverged = [ablation.name_of(row) for row in rows if row['note']]
+    if diverged:
+        notes.append(f'Diverged, and counted with the AP that they reached, mostly 0: {"; ".join(diverged)}.')
+    if rows:
+        options, dates = rows[0]['options'], sorted({row['date'].split()[0] for row in rows})
+        commits = ', '.join(dict.fromkeys(row['commit'] for row in rows))
+        with_options, dates = f', with `{options}`' * bool(options), ' to '.join(dict.fromkeys([dates[0], dates[-1]]))
+        notes.append(f'AP: {rows[0]["epochs"]} epochs each{with_options}; {dates}; commit {commits}.')
+    machine = '{hardware}; Python {python}, PyTorch {torch}, MMDetection {mmdet}.'
+    notes += dict.fromkeys(machine.format(**row) for row in rows)
+    if steps:
+        text = 'Time and memory of a step: `{command}`, {date:.10}; ratios are to its first config.\n'
+        notes.append((text + machine).format(**steps[0]))
+    return '\n'.join([*lines, '', *notes])
+
+
+def mean_and_deviation(values: list[float]) -> str:
+    """Mean ± standard deviation of the sample; NaN, and −1 of older runs, where there is nothing to average."""
+    if not values or not all(value >= 0 for value in values):
+        return '–'
+    return f'{statistics.mean(values):.3f}' + (f' ± {statistics.stdev(values):.3f}' if len(values) > 1 else '')
+
+
+def step_cells(row: dict[str, str]) -> list[str]:
+    columns = ('step_ms', 'step_ms_low', 'step_ms_high', 'to_first', 'peak_bytes')
+    median, low, high, ratio, peak = (float(row[column]) for column in columns)
+    return [f'{median:.0f} ({low:.0f}–{high:.0f})', f'{ratio:.2f}', f'{peak / measure.MIB:.0f}']
+
+
+def differences_table(study: Study, rows: list[dict[str, str]]) -> str:
+    """Formats the differences of the pairs of arms, with 95% intervals."""
+    lines = [f'| A | B | seeds | B − A: {" | ".join(GROUPS)} |', '|---' * (3 + len(GROUPS)) + '|']
+    for pair in dict.fromkeys(row['pair'] for row in rows):
+        groups = {row['group']: row for row in rows if row['pair'] == pair}
+        first = groups['AP']
+        cells = [study.label(Run(*first[run].split('+'))) for run in 'ab'] + [str(len(first['seeds'].split()))]
+        for row in groups.values():
+            value, low, high = (f'{float(row[key]):+.3f}' for key in ('difference', 'low', 'high'))
+            cells.append(f'{value} ({low} … {high})')
+        lines.append(f'| {" | ".join(cells)} |')
+    return '\n'.join(lines).replace('-0.', '−0.')
+
+
+def write_between_marks(study: str, text: str, page: Path) -> None:
+    """Replaces what is between the marks of a study on a page."""
+    first = BEGIN.format(study)
+    before, begin, rest = page.read_text(encoding='utf-8').partition(first)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise ValueError(f'{page} has no place for the tables: it needs the lines {first} and {END}')
+    page.write_text(f'{before}{begin}\n{text}\n{end}{after}', encoding='utf-8')
+
+
+# The picture
+
+
+def draw(study: Study, differences: list[dict[str, str]], steps: list[dict[str, str]], path: Path) -> None:
+    """Draws, for each arm, the differences of AP and APr from the baseline and the time of a step relative to it."""
+    from matplotlib.figure import Figure
+
+    rows = [row for row in differences if row['a'] == str(study.baseline)]
+    names = list(dict.fromkeys(row['b'] for row in rows))
+    figure = Figure((10, 1.6 + 0.28 * len(names)), layout='constrained')
+    *of_ap, time = figure.subplots(1, 3, sharey=True)
+    for axis, group in zip(of_ap, ('AP', 'APr')):
+        for place, name in enumerate(names):
+            row = next(row for row in rows if (row['b'], row['group']) == (name, group))
+            value, low, high = (float(row[key]) for key in ('difference', 'low', 'high'))
+            one_seed = len(row['seeds'].split()) == 1
+            style = dict(color='C1' if Run(*name.split('+')).calibration != 'none' else 'C0', capsize=2, linewidth=1)
+            axis.errorbar(
+                value, place, xerr=[[value - low], [high - value]], fmt='o', mfc='white' if one_seed else None, **style
+            )
+        base = next(row for row in rows if row['group'] == group)
+        axis.set_title(f'mask {group} − {float(base["a_value"]):.3f}', fontsize=9)
+        axis.tick_params(labelsize=8)
+        axis.axvline(0, color='black', linestyle='--', linewidth=0.8)
+    milliseconds = {
+        row['config']: [float(row[key]) for key in ('step_ms', 'step_ms_low', 'step_ms_high')] for row in steps
+    }
+    base = milliseconds.get(study.arms[study.baseline.arm].config)
+    for place, name in enumerate(names):
+        found = milliseconds.get(study.arms[Run(*name.split('+')).arm].config)
+        if base and found:
+            middle, low, high = (value / base[0] for value in found)
+            time.barh(
+                place, middle, 0.6, xerr=[[middle - low], [high - middle]], color='C7', error_kw=dict(linewidth=1)
+            )
+    time.axvline(1, color='black', linestyle='--', linewidth=0.8)
+    time.set_title('time of a training step, relative', fontsize=9)
+    time.tick_params(labelsize=8)
+    of_ap[0].set_yticks(range(len(names)), [study.label(Run(*name.split('+'))) for name in names], fontsize=8)
+    of_ap[0].invert_yaxis()
+    figure.suptitle(
+        f'{study.folder}: differences from {study.label(study.baseline)}, 95% intervals, paired by image and seed\n'
+        '(hollow: one seed, intervals over images alone); time: median and middle half of the samples',
+        fontsize=9,
+    )
+    figure.savefig(path, dpi=130)
+
+
+def parse_args(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--study', choices=STUDIES, default='tiny_lvis', help='default: %(default)s')
+    text = 'folder of the results (default: %(default)s)'
+    parser.add_argument('--results', type=Path, metavar='DIR', default=measure.ROOT / 'benchmarks/results', help=text)
+    parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu', help='of the runs (default: %(default)s)')
+    parser.add_argument('--compare', action='store_true', help='compute the differences first')
+    parser.add_argument(
+        '--page', type=Path, default=PAGE, help='that has a place for the tables (default: %(default)s)'
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    args = parse_args(arguments)
+    study = STUDIES[args.study]
+    runs, differences, steps = (
+        args.results / f'{kind}_{args.study}_{args.device}.csv' for kind in ('ablation', 'differences', 'step')
+    )
+    rows = ablation.read(runs)
+    if args.compare:
+        shown = 'pair seeds group difference low high'
+        compare(study, rows, runs.with_suffix(''), measure.Table(differences, measure.environment(args.device), shown))
+    found, times = (measure.read_results(path) if path.exists() else [] for path in (differences, steps))
+    text = runs_table(study, rows, times)
+    if found:
+        picture = args.page.with_name(f'ablation_{args.study}.png')
+        draw(study, found, times, picture)
+        image = f'![differences of the arms, and time of a step]({picture.name})'
+        text = f'{image}\n\n{text}\n\n{differences_table(study, found)}'
+    write_between_marks(args.study, text, args.page)
+    print(f'written: {args.page}')
+
+
+if __name__ == '__main__':
+    cli.run(main)
