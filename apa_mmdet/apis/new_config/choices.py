@@ -64,7 +64,7 @@ def choose(
     classes = [name for name, is_used in zip(summary.names, used) if is_used]
     images = summary.class_images[used]
     masks = 'none' if boxes or not summary.masked else 'all' if summary.masked == 1 else 'some'
-    tail = _tail(images)
+    tail = _tail(images, summary.annotated)
     rule = next(rule for rule in rules.LOSSES if rule.fits(tail))
     base = rule.bases['cpu' if machine.device == 'cpu' else 'gpu boxes' if masks == 'none' else 'gpu masks']
     cfg = Config.fromstring(f'_base_ = {base!r}', '.py')
@@ -96,9 +96,9 @@ def _used(train: AnnotationSummary, val: AnnotationSummary) -> np.ndarray:
     return (train.instances > 0) | np.array([name in validated for name in train.names], bool)
 
 
-def _tail(images: np.ndarray) -> rules.Tail:
+def _tail(images: np.ndarray, annotated: int) -> rules.Tail:
     rare = (images > 0) & (images <= rules.RARE_IMAGES) & (rules.RARE_RATIO * images <= images.max())
-    return rules.Tail(int((images > 0).sum()), int(rare.sum()))
+    return rules.Tail(int((images > 0).sum()), int(rare.sum()), annotated)
 
 
 def _about_classes(summary: AnnotationSummary, used: np.ndarray, images: np.ndarray) -> Iterator[str]:

@@ -46,9 +46,11 @@ def choose_model(
     """Differences to the model ``base``, and why; ``short`` is the short side of a median image as trained on."""
     reasons = [start.reason]
     bbox: dict[str, Any] = dict(type='LargeVocabularyBBoxHead', num_classes=classes)
-    if rule.drops_negatives:
+    if rule.drops_negatives is not None:
         threshold = max(rules.DROPPED_SHARE, (rules.DROPPED_IMAGES + 0.5) / summary.annotated)
+        threshold *= rule.drops_negatives
         bbox['loss_cls'] = dict(num_classes=classes, frequency_threshold=float(f'{threshold:.3g}'))
+    if rule.drops_negatives:
         share = f'{100 * threshold:.3g}% of the {summary.annotated} annotated images'
         reasons.append(f'DropLoss drops most negatives of classes in fewer than {share}.')
     roi = dict(bbox_head=bbox, **_masks(base, masks, classes))
@@ -73,6 +75,16 @@ def choose_model(
         kept = min(300, max(100, 2 * summary.most_objects))
         model['test_cfg'] = dict(rpn=dict(nms_pre=1000, max_per_img=1000), rcnn=dict(max_per_img=kept))
         reasons.append(f'An image has up to {summary.most_objects} objects: {kept} detections of each are kept.')
+    if rule.calibrated:
+        model = dict(model, type='CalibrateScores', module=dict(type=model.get('type', base.type)))
+        model['calibration'] = dict(type='FRACAL')
+        reasons.append('FRACAL calibrates the scores in tests; a training is the same without it.')
+        if rule.drops_negatives is not None:  # of links
+            of_tests = model.setdefault('test_cfg', {}).setdefault('rcnn', {})
+            of_tests['score_thr'] = float(f'{base.test_cfg.rcnn.score_thr**2:.3g}')
+            reasons.append(
+                'It makes a score of a link the product of two, and the threshold the square of the usual one.'
+            )
     return model, reasons
 
 

@@ -117,7 +117,11 @@ def _model(choices: Choices) -> dict[str, Any]:
         )
     if roi.get('mask_head'):
         roi['mask_head'] = {**roi['mask_head'], 'num_classes': Expression('len(classes)')}
-    return dict(choices.model, roi_head=roi)
+    model = dict(choices.model, roi_head=roi)
+    if 'calibration' in model:
+        of_training = dict(stats=Expression('train_annotations'), classes=Expression('classes'))
+        model['calibration'] = {**model['calibration'], **of_training}
+    return model
 
 
 def _loaders(choices: Choices, val: Source) -> list[str]:

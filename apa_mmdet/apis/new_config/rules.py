@@ -11,10 +11,11 @@ from apa_mmdet.datasets.frequency_groups import LVIS_BOUNDS
 
 
 class Tail(NamedTuple):
-    """The shape of a tail: classes with a training instance, and rare ones among them."""
+    """The shape of a tail: classes with a training instance, rare ones among them, and annotated images."""
 
     classes: int
     rare: int
+    images: int
 
 
 class LossRule(NamedTuple):
@@ -27,7 +28,8 @@ class LossRule(NamedTuple):
     fits: Callable[[Tail], bool]
     because: str
     bases: dict[str, str]
-    drops_negatives: bool = False  # of rare classes, by ``class_frequency``
+    drops_negatives: bool | None = None  # of rare classes, by ``class_frequency``; None: the loss is not DropLoss
+    calibrated: bool = False  # scores, by FRACAL
 
 
 SOFTMAX = {
@@ -35,13 +37,18 @@ SOFTMAX = {
     'gpu boxes': 'apa_mmdet::coco/faster_rcnn_se_r50_apa_1x_coco.py',
     'cpu': 'apa_mmdet::tiny_lvis/mask_rcnn_se_r18_apa_softmax.py',
 }
-GOL = dict.fromkeys(('gpu masks', 'gpu boxes'), 'apa_mmdet::lvis/mask_rcnn_se_r50_apa.py')
+GOL = {
+    **dict.fromkeys(('gpu masks', 'gpu boxes'), 'apa_mmdet::lvis/mask_rcnn_se_r50_apa.py'),
+    'cpu': 'apa_mmdet::tiny_lvis/mask_rcnn_se_r18_apa.py',
+}
 WRAPPED_CAUCHY = {
     'gpu masks': 'apa_mmdet::v3det/mask_rcnn_se_r50_apa_v3det.py',
     'gpu boxes': 'apa_mmdet::v3det/faster_rcnn_se_r50_apa_v3det.py',
     'cpu': SOFTMAX['cpu'],
 }
 MANY_CLASSES = 5000  # V3Det has 13,204; a mask for each class and RoI would take gigabytes
+HUNDREDS = 250  # between the 48 classes of tiny LVIS and the 360 of small LVIS
+MANY_IMAGES = 20_000  # between the 4,000 of small LVIS, where DropLoss costs rare classes their AP, and LVIS's 100,000
 # the first that fits
 LOSSES = (
     LossRule(
@@ -49,15 +56,30 @@ LOSSES = (
     ),
     LossRule(
         'softmax cross entropy',
-        lambda tail: tail.classes < 250 or (tail.rare < 0.1 * tail.classes and tail.classes < MANY_CLASSES),
-        'for fewer than 250 classes, or less than a tenth rare: GOL is not known to be better there (docs/ablation.md)',
+        lambda tail: tail.rare < 0.1 * tail.classes and tail.classes < MANY_CLASSES,
+        'as the COCO configs: less than a tenth of the classes is rare',
         SOFTMAX,
+    ),
+    LossRule(
+        'softmax cross entropy, scores calibrated by FRACAL',
+        lambda tail: tail.images < MANY_IMAGES and tail.classes < HUNDREDS,
+        'best on tiny LVIS, 800 images of 48 classes, a third of them rare (docs/choosing.md)',
+        SOFTMAX,
+        calibrated=True,
+    ),
+    LossRule(
+        'Gumbel link, scores calibrated by FRACAL',
+        lambda tail: tail.images < MANY_IMAGES and tail.classes < MANY_CLASSES,
+        'best for rare classes on small LVIS, 4,000 images of 360 classes, a third of them rare (docs/choosing.md)',
+        GOL,
+        drops_negatives=False,
+        calibrated=True,
     ),
     LossRule(
         'GOL (Gumbel link, DropLoss)',
         lambda tail: tail.classes < MANY_CLASSES,
-        'as the LVIS configs, for hundreds of classes of which a tenth is rare, or more',
-        dict(GOL, cpu='apa_mmdet::tiny_lvis/mask_rcnn_se_r18_apa.py'),
+        'as the LVIS configs, for tens of thousands of images and a tenth of the classes rare, or more',
+        GOL,
         drops_negatives=True,
     ),
     LossRule(

@@ -10,6 +10,7 @@ from helpers.own_data import NAMES, own_content, write_own_data
 from helpers.paths import ROOT
 from helpers.programs import start_program, succeed
 
+from apa_mmdet.apis.new_config import rules
 from apa_mmdet.apis.new_config.annotations import BadData
 from apa_mmdet.apis.new_config.new_config import new_config, this_machine
 from apa_mmdet.apis.new_config.schedule_choices import Machine
@@ -58,7 +59,7 @@ def test_a_config_with_a_split_explains_its_numbers_and_builds(tmp_path):
 
 
 @pytest.mark.parametrize('form', ['coco', 'lvis'])
-def test_hundreds_of_classes_with_a_tail_take_gol_and_a_file_of_names(form, tmp_path):
+def test_a_tail_of_few_images_takes_calibrated_scores_and_a_file_of_names(form, tmp_path):
     content = own_content(images=300, names=[f'kind {i}' for i in range(299)], per_image=99)
     if form == 'lvis':
         content = as_lvis(content, 'train.json')
@@ -66,10 +67,13 @@ def test_hundreds_of_classes_with_a_tail_take_gol_and_a_file_of_names(form, tmp_
     written = new_config(train, str(out), val=train, machine=GPUS, boxes=True)
     cfg = load_config(out)
     assert written.files == [str(out), str(tmp_path / 'own_classes.txt')] and cfg.classes[-1] == 'kind 298'
+    assert cfg.model.type == 'CalibrateScores' and cfg.model.module == dict(type='FasterRCNN')
+    assert cfg.model.calibration == dict(type='FRACAL', stats=train, classes=cfg.classes)
     loss = cfg.model.roi_head.bbox_head.loss_cls
-    assert loss.type == 'DropLoss' and loss.class_frequency == train and loss.num_classes == 299
-    assert loss.frequency_threshold == pytest.approx(10.5 / 300)
-    assert cfg.model.type == 'FasterRCNN' and cfg.model.roi_head.mask_head is None
+    assert loss.type == 'DropLoss' and loss.num_classes == 299 and loss.frequency_threshold == 0
+    assert cfg.model.test_cfg.rcnn.score_thr == pytest.approx(1e-8) and cfg.model.roi_head.mask_head is None
+    head = build_detector(cfg, out).roi_head.bbox_head
+    assert head.score_calibration.num_classes == head.num_classes == 299
     assert cfg.train_dataloader.dataset.oversample_thr == pytest.approx(24 / 300)
     assert cfg.train_dataloader.batch_size == 8 and cfg.optim_wrapper.optimizer.lr == pytest.approx(0.02)
     evaluator, dataset = (('FastLVISMetric', 'SelectiveLVISV1Dataset'), ('FastCocoMetric', 'CocoDataset'))[
@@ -77,8 +81,20 @@ def test_hundreds_of_classes_with_a_tail_take_gol_and_a_file_of_names(form, tmp_
     ]
     assert (cfg.val_evaluator.type, cfg.val_dataloader.dataset.type) == (evaluator, dataset)
     assert ('frequency_groups' in cfg.val_evaluator) == (form == 'coco')
-    assert written.command.endswith('dist_train.sh ' + f'{out} 2') and '3.5% of the 300 annotated' in comments(out)
+    assert written.command.endswith('dist_train.sh ' + f'{out} 2')
     assert 'images of the training: AP tells nothing' in comments(out)
+
+
+def test_a_tail_of_many_images_takes_gol(tmp_path, monkeypatch):
+    monkeypatch.setattr(rules, 'MANY_IMAGES', 300)
+    content = own_content(images=300, names=[f'kind {i}' for i in range(299)], per_image=99)
+    train, out = write_own_data(tmp_path, content), tmp_path / 'own.py'
+    new_config(train, str(out), val=train, machine=GPUS, boxes=True)
+    cfg = load_config(out)
+    loss = cfg.model.roi_head.bbox_head.loss_cls
+    assert loss.type == 'DropLoss' and loss.class_frequency == train and loss.num_classes == 299
+    assert loss.frequency_threshold == pytest.approx(10.5 / 300) and '3.5% of the 300 annotated' in comments(out)
+    assert cfg.model.type == 'FasterRCNN' and cfg.model.roi_head.mask_head is None
 
 
 def test_instances_without_masks_get_a_head_that_ignores_them(tmp_path):

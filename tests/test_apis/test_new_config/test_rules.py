@@ -9,19 +9,20 @@ PAGE = (ROOT / 'docs/dataset_prepare.md').read_text()
 
 
 @pytest.mark.parametrize(
-    ('classes', 'rare', 'base'),
+    ('classes', 'rare', 'images', 'base', 'calibrated'),
     [
-        (80, 0, 'coco/'),
-        (48, 16, 'coco/'),
-        (1203, 40, 'coco/'),
-        (1203, 337, 'lvis/'),
-        (13204, 1800, 'v3det/'),
-        (13204, 0, 'coco/'),
+        (80, 0, 117_266, 'coco/', False),
+        (48, 16, 800, 'coco/', True),  # tiny LVIS
+        (360, 120, 4000, 'lvis/', True),  # small LVIS
+        (1203, 40, 99_388, 'coco/', False),
+        (1203, 337, 99_388, 'lvis/', False),
+        (13204, 1800, 183_354, 'v3det/', False),
+        (13204, 0, 183_354, 'coco/', False),
     ],
 )
-def test_the_loss_follows_the_tail(classes, rare, base):
-    rule = next(rule for rule in rules.LOSSES if rule.fits(rules.Tail(classes, rare)))
-    assert rule.bases['gpu boxes'].startswith(f'apa_mmdet::{base}')
+def test_the_loss_follows_the_tail_and_the_images(classes, rare, images, base, calibrated):
+    rule = next(rule for rule in rules.LOSSES if rule.fits(rules.Tail(classes, rare, images)))
+    assert rule.bases['gpu boxes'].startswith(f'apa_mmdet::{base}') and rule.calibrated == calibrated
 
 
 def test_the_published_data_sets_get_the_schedules_of_their_recipes():
