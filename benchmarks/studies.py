@@ -156,6 +156,7 @@ STUDIES = dict(
             *((f'relu-{loss}', f'apa-{loss}') for loss in ('seesaw', 'gol', 'link')),
             *((f'{name}-gol', f'{name}-link') for name in ('relu', 'apa')),
             *((f'apa-{loss}', f'apa-{loss}+fracal') for loss in ('softmax', 'seesaw', 'gol', 'link')),
+            ('apa-softmax+fracal', 'apa-link+fracal'),
         ),
     ),
 )
