@@ -1,5 +1,7 @@
 """The drawn classification sets and what starts from them: the commands of `make demo-pretrained`, in miniature."""
 
+import subprocess
+
 import pytest
 import torch
 from helpers.paths import ROOT
@@ -75,6 +77,21 @@ def test_a_detector_has_the_backbone_and_the_images_of_its_pretraining(backbone,
     codes = {finding.code for finding in check_launch(Launch('train.py', theirs))}
     assert codes <= {'missing-pretrained'}
     assert check_launch(Launch('train.py', ours)) == []
+
+
+@pytest.mark.parametrize('option, pair', [('', (APA, FROM_APA)), ('BASELINE=1', (RELU, FROM_RELU))])
+def test_make_runs_the_commands_of_the_page(option, pair):
+    backbone, detector = (path.relative_to(ROOT) for path in pair)
+    dry = subprocess.run(['make', '-n', 'demo-pretrained', *option.split()], cwd=ROOT, capture_output=True, text=True)
+    wanted = [
+        'python tools/make_tiny_lvis.py --form imagenet',
+        f'python tools/train.py {backbone} --resume',
+        'python tools/make_tiny_lvis.py',
+        f'python tools/train.py {detector} --resume',
+        f'python tools/test.py {detector} $(cat work_dirs/{detector.stem}/last_checkpoint)',
+    ]
+    commands = [line[line.index('python tools/') :] for line in dry.stdout.splitlines() if 'python tools/' in line]
+    assert commands == wanted, dry.stderr
 
 
 @pytest.mark.slow
