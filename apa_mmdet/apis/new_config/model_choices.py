@@ -76,15 +76,16 @@ def choose_model(
         model['test_cfg'] = dict(rpn=dict(nms_pre=1000, max_per_img=1000), rcnn=dict(max_per_img=kept))
         reasons.append(f'An image has up to {summary.most_objects} objects: {kept} detections of each are kept.')
     if rule.calibrated:
+        of_links = rule.drops_negatives is not None
         model = dict(model, type='CalibrateScores', module=dict(type=model.get('type', base.type)))
         model['calibration'] = dict(type='FRACAL')
         reasons.append('FRACAL calibrates the scores in tests; a training is the same without it.')
-        if rule.drops_negatives is not None:  # of links
+        threshold = rules.DRAWN_SCORES['link' if of_links else 'softmax']
+        reasons.append(f'Calibrated scores are lower, most of frequent classes: image_demo.py --score-thr {threshold}.')
+        if of_links:
             of_tests = model.setdefault('test_cfg', {}).setdefault('rcnn', {})
             of_tests['score_thr'] = float(f'{base.test_cfg.rcnn.score_thr**2:.3g}')
-            reasons.append(
-                'It makes a score of a link the product of two, and the threshold the square of the usual one.'
-            )
+            reasons.append('A score is the product of two: the threshold of tests is the square of the usual one.')
     return model, reasons
 
 

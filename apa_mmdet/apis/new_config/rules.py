@@ -89,6 +89,8 @@ LOSSES = (
         WRAPPED_CAUCHY,
     ),
 )
+# about as many detections have these scores with FRACAL as 0.3 without it, on small LVIS (docs/calibration.md)
+DRAWN_SCORES = dict(softmax=0.1, link=0.01)
 RARE_IMAGES = LVIS_BOUNDS[0]  # at most, and
 RARE_RATIO = 10  # times fewer than the most frequent class: in a set of ten images no class is rare for that
 # oversample_thr of ClassBalancedDataset and frequency_threshold of DropLoss: LVIS's, or the images of tiny LVIS's 800
