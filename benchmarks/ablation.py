@@ -190,9 +190,7 @@ def run_all(study: Study, todo: list[list[dict]], out: Path, options: list[str],
                     append(out, row, conditions)
                     conditions.clear()
                 left -= 1
-                shown = ', '.join(
-                    f'{key} {measure.cell(row[key])}' for key in ('mask_ap', 'mask_apr', 'minutes', 'note')
-                )
+                shown = ', '.join(f'{key} {measure.cell(row[key])}' for key in SHOWN)
                 print(f'    {name_of(row)}: {shown}', flush=True)
         except RuntimeError as error:
             print(f'ablation: {name_of(rows[-left])}: {error}', flush=True)

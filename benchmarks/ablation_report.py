@@ -9,8 +9,10 @@ that the runs left beside the first: paired over images and over the seeds that 
 """
 
 import argparse
+import itertools
 import statistics
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ablation
 import measure
@@ -20,6 +22,9 @@ from studies import STUDIES, Run, Study
 from apa_mmdet.apis.compare_results import resample_results
 from apa_mmdet.evaluation.functional.paired_difference import paired_difference
 from apa_mmdet.utils import cli
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 PAGE = measure.ROOT / 'docs/ablation.md'
 BEGIN, END = '<!-- {}: written by benchmarks/ablation_report.py -->', '<!-- end of the tables -->'
@@ -46,6 +51,8 @@ def compare(study: Study, rows: list[dict[str, str]], folder: Path, table: measu
         return folder / f'{run.arm}_seed{seed}' / f'test_{run.calibration}' / 'results.pkl'
 
     paths = [path(run, seed) for a, b, seeds in pairs for run in (a, b) for seed in seeds]
+    if not paths:
+        raise ValueError(f'{folder}: no two arms to compare have a seed in common')
     options = dict(option.split('=', 1) for option in study.test_options(study.reference, 'none'))
     _, found = resample_results(
         str(study.config(study.reference)), paths, cfg_options={**options, 'test_evaluator.metric': ['segm']}
@@ -54,7 +61,7 @@ def compare(study: Study, rows: list[dict[str, str]], folder: Path, table: measu
         for group in GROUPS if seeds else ():
             values = [np.stack([found[path(run, seed)][f'segm_{group}'] for seed in seeds]) for run in (a, b)]
             difference = paired_difference(*values, np.random.default_rng(0))
-            row = dict(pair=f'{a}, {b}', a=str(a), b=str(b), seeds=' '.join(seeds), group=group)
+            row = dict(a=str(a), b=str(b), seeds=' '.join(seeds), group=group)
             row |= dict(a_value=values[0][:, 0].mean(), b_value=values[1][:, 0].mean(), difference=difference.value)
             row |= dict(low=difference.low, high=difference.high)
             table.add(**row, smallest=difference.smallest(), unpaired=difference.smallest(paired=False))
@@ -108,11 +115,10 @@ def step_cells(row: dict[str, str]) -> list[str]:
 def differences_table(study: Study, rows: list[dict[str, str]]) -> str:
     """Formats the differences of the pairs of arms, with 95% intervals."""
     lines = [f'| A | B | seeds | B − A: {" | ".join(GROUPS)} |', '|---' * (3 + len(GROUPS)) + '|']
-    for pair in dict.fromkeys(row['pair'] for row in rows):
-        groups = {row['group']: row for row in rows if row['pair'] == pair}
-        first = groups['AP']
-        cells = [study.label(Run(*first[run].split('+'))) for run in 'ab'] + [str(len(first['seeds'].split()))]
-        for row in groups.values():
+    for (a, b), groups in itertools.groupby(rows, key=lambda row: (row['a'], row['b'])):
+        first, *others = groups
+        cells = [study.label(Run.parse(a)), study.label(Run.parse(b)), str(len(first['seeds'].split()))]
+        for row in (first, *others):
             value, low, high = (f'{float(row[key]):+.3f}' for key in ('difference', 'low', 'high'))
             cells.append(f'{value} ({low} … {high})')
         lines.append(f'| {" | ".join(cells)} |')
@@ -137,44 +143,46 @@ def draw(study: Study, differences: list[dict[str, str]], steps: list[dict[str, 
     from matplotlib.figure import Figure
 
     rows = [row for row in differences if row['a'] == str(study.baseline)]
-    names = list(dict.fromkeys(row['b'] for row in rows))
-    figure = Figure((10, 1.6 + 0.28 * len(names)), layout='constrained')
-    *of_ap, time = figure.subplots(1, 3, sharey=True)
-    for axis, group in zip(of_ap, ('AP', 'APr')):
-        for place, name in enumerate(names):
-            row = next(row for row in rows if (row['b'], row['group']) == (name, group))
-            value, low, high = (float(row[key]) for key in ('difference', 'low', 'high'))
-            one_seed = len(row['seeds'].split()) == 1
-            style = dict(color='C1' if Run(*name.split('+')).calibration != 'none' else 'C0', capsize=2, linewidth=1)
-            axis.errorbar(
-                value, place, xerr=[[value - low], [high - value]], fmt='o', mfc='white' if one_seed else None, **style
-            )
-        base = next(row for row in rows if row['group'] == group)
-        axis.set_title(f'mask {group} − {float(base["a_value"]):.3f}', fontsize=9)
+    runs = [Run.parse(name) for name in dict.fromkeys(row['b'] for row in rows)]
+    figure = Figure((10, 1.6 + 0.28 * len(runs)), layout='constrained')
+    axes = figure.subplots(1, 3, sharey=True)
+    for axis, group in zip(axes, ('AP', 'APr')):
+        draw_differences(axis, group, [row for row in rows if row['group'] == group])
+    draw_times(axes[2], study, runs, steps)
+    for axis, baseline in zip(axes, (0, 0, 1)):
+        axis.axvline(baseline, color='black', linestyle='--', linewidth=0.8)
         axis.tick_params(labelsize=8)
-        axis.axvline(0, color='black', linestyle='--', linewidth=0.8)
-    milliseconds = {
-        row['config']: [float(row[key]) for key in ('step_ms', 'step_ms_low', 'step_ms_high')] for row in steps
-    }
-    base = milliseconds.get(study.arms[study.baseline.arm].config)
-    for place, name in enumerate(names):
-        found = milliseconds.get(study.arms[Run(*name.split('+')).arm].config)
-        if base and found:
-            middle, low, high = (value / base[0] for value in found)
-            time.barh(
-                place, middle, 0.6, xerr=[[middle - low], [high - middle]], color='C7', error_kw=dict(linewidth=1)
-            )
-    time.axvline(1, color='black', linestyle='--', linewidth=0.8)
-    time.set_title('time of a training step, relative', fontsize=9)
-    time.tick_params(labelsize=8)
-    of_ap[0].set_yticks(range(len(names)), [study.label(Run(*name.split('+'))) for name in names], fontsize=8)
-    of_ap[0].invert_yaxis()
+    axes[0].set_yticks(range(len(runs)), [study.label(run) for run in runs], fontsize=8)
+    axes[0].invert_yaxis()
     figure.suptitle(
         f'{study.folder}: differences from {study.label(study.baseline)}, 95% intervals, paired by image and seed\n'
         '(hollow: one seed, intervals over images alone); time: median and middle half of the samples',
         fontsize=9,
     )
     figure.savefig(path, dpi=130)
+
+
+def draw_differences(axis: 'Axes', group: str, rows: list[dict[str, str]]) -> None:
+    for place, row in enumerate(rows):
+        value, low, high = (float(row[key]) for key in ('difference', 'low', 'high'))
+        color = 'C0' if Run.parse(row['b']).calibration == 'none' else 'C1'
+        face = 'white' if len(row['seeds'].split()) == 1 else color
+        ends = [[value - low], [high - value]]
+        axis.errorbar(value, place, xerr=ends, fmt='o', mfc=face, color=color, capsize=2, linewidth=1)
+    axis.set_title(f'mask {group} − {float(rows[0]["a_value"]):.3f}', fontsize=9)
+
+
+def draw_times(axis: 'Axes', study: Study, runs: list[Run], steps: list[dict[str, str]]) -> None:
+    columns = ('step_ms', 'step_ms_low', 'step_ms_high')
+    milliseconds = {row['config']: [float(row[column]) for column in columns] for row in steps}
+    baseline = milliseconds.get(study.arms[study.baseline.arm].config)
+    for place, run in enumerate(runs):
+        found = milliseconds.get(study.arms[run.arm].config)
+        if baseline and found:
+            middle, low, high = (value / baseline[0] for value in found)
+            ends = [[middle - low], [high - middle]]
+            axis.barh(place, middle, 0.6, xerr=ends, color='C7', error_kw=dict(linewidth=1))
+    axis.set_title('time of a training step, relative', fontsize=9)
 
 
 def parse_args(arguments: list[str] | None) -> argparse.Namespace:
@@ -198,7 +206,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     rows = ablation.read(runs)
     if args.compare:
-        shown = 'pair seeds group difference low high'
+        shown = 'a b seeds group difference low high'
         compare(study, rows, runs.with_suffix(''), measure.Table(differences, measure.environment(args.device), shown))
     found, times = (measure.read_results(path) if path.exists() else [] for path in (differences, steps))
     text = runs_table(study, rows, times)

@@ -38,6 +38,11 @@ class Run(NamedTuple):
     def __str__(self) -> str:
         return self.arm if self.calibration == 'none' else f'{self.arm}+{self.calibration}'
 
+    @classmethod
+    def parse(cls, text: str) -> 'Run':
+        """The run that is written so."""
+        return cls(*text.split('+'))
+
 
 class Study(NamedTuple):
     """Arms on one data set.
@@ -65,7 +70,7 @@ class Study(NamedTuple):
     def pairs(self) -> list[tuple[Run, Run]]:
         """The pairs to compare, the baseline's first."""
         runs = [Run(arm, calibration) for arm in self.arms for calibration in self.calibrations]
-        others = [tuple(Run(*name.split('+')) for name in pair) for pair in self.others]
+        others = [(Run.parse(a), Run.parse(b)) for a, b in self.others]
         return [(self.baseline, run) for run in runs if run != self.baseline] + others
 
     def label(self, run: Run) -> str:

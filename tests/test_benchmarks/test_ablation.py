@@ -211,6 +211,6 @@ def test_two_contenders_are_trained_by_the_real_tool(tmp_path, monkeypatch):
     values = {(row['name'], row['calibration']): float(row['mask_ap']) for row in rows}
     for row in differences:
         if row['group'] == 'AP':
-            a, b = (values[tuple(studies.Run(*row[run].split('+')))] for run in 'ab')
+            a, b = (values[studies.Run.parse(row[run])] for run in 'ab')
             assert float(row['difference']) == pytest.approx(b - a, abs=1.1e-3)
     assert '| ReLU, Gumbel link, random | ReLU, softmax CE, random, FRACAL | 1 |' in Path('page.md').read_text()

@@ -49,6 +49,12 @@ def test_the_table_counts_seeds_and_names_what_diverged():
     assert report.mean_and_deviation([-1.0, 0.2]) == report.mean_and_deviation([float('nan'), 0.2]) == '–'
 
 
+def test_arms_without_a_common_seed_are_not_compared(tmp_path):
+    rows = [row for row in ablation.read(RESULTS / 'ablation_tiny_lvis_cpu.csv') if row['name'] == 'acon']
+    with pytest.raises(ValueError, match='no two arms to compare have a seed in common'):
+        report.compare(studies.STUDIES['tiny_lvis'], rows, tmp_path, None)
+
+
 def test_steps_are_measured_of_the_configs_of_a_study():
     of_tiny, of_small = (studies.STUDIES[name].configs() for name in ('tiny_lvis', 'small_lvis'))
     assert not any('pretrained' in path.stem for path in of_tiny) and len(of_tiny) == 7

@@ -46,11 +46,12 @@ def choose_model(
     """Differences to the model ``base``, and why; ``short`` is the short side of a median image as trained on."""
     reasons = [start.reason]
     bbox: dict[str, Any] = dict(type='LargeVocabularyBBoxHead', num_classes=classes)
-    if rule.drops_negatives is not None:
-        threshold = max(rules.DROPPED_SHARE, (rules.DROPPED_IMAGES + 0.5) / summary.annotated)
-        threshold *= rule.drops_negatives
-        bbox['loss_cls'] = dict(num_classes=classes, frequency_threshold=float(f'{threshold:.3g}'))
+    of_links = base.roi_head.bbox_head.loss_cls.type == 'DropLoss'
+    if of_links:
+        bbox['loss_cls'] = dict(num_classes=classes, frequency_threshold=0.0)
     if rule.drops_negatives:
+        threshold = max(rules.DROPPED_SHARE, (rules.DROPPED_IMAGES + 0.5) / summary.annotated)
+        bbox['loss_cls']['frequency_threshold'] = float(f'{threshold:.3g}')
         share = f'{100 * threshold:.3g}% of the {summary.annotated} annotated images'
         reasons.append(f'DropLoss drops most negatives of classes in fewer than {share}.')
     roi = dict(bbox_head=bbox, **_masks(base, masks, classes))
@@ -76,12 +77,11 @@ def choose_model(
         model['test_cfg'] = dict(rpn=dict(nms_pre=1000, max_per_img=1000), rcnn=dict(max_per_img=kept))
         reasons.append(f'An image has up to {summary.most_objects} objects: {kept} detections of each are kept.')
     if rule.calibrated:
-        of_links = rule.drops_negatives is not None
         model = dict(model, type='CalibrateScores', module=dict(type=model.get('type', base.type)))
         model['calibration'] = dict(type='FRACAL')
         reasons.append('FRACAL calibrates the scores in tests; a training is the same without it.')
-        threshold = rules.DRAWN_SCORES['link' if of_links else 'softmax']
-        reasons.append(f'Calibrated scores are lower, most of frequent classes: image_demo.py --score-thr {threshold}.')
+        drawn = rules.DRAWN_SCORES['link' if of_links else 'softmax']
+        reasons.append(f'Calibrated scores are lower, most of frequent classes: image_demo.py --score-thr {drawn}.')
         if of_links:
             of_tests = model.setdefault('test_cfg', {}).setdefault('rcnn', {})
             of_tests['score_thr'] = float(f'{base.test_cfg.rcnn.score_thr**2:.3g}')

@@ -28,7 +28,7 @@ class LossRule(NamedTuple):
     fits: Callable[[Tail], bool]
     because: str
     bases: dict[str, str]
-    drops_negatives: bool | None = None  # of rare classes, by ``class_frequency``; None: the loss is not DropLoss
+    drops_negatives: bool = False  # of rare classes, by ``class_frequency``, where the loss is DropLoss
     calibrated: bool = False  # scores, by FRACAL
 
 
@@ -72,7 +72,6 @@ LOSSES = (
         lambda tail: tail.images < MANY_IMAGES and tail.classes < MANY_CLASSES,
         'best for rare classes on small LVIS, 4,000 images of 360 classes, a third of them rare (docs/choosing.md)',
         GOL,
-        drops_negatives=False,
         calibrated=True,
     ),
     LossRule(
