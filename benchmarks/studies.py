@@ -105,6 +105,7 @@ class Study(NamedTuple):
 
 
 SOFTMAX = ('softmax CE', 'Seesaw')
+GATE = 'model.backbone.se_cfg'
 DROP = 'model.roi_head.bbox_head.loss_cls.frequency_threshold'
 STUDIES = dict(
     tiny_lvis=Study(
@@ -121,6 +122,16 @@ STUDIES = dict(
             ),
             'relu-softmax': Arm('mask_rcnn_se_r18_relu_softmax', 'ReLU', 'sigmoid', 'softmax CE'),
             'apa-softmax': Arm('mask_rcnn_se_r18_apa_softmax', 'AGLU', 'APA', 'softmax CE'),
+            'apa-link-no-dropout': Arm(
+                'mask_rcnn_se_r18_apa', 'AGLU', 'APA without dropout', 'Gumbel link', options=(f'{GATE}.dropout=0.0',)
+            ),
+            'apa-link-no-norm': Arm(
+                'mask_rcnn_se_r18_apa',
+                'AGLU',
+                'APA without layer norm',
+                'Gumbel link',
+                options=(f'{GATE}.norm_cfg=None',),
+            ),
             'acon': Arm('mask_rcnn_se_r18_acon', 'ACON-C', 'sigmoid', 'Gumbel link'),
             'meta-acon': Arm('mask_rcnn_se_r18_meta-acon', 'Meta-ACON', 'sigmoid', 'Gumbel link'),
             'apalu': Arm('mask_rcnn_se_r18_apalu', 'APALU', 'sigmoid', 'Gumbel link'),
@@ -133,6 +144,8 @@ STUDIES = dict(
             ('apa-link', 'apa-link-pretrained'),
             ('relu-link-pretrained', 'apa-link-pretrained'),
             ('apa-gol-pretrained', 'apa-link-pretrained'),
+            ('apa-link', 'apa-link-no-dropout'),
+            ('apa-link', 'apa-link-no-norm'),
         ),
     ),
     small_lvis=Study(
@@ -163,6 +176,37 @@ STUDIES = dict(
             *((f'apa-{loss}', f'apa-{loss}+fracal') for loss in ('softmax', 'seesaw', 'gol', 'link')),
             ('apa-softmax+fracal', 'apa-link+fracal'),
         ),
+    ),
+    # one factor at a time of the arm apa-link of small_lvis
+    small_lvis_factors=Study(
+        folder='small_lvis',
+        arms={
+            name: Arm(
+                'mask_rcnn_se_r18_apa_small-lvis',
+                'AGLU',
+                'APA',
+                f'Gumbel link{change}',
+                'pretrained',
+                (f'{DROP}=0.0', *options),
+            )
+            for name, change, *options in (
+                ('apa-link', ''),
+                ('initial-bias', ', initial bias −1 for −2', 'model.roi_head.bbox_head.init_cfg.0.bias=-1.0'),
+                ('warm-up', ', warm-up of 250 steps for 50', 'param_scheduler.0.end=250'),
+                (
+                    'classifier-rate',
+                    ', 3 times the rate for the classifier',
+                    'optim_wrapper.paramwise_cfg.custom_keys.fc_cls.lr_mult=3.0',
+                ),
+                ('decay', ', weight decay on λ and κ', 'optim_wrapper.paramwise_cfg.activation_decay_mult=1.0'),
+                ('regression', ', boxes by class', 'model.roi_head.bbox_head.reg_class_agnostic=False'),
+            )
+        },
+        reference='apa-link',
+        seeds=(0,),
+        data='data/small_lvis',
+        baseline=Run('apa-link'),
+        calibrations=('none',),
     ),
 )
 
