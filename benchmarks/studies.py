@@ -122,6 +122,7 @@ STUDIES = dict(
             ),
             'relu-softmax': Arm('mask_rcnn_se_r18_relu_softmax', 'ReLU', 'sigmoid', 'softmax CE'),
             'apa-softmax': Arm('mask_rcnn_se_r18_apa_softmax', 'AGLU', 'APA', 'softmax CE'),
+            'apa-seesaw': Arm('mask_rcnn_se_r18_apa_seesaw', 'AGLU', 'APA', 'Seesaw'),
             'apa-link-no-dropout': Arm(
                 'mask_rcnn_se_r18_apa', 'AGLU', 'APA without dropout', 'Gumbel link', options=(f'{GATE}.dropout=0.0',)
             ),

@@ -427,6 +427,11 @@ def test_the_lvis_threshold_spares_815_classes():
             'tiny_lvis/mask_rcnn_se_r18_apa.py',
             ['roi_head.bbox_head.init_cfg', 'roi_head.bbox_head.loss_cls'],
         ),
+        (
+            'tiny_lvis/mask_rcnn_se_r18_apa_seesaw.py',
+            'tiny_lvis/mask_rcnn_se_r18_apa.py',
+            [f'roi_head.bbox_head.{part}' for part in ('cls_predictor_cfg', 'init_cfg', 'loss_cls')],
+        ),
         *(
             (
                 f'small_lvis/mask_rcnn_se_r18_{leaf}_small-lvis.py',

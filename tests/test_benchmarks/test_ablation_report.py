@@ -57,7 +57,7 @@ def test_arms_without_a_common_seed_are_not_compared(tmp_path):
 
 def test_steps_are_measured_of_the_configs_of_a_study():
     of_tiny, of_small = (studies.STUDIES[name].configs() for name in ('tiny_lvis', 'small_lvis'))
-    assert not any('pretrained' in path.stem for path in of_tiny) and len(of_tiny) == 7
+    assert not any('pretrained' in path.stem for path in of_tiny) and len(of_tiny) == 8
     assert len({*of_small}) == len(of_small) == 9
     rows = measure.read_results(RESULTS / 'step_tiny_lvis_cpu.csv')
     assert [row['config'] for row in rows if row['config'] not in {path.stem for path in of_tiny}] == []
