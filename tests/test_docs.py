@@ -74,7 +74,7 @@ OTHERS = {
     'DATA_ROOT=path/to/data python tools/check_dataset.py configs/custom_dataset/mask_rcnn_se_r18_apa_custom.py': '',
     'DATA_ROOT=path/to/data python tools/train.py configs/custom_dataset/mask_rcnn_se_r18_apa_custom.py': SHORT,
     'mkdir -p data/lvis_v1/annotations': '',
-    'python benchmarks/ablation.py --jobs 2': (
+    'python benchmarks/ablation.py --calibrations none fracal --jobs 2': (
         '--arms apa-link --seeds 0 --out abl/a.csv --cfg-options train_cfg.max_epochs=1'
     ),
     'python benchmarks/ablation_report.py': '',

@@ -32,7 +32,9 @@ def test_pairs_are_of_runs_that_a_study_has_and_no_pair_comes_twice(name):
     pairs = study.pairs()
     assert len({*pairs}) == len(pairs) and all(a != b for a, b in pairs)
     assert all(run.arm in study.arms and run.calibration in study.calibrations for pair in pairs for run in pair)
-    assert len({study.label(b) for a, b in pairs if a == study.baseline}) == len(study.arms) * len(study.calibrations) - 1
+    assert (
+        len({study.label(b) for a, b in pairs if a == study.baseline}) == len(study.arms) * len(study.calibrations) - 1
+    )
 
 
 def test_the_table_counts_seeds_and_names_what_diverged():

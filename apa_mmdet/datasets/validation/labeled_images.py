@@ -1,13 +1,11 @@
-"""Validates the data sets of image classification: lists, folders and labels, and images that are in several splits.
+"""Validates the data sets of image classification: lists, folders and labels.
 
 A data set of classification is one that has ``get_gt_labels``, as all of MMPretrain's; MMPretrain is not imported here.
 """
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from hashlib import blake2b
-from itertools import chain
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +22,7 @@ from .findings import Findings, ValidationError
 from .image_lists import read_image_list
 from .images import check_images
 from .report import Report, report_error
+from .shared_images import check_shared_images
 
 COLUMNS = ('data set', 'images', 'classes', 'without image', 'many (> 100)', 'medium', 'few (< 20)')
 
@@ -65,7 +64,7 @@ def validate_classifier(
                 paths = [(path,) for path in dict.fromkeys(content.paths)]
                 check_images(paths, _image_loader(source), of_dataset, images, workers, progress)
         findings += of_dataset
-    _check_splits(checked, findings, by_content=images is True)
+    check_shared_images(checked, findings, by_content=images is True)
     model = Findings('model')
     _check_model(cfg, checked, splits, model)
     return Report([*findings, *model], [content.row() for content in checked if len(content.labels)], COLUMNS)
@@ -166,42 +165,6 @@ def _check_repeated(content: LabeledImages, findings: Findings) -> None:
     total = len(content.paths)
     findings.report('several-labels', list(several), total, list(several.values()))
     findings.report('repeated-image', [path for path in twice if path not in several], total)
-
-
-def _check_splits(checked: Sequence[LabeledImages], findings: Findings, by_content: bool) -> None:
-    """Reports images of training that are evaluated as well: by path and, with ``by_content``, by their bytes."""
-    trained = dict.fromkeys(chain.from_iterable(c.paths for c in checked if 'train' in c.splits))
-    for other in checked:
-        if 'train' in other.splits or not trained:
-            continue
-        shared = [path for path in dict.fromkeys(other.paths) if path in trained]
-        values = dict(split=other.name)
-        findings.report('trained-and-evaluated', shared, len(other.paths), **values)
-        if by_content:
-            known = set(shared)
-            twins = dict(_twins(trained, [path for path in other.paths if path not in known]))
-            findings.report('trained-and-evaluated', list(twins), len(other.paths), list(twins.values()), **values)
-
-
-def _twins(trained: dict[str, None], evaluated: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yields images that have the same bytes as one of training, and which; reads files of equal size alone."""
-    sizes: dict[int, list[str]] = defaultdict(list)
-    wanted: dict[int, list[str]] = defaultdict(list)
-    for paths, of_size in ((trained, sizes), (evaluated, wanted)):
-        for path in paths:
-            if '://' not in path and os.path.isfile(path):
-                of_size[os.path.getsize(path)].append(path)
-    for size in sorted(wanted.keys() & sizes.keys()):
-        digests = {_digest(path): path for path in reversed(sizes[size])}
-        for path in wanted[size]:
-            twin = digests.get(_digest(path))
-            if twin is not None:
-                yield path, f'as {twin}'
-
-
-def _digest(path: str) -> bytes:
-    with open(path, 'rb') as file:
-        return blake2b(file.read(), digest_size=16).digest()
 
 
 def _check_model(cfg: Config, checked: Sequence[LabeledImages], splits: Sequence[str], findings: Findings) -> None:

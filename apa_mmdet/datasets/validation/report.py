@@ -16,13 +16,17 @@ COLUMNS = ('data set', 'images', 'instances', 'crowds', 'classes', 'without inst
 
 
 class CheckedDataset(NamedTuple):
-    """A validated data set. ``classes`` are the config's; ``content`` is None if it could not be read."""
+    """A validated data set.
+
+    ``classes`` are the config's; ``content`` is None if it could not be read; ``paths`` are those of checked images.
+    """
 
     name: str
     splits: list[str]
     ann_file: str
     classes: tuple[str, ...]
     content: Summary | None = None
+    paths: Sequence[str] = ()
 
     def row(self) -> tuple:
         c = self.content

@@ -38,6 +38,7 @@ from .labeled_images import validate_classifier
 from .reading import read_annotations
 from .report import CheckedDataset, Report, report_error
 from .selection import BY_NAME
+from .shared_images import check_shared_images
 from .stamps import check_once
 
 SPLITS = ('train', 'val', 'test')
@@ -74,6 +75,7 @@ def validate_config(
         findings += of_dataset
     training, model = Findings('train'), Findings('model')
     check_training_classes(checked, training)
+    check_shared_images(checked, findings, by_content=images is True)
     check_model(cfg, checked, model)
     return Report([*findings, *training, *model], [c.row() for c in checked if c.content])
 
@@ -106,9 +108,10 @@ def _check_dataset(
     if images is None and type(dataset).__module__.startswith(OURS):  # the code of others may have changed
         return checked._replace(content=check_once(dataset.ann_file, annotation_file.usage, findings, annotation_file))
     summary = annotation_file(findings)
-    if summary and images is not None:
-        check_images(annotation_file.paths, loader, findings, images, workers, progress)
-    return checked._replace(content=summary)
+    if not summary or images is None:
+        return checked._replace(content=summary)
+    check_images(annotation_file.paths, loader, findings, images, workers, progress)
+    return checked._replace(content=summary, paths=[path for path, *_ in annotation_file.paths])
 
 
 class _AnnotationFile:

@@ -1,11 +1,12 @@
 """The command line: tools/check_dataset.py."""
 
 import runpy
+import shutil
 import subprocess
 import sys
 
 import pytest
-from helpers.annotations import TINY
+from helpers.annotations import TINY, TRAIN
 from helpers.paths import ROOT
 
 from apa_mmdet.apis import validate_annotations
@@ -36,6 +37,22 @@ def test_the_tool_prints_findings_with_their_codes_and_exits_with_1(broken, monk
     assert first.startswith('error    val: missing images: 1 of 4, e.g. ') and first.endswith('  [missing-image]')
     assert second.startswith('error    model: model.roi_head.mask_head.num_classes is 3, but val has 48 classes')
     assert verdict == '2 errors, no warnings: fix the errors before training'
+
+
+def test_images_that_are_trained_on_and_evaluated(broken, monkeypatch, capsys):
+    folder, _ = broken
+    monkeypatch.chdir(folder.parents[1])
+    shutil.copy(folder / 'train2017/000000000003.jpg', folder / 'val2017/000000000002.jpg')
+    assert run_tool(monkeypatch, TINY, '--workers', '1') == 0
+    *_, finding, verdict = capsys.readouterr().out.splitlines()
+    expected = 'warning  config: images of val, test that are trained on as well: 1 of 4, e.g. '
+    assert finding.startswith(expected) and '000000000002.jpg (as ' in finding
+    assert verdict == 'no errors, 1 warning: training can start'
+    options = [f'{split}_dataloader.dataset.ann_file={TRAIN}' for split in ('val', 'test')]
+    options += [f'{split}_evaluator.ann_file=data/tiny_lvis/{TRAIN}' for split in ('val', 'test')]
+    assert run_tool(monkeypatch, TINY, '--no-images', '--cfg-options', *options) == 0
+    *_, finding, _ = capsys.readouterr().out.splitlines()
+    assert finding.startswith('warning  config: images of val, test that are trained on as well: 40 of 40, e.g. ')
 
 
 def test_the_tool_prints_settings_that_do_not_fit(valid, monkeypatch, capsys):
