@@ -163,8 +163,8 @@ STUDIES = dict(
                 ('apa-gol', 'apa_', 'AGLU', 'APA', 'GOL', ()),
                 ('apa-link', 'apa_', 'AGLU', 'APA', 'Gumbel link', (f'{DROP}=0.0',)),
                 ('apa-learned', 'apa_apa-link_', 'AGLU', 'APA', 'GOL, APA link', ()),
-                ('acon-gol', 'acon_', 'ACON-C', 'sigmoid', 'GOL', ()),
-                ('apalu-gol', 'apalu_', 'APALU', 'sigmoid', 'GOL', ()),
+                ('acon-seesaw', 'acon_seesaw_', 'ACON-C', 'sigmoid', 'Seesaw', ()),
+                ('apalu-seesaw', 'apalu_seesaw_', 'APALU', 'sigmoid', 'Seesaw', ()),
             )
         },
         reference='apa-gol',
@@ -176,6 +176,10 @@ STUDIES = dict(
             *((f'{name}-gol', f'{name}-link') for name in ('relu', 'apa')),
             *((f'apa-{loss}', f'apa-{loss}+fracal') for loss in ('softmax', 'seesaw', 'gol', 'link')),
             ('apa-softmax+fracal', 'apa-link+fracal'),
+            ('apa-link+fracal', 'apa-seesaw+fracal'),
+            ('relu-seesaw+fracal', 'apa-seesaw+fracal'),
+            ('apa-gol', 'apa-learned'),
+            *(('relu-seesaw', f'{name}-seesaw') for name in ('acon', 'apalu')),
         ),
     ),
     # one factor at a time of the arm apa-link of small_lvis

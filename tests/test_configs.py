@@ -46,7 +46,7 @@ SMALL_LEAVES = [  # leaf, base, what differs in the backbone and in the box head
         (f'{name}_seesaw', base, [], ['cls_predictor_cfg', 'init_cfg', 'loss_cls'])
         for name, base in (('apa', 'apa'), ('relu', 'relu_gol'))
     ),
-    *((name, 'relu_gol', ['act_cfg', 'init_cfg'], []) for name in ('acon', 'apalu')),
+    *((f'{name}_seesaw', 'relu_seesaw', ['act_cfg', 'init_cfg'], []) for name in ('acon', 'apalu')),
 ]
 LEARNABLE = {'acon': AconC, 'meta-acon': MetaAconC, 'apalu': APALU}
 
