@@ -46,10 +46,10 @@ def choose_model(
     """Differences to the model ``base``, and why; ``short`` is the short side of a median image as trained on."""
     reasons = [start.reason]
     bbox: dict[str, Any] = dict(type='LargeVocabularyBBoxHead', num_classes=classes)
-    of_links = base.roi_head.bbox_head.loss_cls.type == 'DropLoss'
-    if of_links:
-        bbox['loss_cls'] = dict(num_classes=classes, frequency_threshold=0.0)
-    if rule.drops_negatives:
+    loss = base.roi_head.bbox_head.loss_cls
+    if 'num_classes' in loss:
+        bbox['loss_cls'] = dict(num_classes=classes)
+    if loss.type == 'DropLoss':
         threshold = max(rules.DROPPED_SHARE, (rules.DROPPED_IMAGES + 0.5) / summary.annotated)
         bbox['loss_cls']['frequency_threshold'] = float(f'{threshold:.3g}')
         share = f'{100 * threshold:.3g}% of the {summary.annotated} annotated images'
@@ -80,12 +80,8 @@ def choose_model(
         model = dict(model, type='CalibrateScores', module=dict(type=model.get('type', base.type)))
         model['calibration'] = dict(type='FRACAL')
         reasons.append('FRACAL calibrates the scores in tests; a training is the same without it.')
-        drawn = rules.DRAWN_SCORES['link' if of_links else 'softmax']
+        drawn = rules.DRAWN_SCORE
         reasons.append(f'Calibrated scores are lower, most of frequent classes: image_demo.py --score-thr {drawn}.')
-        if of_links:
-            of_tests = model.setdefault('test_cfg', {}).setdefault('rcnn', {})
-            of_tests['score_thr'] = float(f'{base.test_cfg.rcnn.score_thr**2:.3g}')
-            reasons.append('A score is the product of two: the threshold of tests is the square of the usual one.')
     return model, reasons
 
 

@@ -110,11 +110,9 @@ def _model(choices: Choices) -> dict[str, Any]:
     roi = {**choices.model['roi_head']}
     bbox = roi['bbox_head'] = {**roi['bbox_head'], 'num_classes': Expression('len(classes)')}
     if 'loss_cls' in bbox:
-        bbox['loss_cls'] = dict(
-            num_classes=Expression('len(classes)'),
-            class_frequency=Expression('train_annotations'),
-            frequency_threshold=bbox['loss_cls']['frequency_threshold'],
-        )
+        bbox['loss_cls'] = {**bbox['loss_cls'], 'num_classes': Expression('len(classes)')}
+        if 'frequency_threshold' in bbox['loss_cls']:  # DropLoss
+            bbox['loss_cls']['class_frequency'] = Expression('train_annotations')
     if roi.get('mask_head'):
         roi['mask_head'] = {**roi['mask_head'], 'num_classes': Expression('len(classes)')}
     model = dict(choices.model, roi_head=roi)

@@ -28,7 +28,6 @@ class LossRule(NamedTuple):
     fits: Callable[[Tail], bool]
     because: str
     bases: dict[str, str]
-    drops_negatives: bool = False  # of rare classes, by ``class_frequency``, where the loss is DropLoss
     calibrated: bool = False  # scores, by FRACAL
 
 
@@ -36,6 +35,10 @@ SOFTMAX = {
     'gpu masks': 'apa_mmdet::coco/mask_rcnn_se_r50_apa_1x_coco.py',
     'gpu boxes': 'apa_mmdet::coco/faster_rcnn_se_r50_apa_1x_coco.py',
     'cpu': 'apa_mmdet::tiny_lvis/mask_rcnn_se_r18_apa_softmax.py',
+}
+SEESAW = {
+    **dict.fromkeys(('gpu masks', 'gpu boxes'), 'apa_mmdet::lvis/mask_rcnn_se_r50_apa_seesaw.py'),
+    'cpu': 'apa_mmdet::tiny_lvis/mask_rcnn_se_r18_apa_seesaw.py',
 }
 GOL = {
     **dict.fromkeys(('gpu masks', 'gpu boxes'), 'apa_mmdet::lvis/mask_rcnn_se_r50_apa.py'),
@@ -47,7 +50,6 @@ WRAPPED_CAUCHY = {
     'cpu': SOFTMAX['cpu'],
 }
 MANY_CLASSES = 5000  # V3Det has 13,204; a mask for each class and RoI would take gigabytes
-HUNDREDS = 250  # between the 48 classes of tiny LVIS and the 360 of small LVIS
 MANY_IMAGES = 20_000  # between the 4,000 of small LVIS, where DropLoss costs rare classes their AP, and LVIS's 100,000
 # the first that fits
 LOSSES = (
@@ -61,17 +63,10 @@ LOSSES = (
         SOFTMAX,
     ),
     LossRule(
-        'softmax cross entropy, scores calibrated by FRACAL',
-        lambda tail: tail.images < MANY_IMAGES and tail.classes < HUNDREDS,
-        'ahead with ReLU on tiny LVIS, 800 images of 48 classes, a third of them rare (docs/choosing.md)',
-        SOFTMAX,
-        calibrated=True,
-    ),
-    LossRule(
-        'Gumbel link, scores calibrated by FRACAL',
+        'Seesaw, scores calibrated by FRACAL',
         lambda tail: tail.images < MANY_IMAGES and tail.classes < MANY_CLASSES,
-        'best for rare classes on small LVIS, 4,000 images of 360 classes, a third of them rare (docs/choosing.md)',
-        GOL,
+        'best on small LVIS, 4,000 images of 360 classes, a third of them rare (docs/choosing.md)',
+        SEESAW,
         calibrated=True,
     ),
     LossRule(
@@ -79,7 +74,6 @@ LOSSES = (
         lambda tail: tail.classes < MANY_CLASSES,
         'as the LVIS configs, for tens of thousands of images and a tenth of the classes rare, or more',
         GOL,
-        drops_negatives=True,
     ),
     LossRule(
         'softmax cross entropy over a wrapped Cauchy classifier',
@@ -88,8 +82,7 @@ LOSSES = (
         WRAPPED_CAUCHY,
     ),
 )
-# about as many detections have these scores with FRACAL as 0.3 without it, on small LVIS (docs/calibration.md)
-DRAWN_SCORES = dict(softmax=0.1, link=0.01)
+DRAWN_SCORE = 0.1  # about as many detections have it with FRACAL as 0.3 without it (docs/calibration.md)
 RARE_IMAGES = LVIS_BOUNDS[0]  # at most, and
 RARE_RATIO = 10  # times fewer than the most frequent class: in a set of ten images no class is rare for that
 # oversample_thr of ClassBalancedDataset and frequency_threshold of DropLoss: LVIS's, or the images of tiny LVIS's 800

@@ -70,8 +70,8 @@ def test_a_tail_of_few_images_takes_calibrated_scores_and_a_file_of_names(form, 
     assert cfg.model.type == 'CalibrateScores' and cfg.model.module == dict(type='FasterRCNN')
     assert cfg.model.calibration == dict(type='FRACAL', stats=train, classes=cfg.classes)
     loss = cfg.model.roi_head.bbox_head.loss_cls
-    assert loss.type == 'DropLoss' and loss.num_classes == 299 and loss.frequency_threshold == 0
-    assert cfg.model.test_cfg.rcnn.score_thr == pytest.approx(1e-8) and cfg.model.roi_head.mask_head is None
+    assert loss.type == 'SeesawLoss' and loss.num_classes == 299
+    assert cfg.model.test_cfg.rcnn.score_thr == pytest.approx(1e-4) and cfg.model.roi_head.mask_head is None
     head = build_detector(cfg, out).roi_head.bbox_head
     assert head.score_calibration.num_classes == head.num_classes == 299
     assert cfg.train_dataloader.dataset.oversample_thr == pytest.approx(24 / 300)
@@ -82,7 +82,7 @@ def test_a_tail_of_few_images_takes_calibrated_scores_and_a_file_of_names(form, 
     assert (cfg.val_evaluator.type, cfg.val_dataloader.dataset.type) == (evaluator, dataset)
     assert ('frequency_groups' in cfg.val_evaluator) == (form == 'coco')
     assert written.command.endswith('dist_train.sh ' + f'{out} 2')
-    assert 'images of the training: AP tells nothing' in comments(out) and '--score-thr 0.01.' in comments(out)
+    assert 'images of the training: AP tells nothing' in comments(out) and '--score-thr 0.1.' in comments(out)
 
 
 def test_a_tail_of_many_images_takes_gol(tmp_path, monkeypatch):
@@ -104,7 +104,7 @@ def test_instances_without_masks_get_a_head_that_ignores_them(tmp_path):
     train, out = write_own_data(tmp_path, content), tmp_path / 'own.py'
     val = write_own_data(tmp_path, own_content(images=6), 'val.json')
     written = new_config(train, str(out), val=val, machine=CPU)
-    assert [finding.code for finding in written.warnings] == ['partial-masks']
+    assert [finding.code for finding in written.warnings] == ['partial-masks', 'trained-and-evaluated']
     cfg = load_config(out)
     assert cfg.model.roi_head.mask_head.type == 'PartiallyLabeledMaskHead'
     assert cfg.train_dataloader.dataset.pipeline[1].type == 'LoadPartialMaskAnnotations'

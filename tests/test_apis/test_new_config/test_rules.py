@@ -12,7 +12,7 @@ PAGE = (ROOT / 'docs/dataset_prepare.md').read_text()
     ('classes', 'rare', 'images', 'base', 'calibrated'),
     [
         (80, 0, 117_266, 'coco/', False),
-        (48, 16, 800, 'coco/', True),  # tiny LVIS
+        (48, 16, 800, 'lvis/', True),  # tiny LVIS
         (360, 120, 4000, 'lvis/', True),  # small LVIS
         (1203, 40, 99_388, 'coco/', False),
         (1203, 337, 99_388, 'lvis/', False),
