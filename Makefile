@@ -8,7 +8,7 @@ ENVS ?= $(basename $(notdir $(wildcard tools/setup/environments/*.txt)))
 JOBS ?= 2# processes that run tests; each needs about 2 GiB
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-DEMO := mask_rcnn_se_r18_apa
+DEMO := mask_rcnn_se_r18_apa_seesaw
 CONFIG := configs/tiny_lvis/$(DEMO).py
 # one thread a process, or the processes take the cores from each other
 PYTEST := OMP_NUM_THREADS=1 python -m pytest --numprocesses $(JOBS) --dist loadfile
@@ -22,7 +22,7 @@ help:
 	@echo 'make setup      create the virtual environment $(VENV) (all other targets do it first);'
 	@echo '                HOST=onedl: with the maintained line of MMDetection'
 	@echo 'make demo       train, test and plot a long-tailed instance segmentation model (15 minutes on 2 cores)'
-	@echo 'make demo-pretrained  pretrain a backbone (10 minutes), then train and test the model of the demo from it'
+	@echo 'make demo-pretrained  pretrain a backbone (20 minutes), then train and test a detector from it'
 	@echo 'make test       run the tests in $(JOBS) processes (JOBS=N for N)'
 	@echo 'make test-slow  run the tests that take minutes each'
 	@echo 'make test-matrix  run `make test-detection` in other environments (ENVS="$(ENVS)"; 1.5 hours)'

@@ -98,13 +98,16 @@ class Study(NamedTuple):
         if calibration == 'fracal':
             options += ['model.type=CalibrateScores', 'model.module.type=MaskRCNN', 'model.calibration.type=FRACAL']
             options.append(f'model.calibration.stats={annotations.format("train")}')
-            if self.arms[arm].loss not in SOFTMAX:  # a score is the product of two: the square of the threshold
+            if not self.arms[arm].loss.startswith(
+                SOFTMAX
+            ):  # a score is the product of two: the square of the threshold
                 threshold = Config.fromfile(self.config(arm)).model.test_cfg.rcnn.score_thr ** 2
                 options.append(f'model.test_cfg.rcnn.score_thr={threshold:g}')
         return options
 
 
 SOFTMAX = ('softmax CE', 'Seesaw')
+PREDICTOR = 'model.roi_head.bbox_head.cls_predictor_cfg.type'  # the classifier of Seesaw's recipe
 GATE = 'model.backbone.se_cfg'
 DROP = 'model.roi_head.bbox_head.loss_cls.frequency_threshold'
 STUDIES = dict(
@@ -159,6 +162,14 @@ STUDIES = dict(
                 ('relu-gol', 'relu_gol_', 'ReLU', 'sigmoid', 'GOL', ()),
                 ('relu-link', 'relu_gol_', 'ReLU', 'sigmoid', 'Gumbel link', (f'{DROP}=0.0',)),
                 ('apa-softmax', 'apa_softmax_', 'AGLU', 'APA', 'softmax CE', ()),
+                (
+                    'apa-cosine',
+                    'apa_softmax_',
+                    'AGLU',
+                    'APA',
+                    'softmax CE, cosine classifier',
+                    (f'{PREDICTOR}=NormedLinear',),
+                ),
                 ('apa-seesaw', 'apa_seesaw_', 'AGLU', 'APA', 'Seesaw', ()),
                 ('apa-gol', 'apa_', 'AGLU', 'APA', 'GOL', ()),
                 ('apa-link', 'apa_', 'AGLU', 'APA', 'Gumbel link', (f'{DROP}=0.0',)),
@@ -179,6 +190,8 @@ STUDIES = dict(
             ('apa-link+fracal', 'apa-seesaw+fracal'),
             ('relu-seesaw+fracal', 'apa-seesaw+fracal'),
             ('apa-gol', 'apa-learned'),
+            ('apa-softmax', 'apa-cosine'),
+            ('apa-cosine', 'apa-seesaw'),
             *(('relu-seesaw', f'{name}-seesaw') for name in ('acon', 'apalu')),
         ),
     ),

@@ -8,7 +8,7 @@ import sys
 import pytest
 from helpers.paths import ROOT
 
-CONFIG = ROOT / 'configs/tiny_lvis/mask_rcnn_se_r18_apa.py'
+CONFIG = ROOT / 'configs/tiny_lvis/mask_rcnn_se_r18_apa_seesaw.py'
 
 # fp16_cpu for float16 only, which would take hours without
 MIXED = """

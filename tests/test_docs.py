@@ -41,9 +41,10 @@ def commands(page):
 
 # Values for the reader's placeholders, and for what a small machine does not have.
 TINY = 'configs/tiny_lvis/mask_rcnn_se_r18_apa.py'
-WORK = 'work_dirs/mask_rcnn_se_r18_apa'
+DEMO = 'configs/tiny_lvis/mask_rcnn_se_r18_apa_seesaw.py'
+WORK = 'work_dirs/mask_rcnn_se_r18_apa_seesaw'
 PLACES = {
-    'CONFIG': TINY,
+    'CONFIG': DEMO,
     'CHECKPOINT': f'{WORK}/epoch_1.pth',
     'FOLDER': 'work_dirs/lvis.predictions',
     'IN': 'official.pth',
@@ -64,8 +65,8 @@ FIRST = {
     'python tools/make_tiny_lvis.py data/tiny_lvis_1000 --val 1000': TINY_DATA,
     'python tools/make_tiny_lvis.py --form coco': TINY_DATA,
     'ln -s tiny_coco data/coco': '',
-    f'python tools/train.py {TINY}': SHORT,
-    f'python tools/test.py {TINY} $(cat {WORK}/last_checkpoint)': '--cfg-options model.test_cfg.rcnn.score_thr=1e-5',
+    f'python tools/train.py {DEMO}': SHORT,
+    f'python tools/test.py {DEMO} $(cat {WORK}/last_checkpoint)': '--cfg-options model.test_cfg.rcnn.score_thr=1e-5',
     f'python tools/report.py {WORK}': '--images 2',
 }
 KEPT = '--cfg-options test_evaluator.outfile_prefix=work_dirs/lvis model.test_cfg.rcnn.score_thr=1e-5'
@@ -191,7 +192,7 @@ NOT_HERE = {
     'make setup ENVIRONMENT=oldest': '`make test-matrix`',
     'make setup HOST=onedl': '`make test-matrix`',
     'make setup HOST=openmmlab': '`make test-matrix`',
-    'make setup TORCH="torch==2.6.0 --index-url https://download.pytorch.org/whl/cu126"': 'test_setup.py, another torch',
+    'make setup TORCH="torch==2.11.0 --index-url https://download.pytorch.org/whl/cu130"': 'test_setup.py, another torch',
     'make test': '.ci/run',
     'make test-classification VENV=.venv-matrix/onedl': 'a part of `make test` in another environment',
     'make test-detection': 'its larger part',

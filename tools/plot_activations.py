@@ -2,7 +2,7 @@
 
 python tools/plot_activations.py                                        every learnable activation
 python tools/plot_activations.py --types AGLU AconC SiLU
-python tools/plot_activations.py work_dirs/mask_rcnn_se_r18_apa/epoch_5.pth
+python tools/plot_activations.py work_dirs/mask_rcnn_se_r18_apa_seesaw/epoch_5.pth
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Reports a run: a table of its last test, its predictions beside the ground truth, and its training curves.
 
-python tools/report.py work_dirs/mask_rcnn_se_r18_apa
+python tools/report.py work_dirs/mask_rcnn_se_r18_apa_seesaw
 
 The images, predictions.png and training_curves.png, are written to that folder.
 """

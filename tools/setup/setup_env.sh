@@ -10,7 +10,7 @@
 #
 # PYTHON      interpreter of the environment (the one that ENVIRONMENT asks for, else python3.11, else python3)
 # TORCH       requirement that pip installs as torch, with options if needed, e.g.
-#             TORCH="torch==2.6.0 --index-url https://download.pytorch.org/whl/cu126"
+#             TORCH="torch==2.11.0 --index-url https://download.pytorch.org/whl/cu130"
 # MMCV_WHEELS page or folder of built mmcv wheels that fit this torch (pip's --find-links)
 # MMCV_CACHE  folder of mmcv wheels built here (${XDG_CACHE_HOME:-~/.cache}/apa_mmdet)
 set -euo pipefail
