@@ -70,6 +70,6 @@ def report_error(error: Exception, findings: Findings, ids: Sequence[str] = ()) 
     elif isinstance(error, FileNotFoundError):
         findings.add('missing-file', [error.filename], explain(error))
     elif isinstance(error, OSError) and ids:
-        findings.add('unreadable-file', ids, path=ids[0], reason=error.strerror)
+        findings.add('unreadable-file', ids, path=ids[0], reason=error.strerror or one_line(error))
     else:
         findings.add('invalid-dataset', reason=one_line(error))

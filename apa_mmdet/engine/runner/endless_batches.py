@@ -13,6 +13,15 @@ from .seeded_data import PositionBatchSampler
 class NoBatches(CodedError):
     """Raised when an epoch of the data loader has no batch at all; code ``no-batches``."""
 
+    def __init__(self) -> None:
+        super().__init__(
+            'no-batches',
+            'train_dataloader gives no batch: its data set is empty, or smaller than batch_size with drop_last',
+        )
+
+    def __reduce__(self) -> tuple:
+        return type(self), ()
+
 
 class Place(NamedTuple):
     """Where the next batch lies: the epoch of the data loader, and the batches before it in that epoch.
@@ -86,9 +95,6 @@ class EndlessBatches:
 
     def _end_epoch(self) -> None:
         if not self.positions.place:  # no index was drawn
-            raise NoBatches(
-                'no-batches',
-                'train_dataloader gives no batch: its data set is empty, or smaller than batch_size with drop_last',
-            )
+            raise NoBatches
         self._epoch = None
         self.place = Place(self.place.epoch + 1, self.positions.skip)

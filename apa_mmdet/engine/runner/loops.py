@@ -7,7 +7,7 @@ from mmengine.registry import LOOPS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
-from .endless_batches import EndlessBatches, NotStarted, Place
+from .endless_batches import EndlessBatches, NoBatches, NotStarted, Place
 from .seeded_data import PositionBatchSampler, with_positions
 
 
@@ -37,6 +37,9 @@ class ResumableEpochBasedTrainLoop(ResumableLoopMixin, EpochBasedTrainLoop):
 
     Together with ExactResumeHook, a resumed run equals the uninterrupted one; see docs/fault_tolerance.md.
 
+    Raises:
+        NoBatches: while it trains, if the data loader has none.
+
     Example:
         >>> train_cfg = dict(type='ResumableEpochBasedTrainLoop', max_epochs=12)  # in a config
     """
@@ -48,11 +51,16 @@ class ResumableEpochBasedTrainLoop(ResumableLoopMixin, EpochBasedTrainLoop):
         done, self.batches_done = self.batches_done, 0
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
-        if self.positions:
-            self.positions.start_epoch(self.runner.seed, self._epoch, skip=done)
-        for i, data_batch in enumerate(self.dataloader, start=done if self.positions else 0):
+        positions = self.positions
+        if positions is not None:  # it may have no batch
+            positions.start_epoch(self.runner.seed, self._epoch, skip=done)
+        any_batch = done > 0
+        for i, data_batch in enumerate(self.dataloader, start=done if positions is not None else 0):
+            any_batch = True
             if i >= done:
                 self.run_iter(i, data_batch)
+        if not any_batch:
+            raise NoBatches
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
 

@@ -47,7 +47,7 @@ class ImageLoader:
             if self.skips:
                 self._skip(f'image {path} is skipped: {one_line(error)}')
                 return None
-            if isinstance(error, OSError):  # which names the path
+            if isinstance(error, OSError) and error.filename:  # not that of a decoder
                 raise
             raise UnreadableImage(f'image {path} cannot be read ({one_line(error)}); {ADVICE}') from error
 

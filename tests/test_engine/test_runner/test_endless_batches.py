@@ -1,5 +1,6 @@
 """A training of iterations resumes where it was, in the order of the data and its random numbers, and loads no image twice."""
 
+import pickle
 import random
 
 import pytest
@@ -156,3 +157,24 @@ def test_the_place_in_a_checkpoint_counts_only_if_it_is_one(tmp_path):
 def test_a_training_of_iterations_without_a_batch_is_named(tmp_path):
     with pytest.raises(NoBatches):
         run(tmp_path, batch_size=20, drop_last=True)
+
+
+@pytest.mark.parametrize('given', ['a config', 'a loader'])
+def test_a_training_of_epochs_without_a_batch_is_named_before_it_saves_anything(given, tmp_path):
+    none = DataLoader(Points(), batch_size=20, drop_last=True)
+    options = dict(train_dataloader=none) if given == 'a loader' else {}
+    with pytest.raises(NoBatches) as error:
+        toy(tmp_path, loader=dict(batch_size=20, drop_last=True), options=options).train()
+    assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)
+    assert not list(tmp_path.glob('*.pth'))
+
+
+def test_a_run_resumed_at_the_end_of_an_epoch_that_was_not_closed_goes_on(tmp_path):
+    """Its epoch has no batch left, which is not an epoch without a batch."""
+    stopped = toy(tmp_path, name='stopped', by_epoch=False, interval=4)  # an epoch is four steps
+    stopped.register_hook(Stop(4), 'LOWEST')  # after the checkpoint is written
+    with pytest.raises(KeyboardInterrupt):
+        stopped.train()
+    resumed = toy(tmp_path, resume=True, by_epoch=False)
+    resumed.train()
+    assert (resumed.iter, resumed.epoch) == (8, 2)

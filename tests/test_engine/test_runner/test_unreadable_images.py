@@ -13,15 +13,31 @@ from torch._utils import ExceptionWrapper
 from apa_mmdet.engine.runner import SafeRunner
 from apa_mmdet.engine.runner.unreadable_images import UnreadableImage, count_skipped_images
 
-BROKEN = {'ten bytes': lambda whole: whole[:10], 'no byte': lambda whole: b'', 'text': lambda whole: b'<html>'}
+BROKEN = {
+    'ten bytes': lambda whole: whole[:10],
+    'half': lambda whole: whole[: len(whole) // 2],
+    'no byte': lambda whole: b'',
+    'text': lambda whole: b'<html>',
+}
 
 
-def loader_of(folder, workers=0, ignore_empty=False, test_mode=False, wrap=lambda dataset: dataset, broken='ten bytes'):
+def loader_of(
+    folder,
+    workers=0,
+    ignore_empty=False,
+    test_mode=False,
+    wrap=lambda dataset: dataset,
+    broken='ten bytes',
+    backend='cv2',
+):
     """A data loader of two images, the first of which is broken."""
     dataset = coco_dataset(folder).train_dataloader.dataset
     cv2.imwrite(str(folder / '2.png'), np.full((40, 50, 3), 7, np.uint8))
     (folder / '1.png').write_bytes(BROKEN[broken]((folder / '1.png').read_bytes()))
-    dataset.pipeline = [dict(type='LoadImageFromFile', ignore_empty=ignore_empty), dict(type='PackDetInputs')]
+    dataset.pipeline = [
+        dict(type='LoadImageFromFile', ignore_empty=ignore_empty, imdecode_backend=backend),
+        dict(type='PackDetInputs'),
+    ]
     dataset.test_mode = test_mode
     sampler = dict(type='DefaultSampler', shuffle=False)
     return SafeRunner.build_dataloader(
@@ -43,16 +59,18 @@ def warnings(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    'broken, ignore_empty, test_mode',
+    'broken, ignore_empty, test_mode, backend',
     [
-        ('ten bytes', False, False),
-        ('no byte', False, False),
-        ('text', False, False),
-        ('no byte', True, True),  # a test leaves no image out
+        ('ten bytes', False, False, 'cv2'),
+        ('no byte', False, False, 'cv2'),
+        ('text', False, False, 'cv2'),
+        ('no byte', True, True, 'cv2'),  # a test leaves no image out
+        ('half', False, False, 'pillow'),  # of which Pillow raises an OSError without a path
+        ('text', False, False, 'pillow'),
     ],
 )
-def test_an_unreadable_image_is_named_in_one_line(tmp_path, broken, ignore_empty, test_mode):
-    loader = loader_of(tmp_path / 'd', 0, ignore_empty, test_mode, broken=broken)
+def test_an_unreadable_image_is_named_in_one_line(tmp_path, broken, ignore_empty, test_mode, backend):
+    loader = loader_of(tmp_path / 'd', 0, ignore_empty, test_mode, broken=broken, backend=backend)
     with pytest.raises(UnreadableImage) as error:
         list(loader)
     line = str(error.value)
