@@ -11,6 +11,7 @@ that the runs left beside the first: paired over images and over the seeds that 
 import argparse
 import itertools
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,11 +34,7 @@ HEAD = (
     'ms a step (middle half) | ratio | memory of a step, MiB'
 )
 GROUPS = dict(AP='mask_ap', APr='mask_apr', APc='mask_apc', APf='mask_apf')
-
-
-def seeds_of(rows: list[dict[str, str]], run: Run) -> list[str]:
-    """The seeds of an arm and calibration that gave results."""
-    return [row['seed'] for row in rows if (row['name'], row['calibration']) == run and not row['note']]
+Key = tuple[Run, str]  # a run and its seed
 
 
 # Differences
@@ -45,26 +42,47 @@ def seeds_of(rows: list[dict[str, str]], run: Run) -> list[str]:
 
 def compare(study: Study, rows: list[dict[str, str]], folder: Path, table: measure.Table) -> None:
     """Adds a row for each pair of arms that have seeds in common, and each of AP, APr, APc and APf."""
-    pairs = [(a, b, [s for s in seeds_of(rows, a) if s in seeds_of(rows, b)]) for a, b in study.pairs()]
-
-    def path(run: Run, seed: str) -> Path:
-        return folder / f'{run.arm}_seed{seed}' / f'test_{run.calibration}' / 'results.pkl'
-
-    paths = [path(run, seed) for a, b, seeds in pairs for run in (a, b) for seed in seeds]
+    runs = {(Run(row['name'], row['calibration']), row['seed']): row for row in rows}
+    pairs = [(a, b, [seed for run, seed in runs if run == a and (b, seed) in runs]) for a, b in study.pairs()]
+    paths = {
+        (run, seed): folder / f'{run.arm}_seed{seed}' / f'test_{run.calibration}' / 'results.pkl'
+        for a, b, seeds in pairs
+        for seed in seeds
+        for run in (a, b)
+        if not runs[run, seed]['note']
+    }
     if not paths:
-        raise ValueError(f'{folder}: no two arms to compare have a seed in common')
+        raise ValueError(f'{folder}: no two arms to compare have a seed in common that gave predictions')
     options = dict(option.split('=', 1) for option in study.test_options(study.reference, 'none'))
     _, found = resample_results(
-        str(study.config(study.reference)), paths, cfg_options={**options, 'test_evaluator.metric': ['segm']}
+        str(study.config(study.reference)), paths.values(), cfg_options={**options, 'test_evaluator.metric': ['segm']}
     )
+    for row in differences(pairs, runs, {key: found[path] for key, path in paths.items()}):
+        table.add(**row)
+
+
+def differences(
+    pairs: list[tuple[Run, Run, list[str]]], runs: dict[Key, dict], resampled: dict[Key, dict[str, np.ndarray]]
+) -> Iterator[dict[str, str | float]]:
+    """Yields the rows of pairs with their seeds, from the APs of each run on all images and on samples of them.
+
+    A run that diverged left no predictions: in every sample it counts with the AP in its row, as in
+    :func:`runs_table`. Without its seed the intervals would be those of the runs that went well.
+    """
+    lengths = {len(values) for groups in resampled.values() for values in groups.values()}
+
+    def values_of(run: Run, seed: str, group: str) -> np.ndarray:
+        known = resampled.get((run, seed))
+        return known[f'segm_{group}'] if known else np.full(*lengths, float(runs[run, seed][GROUPS[group]]))
+
     for a, b, seeds in pairs:
         for group in GROUPS if seeds else ():
-            values = [np.stack([found[path(run, seed)][f'segm_{group}'] for seed in seeds]) for run in (a, b)]
+            values = [np.stack([values_of(run, seed, group) for seed in seeds]) for run in (a, b)]
             difference = paired_difference(*values, np.random.default_rng(0))
             row = dict(a=str(a), b=str(b), seeds=' '.join(seeds), group=group)
             row |= dict(a_value=values[0][:, 0].mean(), b_value=values[1][:, 0].mean(), difference=difference.value)
             row |= dict(low=difference.low, high=difference.high)
-            table.add(**row, smallest=difference.smallest(), unpaired=difference.smallest(paired=False))
+            yield dict(**row, smallest=difference.smallest(), unpaired=difference.smallest(paired=False))
 
 
 # Tables
@@ -85,7 +103,8 @@ def runs_table(study: Study, rows: list[dict[str, str]], steps: list[dict[str, s
     notes = []
     diverged = [ablation.name_of(row) for row in rows if row['note']]
     if diverged:
-        notes.append(f'Diverged, and counted with the AP that they reached, mostly 0: {"; ".join(diverged)}.')
+        text = 'Diverged, and counted with the AP that they reached, mostly 0, in the differences too: '
+        notes.append(f'{text}{"; ".join(diverged)}.')
     if rows:
         options, dates = rows[0]['options'], sorted({row['date'].split()[0] for row in rows})
         commits = ', '.join(dict.fromkeys(row['commit'] for row in rows))

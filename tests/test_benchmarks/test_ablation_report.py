@@ -2,6 +2,7 @@
 
 import sys
 
+import numpy as np
 import pytest
 from helpers.paths import ROOT
 
@@ -45,10 +46,25 @@ def test_the_table_counts_seeds_and_names_what_diverged():
     (arm,) = (line for line in table.splitlines() if line.startswith('| random |'))
     mean = (float(some[0]['mask_ap']) + 0) / 2
     assert arm.split(' | ')[5] == '2' and arm.split(' | ')[6].startswith(f'{mean:.3f} ± ')
-    assert 'Diverged, and counted with the AP that they reached, mostly 0: apa-link, seed 1.' in table.splitlines()
-    assert report.seeds_of(some, studies.Run('apa-link')) == ['0']  # what diverged left no predictions
+    line = 'Diverged, and counted with the AP that they reached, mostly 0, in the differences too: apa-link, seed 1.'
+    assert line in table.splitlines()
     assert report.mean_and_deviation([0.25]) == '0.250'
     assert report.mean_and_deviation([-1.0, 0.2]) == report.mean_and_deviation([float('nan'), 0.2]) == '–'
+
+
+def test_a_run_that_diverged_counts_in_the_differences():
+    a, b = studies.Run('relu-link'), studies.Run('apa-link')
+    nothing = dict.fromkeys(report.GROUPS.values(), '0')
+    runs = {(run, seed): nothing for run in (a, b) for seed in '01'}
+    of_all_and_samples = np.array([0.2, *[0.1, 0.3] * 50])
+    samples = {f'segm_{group}': of_all_and_samples for group in report.GROUPS}
+    resampled = {(a, '0'): samples, (a, '1'): samples, (b, '0'): {group: 2 * v for group, v in samples.items()}}
+    rows = list(report.differences([(a, b, ['0', '1']), (b, a, [])], runs, resampled))
+    assert [(row['a'], row['b'], row['seeds'], row['group']) for row in rows] == [
+        ('relu-link', 'apa-link', '0 1', group) for group in ('AP', 'APr', 'APc', 'APf')
+    ]
+    assert rows[0]['b_value'] == rows[0]['a_value'] == 0.2 and rows[0]['difference'] == 0  # (0.4 + 0) / 2 against 0.2
+    assert rows[0]['low'] < -0.05 and rows[0]['high'] > 0.05, 'an interval over the seed that diverged, too'
 
 
 def test_arms_without_a_common_seed_are_not_compared(tmp_path):
