@@ -22,6 +22,7 @@ from apa_mmdet.checkpoint.official_names import (
     without_classifier,
 )
 from apa_mmdet.models.backbones import SEResNet
+from apa_mmdet.models.calibration import without_calibration
 from apa_mmdet.utils.config import build_detector, is_classifier, load_config
 from apa_mmdet.utils.errors import CodedError
 
@@ -160,7 +161,7 @@ def _expected(cfg: Config | None, path: str | None, whole: bool, weights: StateD
     """Returns the state dict of the model that ``weights`` are for, and what to call it."""
     if cfg is not None:
         name = path if whole else f'the backbone of {path}'
-        return build_detector(cfg, path, None if whole else 'backbone').state_dict(), name
+        return build_detector(without_calibration(cfg), path, None if whole else 'backbone').state_dict(), name
     backbone = infer_backbone(weights)
     cfg = Config(dict(model=dict(backbone=backbone)))
     return build_detector(cfg, 'the inferred backbone', 'backbone').state_dict(), _as_call(backbone)

@@ -8,6 +8,7 @@ from mmengine.analysis import get_model_complexity_info
 from mmengine.config import Config
 from torch import Tensor, nn
 
+from apa_mmdet.models.calibration import without_calibration
 from apa_mmdet.utils.config import build_detector, is_classifier
 from apa_mmdet.utils.model import input_channels
 
@@ -25,7 +26,8 @@ class Complexity(NamedTuple):
 def get_flops(cfg: Config, shape: tuple[int, int] | None = None) -> Complexity:
     """Counts the parameters and multiply-adds of a model; RoI heads work on the proposals of random weights.
 
-    MMEngine counts convolutions and linear maps, but no norms and pointwise operations.
+    MMEngine counts convolutions and linear maps, but no norms and pointwise operations. A calibration of scores has
+    no others: the model is built without it, and needs no statistics of the training data.
 
     Args:
         cfg: config of a detector or classifier; no weights are read.
@@ -33,7 +35,7 @@ def get_flops(cfg: Config, shape: tuple[int, int] | None = None) -> Complexity:
             32x32 where it crops nothing.
     """
     torch.manual_seed(0)
-    model = build_detector(cfg, cfg.filename or 'the config').eval()
+    model = build_detector(without_calibration(cfg), cfg.filename or 'the config').eval()
     if is_classifier(cfg):
         pipeline = (cfg.get('test_dataloader') or {}).get('dataset', {}).get('pipeline', ())
         side = next((step['crop_size'] for step in pipeline if 'crop_size' in step), 32)

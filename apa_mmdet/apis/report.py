@@ -16,6 +16,7 @@ from tqdm import tqdm
 from apa_mmdet.checkpoint.loading import load_file
 from apa_mmdet.checkpoint.scheme import local_path
 from apa_mmdet.checkpoint.work_dir import in_folder
+from apa_mmdet.models.calibration import name_classes
 from apa_mmdet.utils.config import build_detector, load_config
 from apa_mmdet.visualization.class_precisions import draw_class_precisions
 from apa_mmdet.visualization.grid import grid
@@ -96,6 +97,7 @@ def draw_predictions(cfg: Config, checkpoint: str, out: Path, images: int, score
     load_file(model, checkpoint)
     model = model.to(get_device()).eval()
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    name_classes(model, dataset.metainfo['classes'])
     visualizer = make_visualizer(dataset.metainfo['classes'], dataset.metainfo.get('palette'))
     pairs = []
     indices = np.linspace(0, len(dataset) - 1, min(images, len(dataset))).round().astype(int).tolist()

@@ -3,9 +3,14 @@ import runpy
 import sys
 
 import pytest
+import torch
 from helpers.paths import ROOT
+from helpers.tiny_runs import tinier
+from mmdet.registry import DATASETS
+from mmengine.registry import init_default_scope
 
 from apa_mmdet.apis import report
+from apa_mmdet.utils.config import build_detector
 
 
 def test_the_metrics_of_the_last_test_are_read(tmp_path):
@@ -43,3 +48,15 @@ def test_a_test_without_a_checkpoint_is_rejected(tmp_path):
     (tmp_path / '1/vis_data/config.py').write_text('load_from = None')
     with pytest.raises(ValueError, match='1: this test had no checkpoint; run tools/test.py again with one'):
         report.report(tmp_path)
+
+
+def test_predictions_are_calibrated_by_the_names_of_the_classes(tiny_data, tmp_path):
+    """The statistics may be of more classes than the model has."""
+    cfg = tinier(tiny_data(train=4, val=2, size=(96, 64)), tmp_path)
+    init_default_scope('mmdet')
+    torch.save(build_detector(cfg, 'the config').state_dict(), tmp_path / 'weights.pth')
+    names = [*DATASETS.build(cfg.test_dataloader.dataset).metainfo['classes'][::-1], 'kiwi', 'plum']
+    stats = dict(image_count=[*range(1, 1 + len(names))], names=names)
+    cfg.model.update(type='CalibrateScores', module=dict(type='MaskRCNN'), calibration=dict(type='IIF', stats=stats))
+    report.draw_predictions(cfg, str(tmp_path / 'weights.pth'), tmp_path / 'predictions.png', 1, 0.5)
+    assert (tmp_path / 'predictions.png').read_bytes().startswith(b'\x89PNG')

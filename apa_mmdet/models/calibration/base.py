@@ -1,6 +1,5 @@
 """What calibrations of class scores share: statistics of the training data, and the classes that they are of."""
 
-from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -63,11 +62,10 @@ class Calibration(nn.Module):
                 f'{", ".join(self._classes[:3])} …; otherwise set calibration.classes'
             )
 
-    @abstractmethod
     def shifts(self, statistics: CalibrationStatistics) -> dict[str, Tensor]:
         """The tensors (C,) by which the logits of C classes change, by name."""
+        raise NotImplementedError(f'{type(self).__name__} does not define shifts')
 
-    @abstractmethod
     def forward(self, logits: Tensor, link: nn.Module | None, channels: 'Channels') -> Tensor:
         """Calibrated logits, float32 (float64 for float64).
 
@@ -77,6 +75,7 @@ class Calibration(nn.Module):
                 the softmax over all.
             channels: spreads a tensor (C,) over the logits.
         """
+        raise NotImplementedError(f'{type(self).__name__} does not define forward')
 
     def extra_repr(self) -> str:
         return f'num_classes={self.num_classes}, stats={self.origin!r}'

@@ -1,8 +1,10 @@
 """Calibrates the class scores of any detector or classifier, from its config."""
 
+import copy
 from typing import Any
 
 from mmdet.registry import MODELS
+from mmengine.config import Config
 from torch import Tensor, nn
 
 from .base import Calibration
@@ -30,6 +32,34 @@ def build_calibrated(module: dict | None = None, calibration: dict | None = None
             raise CalibrationError.of(code, given=f'{given!r:.60}')
     built = MODELS.build(calibration)  # first: it fails sooner
     return calibrate_scores(MODELS.build({**module, **arguments}), built)
+
+
+def without_calibration(cfg: Config) -> Config:
+    """A config of the same model without calibrated scores: its weights and layers need no statistics of any data.
+
+    Example:
+        >>> stats = 'annotations/train.json'
+        >>> cfg = dict(type='CalibrateScores', module=dict(type='RetinaNet'), calibration=dict(type='IIF', stats=stats))
+        >>> without_calibration(Config(dict(model=dict(cfg, neck=None)))).model == dict(type='RetinaNet', neck=None)
+        True
+    """
+    bare = copy.copy(cfg)
+    if cfg.get('model') is not None:
+        bare.model = _without_calibration(cfg.model)
+    return bare
+
+
+def _without_calibration(part: Any) -> Any:
+    if isinstance(part, (list, tuple)):
+        inner = [_without_calibration(item) for item in part]
+        return tuple(inner) if isinstance(part, tuple) else inner
+    if not isinstance(part, dict):
+        return part
+    name = str(part.get('type')).rpartition('.')[2]
+    if name == 'CalibrateScores' and isinstance(part.get('module'), dict):
+        arguments = {key: value for key, value in part.items() if key not in ('type', 'module', 'calibration')}
+        return _without_calibration({**part['module'], **arguments})
+    return {key: _without_calibration(value) for key, value in part.items()}
 
 
 def calibrate_scores(model: nn.Module, calibration: Calibration) -> nn.Module:

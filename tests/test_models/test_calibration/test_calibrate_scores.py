@@ -12,7 +12,8 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from apa_mmdet.models.calibration import FRACAL, IIF, CalibrationError, calibrate_scores
+from apa_mmdet.models.calibration import FRACAL, IIF, Calibration, CalibrationError, calibrate_scores
+from apa_mmdet.models.calibration.base import Channels
 from apa_mmdet.models.losses import APALink, GumbelLink
 
 C = 3
@@ -267,3 +268,17 @@ def test_the_config_of_the_page_is_calibrated(tmp_path):
     with torch.device('meta'):
         model = MODELS.build(cfg.model)
     assert type(model).__name__ == 'MaskRCNN' and isinstance(model.roi_head.bbox_head.score_calibration, FRACAL)
+
+
+def test_a_calibration_that_defines_nothing_says_so():
+    class Empty(Calibration):
+        pass
+
+    class WithoutForward(Calibration):
+        def shifts(self, statistics):
+            return {}
+
+    with pytest.raises(NotImplementedError, match='^Empty does not define shifts$'):
+        Empty(STATS)
+    with pytest.raises(NotImplementedError, match='^WithoutForward does not define forward$'):
+        WithoutForward(STATS)(torch.zeros(1, C), None, Channels())
