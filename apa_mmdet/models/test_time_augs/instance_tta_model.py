@@ -28,7 +28,8 @@ class InstanceTTAModel(DetTTAModel):
     Args:
         module: the model, or its config.
         tta_cfg: ``nms`` and ``max_per_img``, to set others than those of ``module.test_cfg``. A model without NMS, as
-            DETR, gets IoU 0.5; one without ``max_per_img`` keeps as many detections as the richest view has.
+            DETR, gets IoU 0.5; one without ``max_per_img`` keeps as many detections as the richest view has. 0 or less
+            is no limit, as everywhere in MMDetection.
         kwargs: of ``BaseTTAModel``.
 
     Example::
@@ -62,7 +63,10 @@ class InstanceTTAModel(DetTTAModel):
             kept, indices = many_class_nms(merged.bboxes, merged.scores, merged.labels, self.tta_cfg.nms)
             merged = merged[indices]
             merged.bboxes, merged.scores = kept[:, :-1], kept[:, -1]  # soft NMS lowers scores
-        result.pred_instances = merged[: self.tta_cfg.max_per_img or max(map(len, views))]
+        most = self.tta_cfg.max_per_img
+        if most is None:
+            most = max(map(len, views))
+        result.pred_instances = merged[:most] if most > 0 else merged
         return result
 
 

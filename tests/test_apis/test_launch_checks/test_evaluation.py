@@ -57,6 +57,7 @@ def test_training_looks_at_the_validation_set():
 
 MASKS = dict(roi_head=dict(mask_head=dict(type='FCNMaskHead')), test_cfg=dict(rcnn=dict(max_per_img=300)))
 BOXES = dict(roi_head=dict(mask_head=None), test_cfg=dict(rcnn=dict(max_per_img=300)))
+UNLIMITED = dict(BOXES, test_cfg=dict(rcnn=dict(max_per_img=-1)))
 
 
 @pytest.mark.parametrize(
@@ -66,6 +67,7 @@ BOXES = dict(roi_head=dict(mask_head=None), test_cfg=dict(rcnn=dict(max_per_img=
         (MASKS, dict(type='DetTTAModel', tta_cfg=dict(max_per_img=300)), ONE, ['tta-without-masks']),
         (BOXES, dict(type='DetTTAModel', tta_cfg=dict(max_per_img=100)), ONE, ['tta-max-per-img']),
         (BOXES, dict(type='DetTTAModel', tta_cfg=dict(max_per_img=300)), ONE, []),
+        (UNLIMITED, dict(type='DetTTAModel', tta_cfg=dict(max_per_img=300)), ONE, ['tta-max-per-img']),
         (BOXES, dict(type='InstanceTTAModel'), TWO, ['tta-wrapped-dataset']),
         (BOXES, dict(type='OwnTTAModel'), ONE, []),
         (None, None, None, []),

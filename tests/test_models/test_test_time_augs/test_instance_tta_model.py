@@ -56,6 +56,7 @@ def test_the_model_decides_how_many_detections_are_kept():
 
     assert kept(dict(rcnn=dict(nms=nms, max_per_img=7))) == 7 and kept(dict(nms=nms, max_per_img=10)) == 10
     assert kept({}) == 9  # as the richest view
+    assert kept(dict(rcnn=dict(nms=nms, max_per_img=-1))) == kept({}, tta_cfg=dict(max_per_img=0)) == 10  # no limit
     assert kept(dict(rcnn=dict(nms=nms, max_per_img=7)), tta_cfg=dict(max_per_img=2)) == 2
 
 
