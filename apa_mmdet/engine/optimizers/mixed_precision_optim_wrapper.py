@@ -1,7 +1,9 @@
 """Mixed precision on any device."""
 
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from numbers import Real
 from typing import Any
 
 import torch
@@ -41,11 +43,12 @@ class MixedPrecisionOptimWrapper(AmpOptimWrapper):
 
     Args:
         dtype: ``bfloat16`` or ``float16``; on a CPU, float16 needs torch 2.3.
-        loss_scale: for float16: ``dynamic``, a fixed number, or the arguments of torch's GradScaler.
+        loss_scale: for float16: ``dynamic``, a fixed number above 0, or the arguments of torch's GradScaler.
         **kwargs: of MMEngine's OptimWrapper: ``optimizer``, ``clip_grad``, ``accumulative_counts``.
 
     Raises:
-        ValueError: for another dtype, or one that this torch does not support on this device.
+        ValueError: for another dtype, or one that this torch does not support on this device; for another
+            ``loss_scale``.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.ones(2))
@@ -62,7 +65,7 @@ class MixedPrecisionOptimWrapper(AmpOptimWrapper):
         if dtype not in DTYPES:
             raise ValueError(f'MixedPrecisionOptimWrapper: dtype must be one of {", ".join(DTYPES)}, got {dtype!r}')
         self.device, self.cast_dtype = get_device(), getattr(torch, dtype)
-        fixed = None if isinstance(loss_scale, (str, dict)) else float(loss_scale)
+        fixed = _fixed_scale(loss_scale)
         options = loss_scale if isinstance(loss_scale, dict) else {} if fixed is None else dict(init_scale=fixed)
         self._scale_update_param = fixed
         self.loss_scaler = GradScaler(self.device, enabled=dtype == 'float16', **options)
@@ -79,6 +82,18 @@ class MixedPrecisionOptimWrapper(AmpOptimWrapper):
             for handle in guard_operators(model):
                 stack.callback(handle.remove)
             yield
+
+
+def _fixed_scale(loss_scale: Any) -> float | None:
+    """The fixed scale; None where GradScaler finds one."""
+    if loss_scale == 'dynamic' or isinstance(loss_scale, dict):
+        return None
+    if isinstance(loss_scale, Real) and not isinstance(loss_scale, bool) and 0 < loss_scale < math.inf:
+        return float(loss_scale)
+    raise ValueError(
+        "MixedPrecisionOptimWrapper: loss_scale must be 'dynamic', a number above 0, or a dict of torch's GradScaler "
+        f'arguments such as dict(init_scale=512.0), got {loss_scale!r}'
+    )
 
 
 def _before_operators(model: nn.Module) -> Iterator[nn.Module]:

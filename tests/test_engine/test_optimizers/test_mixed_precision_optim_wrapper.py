@@ -57,3 +57,21 @@ def test_an_unknown_dtype_is_refused():
                 optimizer=torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1),
             )
         )
+
+
+def scaler(**cfg):
+    cfg = dict(type='MixedPrecisionOptimWrapper', dtype='bfloat16', **cfg)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1)
+    return OPTIM_WRAPPERS.build(dict(cfg, optimizer=optimizer))
+
+
+@pytest.mark.parametrize('loss_scale', ['512', 'Dynamic', None, True, 0, -2.0, float('inf'), [512]], ids=str)
+def test_a_loss_scale_that_is_none_is_refused(loss_scale):
+    with pytest.raises(ValueError, match="loss_scale must be 'dynamic', a number above 0, or a dict .*, got ") as error:
+        scaler(loss_scale=loss_scale)
+    assert str(error.value).endswith(repr(loss_scale))
+
+
+def test_a_number_is_a_fixed_loss_scale():
+    assert scaler(loss_scale=512)._scale_update_param == 512.0
+    assert scaler()._scale_update_param is scaler(loss_scale=dict(init_scale=4.0))._scale_update_param is None
