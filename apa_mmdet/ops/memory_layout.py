@@ -164,6 +164,11 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def without_autocast(x: Tensor) -> torch.autocast:
+    """Returns a context in which operators on the device of ``x`` keep their dtypes; meta tensors have no autocast."""
+    return torch.autocast('cpu' if x.device.type == 'meta' else x.device.type, enabled=False)
+
+
 def is_compiling() -> bool:
     """Whether torch.compile is tracing: it decides by itself what to fuse and what to recompute."""
     if hasattr(torch.compiler, 'is_compiling'):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from apa_mmdet import ops
-from apa_mmdet.ops.memory_layout import compute_dtype
+from apa_mmdet.ops.memory_layout import compute_dtype, without_autocast
 from apa_mmdet.structures.valid_region import ValidRegion
 
 from .acon import P1, P2, AconActivation
@@ -91,7 +91,7 @@ class MetaAconC(AconActivation):
             x = x.sum(dims, dtype=compute_dtype(x.dtype)) / math.prod(x.shape[2:])
         dtype = torch.promote_types(compute_dtype(x.dtype), self.fc1.weight.dtype)
         x = x.to(dtype)[..., None, None]
-        with torch.autocast('cpu' if x.device.type == 'meta' else x.device.type, enabled=False):
+        with without_autocast(x):
             for layer in (self.fc1, self.bn1, self.fc2, self.bn2):
                 x = _run(layer, x) if dtype == self.fc1.weight.dtype else _run_cast(layer, x)
             return x.flatten(1).sigmoid()

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from apa_mmdet.ops.memory_layout import without_autocast
+
 
 @MODELS.register_module()
 class CosineLinear(nn.Linear):
@@ -50,7 +52,7 @@ class CosineLinear(nn.Linear):
             nn.init.constant_(self.sigma, math.sqrt(self.scale))
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):  # logits of up to s, of which bfloat16 keeps 3 digits
+        with without_autocast(x):  # logits of up to s, of which bfloat16 keeps 3 digits
             dtype = torch.promote_types(x.dtype, torch.float32)
             x, weight = x.to(dtype), self.weight.to(dtype)
             scale = self.sigma.to(dtype).square() if 'sigma' in self._parameters else self.scale

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
+from apa_mmdet.ops.memory_layout import without_autocast
 from apa_mmdet.ops.wrapped_cauchy import wrapped_cauchy_logit
 
 
@@ -57,7 +58,7 @@ class WrappedCauchyLinear(nn.Linear):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             dtype = torch.promote_types(x.dtype, torch.float32)
             x, weight, g, scale = (t.to(dtype) for t in (x, self.weight, self.g, self.scale))
             bias = torch.zeros_like(g) if self.bias is None else self.bias.to(dtype)

@@ -62,3 +62,8 @@ def test_a_bbox_head_builds_it():
         in_channels=4, fc_out_channels=8, roi_feat_size=1, num_classes=3, cls_predictor_cfg=dict(type='CosineLinear')
     )
     assert isinstance(head.fc_cls, CosineLinear) and head.fc_cls.weight.shape == (4, 8)
+
+
+def test_shapes_are_known_without_data():
+    out = CosineLinear(7, 5).to('meta')(torch.empty(3, 7, dtype=torch.bfloat16, device='meta'))
+    assert (out.device.type, out.shape, out.dtype) == ('meta', (3, 5), torch.float32)

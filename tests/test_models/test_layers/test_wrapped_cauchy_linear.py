@@ -148,3 +148,8 @@ def test_it_serves_as_classifier_of_a_box_head():
     assert scores.shape == (2, 6)
     assert {'fc_cls.weight', 'fc_cls.bias', 'fc_cls.g', 'fc_cls.scale'} <= set(head.state_dict())
     assert 'scale' not in WrappedCauchyLinear(2, 2).state_dict() and 'scale=300' in repr(WrappedCauchyLinear(2, 2))
+
+
+def test_shapes_are_known_without_data():
+    out = WrappedCauchyLinear(7, 5).to('meta')(torch.empty(3, 7, dtype=torch.bfloat16, device='meta'))
+    assert (out.device.type, out.shape, out.dtype) == ('meta', (3, 5), torch.float32)
