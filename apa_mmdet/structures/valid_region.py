@@ -15,7 +15,7 @@ from operator import mul
 import torch
 from torch import Tensor, nn
 
-from apa_mmdet.ops.memory_layout import compute_dtype, is_compiling
+from apa_mmdet.ops.memory_layout import compute_dtype, is_compiling, without_autocast
 from apa_mmdet.ops.recompute import attach_recomputation, recomputation_of
 
 ATTRIBUTE = '_apa_valid_pixels'  # of a batch of images; a tensor, so that torch.compile makes an input of it
@@ -47,21 +47,28 @@ class ValidRegion:
             inside = pixels[..., ::stride, ::stride].contiguous()  # position i begins at pixel s·i
             self.inside.append(inside)
             self.weights.append(inside.to(dtype) / inside.sum((2, 3), keepdim=True))
+        self.zero = pixels.new_zeros((), dtype=dtype)
 
     def clear_outside(self, x: Tensor) -> Tensor:
-        """Returns maps (N, C, h, w) with 0 outside the images, with a recomputation if ``x`` has one."""
+        """Returns maps (N, C, h, w) with 0 outside the images, whatever was there.
+
+        With a recomputation if ``x`` has one.
+        """
         inside = self.inside[self._level(x)]
-        result = x * inside
+        result = torch.where(inside, x, self.zero)  # masked_fill loses channels_last, and a number costs an operator
         if not is_compiling() and recomputation_of(x):
-            return attach_recomputation(result, torch.mul, x, inside)
+            return attach_recomputation(result, torch.where, inside, x, self.zero)
         return result
 
     def mean(self, x: Tensor) -> Tensor:
-        """Returns the mean of each map (N, C, h, w) over its image, (N, C), in the compute dtype."""
+        """Returns the mean of each map (N, C, h, w) over its image, (N, C), in the compute dtype.
+
+        It is a product with weights, 0 outside: a map that is infinite or NaN there has the mean NaN.
+        """
         weights = self.weights[self._level(x)]
         if x.dtype != weights.dtype:  # half precisions, whose matrix products are rounded to them
             return (x * weights).sum((2, 3))
-        with torch.autocast('cpu' if x.device.type == 'meta' else x.device.type, enabled=False):
+        with without_autocast(x):
             return torch.bmm(x.flatten(2), weights.flatten(2).transpose(1, 2)).squeeze(2)  # writes no map
 
     def max(self, x: Tensor) -> Tensor:

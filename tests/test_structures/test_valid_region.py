@@ -76,3 +76,19 @@ def test_a_cleared_map_is_recomputed_in_backward_where_its_input_is():
         del cleared
         kept.append(torch.autograd.grad(out, (x, *conv.parameters())))
     assert all(torch.equal(a, b) for a, b in zip(*kept))
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('order', [torch.contiguous_format, torch.channels_last])
+def test_whatever_lies_outside_is_cleared(dtype, order):
+    region = valid_region_of(batch(dtype), [1])
+    x = torch.full((2, 3, 8, 9), torch.inf, dtype=dtype).contiguous(memory_format=order)
+    for image, (h, w) in zip(x, SHAPES):
+        image[:, :h, :w] = 2
+    x[0, :, -1] = torch.nan
+    cleared = region.clear_outside(x.requires_grad_())
+    assert cleared.dtype == dtype and cleared.is_contiguous(memory_format=order)
+    assert [image.sum().item() for image in cleared] == [3 * 2 * h * w for h, w in SHAPES]
+    torch.testing.assert_close(region.mean(cleared).double(), torch.full((2, 3), 2.0).double(), rtol=1e-6, atol=0)
+    cleared.sum().backward()
+    assert [image.sum().item() for image in x.grad] == [3 * h * w for h, w in SHAPES]
