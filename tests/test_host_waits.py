@@ -26,10 +26,8 @@ STEP = {
     ('engine/hooks/skip_non_finite_hook.py', '_finite', 'tolist'): 1,
 }
 LOGGING = {  # one copy each, here in every second step, by default in one of a hundred and of a thousand
-    ('engine/hooks/activation_stats_hook.py', 'statistics_of', 'cpu'): 1,
-    ('engine/hooks/activation_stats_hook.py', 'statistics_of', 'numpy'): 1,
-    ('engine/hooks/activation_health_hook.py', '_on_host', 'cpu'): 1,
-    ('engine/hooks/activation_health_hook.py', '_on_host', 'numpy'): 1,
+    ('visualization/learned_activation_plots.py', 'watched_values', 'cpu'): 2,  # for both hooks
+    ('visualization/learned_activation_plots.py', 'watched_values', 'numpy'): 2,
 }
 PACKAGE = """
 def reads(x, mask):

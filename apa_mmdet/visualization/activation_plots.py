@@ -60,7 +60,7 @@ def type_figure(name: str, limit: float) -> Figure:
 
 def _sweeps(cls: type[LearnableActivation], limit: float) -> Iterable[tuple[str, list[str], Curves]]:
     """Yields for each symbol a title, the label of each value, and the curves."""
-    for varied, (text, values, _) in cls.symbols.items():
+    for varied, (text, values, *_) in cls.symbols.items():
         constant = {name: symbol.rest for name, symbol in cls.symbols.items()} | cls.fixed
         at = {name: torch.full((len(values),), float(value)) for name, value in constant.items()}
         at[varied] = torch.tensor(values, dtype=torch.float32)

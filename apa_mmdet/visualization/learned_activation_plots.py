@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from apa_mmdet.checkpoint.compare import compare, misfit
 from apa_mmdet.checkpoint.io import read_checkpoint
 from apa_mmdet.models.activations import LearnableActivation, learnable_activations
+from apa_mmdet.models.calibration import without_calibration
 from apa_mmdet.utils.config import build_detector, load_config
 
 from .activation_curves import Curves, colors, sample, save, style_axis
@@ -50,7 +52,7 @@ def draw_checkpoint(checkpoint: Path, config: Path | None, out: Path, limit: flo
     """
     weights = read_checkpoint(checkpoint).weights
     config = config or config_beside(checkpoint)
-    sites = find_learnable_activations(build_detector(load_config(config), config))
+    sites = find_learnable_activations(build_detector(without_calibration(load_config(config)), config))
     if not sites:
         names = ', '.join(learnable_activations())
         raise ValueError(f'{config}: its model has none of the learnable activations {names}')
@@ -96,6 +98,17 @@ def find_learnable_activations(model: nn.Module) -> list[LearnableActivationInfo
         for name, module in model.named_modules()
         if isinstance(module, LearnableActivation)
     ]
+
+
+@torch.no_grad()
+def watched_values(sites: Sequence[LearnableActivationInfo]) -> list[tuple[LearnableActivationInfo, str, np.ndarray]]:
+    """Returns what hooks log and check of each activation, by name, in float32; one copy from the GPU for all."""
+    watched = [(site, name, v.flatten()) for site in sites for name, v in site.activation.watched().items()]
+    if not watched:
+        return []
+    numbers = torch.cat([values for *_, values in watched]).float().cpu().numpy()
+    ends = np.cumsum([len(values) for *_, values in watched])
+    return [(site, name, part) for (site, name, _), part in zip(watched, np.split(numbers, ends[:-1]))]
 
 
 def _stage_and_slot(name: str) -> tuple[str, str]:

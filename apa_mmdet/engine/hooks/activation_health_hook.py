@@ -3,41 +3,49 @@
 from typing import Any
 
 import numpy as np
-import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from torch import Tensor
 
-from apa_mmdet.ops import LAMBDA_FLOOR
+from apa_mmdet.models.activations import Healthy
 from apa_mmdet.utils.model import unwrap_model
+from apa_mmdet.visualization.learned_activation_plots import find_learnable_activations, watched_values
 
 
 @HOOKS.register_module()
 class ActivationHealthHook(Hook):
     """Warns of activations that no longer learn or have left the range in which they compute well.
 
-    - λ at its floor of 1e-4, where it has no gradient: only weight decay could move it. The activation stays the Gumbel
-      link there.
-    - |κ| above ``max_kappa``: AGLU is ReLU to 0.7 / κ there, and APA a step whose slope of about κ / 4 at 0 makes
-      gradients spiky. 30 is three times the initial value of the configs that imitate ReLU.
-    - either not finite.
-
-    Checks every parameter called ``lambda_`` or ``kappa`` at the end of each epoch and every ``interval`` iterations,
-    and reports an activation once. A check is one copy from the GPU, whatever the number of activations; it is read at
-    once, as MMEngine waits for every loss in each of those iterations anyway.
+    Checks what every learnable activation lets hooks watch, at the end of each epoch and every ``interval`` iterations:
+    whether it is finite and, where the activation names a range, within; λ of APA and AGLU, for example, has no
+    gradient at its floor. Reports each problem of an activation once. A check is one copy from the GPU, whatever the
+    number of activations; it is read at once, as MMEngine waits for every loss in each of those iterations anyway.
 
     Args:
         interval: iterations between two checks.
-        max_kappa: the largest |κ| that is not reported.
+        healthy: ``(low, high)`` for parameters by name, instead of the ranges that activations name themselves.
+
+    Raises:
+        ValueError: before training, if no activation of the model has a parameter of a name in ``healthy``.
 
     Example:
-        >>> default_hooks = dict(activations=dict(type='ActivationHealthHook', max_kappa=50.))  # in a config
+        >>> default_hooks = dict(activations=dict(type='ActivationHealthHook', healthy=dict(kappa=(-50, 50))))
     """
 
-    def __init__(self, interval: int = 1000, max_kappa: float = 30.0) -> None:
-        self.interval, self.max_kappa = interval, max_kappa
-        self.reported: set[str] = set()
+    def __init__(self, interval: int = 1000, healthy: dict[str, tuple[float, float]] | None = None) -> None:
+        self.interval = interval
+        self.healthy = {name: Healthy(*bounds) for name, bounds in (healthy or {}).items()}
+        self.reported: set[tuple[str, str]] = set()
+
+    def before_train(self, runner: Runner) -> None:
+        sites = find_learnable_activations(unwrap_model(runner.model))
+        known = {name for site in sites for name in site.activation.watched()}
+        unknown = ', '.join(name for name in self.healthy if name not in known)
+        if unknown:
+            raise ValueError(
+                f'ActivationHealthHook: healthy names {unknown}, but the activations of the model have '
+                f'{", ".join(sorted(known)) or "no parameters"}; remove it, or correct the name'
+            )
 
     def after_train_iter(self, runner: Runner, batch_idx: int, *args: Any, **kwargs: Any) -> None:
         if self.every_n_train_iters(runner, self.interval):
@@ -46,29 +54,25 @@ class ActivationHealthHook(Hook):
     def after_train_epoch(self, runner: Runner) -> None:
         self._check(runner)
 
-    @torch.no_grad()
     def _check(self, runner: Runner) -> None:
-        learned = _on_host(
-            {n: p for n, p in unwrap_model(runner.model).named_parameters() if n.split('.')[-1] in ('lambda_', 'kappa')}
-        )
-        for parameter, problem, is_good in (
-            ('lambda_', f'λ is at its floor of {LAMBDA_FLOOR:g}, where it has no gradient', lambda p: p > LAMBDA_FLOOR),
-            ('kappa', f'|κ| is above {self.max_kappa:g}', lambda p: abs(p) <= self.max_kappa),
-        ):
-            values = {name: p for name, p in learned.items() if name.split('.')[-1] == parameter}
-            bad = {name: p[~is_good(p)] for name, p in values.items() if not is_good(p).all()}  # nan is not good either
-            new = {name: p for name, p in bad.items() if name not in self.reported}
-            if new:
-                self.reported |= new.keys()
-                newer = f', {len(new)} of them new' if len(new) < len(bad) else ''
-                runner.logger.warning(f'{problem}, in {len(bad)} of {len(values)} activations{newer}: {_listing(new)}')
+        alike: dict[tuple[str, Healthy], dict[str, np.ndarray]] = {}
+        for site, name, values in watched_values(find_learnable_activations(unwrap_model(runner.model))):
+            symbol = site.activation.symbol_of(name)
+            of_all = alike.setdefault((symbol.text, self.healthy.get(name, symbol.healthy)), {})
+            of_all[f'{site.name}.{name}'] = values
+        for (text, healthy), of_all in alike.items():
+            outside = healthy.otherwise or f'{text} is not between {healthy.low:g} and {healthy.high:g}'
+            is_bad = {name: ~healthy.holds(values) for name, values in of_all.items()}
+            for problem, finite in ((f'{text} is not finite', False), (outside, True)):
+                bad = {name: v[is_bad[name] & (np.isfinite(v) == finite)] for name, v in of_all.items()}
+                self._report(runner, problem, {name: v for name, v in bad.items() if len(v)}, len(of_all))
 
-
-def _on_host(parameters: dict[str, Tensor]) -> dict[str, np.ndarray]:
-    if not parameters:
-        return {}
-    values = torch.cat([p.flatten() for p in parameters.values()]).float().cpu().numpy()
-    return dict(zip(parameters, np.split(values, np.cumsum([p.numel() for p in parameters.values()])[:-1])))
+    def _report(self, runner: Runner, problem: str, bad: dict[str, np.ndarray], count: int) -> None:
+        new = {name: values for name, values in bad.items() if (problem, name) not in self.reported}
+        if new:
+            self.reported |= {(problem, name) for name in new}
+            newer = f', {len(new)} of them new' if len(new) < len(bad) else ''
+            runner.logger.warning(f'{problem}, in {len(bad)} of {count} activations{newer}: {_listing(new)}')
 
 
 def _listing(bad: dict[str, np.ndarray], most: int = 8) -> str:

@@ -4,30 +4,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
-from apa_mmdet.models.activations import APAActivation
-from apa_mmdet.ops import LAMBDA_FLOOR
 from apa_mmdet.utils.model import unwrap_model
-from apa_mmdet.visualization.learned_activation_plots import draw_learned_activations, find_learnable_activations
+from apa_mmdet.visualization.learned_activation_plots import (
+    draw_learned_activations,
+    find_learnable_activations,
+    watched_values,
+)
 
 
 @HOOKS.register_module()
 class ActivationStatsHook(Hook):
-    """Logs λ and κ of all APA and AGLU activations by stage, and draws the learned curves at the end of training.
+    """Logs the parameters of all learnable activations by stage, and draws the learned curves at the end of training.
 
     Scalars go to the visualizer, so to every backend of the config, every ``interval`` iterations and at the end of
     each epoch, with the iteration as their step as the losses have it: see :func:`statistics_of` for their names. One
     copy from the GPU each time, whatever the number of activations.
 
     After training, ``activations_values.png`` and ``activations_derivatives.png`` in the work dir show the curve of
-    every learnable activation, ACON's and APALU's as well. An image that cannot be drawn or written costs a warning,
-    not the run.
+    every learnable activation. An image that cannot be drawn or written costs a warning, not the run.
 
     A model without learnable activations is ignored. Only the first of several processes logs and draws.
 
@@ -69,32 +69,34 @@ class ActivationStatsHook(Hook):
 
 
 def statistics_of(model: nn.Module) -> dict[str, float]:
-    """Returns minimum, mean and maximum of λ and κ, and the share of λ at its floor of 1e-4, for each stage.
+    """Returns minimum, mean and maximum of what the learnable activations of each stage let hooks watch.
 
-    Every set of parameters counts. The names are ``lambda/<stage>/<activation>/<statistic>`` with
-    the statistics ``min``, ``mean``, ``max`` and ``at_floor``, and ``kappa/…`` with the first three; TensorBoard and
-    W&B group by the part before the first slash. Gates are another activation than their stage, and so separate.
+    Every set of parameters counts. The names are ``<parameter>/<stage>/<activation>/<statistic>``, such as
+    ``kappa/layer1/AGLU/mean``, with the statistics ``min``, ``mean`` and ``max`` and, where the activation names a
+    healthy range, ``unhealthy``, the share of values outside. TensorBoard and W&B group by the part before the first
+    slash. Gates are another activation than their stage, and so separate.
 
     Returns:
-        Python floats, which every backend accepts; empty for a model without APA and AGLU.
+        Python floats, which every backend accepts; empty for a model without learnable activations.
 
     Example:
         >>> from apa_mmdet.models.activations import AGLU
         >>> found = statistics_of(nn.ModuleDict(dict(neck=AGLU(lambda_init=(0.5, 0.5)))))
-        >>> found['lambda/neck/AGLU/mean'], found['lambda/neck/AGLU/at_floor']
+        >>> found['lambda/neck/AGLU/mean'], found['lambda/neck/AGLU/unhealthy']
         (0.5, 0.0)
     """
-    sites = [site for site in find_learnable_activations(model) if isinstance(site.activation, APAActivation)]
-    if not sites:
-        return {}
-    parameters = [torch.stack((site.activation.lambda_, site.activation.kappa)).detach() for site in sites]
-    values = torch.cat(parameters, 1).float().cpu().numpy()  # one copy for all sites
-    groups = [f'{site.stage}/{type(site.activation).__name__}' for site in sites]
-    group_of_value = np.repeat(groups, [p.shape[1] for p in parameters])
+    groups: dict[str, list[np.ndarray]] = {}
+    outside: dict[str, list[np.ndarray]] = {}
+    for site, name, values in watched_values(find_learnable_activations(model)):
+        group = f'{name.rstrip("_")}/{site.stage}/{type(site.activation).__name__}'
+        groups.setdefault(group, []).append(values)
+        healthy = site.activation.symbol_of(name).healthy
+        if healthy.is_bounded:
+            outside.setdefault(group, []).append(~healthy.holds(values))
     found = {}
-    for group in dict.fromkeys(groups):
-        members = dict(zip(('lambda', 'kappa'), values[:, group_of_value == group]))
-        for name, numbers in members.items():
-            found |= {f'{name}/{group}/{what}': float(getattr(numbers, what)()) for what in ('min', 'mean', 'max')}
-        found[f'lambda/{group}/at_floor'] = float((members['lambda'] <= LAMBDA_FLOOR).mean())
+    for group, parts in groups.items():
+        numbers = np.concatenate(parts)
+        found |= {f'{group}/{what}': float(getattr(numbers, what)()) for what in ('min', 'mean', 'max')}
+        if group in outside:
+            found[f'{group}/unhealthy'] = float(np.concatenate(outside[group]).mean())
     return found

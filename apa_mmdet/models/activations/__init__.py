@@ -2,7 +2,7 @@ from .acon import AconA, AconB, AconC
 from .aglu import AGLU
 from .apa import APA, APAActivation
 from .apalu import APALU
-from .base import LearnableActivation, build_activation, learnable_activations
+from .base import Healthy, LearnableActivation, Symbol, build_activation, learnable_activations
 from .meta_acon import MetaAconC
 
 __all__ = [
@@ -13,8 +13,10 @@ __all__ = [
     'AconA',
     'AconB',
     'AconC',
+    'Healthy',
     'LearnableActivation',
     'MetaAconC',
+    'Symbol',
     'build_activation',
     'learnable_activations',
 ]

@@ -5,7 +5,18 @@ from torch import Tensor, nn
 from apa_mmdet import ops
 from apa_mmdet.ops import LAMBDA_FLOOR
 
-from .base import LearnableActivation, Symbol
+from .base import Healthy, LearnableActivation, Symbol
+
+LAMBDA = Symbol(
+    'λ',
+    (1e-4, 0.25, 0.5, 1, 2),
+    1,
+    # only weight decay could move it; the activation stays the Gumbel link
+    Healthy(low=LAMBDA_FLOOR, otherwise=f'λ is at its floor of {LAMBDA_FLOOR:g}, where it has no gradient'),
+)
+# above, AGLU is ReLU to 0.7/κ, and the slope of APA at 0, about κ/4, makes gradients spiky; 30 is three times the
+# initial value of the configs that imitate ReLU
+KAPPA = Symbol('κ', (-1, 0.5, 1, 2, 5), 1, Healthy(-30.0, 30.0))
 
 
 class APAActivation(LearnableActivation):
@@ -22,7 +33,7 @@ class APAActivation(LearnableActivation):
         ValueError: if a range is reversed, that of λ is below its floor of 1e-4, or ``num_features`` < 1.
     """
 
-    symbols = dict(lambda_=Symbol('λ', (1e-4, 0.25, 0.5, 1, 2), 1), kappa=Symbol('κ', (-1, 0.5, 1, 2, 5), 1))
+    symbols = dict(lambda_=LAMBDA, kappa=KAPPA)
 
     def __init__(
         self,

@@ -5,9 +5,11 @@ mmcv's ConvModule where no default scope is set.
 """
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
+import numpy as np
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
@@ -47,12 +49,34 @@ def _class_of(cfg: dict) -> type | None:
     return MODELS.get(cfg['type']) if isinstance(cfg['type'], str) else cfg['type']
 
 
+class Healthy(NamedTuple):
+    """The values of a parameter between which, without the ends, an activation learns and computes well.
+
+    Example:
+        >>> Healthy(0, 1).holds(np.array([0.0, 0.5, 1.0, np.nan])).tolist()
+        [False, True, False, False]
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    otherwise: str = ''  # what a value outside means, for the warning about it
+
+    def holds(self, values: np.ndarray) -> np.ndarray:
+        """Where values are within; they are finite there."""
+        return (values > self.low) & (values < self.high)
+
+    @property
+    def is_bounded(self) -> bool:
+        return self.low > -math.inf or self.high < math.inf
+
+
 class Symbol(NamedTuple):
-    """How figures show a parameter: its symbol, the values drawn, and its value while another parameter varies."""
+    """A parameter: its symbol, the values in figures, its value there while another one varies, its healthy range."""
 
     text: str
     values: tuple[float, ...]
     rest: float
+    healthy: Healthy = Healthy()
 
 
 class LearnableActivation(nn.Module):
@@ -60,7 +84,7 @@ class LearnableActivation(nn.Module):
 
     Figures, hooks and benchmarks find activations by this class. A subclass creates its parameters, calls
     ``reset_parameters``, and defines ``forward``. Figures show it over its parameters if ``function`` and
-    ``symbols`` are set, else as it is built.
+    ``symbols`` are set, else as it is built. Hooks log and check its :meth:`watched` values.
 
     Args:
         num_features: C, the size of dimension 1 of the input, which may have any number of dimensions from 2 on; 1 for
@@ -70,7 +94,7 @@ class LearnableActivation(nn.Module):
 
     Attributes:
         function: the formula on tensors, of :mod:`apa_mmdet.ops`; takes the input and its parameters by name.
-        symbols: the parameters of ``function`` that vary.
+        symbols: the parameters of ``function`` that vary; attributes of the module by that name are their values.
         fixed: the other parameters of ``function``, with their values.
         note: a remark for the title of a figure.
 
@@ -101,6 +125,25 @@ class LearnableActivation(nn.Module):
 
     def extra_repr(self) -> str:
         return f'num_features={self.num_features}'
+
+    def watched(self) -> dict[str, Tensor]:
+        """Returns the values that hooks log and check, by name, (C,) each, with a gradient.
+
+        By default those of ``symbols``, as far as they are attributes and not computed from the input, or without any
+        the parameters of the module itself.
+
+        Example:
+            >>> from apa_mmdet.models.activations import APALU
+            >>> {name: round(values.item(), 4) for name, values in APALU(1).watched().items()}
+            {'a': 0.5, 'b': 0.75}
+        """
+        found = {name: getattr(self, name, None) for name in self.symbols}
+        tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+        return tensors or dict(self.named_parameters(recurse=False))
+
+    def symbol_of(self, name: str) -> Symbol:
+        """Returns the symbol of a :meth:`watched` value: its name and no range where ``symbols`` has none."""
+        return self.symbols.get(name) or Symbol(name, (), 0)
 
     def curves(self) -> tuple[Callable[[Tensor], Tensor], int]:
         """Returns a function of (points, n) that applies curve i to column i, and n: what figures draw.

@@ -68,7 +68,8 @@ def test_values_are_logged_every_interval_and_at_the_end_of_each_epoch(tmp_path)
             'step': line['step'],
             **{f'lambda/act/AGLU/{what}': lambda_ for what in ('min', 'mean', 'max')},
             **{f'kappa/act/AGLU/{what}': kappa for what in ('min', 'mean', 'max')},
-            'lambda/act/AGLU/at_floor': 0.0,
+            'lambda/act/AGLU/unhealthy': 0.0,
+            'kappa/act/AGLU/unhealthy': 0.0,
         }
     assert len({line['lambda/act/AGLU/mean'] for line in lines}) == 4, 'the toy learns'
 
@@ -114,9 +115,11 @@ def test_a_model_without_learnable_activations_is_ignored(tmp_path):
     assert lines == [] and images(tmp_path) == [] and 'learned activations' not in log_of(tmp_path)
 
 
-def test_other_learnable_activations_are_drawn_alone(tmp_path):
-    _, lines = trained(tmp_path, interval=1, epochs=1, options=dict(model=Plain(APALU(num_features=4))))
-    assert lines == [] and images(tmp_path) == IMAGES
+def test_other_learnable_activations_are_logged_and_drawn_too(tmp_path):
+    runner, lines = trained(tmp_path, interval=1, epochs=1, options=dict(model=Plain(APALU(num_features=4))))
+    names = {f'{parameter}/act/APALU/{what}' for parameter in 'ab' for what in ('min', 'mean', 'max')}
+    assert len(lines) == 4 and all(line.keys() == names | {'iter', 'step'} for line in lines)
+    assert lines[-1]['a/act/APALU/max'] == runner.model.act.a.max().item() and images(tmp_path) == IMAGES
 
 
 def by_hand(model):
@@ -144,9 +147,9 @@ def test_statistics_are_those_of_a_stage(num_features):
     for group, values in expected.items():
         assert found[f'{group}/min'] == min(values) and found[f'{group}/max'] == max(values)
         assert found[f'{group}/mean'] == pytest.approx(sum(values) / len(values), rel=1e-5)
-    at_floor = {name: share for name, share in found.items() if name.endswith('/at_floor') and share}
+    unhealthy = {name: share for name, share in found.items() if name.endswith('/unhealthy') and share}
     sites = 4 * (1 if num_features else 128)  # of layer2
-    assert at_floor == {'lambda/layer2/AGLU/at_floor': 2 / sites, 'lambda/layer3/APA/at_floor': 0.5}
+    assert unhealthy == {'lambda/layer2/AGLU/unhealthy': 2 / sites, 'lambda/layer3/APA/unhealthy': 0.5}
 
 
 def test_necks_and_swapped_activations_are_stages_too():
