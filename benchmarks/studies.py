@@ -188,6 +188,7 @@ STUDIES = dict(
             *((f'apa-{loss}', f'apa-{loss}+fracal') for loss in ('softmax', 'seesaw', 'gol', 'link')),
             ('apa-softmax+fracal', 'apa-link+fracal'),
             ('apa-link+fracal', 'apa-seesaw+fracal'),
+            ('relu-softmax+fracal', 'relu-seesaw+fracal'),
             ('relu-seesaw+fracal', 'apa-seesaw+fracal'),
             ('apa-gol', 'apa-learned'),
             ('apa-softmax', 'apa-cosine'),

@@ -123,7 +123,8 @@ def _about_tail(tail: rules.Tail, images: np.ndarray, rule: rules.LossRule) -> I
         f'Classes appear in {seen.min()} to {seen.max()} training images; rare ones, in at most {rules.RARE_IMAGES} '
         f'and {rules.RARE_RATIO} times fewer than the most frequent: {tail.rare} of {tail.classes}.'
     )
-    yield f'Loss: {rule.loss}, {rule.because}.'
+    calibrated = ', scores calibrated by FRACAL' if rule.calibrated else ''
+    yield f'Loss: {rule.loss}{calibrated}, {rule.because}.'
 
 
 def _groups(images: np.ndarray, val: Source) -> tuple[dict[str, Any] | None, list[str]]:

@@ -1,7 +1,7 @@
 """The rules by which a config is chosen: tables of numbers and of the configs that a new one starts from.
 
 They follow the recipes of this project (docs/train.md, docs/ablation.md); where nothing is measured between two of
-them, the bound is a guess between. docs/dataset_prepare.md shows the tables to users.
+them, the bound is a guess between. docs/choosing.md and docs/dataset_prepare.md show them to users.
 """
 
 from collections.abc import Callable
@@ -63,9 +63,9 @@ LOSSES = (
         SOFTMAX,
     ),
     LossRule(
-        'Seesaw, scores calibrated by FRACAL',
+        'Seesaw',
         lambda tail: tail.images < MANY_IMAGES and tail.classes < MANY_CLASSES,
-        'best on small LVIS, 4,000 images of 360 classes, a third of them rare (docs/choosing.md)',
+        'best on 4,000 images of 360 classes, and on 800 of 48, a third of them rare (docs/choosing.md)',
         SEESAW,
         calibrated=True,
     ),

@@ -42,9 +42,12 @@ def test_the_batch_fits_the_memory_the_recipes_and_the_number_of_images():
     assert batch(images=30, memory=1000) == 5 and batch(images=3) == 1
 
 
-def test_the_page_shows_the_tables():
+def test_the_pages_show_the_tables():
     epochs = re.findall(r'^\| ([\d,]+) (?:or more|to [\d,]+) \| (\d+)', PAGE, re.M)
     assert [(int(least.replace(',', '')), int(number)) for least, number in epochs] == list(rules.EPOCHS[:-1])
     assert f'| fewer | {rules.EPOCHS[-1][1]} |' in PAGE
+    choosing = (ROOT / 'docs/choosing.md').read_text()
     for rule in rules.LOSSES:
-        assert f'| {rule.loss} |' in PAGE, rule.loss
+        calibration = '[FRACAL](calibration.md)' if rule.calibrated else 'none'
+        assert f'| {rule.loss} | {calibration} |' in choosing, rule.loss
+    assert f'| {rules.MANY_IMAGES:,} or more | fewer than {rules.MANY_CLASSES:,} |' in choosing
