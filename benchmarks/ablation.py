@@ -5,7 +5,7 @@
     python benchmarks/ablation.py --study small_lvis --calibrations none fracal
     python benchmarks/ablation.py --arms apa-link acon --seeds 0 --jobs 2
     python benchmarks/step.py --study small_lvis      # time and memory of a step, on an idle machine
-    python benchmarks/ablation_report.py              # tables and a picture of the results so far
+    python benchmarks/ablation_report.py              # tables and a figure of the results so far
 
 ``studies.py`` lists the studies. A run is a process of tools/train.py, on the shared initial weights of its seed, and
 one of tools/test.py for each calibration, on more images than trainings are evaluated on; seed 0 of every arm comes

@@ -1,4 +1,4 @@
-"""Reports what ablation.py has found so far: tables of a page, and a picture of what each arm gives and costs.
+"""Reports what ablation.py has found so far: tables of a page, and a figure of what each arm gives and costs.
 
     python benchmarks/ablation_report.py                         # of the recorded results, into docs/ablation.md
     python benchmarks/ablation_report.py --study small_lvis --compare --results work_dirs/benchmarks
@@ -154,7 +154,7 @@ def write_between_marks(study: str, text: str, page: Path) -> None:
     page.write_text(f'{before}{begin}\n{text}\n{end}{after}', encoding='utf-8')
 
 
-# The picture
+# The figure
 
 
 def draw(study: Study, differences: list[dict[str, str]], steps: list[dict[str, str]], path: Path) -> None:

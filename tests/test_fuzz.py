@@ -34,8 +34,8 @@ from apa_mmdet.datasets.validation.config_datasets import AnnotationUsage
 from apa_mmdet.datasets.validation.findings import Findings, ValidationError
 from apa_mmdet.datasets.validation.reading import read_annotations, read_content, read_json
 from apa_mmdet.datasets.validation.validate_config import validate_config
-from apa_mmdet.evaluation.functional.detections import Detections
 from apa_mmdet.evaluation.functional.json_results import read_json_results
+from apa_mmdet.evaluation.functional.lvis_detections import LVISDetections
 from apa_mmdet.evaluation.functional.lvis_eval import FastLVISEval, GroundTruth
 from apa_mmdet.evaluation.functional.prediction_store import (
     HEADER,
@@ -165,7 +165,7 @@ def validated(small, text):
     """The report on an annotation file with this text, whose class frequencies load unless it has errors."""
     cfg, path, _ = small
     path.write_text(text, encoding='utf-8', errors='surrogatepass')
-    path.with_name('lvis_v1_train.class_frequency.json').unlink(missing_ok=True)
+    path.with_name('lvis_v1_train.class_statistics.json').unlink(missing_ok=True)
     report = validate_config(cfg, ['train'], images=False, progress=False)
     str(report).encode('utf-8', 'backslashreplace')
     for finding in report.findings:
@@ -218,7 +218,7 @@ def findings_of(read, path, usage):
         content = check_annotations(read(path), findings, None, usage)
     except ValidationError as error:
         return error.code, str(error)
-    return list(findings), content.counts, content.rare, content.labeled.tolist(), content.annotated, content.crowds
+    return list(findings), content.counts, content.rare, content.labeled.tolist(), content.crowds
 
 
 @AMOUNTS
@@ -371,7 +371,7 @@ def test_what_the_metric_does_not_refuse_has_the_precision_of_lvis(judged, amoun
         try:
             truth = GroundTruth(str(path), masks=kind == 'segm')
             files, theirs = _found(detected, truth, path.parent)
-            detections = Detections(truth, files, masks=kind == 'segm')
+            detections = LVISDetections(truth, files, masks=kind == 'segm')
             for prediction in files:
                 detections.add(prediction)
             ours = FastLVISEval(detections, kind)

@@ -7,13 +7,8 @@ Frequencies are those of IN, or of the training annotations given by --train. Wi
 annotated in an image is absent; absent.json maps ids of images to lists of ids of categories known to be absent.
 """
 
-import json
-
-from apa_mmdet.datasets.frequency_groups import count_classes
-from apa_mmdet.datasets.lvis_form import as_lvis
-from apa_mmdet.datasets.validation.reading import read_annotations
+from apa_mmdet.apis.coco_to_lvis import coco_to_lvis
 from apa_mmdet.utils import cli
-from apa_mmdet.utils.fileio import atomic_write
 
 
 def main():
@@ -23,19 +18,7 @@ def main():
     parser.add_argument('--train', help='annotations whose classes give the frequencies')
     parser.add_argument('--negatives', help='JSON file of the categories that are absent in an image')
     args = parser.parse_args()
-    content, negatives, counts = read_annotations(args.input, whole=True), None, None
-    if args.negatives:
-        negatives = {int(number): absent for number, absent in read_annotations(args.negatives, whole=True).items()}
-    if args.train:
-        names = [category['name'] for category in content.get('categories', ())]
-        counts = count_classes(read_annotations(args.train), args.train, names)
-    lvis = as_lvis(content, args.input, negatives, counts)
-    atomic_write(args.output, json.dumps(lvis).encode())
-    groups = [category['frequency'] for category in lvis['categories']]
-    print(
-        f'{args.output}: {len(lvis["images"])} images, {len(lvis["annotations"])} annotations; '
-        f'{groups.count("r")} rare, {groups.count("c")} common and {groups.count("f")} frequent classes'
-    )
+    print(coco_to_lvis(args.input, args.output, args.train, args.negatives))
 
 
 if __name__ == '__main__':

@@ -12,7 +12,6 @@ which the first 48 are drawn. A config of one of them then trains on it through 
 --form small_objects likewise, of the classes of small_lvis.
 """
 
-import sys
 from argparse import ArgumentTypeError
 
 from apa_mmdet.datasets.tiny_lvis.formats import FORMATS
@@ -48,25 +47,7 @@ def parse_args():
 def main():
     args = parse_args()
     out = args.out or FORMATS[args.form].folder
-    try:
-        done = make_tiny_lvis(out, args.train, args.val, args.size, args.seed, force=args.force, form=args.form)
-    except OSError as error:
-        print(f'make_tiny_lvis: {error}', file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print('\ninterrupted: run the same command again', file=sys.stderr)
-        return 130
-    if not done['made']:
-        print(f'{out} already holds this data set; nothing to do')
-        return 0
-    images, instances, classes = done['images'], done['instances'], done['classes']
-    print(
-        f'images     {images["train"]} train, {images["val"]} val\n'
-        f'instances  {instances["train"]} train, {instances["val"]} val\n'
-        f'classes    {classes["r"]} rare, {classes["c"]} common, {classes["f"]} frequent\n'
-        f'folder     {out}'
-    )
-    return 0
+    print(make_tiny_lvis(out, args.train, args.val, args.size, args.seed, force=args.force, form=args.form))
 
 
 if __name__ == '__main__':

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from apa_mmdet.datasets.calibration_statistics import measure_classes
+from apa_mmdet.datasets.validation.class_measurement import measure_classes
 from apa_mmdet.datasets.validation.reading import read_annotations
 from apa_mmdet.utils.fileio import atomic_write
 
 
 def write_class_statistics(source: str, out: str) -> str:
-    """Measures an annotation file and writes what FRACAL and IIF read, a line for each class.
+    """Measures an annotation file and writes what DropLoss, FRACAL and IIF read, a line for each class.
 
     Args:
         source: path of the annotations.

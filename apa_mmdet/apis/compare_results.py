@@ -8,6 +8,7 @@ import numpy as np
 from terminaltables import AsciiTable
 from tqdm import tqdm
 
+from apa_mmdet.evaluation.functional.metric_names import KINDS
 from apa_mmdet.evaluation.functional.paired_difference import Difference, paired_difference
 from apa_mmdet.evaluation.functional.prediction_store import PredictionError
 from apa_mmdet.evaluation.functional.resampled_ap import draw_images
@@ -15,8 +16,6 @@ from apa_mmdet.evaluation.metrics.streamed_metric import Resampled, StreamedMetr
 from apa_mmdet.utils.errors import CodedError
 
 from .offline_eval import build_metric, check_results, open_results
-
-KINDS = dict(bbox='box', segm='mask')
 
 
 class BadComparison(CodedError):

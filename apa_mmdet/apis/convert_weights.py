@@ -6,7 +6,9 @@ weights for ``init_cfg=dict(type='Pretrained', checkpoint=…)`` or, with the co
 Everything is compared with the model it is for before anything is written.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from mmengine.config import Config
 
@@ -96,54 +98,99 @@ def convert_file(
         WrongWeights: if a weight is missing, unexpected or of another shape. Nothing is written then.
     """
     source, target = Path(source), Path(target)
-    if target.exists() and not force:
-        raise FileExistsError(f'{target} exists already; name another file, or overwrite it with --force')
+    _check_target(target, source, force)
     weights, _, meta, rest = read_checkpoint(source)
-    if target.exists() and target.samefile(source):
-        raise FileExistsError(f'{target} is the file to convert; name another for the result')
     cfg = load_config(config) if config else None
-    if cfg is not None and is_classifier(cfg):
-        kept, translate = {name: name for name in weights}, classifier_names
-    else:
-        kept, translate = without_classifier(weights), translate_names
-    values = {inner: as_linear(inner, weights[name]) for name, inner in kept.items()}
-    names = translate(values, to_official)
-    ours = {name if to_official else new: values[name] for name, new in names.items()}
+    found = _translate(weights, source, cfg is not None and is_classifier(cfg), to_official)
     if class_order:
-        ours = reorder_classifier(ours, read_class_order(class_order), inverse=to_official)
-    if all(values[inner] is weights[name] for name, inner in kept.items()):
-        _check_direction(source, names, translate(values, not to_official), to_official)
-    whole = any(name.startswith('backbone.') for name in ours)  # a detector, or a classifier with its config
-    if whole and cfg is None:
+        found = found._replace(ours=reorder_classifier(found.ours, read_class_order(class_order), inverse=to_official))
+    if found.is_whole and cfg is None:
         raise NotConvertible(
             'needs-config', f'{source} is a detection checkpoint; name the config of its model with --config'
         )
-    expected, model = _expected(cfg, config, whole, ours)
-    report = f'{source}: {len(names)} weights, compared with {model}\n' + summary(
+    expected, model = _expected(cfg, config, found.is_whole, found.ours)
+    report = _compare(found, expected, source, model, rest)
+    write_checkpoint({'meta': meta, found.nest: found.result}, target)
+    return f'{report}\nwritten: {target}, {_use(found, config, model)}'
+
+
+class _Translation(NamedTuple):
+    """Weights of a checkpoint under both names.
+
+    Attributes:
+        names: of the checkpoint → of the result; one of the two is ours.
+        ours: the weights by our names.
+        dropped: names of weights that the result does not have.
+        of_classifier: whether they are of a classifier with its config.
+        to_official: whether the names of the result are the official ones.
+    """
+
+    names: dict[str, str]
+    ours: StateDict
+    dropped: list[str]
+    of_classifier: bool
+    to_official: bool
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether they are of a detector, or of a classifier with its config, not of a backbone only."""
+        return any(name.startswith('backbone.') for name in self.ours)
+
+    @property
+    def nest(self) -> str:
+        """The key under which the result has them."""
+        return 'model' if self.to_official and (self.of_classifier or not self.is_whole) else 'state_dict'
+
+    @property
+    def result(self) -> StateDict:
+        """The weights by the names of the result."""
+        return {new: self.ours[old if self.to_official else new] for old, new in self.names.items()}
+
+
+def _check_target(target: Path, source: Path, force: bool) -> None:
+    if target.exists() and not force:
+        raise FileExistsError(f'{target} exists already; name another file, or overwrite it with --force')
+    if target.exists() and source.exists() and target.samefile(source):
+        raise FileExistsError(f'{target} is the file to convert; name another for the result')
+
+
+def _translate(weights: StateDict, source: Path, of_classifier: bool, to_official: bool) -> _Translation:
+    """Translates the names of the checkpoint ``source``; NotConvertible if it has those of the result already."""
+    kept = {name: name for name in weights} if of_classifier else without_classifier(weights)
+    translate = classifier_names if of_classifier else translate_names
+    values = {inner: as_linear(inner, weights[name]) for name, inner in kept.items()}
+    names = translate(values, to_official)
+    if all(values[inner] is weights[name] for name, inner in kept.items()):
+        _check_direction(source, names, translate(values, not to_official), to_official)
+    ours = {old if to_official else new: values[old] for old, new in names.items()}
+    dropped = [name for name in weights if name not in kept]
+    return _Translation(names, ours, dropped, of_classifier, to_official)
+
+
+def _compare(found: _Translation, expected: StateDict, source: Path, model: str, rest: Sequence[str]) -> str:
+    """Returns the report; raises WrongWeights, with it, if the weights do not fit those ``expected`` of ``model``."""
+    report = f'{source}: {len(found.names)} weights, compared with {model}\n' + summary(
         {
-            'renamed': [f'{old} → {new}' for old, new in names.items() if old != new],
-            'dropped': [name for name in weights if name not in kept] + rest,
-            **compare(ours, expected),
+            'renamed': [f'{old} → {new}' for old, new in found.names.items() if old != new],
+            'dropped': [*found.dropped, *rest],
+            **compare(found.ours, expected),
         }
     )
     try:
-        check_fit(ours, expected, str(source), model)
+        check_fit(found.ours, expected, str(source), model)
     except WrongWeights as error:
         error.report = report
         raise
-    classifier = translate is classifier_names
-    nest = 'model' if to_official and (classifier or not whole) else 'state_dict'
-    write_checkpoint(
-        {'meta': meta, nest: {new: ours[old if to_official else new] for old, new in names.items()}}, target
-    )
-    use = (
-        'for the official code' + ('' if whole else ', without a classifier')
-        if to_official
-        else f'for tools/test.py {config}'
-        if whole
-        else f"for {model} with init_cfg=dict(type='Pretrained', …)"
-    )
-    return f'{report}\nwritten: {target}, {use}'
+    return report
+
+
+def _use(found: _Translation, config: str | None, model: str) -> str:
+    """What the result is for."""
+    if found.to_official:
+        return 'for the official code' + ('' if found.is_whole else ', without a classifier')
+    if found.is_whole:
+        return f'for tools/test.py {config}'
+    return f"for {model} with init_cfg=dict(type='Pretrained', …)"
 
 
 def _check_direction(source: Path, names: dict[str, str], others: dict[str, str], to_official: bool) -> None:

@@ -1,4 +1,4 @@
-from .class_statistics import load_class_frequency
+from .class_frequency import load_class_frequency
 from .indexed_datasets import IndexedCocoDataset, IndexedV3DetDataset
 from .selective_lvis_dataset import SelectiveLVISV05Dataset, SelectiveLVISV1Dataset
 from .transforms import LoadPartialMaskAnnotations

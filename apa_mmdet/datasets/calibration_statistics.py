@@ -7,14 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .fractal_dimension import fractal_dimension
-from .kept_beside import kept_beside
-from .validation.class_frequencies import class_frequencies, find_classes
+from .class_statistics import read_class_statistics
+from .validation.class_frequencies import class_frequencies
+from .validation.class_names import find_classes
 from .validation.findings import Findings, ValidationError
 from .validation.image_lists import read_image_list
-from .validation.records import Field, class_image_pairs, collect_records, is_count, is_number, valid_records
+from .validation.records import Field, is_count, is_number, valid_records
 
-VERSION = 1  # of the cache
 DIMENSION = Field('a number from 1 to 2', lambda value: is_number(value) and 1 <= value <= 2)
 KEYS = {'image_count', 'n_images', 'fractal_dimension', 'names'}
 
@@ -49,9 +48,8 @@ class CalibrationStatistics(NamedTuple):
 def load_calibration_statistics(stats: str | os.PathLike | dict) -> CalibrationStatistics:
     """Read the statistics of classes from one of four sources.
 
-    1. An annotation file of COCO, LVIS or V3Det: it is measured by :func:`measure_classes`, once; the result is cached
-       beside it as ``<stem>.class_statistics.json``, itself of the second type, and used again as long as size and
-       modification time are the same. A folder that cannot be written costs a line in the log.
+    1. An annotation file of COCO, LVIS or V3Det, measured once by :func:`~.class_statistics.read_class_statistics`,
+       which caches the result, itself of the second type.
     2. ``{"n_images": n, "categories": [{"name": …, "image_count": …, "fractal_dimension": …}, …]}``, as
        ``configs/_base_/datasets/lvis_v1_class_frequency.json``; ``n_images_annotated`` in place of ``n_images``.
     3. A text file with ``path label`` in each line, as of ImageNet-LT: n images of each label.
@@ -71,54 +69,7 @@ def load_calibration_statistics(stats: str | os.PathLike | dict) -> CalibrationS
         raise FileNotFoundError(2, 'No such file', str(path))
     if path.suffix == '.txt':
         return _from_labels(path)
-    task = f'class statistics of {path} are measured'
-    return kept_beside(
-        path,
-        '.class_statistics.json',
-        VERSION,
-        lambda content: _measured(content, str(path)),
-        lambda content: _from_categories(content, str(path)),
-        task,
-    )
-
-
-def _measured(content: Any, path: str) -> dict | None:
-    return measure_classes(content, path) if isinstance(content, dict) and 'annotations' in content else None
-
-
-def measure_classes(content: dict, path: str) -> dict:
-    """Count the images and measure the fractal dimension of each category of an annotation file.
-
-    Crowds do not count.
-
-    Args:
-        content: of the file.
-        path: what errors call it.
-
-    Returns:
-        What the second source of :func:`load_calibration_statistics` holds, with ``instance_count``.
-
-    Raises:
-        ValidationError: if the content is damaged.
-    """
-    records = collect_records(content, Findings(path, strict=True))
-    single = records.single
-    category, image = records.category[single], records.image[single]
-    boxes = records.annotations.boxes[single]
-    sizes, number = records.sizes[single], len(records.categories)
-    classes, _ = class_image_pairs(category, image, len(records.images))
-    images = np.bincount(classes, minlength=number)
-    instances = np.bincount(category, minlength=number)
-    dimension = fractal_dimension((boxes[:, :2] + boxes[:, 2:] / 2) / sizes, category, number)
-    measured = zip(records.categories, images.tolist(), instances.tolist(), dimension.round(10).tolist())
-    return dict(
-        n_images=len(records.images),
-        n_images_annotated=int(np.count_nonzero(np.bincount(image))),
-        categories=[
-            dict(id=c['id'], name=c['name'], image_count=i, instance_count=n, fractal_dimension=phi)
-            for c, i, n, phi in measured
-        ],
-    )
+    return read_class_statistics(path, lambda content: _from_categories(content, str(path)))
 
 
 def _from_lists(

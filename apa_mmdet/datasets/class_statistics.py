@@ -1,52 +1,53 @@
-"""Image frequency of each class: the fraction of the annotated images that show it."""
+"""Statistics of the classes of an annotation file, measured once and kept beside it."""
 
-import os
-from collections.abc import Sequence
+import contextlib
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
-from .kept_beside import kept_beside
-from .validation.class_frequencies import check_frequencies, class_frequencies, count_images
+from mmengine.logging import MMLogger
 
-__all__ = ['check_frequencies', 'load_class_frequency']
+from apa_mmdet.utils.fileio import atomic_write
+
+from .validation.class_measurement import measure_annotations
+from .validation.reading import read_content
+
+SUFFIX = '.class_statistics.json'
+VERSION = 2  # of what is kept; in the first, images with crowds only were not annotated
+T = TypeVar('T')
 
 
-VERSION = 2  # of the cache; the first had no names
+def read_class_statistics(path: Path, parse: Callable[[Any], T]) -> T:
+    """Reads annotations, which may take a gigabyte, or what an earlier run has measured of them.
 
+    What :func:`~.validation.class_measurement.measure_classes` finds is kept as ``<stem>.class_statistics.json`` beside
+    the file, and used again as long as size and modification time of the file are the same. A folder that cannot be
+    written costs a line in the log.
 
-def load_class_frequency(path: str | os.PathLike, classes: Sequence[str] | None = None) -> list[float]:
-    """Read the class frequencies of ``classes``, in their order, from one of three types of JSON file.
-
-    1. A list of frequencies, in order of the labels.
-    2. ``{"n_images_annotated": n, "categories": [{"id": …, "name": …, "image_count": …}, …]}``, as
-       ``configs/_base_/datasets/lvis_v1_class_frequency.json``.
-    3. An annotation file of LVIS (``images``, ``annotations``, ``categories`` with ``image_count``), or of COCO, whose
-       categories have no ``image_count``: the images are counted. The annotated images are those with at least one
-       annotation, in LVIS v1 train 99,388 of 100,170.
-
-    Categories are found by name, so that the file may have more of them, and in another order; without ``classes``, and
-    in a list or a file without names, they are taken as they come: all, in the file's order.
-
-    frequency = image_count / annotated images. Of the third type, which may take a gigabyte, the result is cached
-    beside the file as ``<stem>.class_frequency.json``, itself of the second type, and used again as long as size and
-    modification time of the source are the same. A folder that cannot be written costs a line in the log.
+    Args:
+        path: of an annotation file; another one is parsed as it is, each time.
+        parse: makes what is returned of the measurement.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValidationError: if it is not JSON or lacks what is needed; it names the file, the record and the key, or the
-            classes that the file lacks.
+        ValidationError: if the file is damaged; and what ``parse`` raises.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(
-            f'{path}: no such file of class frequencies, which DropLoss needs for training (not for inference); give '
-            'the path of the training annotations, or of a JSON list of the image frequencies'
+    stat, kept_as = path.stat(), path.with_name(path.stem + SUFFIX)
+    # of what is read below, or older: another version may arrive meanwhile
+    state = dict(version=VERSION, source=path.name, source_size=stat.st_size, source_mtime_ns=stat.st_mtime_ns)
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):  # none, or damaged
+        kept = json.loads(kept_as.read_bytes())
+        if all(kept[key] == value for key, value in state.items()):
+            return parse(kept)
+    content = read_content(path)
+    measured = measure_annotations(content, str(path))
+    if measured is None:
+        return parse(content)
+    result = parse(measured)
+    try:
+        atomic_write(kept_as, json.dumps(dict(state, **measured)).encode())  # several processes may do so together
+    except OSError as error:
+        MMLogger.get_current_instance().warning(
+            f'class statistics of {path} are measured again in each run: {kept_as} cannot be written ({error})'
         )
-    origin = str(path)
-    return kept_beside(
-        path,
-        '.class_frequency.json',
-        VERSION,
-        lambda content: count_images(content, origin),
-        lambda content: class_frequencies(content, origin),
-        f'class frequencies of {path} are counted',
-    ).of(classes, origin)
+    return result

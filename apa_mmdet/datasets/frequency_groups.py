@@ -1,46 +1,11 @@
 """Rare, common and frequent classes, by the number of training images that they appear in."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
-from .validation.findings import Findings
-from .validation.records import class_image_pairs, collect_records
-
 GROUPS = dict(r='rare', c='common', f='frequent')
 LVIS_BOUNDS = (10, 100)
-
-
-class ClassCounts(NamedTuple):
-    """Of each class, in a given order: training images that show it, and training instances; crowds do not count."""
-
-    images: np.ndarray
-    instances: np.ndarray
-
-
-def count_classes(content: dict, path: str, names: Sequence[str]) -> ClassCounts:
-    """Count the classes ``names`` in annotations of COCO or LVIS, the ``content`` of the file ``path``.
-
-    Raises:
-        ValidationError: if the file is damaged.
-        ValueError: if it lacks a class.
-    """
-    findings = Findings(path, strict=True)
-    records = collect_records(content, findings)
-    missing = sorted(set(names) - {category['name'] for category in records.categories})
-    if missing:
-        raise ValueError(
-            f'{path}: {len(missing)} classes, e.g. {missing[0]!r}, are not among its categories; frequencies are those '
-            'in the annotations of the training'
-        )
-    category, image = records.category[records.single], records.image[records.single]
-    classes, _ = class_image_pairs(category, image, len(records.images))
-    images = np.bincount(classes, minlength=len(records.categories))
-    instances = np.bincount(category, minlength=len(records.categories))
-    position = {c['name']: i for i, c in enumerate(records.categories)}
-    chosen = [position[name] for name in names]
-    return ClassCounts(images[chosen], instances[chosen])
 
 
 def group_classes(

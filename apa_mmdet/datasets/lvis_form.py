@@ -1,23 +1,57 @@
 """Annotations in COCO's form as LVIS has them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
-from .frequency_groups import ClassCounts, count_classes, group_classes
+from apa_mmdet.utils.errors import CodedError
+
+from .frequency_groups import group_classes
+from .validation.class_measurement import ClassCounts, count_categories
+from .validation.findings import Findings, brief
+from .validation.reading import read_annotations
+from .validation.records import ID, NAME, is_id, valid_records
 
 URL = 'http://images.cocodataset.org/'  # which LVISV1Dataset takes off to get a file name
 
 
+class BadNegatives(CodedError):
+    """Raised for classes that cannot be absent in an image. The message names the file.
+
+    Codes: ``invalid-negatives``, not lists of ids, and ``wrong-negative``, a category that is annotated or unknown.
+    """
+
+
+def read_negatives(path: str) -> dict[int, list]:
+    """Reads the categories that are absent in an image: a JSON object of ``"id of the image": [ids of categories]``.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValidationError: if it is not a JSON object.
+        BadNegatives: if a key or a value of it is something else.
+    """
+    negatives = read_annotations(path, whole=True)
+    for key, absent in negatives.items():
+        if not key.removeprefix('-').isdecimal() or str(int(key)) != key:
+            raise BadNegatives(
+                'invalid-negatives', f'{path}: the key {brief(key)} is not the id of an image; correct it'
+            )
+        if not isinstance(absent, list) or not all(map(is_id, absent)):
+            raise BadNegatives(
+                'invalid-negatives', f'{path}: image {key} has {brief(absent)}; it must be a list of ids of categories'
+            )
+    return {int(key): absent for key, absent in negatives.items()}
+
+
 def as_lvis(
-    content: dict, path: str, negatives: Mapping[int, Iterable[int]] | None = None, counts: ClassCounts | None = None
+    content: dict, path: str, negatives: Mapping[int, Collection] | None = None, counts: ClassCounts | None = None
 ) -> dict[str, Any]:
     """Annotations in LVIS's form.
 
     Categories get ``image_count``, ``instance_count`` and ``frequency``; images ``neg_category_ids``,
     ``not_exhaustive_category_ids`` and a ``coco_url``, from which LVISV1Dataset takes ``file_name``. LVIS has no
-    crowds: they are left out, and their category is not exhaustive in their image, so that further detections of it
+    crowds: they are skipped, and their category is not exhaustive in their image, so that further detections of it
     count neither as right nor as wrong.
 
     Args:
@@ -29,34 +63,54 @@ def as_lvis(
 
     Raises:
         ValidationError: if records are damaged.
-        ValueError: if ``negatives`` name an annotated, or an unknown category.
+        BadNegatives: if ``negatives`` name an annotated, or an unknown category.
     """
-    categories = content['categories'] if isinstance(content.get('categories'), list) else []
-    own = count_classes(content, path, [category.get('name') for category in categories])  # checks the records
-    counts = own if counts is None else counts
+    own = count_categories(content, path)  # checks the records
+    images = valid_records(content, 'images', Findings(path, strict=True), dict(id=ID, file_name=NAME))
+    categories, counts = content['categories'], own if counts is None else counts
     columns = zip(categories, *(values.tolist() for values in counts), group_classes(counts.images).tolist())
-    ids = np.array([category['id'] for category in categories])
-    present: dict[int, set[int]] = {image['id']: set() for image in content['images']}
-    crowds: dict[int, set[int]] = {number: set() for number in present}
+    present, crowds = _categories_shown(content)
+    absent = _absent(present, [category['id'] for category in categories], path, negatives)
+    return dict(
+        {key: value for key, value in content.items() if key in ('info', 'licenses')},
+        images=[
+            dict(
+                image,
+                neg_category_ids=absent[image['id']],
+                not_exhaustive_category_ids=sorted(crowds[image['id']]),
+                coco_url=f'{URL}{image["file_name"]}',
+            )
+            for image in images
+        ],
+        annotations=[annotation for annotation in content['annotations'] if not annotation.get('iscrowd')],
+        categories=[dict(c, image_count=i, instance_count=n, frequency=f) for c, i, n, f in columns],
+    )
+
+
+def _categories_shown(content: dict) -> tuple[dict[Any, set], dict[Any, set]]:
+    """The categories annotated in each image, and those of its crowds."""
+    present: dict[Any, set] = {image['id']: set() for image in content['images']}
+    crowds: dict[Any, set] = {image['id']: set() for image in content['images']}
     for annotation in content['annotations']:
         present[annotation['image_id']].add(annotation['category_id'])
         if annotation.get('iscrowd'):
             crowds[annotation['image_id']].add(annotation['category_id'])
-    images = []
-    for image in content['images']:
-        number = image['id']
-        if negatives is None:
-            absent = ids[~np.isin(ids, list(present[number]))].tolist()
-        else:
-            absent = sorted(negatives.get(number, ()))
-            wrong = [c for c in absent if c in present[number]] or sorted(set(absent) - set(ids.tolist()))
-            if wrong:
-                raise ValueError(f'image {number} of {path}: category {wrong[0]} is annotated or unknown, not absent')
-        lists = dict(neg_category_ids=absent, not_exhaustive_category_ids=sorted(crowds[number]))
-        images.append(dict(image, **lists, coco_url=f'{URL}{image["file_name"]}'))
-    return dict(
-        {key: value for key, value in content.items() if key in ('info', 'licenses')},
-        images=images,
-        annotations=[annotation for annotation in content['annotations'] if not annotation.get('iscrowd')],
-        categories=[dict(c, image_count=i, instance_count=n, frequency=f) for c, i, n, f in columns],
-    )
+    return present, crowds
+
+
+def _absent(
+    present: dict[Any, set], categories: list, path: str, negatives: Mapping[int, Collection] | None
+) -> dict[Any, list]:
+    """The categories that are absent in each image."""
+    if negatives is None:
+        ids = np.array(categories)
+        return {image: ids[~np.isin(ids, list(shown))].tolist() for image, shown in present.items()}
+    known = set(categories)
+    for image, shown in present.items():
+        for category in negatives.get(image, ()):
+            if category in shown or category not in known:
+                fault = 'annotated' if category in shown else 'unknown'
+                raise BadNegatives(
+                    'wrong-negative', f'image {image} of {path}: category {brief(category)} is {fault}, not absent'
+                )
+    return {image: sorted(negatives.get(image, ())) for image in present}

@@ -22,8 +22,8 @@ class SelectiveLVISV1Dataset(SelectedCategories, LVISV1Dataset):
     """mmdet's ``LVISV1Dataset`` for the classes in ``metainfo``: all of LVIS v1's, or a list of their names.
 
     mmdet's numbers all categories of the file, whatever ``metainfo`` says. Here a label is a position in ``classes``,
-    objects of other classes are left out, and ``filter_cfg=dict(filter_empty_gt=True)`` drops the images that have none
-    of these. ``FastLVISMetric`` then evaluates these classes alone. Arguments as of ``LVISV1Dataset``.
+    objects of other classes are skipped, and ``filter_cfg=dict(filter_empty_gt=True)`` drops the images that have none
+    of these. ``FastLVISMetric`` then evaluates only these classes. Arguments as of ``LVISV1Dataset``.
 
     Raises:
         ValidationError: ``missing-category``, naming the classes that the file lacks, or ``duplicate-class``.

@@ -4,11 +4,12 @@ import hashlib
 from collections import Counter
 from typing import Any, NamedTuple
 
-from .frequency_groups import count_classes, group_classes
+from .frequency_groups import group_classes
+from .validation.class_measurement import count_categories
 
 
 class Split(NamedTuple):
-    """The contents of two annotation files, and the classes that are in training images alone."""
+    """The contents of two annotation files, and the classes that are only in training images."""
 
     train: dict[str, Any]
     val: dict[str, Any]
@@ -68,7 +69,7 @@ def _part(content: dict, held_out: set, is_val: bool) -> dict[str, Any]:
 
 
 def _renew_frequencies(train: dict, val: dict, path: str) -> None:
-    images, instances = count_classes(train, path, [category['name'] for category in train['categories']])
+    images, instances = count_categories(train, path)
     groups = group_classes(images)
     categories = [
         dict(category, image_count=int(i), instance_count=int(n), frequency=str(group))

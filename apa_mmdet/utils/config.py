@@ -11,14 +11,12 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from .config_parts import ELSEWHERE, BadConfig, _dict, evaluators, is_classifier, leaves, metrics_of, model_parts, walk
+from .config_parts import BadConfig, evaluators, is_classifier, leaves, metrics_of, model_parts, section, walk
 from .errors import one_line
 from .shorthand_options import spell_out
 
 __all__ = [
-    'ELSEWHERE',
     'BadConfig',
-    '_dict',
     'apply_options',
     'build_detector',
     'evaluators',
@@ -28,6 +26,7 @@ __all__ = [
     'metrics_of',
     'model_parts',
     'read_config',
+    'section',
     'walk',
 ]
 

@@ -18,7 +18,8 @@ class BadConfig(CodedError):
     """
 
 
-def _dict(cfg: Config, key: str) -> dict:
+def section(cfg: Config, key: str) -> dict:
+    """A part of a config, empty where there is none; BadConfig if it is not a dict."""
     found = cfg.get(key) or {}
     if not isinstance(found, dict):
         raise BadConfig('broken', f'{key} is {found!r}; it must be a dict')

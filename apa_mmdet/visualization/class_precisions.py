@@ -7,10 +7,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from apa_mmdet.datasets.frequency_groups import GROUPS
+
 from .activation_curves import colors, save
 
 TITLES = dict(bbox='boxes', segm='masks')
-GROUPS = dict(r='rare', c='common', f='frequent')
 BINS = 12  # of the line of means, equally many classes each
 
 

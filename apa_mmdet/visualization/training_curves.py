@@ -11,10 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.lib.stride_tricks import sliding_window_view
 
+from apa_mmdet.evaluation.functional.metric_names import KINDS
+
 from .activation_curves import colors, save
 
 COLUMNS = ('AP', 'APr', 'APc', 'APf', 'mAP', 'mAP_50', 'mAP_75')  # of LVIS and of COCO
-IOU_TYPES = dict(bbox='box', segm='mask')
 PARTS = ('RPN', 'mask', 'class and box')
 
 
@@ -28,7 +29,7 @@ def precisions(metrics: dict[str, float]) -> dict[str, dict[str, float]]:
     values = {key.split('/')[-1]: value for key, value in metrics.items()}
     tables = {
         name: {column: values[f'{kind}_{column}'] for column in COLUMNS if f'{kind}_{column}' in values}
-        for kind, name in IOU_TYPES.items()
+        for kind, name in KINDS.items()
     }
     return {name: table for name, table in tables.items() if table}
 
@@ -140,7 +141,7 @@ def smooth(values: np.ndarray) -> np.ndarray:
 
 def _draw_precisions(figure, log: Log) -> None:
     tables = [precisions(row) for row in log.validations]
-    kinds = [name for name in IOU_TYPES.values() if any(name in table for table in tables)]
+    kinds = [name for name in KINDS.values() if any(name in table for table in tables)]
     x = [row['step'] for row in log.validations]
     for axis, kind in zip(figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0], kinds):
         columns = [column for column in COLUMNS if any(column in table.get(kind, ()) for table in tables)]

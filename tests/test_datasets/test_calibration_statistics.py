@@ -9,10 +9,9 @@ import sys
 import pytest
 from helpers.paths import ROOT
 
-from apa_mmdet.datasets import calibration_statistics as file_under_test
-from apa_mmdet.datasets import kept_beside
+from apa_mmdet.datasets import class_statistics
 from apa_mmdet.datasets.calibration_statistics import load_calibration_statistics
-from apa_mmdet.datasets.class_statistics import load_class_frequency
+from apa_mmdet.datasets.class_frequency import load_class_frequency
 from apa_mmdet.datasets.validation.findings import ValidationError
 
 CORNERS = [(0, 0), (80, 0), (0, 40), (80, 40)]  # of boxes of 20 x 10 in images of 100 x 50
@@ -66,7 +65,7 @@ def test_a_second_reading_takes_the_cache_and_a_changed_file_is_measured_again(w
     cache = path.with_name('train.class_statistics.json')
     assert load_calibration_statistics(cache) == first._replace(origin=str(cache))  # is itself a source
     with monkeypatch.context() as patch:
-        patch.setattr(file_under_test, 'measure_classes', None)
+        patch.setattr(class_statistics, 'measure_annotations', None)
         assert load_calibration_statistics(path) == first
     write(annotations(annotations=annotations()['annotations'][4:]))
     assert load_calibration_statistics(path).image_count == [0, 1, 0]
@@ -81,7 +80,7 @@ def test_a_folder_that_cannot_be_written_is_no_error(write, monkeypatch):
     def full(*_):
         raise OSError(errno.EROFS, 'Read-only file system')
 
-    monkeypatch.setattr(kept_beside, 'atomic_write', full)
+    monkeypatch.setattr(class_statistics, 'atomic_write', full)
     assert load_calibration_statistics(path).image_count == [0, 1, 2]
     assert os.listdir(path.parent) == ['train.json']
 

@@ -1,99 +1,54 @@
-"""tools/coco_to_lvis.py: COCO's annotations in LVIS's form."""
-
 import json
-import runpy
-import sys
 
 import pytest
-from helpers import coco_samples, lvis_samples
-from helpers.paths import ROOT
-from lvis import LVIS
-from mmdet.datasets import LVISV1Dataset
+from helpers.own_data import own_content
 
-from apa_mmdet.evaluation import FastCocoMetric, FastLVISMetric
+from apa_mmdet.datasets.lvis_form import BadNegatives, as_lvis, read_negatives
+from apa_mmdet.datasets.validation.findings import ValidationError
 
 
-@pytest.fixture
-def tool(monkeypatch):
-    """Runs tools/coco_to_lvis.py; gives its exit status."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, 'argv', ['coco_to_lvis.py', *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(ROOT / 'tools/coco_to_lvis.py'), run_name='__main__')
-        return ended.value.code
-
-    return run
+def test_categories_that_share_a_name_have_counts_of_their_own():
+    content = own_content(images=4)
+    first, second = content['categories'][:2]
+    first['name'] = second['name'] = 'bat'
+    content['annotations'] = [a for a in content['annotations'] if a['category_id'] != second['id']]
+    counts = [(c['image_count'], c['instance_count']) for c in as_lvis(content, 'a.json')['categories'][:2]]
+    objects = [a for a in content['annotations'] if a['category_id'] == first['id']]
+    assert counts == [(len({a['image_id'] for a in objects}), len(objects)), (0, 0)] and objects
 
 
-def drawn(seed):
-    content, samples = coco_samples.draw(seed)
-    for image in content['images']:
-        image['file_name'] = f'{image["id"]}.jpg'
-        del image['neg_category_ids'], image['not_exhaustive_category_ids']
-    for category in content['categories']:
-        del category['frequency']
-    return content, samples
+@pytest.mark.parametrize(
+    'kind, key, value', [('images', 'file_name', None), ('images', 'file_name', 7), ('categories', 'name', None)]
+)
+def test_a_record_without_its_name_is_named(kind, key, value):
+    content = own_content(images=4)
+    content[kind][1][key] = value
+    if value is None:
+        del content[kind][1][key]
+    with pytest.raises(ValidationError, match=f'a.json: {kind} whose "{key}" is missing or not') as error:
+        as_lvis(content, 'a.json')
+    assert (error.value.code, error.value.ids) == ('invalid-field', (content[kind][1]['id'],))
 
 
-def test_ap_without_crowds_is_that_of_coco(tmp_path, tool):
-    content, samples = drawn(4)
-    content['annotations'] = [
-        {key: value for key, value in a.items() if key != 'ignore'}
-        for a in content['annotations']
-        if not a['iscrowd'] and a['area'] > 0
-    ]
-    for sample in samples:  # LVIS drops detections without area
-        found = sample['pred_instances']
-        kept = (found['bboxes'][:, 2:] > found['bboxes'][:, :2]).all(1)
-        found.update({key: value[kept] for key, value in found.items()})
-    content['categories'].sort(key=lambda category: category['id'])
-    ann_file = lvis_samples.saved(content, tmp_path)
-    assert tool(ann_file, tmp_path / 'lvis.json') is None
-    coco = coco_samples.result(FastCocoMetric, ann_file, samples)
-    lvis = lvis_samples.result(FastLVISMetric, str(tmp_path / 'lvis.json'), samples)
-    for ours, theirs in (('mAP', 'AP'), ('mAP_50', 'AP50'), ('mAP_m', 'APm')):
-        assert coco[f'coco/bbox_{ours}'] == lvis[f'lvis/bbox_{theirs}']
-    assert coco['coco/bbox_mAP'] > 0
+@pytest.mark.parametrize(
+    'negatives, fault',
+    [
+        ({'one': [1]}, "the key 'one' is not the id of an image"),
+        ({'01': [1]}, "the key '01' is not the id of an image"),
+        ({'1': 3}, 'image 1 has 3; it must be a list'),
+        ({'1': [[2]]}, r'image 1 has \[\[2\]\]; it must be a list'),
+    ],
+)
+def test_negatives_that_are_none_are_named(tmp_path, negatives, fault):
+    path = tmp_path / 'absent.json'
+    path.write_text(json.dumps(negatives))
+    with pytest.raises(BadNegatives, match=f'absent.json: {fault}') as error:
+        read_negatives(str(path))
+    assert error.value.code == 'invalid-negatives'
 
 
-def test_records_have_the_keys_of_lvis(tmp_path, tool, capsys):
-    content, _ = drawn(1)
-    ann_file, train = lvis_samples.saved(content, tmp_path), tmp_path / 'train.json'
-    train.write_text(json.dumps(content))
-    numbers = [image['id'] for image in content['images']]
-    present = {n: {a['category_id'] for a in content['annotations'] if a['image_id'] == n} for n in numbers}
-    crowds = {(a['image_id'], a['category_id']) for a in content['annotations'] if a['iscrowd']}
-    assert tool(ann_file, tmp_path / 'lvis.json', '--train', train) is None
-    assert '6 images' in capsys.readouterr().out
-    lvis = LVIS(str(tmp_path / 'lvis.json'))
-    for number, image in lvis.imgs.items():
-        assert set(image['neg_category_ids']) == set(lvis.cats) - present[number]
-        assert {(number, c) for c in image['not_exhaustive_category_ids']} == {p for p in crowds if p[0] == number}
-    for number, category in lvis.cats.items():
-        single = [a for a in content['annotations'] if a['category_id'] == number and not a['iscrowd']]
-        assert category['instance_count'] == len(single)
-        assert category['image_count'] == len({a['image_id'] for a in single}) and category['frequency'] == 'r'
-    assert len(lvis.anns) == len(content['annotations']) - sum(a['iscrowd'] for a in content['annotations']) and crowds
-    dataset = LVISV1Dataset(
-        ann_file=str(tmp_path / 'lvis.json'),
-        data_prefix=dict(img=''),
-        metainfo=dict(classes=coco_samples.CLASSES),
-        test_mode=True,
-        pipeline=[],
-    )
-    assert [dataset.get_data_info(i)['img_path'] for i in range(6)] == [f'{n}.jpg' for n in numbers]
-
-
-def test_negatives_may_be_given(tmp_path, tool):
-    content, _ = drawn(1)
-    ann_file, number = lvis_samples.saved(content, tmp_path), content['annotations'][0]['image_id']
-    present = {a['category_id'] for a in content['annotations'] if a['image_id'] == number}
-    absent = next(c for c in range(1, 7) if c not in present)
-    (tmp_path / 'absent.json').write_text(json.dumps({number: [absent]}))
-    assert tool(ann_file, tmp_path / 'lvis.json', '--negatives', tmp_path / 'absent.json') is None
-    images = json.loads((tmp_path / 'lvis.json').read_text())['images']
-    assert {i['id']: i['neg_category_ids'] for i in images if i['neg_category_ids']} == {number: [absent]}
-    (tmp_path / 'absent.json').write_text(json.dumps({number: sorted(present)}))
-    message = tool(ann_file, tmp_path / 'other.json', '--negatives', tmp_path / 'absent.json')
-    assert 'is annotated or unknown, not absent' in message and not (tmp_path / 'other.json').exists()
+@pytest.mark.parametrize('category, fault', [(10, 'annotated'), (99, 'unknown')])
+def test_a_category_that_cannot_be_absent_is_named(category, fault):
+    with pytest.raises(BadNegatives, match=f'image 1 of a.json: category {category} is {fault}, not absent') as error:
+        as_lvis(own_content(images=2), 'a.json', {1: [category]})
+    assert error.value.code == 'wrong-negative'

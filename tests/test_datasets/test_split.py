@@ -61,3 +61,13 @@ def test_the_lvis_form_counts_the_training_part():
     counts = [sum(category == c['id'] for _, category in shown) for c in content['categories']]
     assert [c['image_count'] for c in split.train['categories']] == counts and sum(counts) < 73
     assert split.val['categories'] == split.train['categories']
+
+
+def test_classes_of_the_lvis_form_that_share_a_name_are_counted_each():
+    content = own_content(images=40)
+    for category in content['categories']:
+        category['name'] = 'bat'
+    split = split_annotations(as_lvis(content, 'a.json'), 0.25, 'a.json')
+    other = split_annotations(as_lvis(own_content(images=40), 'a.json'), 0.25, 'a.json')
+    for found, expected in zip(split.train['categories'], other.train['categories']):
+        assert dict(found, name=None) == dict(expected, name=None)

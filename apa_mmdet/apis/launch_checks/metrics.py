@@ -12,7 +12,7 @@ from mmengine.registry import HOOKS, DefaultScope
 from apa_mmdet.datasets.validation.findings import Findings
 from apa_mmdet.engine.hooks import AtomicCheckpointHook
 from apa_mmdet.evaluation.functional.coco_summary import PRECISIONS as COCO_PRECISIONS
-from apa_mmdet.evaluation.functional.coco_summary import available
+from apa_mmdet.evaluation.functional.coco_summary import RECALLS_BY_AREA, RECALLS_BY_LIMIT, available
 from apa_mmdet.evaluation.functional.metric_names import overall_precision
 from apa_mmdet.evaluation.metrics import FastCocoMetric, FastLVISMetric, ShotAccuracy
 from apa_mmdet.evaluation.metrics.fast_coco_metric import GROUP_PRECISIONS
@@ -22,7 +22,7 @@ from apa_mmdet.utils.config import evaluators
 from .classes import class_of
 from .launch import Launch
 
-COCO_RECALLS = 'AR@100', 'AR@300', 'AR@1000', 'AR_s@1000', 'AR_m@1000', 'AR_l@1000'
+COCO_RECALLS = RECALLS_BY_LIMIT + RECALLS_BY_AREA
 KNOWN = {
     CocoMetric: (COCO_PRECISIONS, COCO_RECALLS),
     FastCocoMetric: (COCO_PRECISIONS, COCO_RECALLS),

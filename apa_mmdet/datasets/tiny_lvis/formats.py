@@ -14,18 +14,16 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from mmdet import datasets
 from pycocotools import mask as mask_utils
+
+from apa_mmdet.datasets.frequency_groups import group_classes
 
 from .plan import ImagePlan, plan_objects, plan_split
 from .scenes import ALONE, CROWDED, SCENE, Views
 from .vocabularies import SMALL, TINY, Vocabulary
 
 DATE = '2020-01-01 00:00:00'  # of all images
-
-
-def frequency(image_count: int) -> str:
-    """LVIS's letter for a class with ``image_count`` training images: r(are), c(ommon) or f(requent)."""
-    return 'r' if image_count <= 10 else 'c' if image_count <= 100 else 'f'
 
 
 def count(annotations: Sequence[dict]) -> tuple[Counter, Counter]:
@@ -69,8 +67,6 @@ class DatasetFormat:
         """The names of all classes; the first ones are drawn."""
         if self.dataset is None:
             return self.vocabulary.names
-        from mmdet import datasets  # here, because it takes seconds and imports torch, which drawing does without
-
         return getattr(datasets, self.dataset).METAINFO['classes']
 
     def category_id(self, k: int) -> int:
@@ -142,9 +138,10 @@ class TinyLVIS(DatasetFormat):
     def categories(self, annotations: Sequence[dict]) -> list[dict]:
         images, instances = count(annotations)
         records = super().categories(annotations)
-        for k, record in enumerate(records):
+        letters = group_classes(np.array([images[record['id']] for record in records])).tolist()
+        for k, (record, letter) in enumerate(zip(records, letters)):
             record['synset'], record['synonyms'] = f'{record["name"]}.n.01', [record['name']]
-            record['frequency'] = frequency(images[record['id']])
+            record['frequency'] = letter
             record['image_count'], record['instance_count'] = images[record['id']], instances[record['id']]
             record['def'] = self.vocabulary.define(k) if k < len(self.vocabulary.names) else 'never drawn'
         return records

@@ -9,18 +9,46 @@ And, in those of ImageNet, balanced classification sets of the same objects, to 
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
-from .formats import DATE, FORMATS, DatasetFormat, count, frequency
+from apa_mmdet.datasets.frequency_groups import GROUPS, group_classes
+
+from .formats import DATE, FORMATS, DatasetFormat, count
 from .plan import SPLITS
 from .scenes import draw_scene
 
 VERSION = 1  # increase it when the same options no longer give the same bytes
 INFO = dict(version=str(VERSION), year=2020, contributor='apa_mmdet', url='', date_created=DATE)
 FINISHED, UNFINISHED = 'tiny_lvis.json', 'tiny_lvis.unfinished.json'  # marks, which hold the options
+
+
+class MadeDataset(NamedTuple):
+    """A data set in ``folder``, ``made`` now or there already; as text, what a tool prints of it.
+
+    Attributes:
+        images, instances: their numbers by split.
+        classes: number of drawn classes that are r, c and f.
+    """
+
+    folder: Path
+    made: bool
+    images: dict[str, int]
+    instances: dict[str, int]
+    classes: dict[str, int]
+
+    def __str__(self) -> str:
+        if not self.made:
+            return f'{self.folder} already holds this data set; nothing to do'
+        return (
+            f'images     {self.images["train"]} train, {self.images["val"]} val\n'
+            f'instances  {self.instances["train"]} train, {self.instances["val"]} val\n'
+            f'classes    {", ".join(f"{self.classes[letter]} {name}" for letter, name in GROUPS.items())}\n'
+            f'folder     {self.folder}'
+        )
 
 
 def make_tiny_lvis(
@@ -32,7 +60,7 @@ def make_tiny_lvis(
     force: bool = False,
     progress: bool = True,
     form: str = 'tiny_lvis',
-) -> dict:
+) -> MadeDataset:
     """Make the data set in the folder ``out``, unless it is there already.
 
     The same arguments give the same bytes. An interrupted run is simply started again. Image ``i`` of a split depends
@@ -48,10 +76,6 @@ def make_tiny_lvis(
         force: write even if ``out`` holds something else. Only files of an earlier tiny LVIS are removed.
         progress: show a progress bar.
         form: the format, a key of ``FORMATS``.
-
-    Returns:
-        A dict: ``made`` (False if it was there already), the numbers of ``images`` and ``instances`` by split, and the
-        number of ``classes`` that are r, c and f.
 
     Raises:
         FileExistsError: if ``out`` holds something else and ``force`` is not set.
@@ -77,12 +101,14 @@ def make_tiny_lvis(
         _make(out, options, progress)
     contents = {split: FORMATS[form].read((out / FORMATS[form].files(split)[0]).read_text()) for split in SPLITS}
     images, _ = count(contents['train']['annotations'])
-    letters = [frequency(images[FORMATS[form].category_id(k)]) for k in range(len(FORMATS[form].vocabulary.names))]
-    return dict(
-        made=made,
+    drawn = [images[FORMATS[form].category_id(k)] for k in range(len(FORMATS[form].vocabulary.names))]
+    letters = group_classes(np.array(drawn)).tolist()
+    return MadeDataset(
+        out,
+        made,
         images={split: len(content['images']) for split, content in contents.items()},
         instances={split: len(content['annotations']) for split, content in contents.items()},
-        classes={letter: letters.count(letter) for letter in 'rcf'},
+        classes={letter: letters.count(letter) for letter in GROUPS},
     )
 
 

@@ -6,13 +6,14 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from apa_mmdet.datasets.frequency_groups import LVIS_BOUNDS
+
 from .columns import Annotations
 from .config_datasets import AnnotationUsage
 from .findings import Findings, brief
 from .masks import check_masks
 from .records import Records, class_image_pairs, collect_records, is_id, is_integer_id
 
-RARE_IMAGES = 10  # LVIS's own threshold
 MAX_EXACT_ID = 1 << 53  # metrics keep ids of annotations as floating-point numbers
 MISREAD_SHARE = 0.1  # of the boxes
 CROWD_SHARE = 0.05  # of the annotations; COCO has 0.012
@@ -23,11 +24,10 @@ CROWD_SHARE_OF_CLASS = 0.5
 class Summary:
     """What the report, and checks across data sets, need of an annotation file."""
 
-    categories: list[dict]  # with id, name and image_count only
+    categories: list[dict]  # with id and name only
     instances: int
     counts: dict[str, int]  # instances that training sees, by class
     rare: int  # classes with 1 to 10 images
-    annotated: int  # images with any annotation
     crowds: int  # annotations of a class in use that are marked as crowds
     total_images: int
 
@@ -42,7 +42,7 @@ class Content(Summary):
     def summary(self) -> Summary:
         """Without the images."""
         values = {field.name: getattr(self, field.name) for field in fields(Summary)}
-        kept = [{key: c[key] for key in ('id', 'name', 'image_count') if key in c} for c in self.categories]
+        kept = [dict(id=c['id'], name=c['name']) for c in self.categories]
         return Summary(**dict(values, categories=kept))
 
 
@@ -58,33 +58,48 @@ def check_annotations(
     images, categories, annotations, image, category = records
     bare = not usage.trained and content['annotations'] == []
     if not (images and categories and (annotations or bare)):
-        return Content(categories, len(annotations), {}, 0, 0, 0, len(images), images, np.zeros(len(images), bool))
-
-    in_use = np.array([classes is None or c['name'] in classes for c in categories] + [False])  # the last: category -1
-    used = (image >= 0) & in_use[category]
+        return Content(categories, len(annotations), {}, 0, 0, len(images), images, np.zeros(len(images), bool))
     if not bare:
         findings.check('image-without-annotations', images, np.bincount(image[image >= 0], minlength=len(images)) == 0)
+    in_use = np.array([classes is None or c['name'] in classes for c in categories] + [False])  # the last: category -1
+    used = (image >= 0) & in_use[category]
+    compared = image >= 0 if usage.evaluated_as_lvis else used  # LVIS's metric has no choice of classes
+    _check_fields(annotations, usage, compared, findings)
+    seen = used & _check_shapes(records, usage, used, compared, findings)
+    crowds = used & ~records.single
+    _check_crowds(annotations, category, used, crowds, findings)
+    return _content(records, in_use, used, crowds, seen & ~crowds)
+
+
+def _check_fields(annotations: Annotations, usage: AnnotationUsage, compared: np.ndarray, findings: Findings) -> None:
+    """Check flags and, of the annotations that are ``compared`` with predictions, what metrics read."""
     if not usage.evaluated_as_coco:  # which needs it, see below
         _check_flag(annotations, 'iscrowd', findings)
     _check_flag(annotations, 'ignore', findings)
-    compared = image >= 0 if usage.evaluated_as_lvis else used  # LVIS's metric has no choice of classes
     if usage.evaluated:
         _check_metric_fields(annotations, usage.keeps_annotation_ids, findings, compared)
         annotations.check(findings, 'negative-area', annotations.areas < 0, among=compared)
         if usage.evaluated_as_coco:
             _check_crowd_flag(annotations, findings, compared)
 
-    seen = used & ~_check_boxes(records, findings)
-    if usage.masks != 'unused':
-        chosen, required = compared if usage.evaluates_masks else seen, usage.masks == 'required'
-        outlined = check_masks(
-            annotations, records.sizes, required, usage.evaluates_masks, findings, usage.plain_mask_head, chosen
-        )
-        if required:  # mmdet ignores an instance of which no polygon is left
-            seen &= outlined
-    crowds = used & np.array([bool(flag) for flag in annotations.iscrowd], bool)
-    _check_crowds(annotations, category, used, crowds, findings)
-    seen &= ~crowds
+
+def _check_shapes(
+    records: Records, usage: AnnotationUsage, used: np.ndarray, compared: np.ndarray, findings: Findings
+) -> np.ndarray:
+    """Check boxes, and the masks of what is ``compared`` or trained on; which instances mmdet can train on."""
+    kept = ~_check_boxes(records, findings)
+    if usage.masks == 'unused':
+        return kept
+    chosen, required = compared if usage.evaluates_masks else used & kept, usage.masks == 'required'
+    outlined = check_masks(
+        records.annotations, records.sizes, required, usage.evaluates_masks, findings, usage.plain_mask_head, chosen
+    )
+    return kept & outlined if required else kept  # mmdet ignores an instance of which no polygon is left
+
+
+def _content(records: Records, in_use: np.ndarray, used: np.ndarray, crowds: np.ndarray, seen: np.ndarray) -> Content:
+    """What is kept: ``in_use`` are categories, the others annotations; training sees those that are ``seen``."""
+    images, categories, annotations, image, category = records
     counts = np.bincount(category[seen], minlength=len(categories))
     classes_shown, _ = class_image_pairs(category[seen], image[seen], len(images))
     _, image_counts = np.unique(classes_shown, return_counts=True)
@@ -94,8 +109,7 @@ def check_annotations(
         categories,
         len(annotations),
         {name: int(n) for name, n, u in zip(names, counts, in_use) if u},
-        int((image_counts <= RARE_IMAGES).sum()),
-        len(set(annotations.image_ids.tolist())),
+        int((image_counts <= LVIS_BOUNDS[0]).sum()),
         int(crowds.sum()),
         len(images),
         images,

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,11 +11,12 @@ from apa_mmdet.utils.errors import CodedError
 
 from .image_lists import read_image_list
 from .reading import read_json
+from .records import is_number
 
 SHOTS = np.array(['few', 'medium', 'many'])
 SHOT_BOUNDS = 19, 100  # most training images of a class of few and of medium shots
 
-ClassCounts = str | os.PathLike | dict | Sequence[int]
+CountsSource = str | os.PathLike | dict | Sequence[int]
 
 
 class BadClassCounts(CodedError):
@@ -47,7 +49,7 @@ def exponential_counts(largest: int, num_classes: int, ratio: float) -> np.ndarr
     return np.floor(largest * (1 / ratio) ** exponent + 1e-9).astype(np.int64)
 
 
-def load_class_counts(source: ClassCounts, num_classes: int) -> np.ndarray:
+def load_class_counts(source: CountsSource, num_classes: int) -> np.ndarray:
     """Returns the number of training images of each class, in the order of the labels.
 
     Args:
@@ -58,23 +60,23 @@ def load_class_counts(source: ClassCounts, num_classes: int) -> np.ndarray:
     Raises:
         FileNotFoundError: if there is no such file.
         ValidationError: if a list is damaged, or has a label outside the classes.
-        BadClassCounts: if the numbers are not ``num_classes`` whole numbers of 0 or more.
+        BadClassCounts: if the numbers are not ``num_classes`` whole numbers of 0 or more, or the dict is not of a whole
+            number and a ratio, both of 1 or more.
 
     Example:
         >>> load_class_counts([3, 1], 2).tolist(), load_class_counts(dict(largest=4, ratio=2), 2).tolist()
         ([3, 1], [4, 2])
     """
     if isinstance(source, dict):
-        return exponential_counts(source['largest'], num_classes, source['ratio'])
+        largest, ratio = _exponential(source)
+        return exponential_counts(largest, num_classes, ratio)
     origin = 'class_counts'
     if isinstance(source, (str, os.PathLike)):
         origin = os.fspath(source)
         if Path(source).suffix != '.json':
             return np.bincount(read_image_list(origin, num_classes).labels, minlength=num_classes)
         source = read_json(origin)
-    whole = isinstance(source, (list, tuple, np.ndarray)) and all(
-        isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n >= 0 for n in source
-    )
+    whole = isinstance(source, (list, tuple, np.ndarray)) and all(_is_whole(n) and n >= 0 for n in source)
     if not whole or len(source) != num_classes:
         found = f'{len(source)} of them' if whole else f'{source!r:.60}'
         raise BadClassCounts(
@@ -82,3 +84,20 @@ def load_class_counts(source: ClassCounts, num_classes: int) -> np.ndarray:
             f'{origin}: has to be {num_classes} numbers of training images, one for each class, not {found}',
         )
     return np.asarray(source, np.int64)
+
+
+def _exponential(source: dict) -> tuple[int, float]:
+    """``largest`` and ``ratio`` of a long-tailed set."""
+    largest, ratio = source.get('largest'), source.get('ratio')
+    fits = _is_whole(largest) and largest >= 1 and is_number(ratio) and ratio >= 1
+    if source.keys() != {'largest', 'ratio'} or not fits:
+        raise BadClassCounts(
+            'invalid-class-counts',
+            'class_counts: has to be dict(largest=…, ratio=…), a whole number of images and a number, both of 1 or '
+            f'more, not {source!r:.60}',
+        )
+    return largest, ratio
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)

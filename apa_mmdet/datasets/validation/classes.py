@@ -9,10 +9,9 @@ from mmengine.config import Config
 
 from apa_mmdet.utils.config import model_parts
 
-from .annotations import Summary
-from .class_frequencies import SPELLINGS, read_class_frequencies, report_lacking
-from .findings import Findings, ValidationError, brief, show
-from .records import is_count
+from .class_frequencies import read_class_frequencies
+from .class_names import SPELLINGS, report_lacking
+from .findings import Findings, ValidationError, show
 from .report import CheckedDataset
 
 
@@ -88,7 +87,6 @@ def _check_frequencies(
         return  # reported already
     try:
         if read:
-            _check_image_counts(setting, file, read[0].content, findings)
             return report_lacking(classes, [c['name'] for c in read[0].content.categories], file, setting, findings)
         values, names = read_class_frequencies(file)
     except (OSError, ValidationError) as error:
@@ -97,13 +95,3 @@ def _check_frequencies(
         report_lacking(classes, names, file, setting, findings)
     elif len(values) != number:
         findings.add('frequency-count-mismatch', [file], setting=setting, path=file, count=len(values), number=number)
-
-
-def _check_image_counts(setting: str, file: str, content: Summary, findings: Findings) -> None:
-    counts = [category.get('image_count', 0) for category in content.categories]
-    for code, is_wrong in (
-        ('invalid-image-count', [not is_count(count) for count in counts]),
-        ('image-count-too-large', [is_count(count) and count > content.annotated for count in counts]),
-    ):
-        values = dict(setting=setting, path=file, annotated=content.annotated)
-        findings.check(code, content.categories, is_wrong, lambda c: brief(c['image_count']), name='name', **values)

@@ -13,7 +13,7 @@ from mmdet.registry import DATASETS, METRICS, MODELS, TRANSFORMS
 from mmengine.config import Config
 from mmengine.registry import Registry
 
-from apa_mmdet.utils.config import _dict, evaluators, leaves, model_parts
+from apa_mmdet.utils.config import evaluators, leaves, model_parts, section
 
 from .encodings import guess_encoding
 from .findings import ValidationError
@@ -55,7 +55,7 @@ def find_datasets(cfg: Config, splits: Sequence[str]) -> list[ConfigDataset]:
     """The data sets of the config's dataloaders, each once."""
     datasets: dict[str, ConfigDataset] = {}
     for split in splits:
-        for leaf in leaves(_dict(cfg, f'{split}_dataloader').get('dataset')):
+        for leaf in leaves(section(cfg, f'{split}_dataloader').get('dataset')):
             plain = {key: value for key, value in leaf.items() if key not in USAGE_KEYS}
             datasets.setdefault(repr(sorted(plain.items())), ConfigDataset(plain, [])).uses.append((split, leaf))
     return list(datasets.values())
@@ -127,7 +127,7 @@ def _evaluators_of(dataset: ConfigDataset, cfg: Config) -> Iterator[dict]:
     """The metrics of its splits, but for those that read the annotations of another data set of the split."""
     own = _ann_file(dataset.cfg)
     for split, evaluator in evaluators(cfg, dataset.splits):
-        others = {_ann_file(leaf) for leaf in leaves(_dict(cfg, f'{split}_dataloader').get('dataset'))} - {own}
+        others = {_ann_file(leaf) for leaf in leaves(section(cfg, f'{split}_dataloader').get('dataset'))} - {own}
         if not evaluator.get('ann_file') or os.path.realpath(evaluator['ann_file']) not in others:
             yield evaluator
 

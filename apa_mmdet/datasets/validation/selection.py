@@ -1,16 +1,15 @@
 """Selects categories of an annotation file by name."""
 
 from collections.abc import Sequence
-from typing import Any
 
-from .class_frequencies import SPELLINGS
+from .class_names import SPELLINGS, match_classes
 from .findings import Findings, show
 
 BY_NAME = 'finds_classes_by_name'  # in the metainfo of a data set that selects, where metrics find it
 
 
 def select_categories(classes: Sequence[str], categories: Sequence[dict], path: str) -> list[dict]:
-    """The categories with these names, in the order of the names.
+    """The categories with these names, in the order of the names; of several with one name, the first.
 
     Raises:
         ValidationError: ``missing-category``, naming the classes that the file at ``path`` lacks, or
@@ -21,13 +20,11 @@ def select_categories(classes: Sequence[str], categories: Sequence[dict], path: 
         [{'id': 2, 'name': 'fig'}, {'id': 1, 'name': 'date'}]
     """
     classes, findings = [SPELLINGS.get(name, name) for name in classes], Findings(path, strict=True)
-    of_name: dict[Any, dict] = {}
-    for category in categories:
-        of_name.setdefault(SPELLINGS.get(category['name'], category['name']), category)
-    names = ', '.join(show(category['name']) for category in categories[:3]) + ', …' * (len(categories) > 3)
-    lacking = [name for name in classes if name not in of_name]
-    give = 'correct metainfo.classes'
-    findings.report('missing-category', lacking, len(classes), names=names, give=give)
     doubles = sorted({name for name in classes if classes.count(name) > 1}) if len(set(classes)) < len(classes) else []
     findings.report('duplicate-class', doubles, len(classes))
-    return [of_name[name] for name in classes]
+    names = [category['name'] for category in categories]
+    chosen = match_classes(classes, names)
+    lacking = [name for name, i in zip(classes, chosen) if i < 0]
+    first = ', '.join(map(show, names[:3])) + ', …' * (len(names) > 3)
+    findings.report('missing-category', lacking, len(classes), names=first, give='correct metainfo.classes')
+    return [categories[i] for i in chosen]

@@ -21,7 +21,7 @@ from apa_mmdet.utils.errors import one_line
 from apa_mmdet.utils.garbage import paused_collection
 
 from .annotations import Content, Summary, check_annotations, check_integer_ids, check_lvis_fields
-from .class_frequencies import SPELLINGS
+from .class_names import SPELLINGS
 from .classes import check_model, check_training_classes, compare_classes
 from .config_datasets import (
     AnnotationUsage,

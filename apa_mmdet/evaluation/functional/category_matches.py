@@ -47,7 +47,7 @@ class CategoryMatches(NamedTuple):
 
 
 def by_category(
-    rows: np.ndarray, objects: np.ndarray, iou_type: str, count: int, limit: float, told_apart: bool = True
+    rows: np.ndarray, objects: np.ndarray, iou_type: str, count: int, limit: float, per_category: bool = True
 ) -> Iterator[Category]:
     """The categories of label 0, 1, …, each with its detections and objects.
 
@@ -57,18 +57,18 @@ def by_category(
         iou_type: 'bbox' or 'segm'.
         count: number of categories.
         limit: number of the best detections of an image and category that are kept.
-        told_apart: False: all are one category, as for proposals.
+        per_category: False: all are one category, as for proposals.
     """
     scores, image, label = rows['scores'][:, IOU_TYPES.index(iou_type)], rows['image'], rows['category']
-    # of equal scores the lower label is first where categories are not told apart, else the first in the file
-    order = np.lexsort((-scores, image, label) if told_apart else (label, -scores, image))
-    group = (label if told_apart else np.zeros_like(label))[order].astype(np.int64) << 32 | image[order]
+    # of equal scores the lower label is first where all are one category, else the first in the file
+    order = np.lexsort((-scores, image, label) if per_category else (label, -scores, image))
+    group = (label if per_category else np.zeros_like(label))[order].astype(np.int64) << 32 | image[order]
     starts = np.flatnonzero(np.diff(group, prepend=-1))
     rank = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
     order, group, rank = (values[rank < limit] for values in (order, group, rank))
-    own = np.lexsort((objects['image'], objects['label']) if told_apart else (objects['label'], objects['image']))
+    own = np.lexsort((objects['image'], objects['label']) if per_category else (objects['label'], objects['image']))
     objects = objects[own]
-    if not told_apart:
+    if not per_category:
         yield Category(rows[order], scores[order], rank, objects)
         return
     labels = np.arange(count + 1)

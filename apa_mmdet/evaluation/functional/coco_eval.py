@@ -34,7 +34,7 @@ def evaluate_coco(
     iou_type: str,
     thresholds: Sequence[float],
     limits: Sequence[int],
-    told_apart: bool = True,
+    per_category: bool = True,
 ) -> Averages:
     """Average precision and recall, equal to those of pycocotools.
 
@@ -44,15 +44,15 @@ def evaluate_coco(
         iou_type: 'bbox' or 'segm'.
         thresholds: of the overlap.
         limits: numbers of the best detections of an image and category that count.
-        told_apart: False: categories do not matter, as for proposals; K is 1.
+        per_category: False: categories do not matter, as for proposals; K is 1.
     """
     thresholds, limits = np.asarray(thresholds, float), sorted(limits)
     if iou_type == MASKS:
         detections.report_mask_sizes()
-    count = len(ground_truth.categories) if told_apart else 1
+    count = len(ground_truth.categories) if per_category else 1
     shape = len(thresholds), count, len(AREAS), len(limits)
     averages = Averages(-np.ones(shape), -np.ones(shape), thresholds, limits)
-    categories = by_category(detections.rows, ground_truth.objects, iou_type, count, limits[-1], told_apart)
+    categories = by_category(detections.rows, ground_truth.objects, iou_type, count, limits[-1], per_category)
     # disable=None: no bar in a log
     bar = tqdm(categories, iou_type, count, unit=' categories', disable=None, delay=1)
     with detections.predictions.open_masks() as read_mask:

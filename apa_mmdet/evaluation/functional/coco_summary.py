@@ -8,15 +8,15 @@ from .coco_eval import Averages
 from .coco_matching import AREAS
 
 PRECISIONS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
-RECALLS = ('AR@100', 'AR@300', 'AR@1000')  # at the first, second and third limit, whatever these are
+RECALLS_BY_LIMIT = ('AR@100', 'AR@300', 'AR@1000')  # at the first, second and third limit, whatever these are
 RECALLS_BY_AREA = ('AR_s@1000', 'AR_m@1000', 'AR_l@1000')
-NAMES = (*PRECISIONS, *RECALLS, *RECALLS_BY_AREA)
+NAMES = (*PRECISIONS, *RECALLS_BY_LIMIT, *RECALLS_BY_AREA)
 _BY_AREA = dict(zip('sml', list(AREAS)[1:]))
 
 
 def available(limits: Sequence[int]) -> list[str]:
     """The names of the statistics that there are with so many limits of detections, in the order of mmdet."""
-    return [name for name in NAMES if name not in RECALLS[len(limits) :]]
+    return [name for name in NAMES if name not in RECALLS_BY_LIMIT[len(limits) :]]
 
 
 def summarize(averages: Averages, use_mp_eval: bool) -> dict[str, float]:
@@ -34,7 +34,7 @@ def summarize(averages: Averages, use_mp_eval: bool) -> dict[str, float]:
         results[f'mAP_{threshold * 100:.0f}'] = _mean(averages, averages.precision, last, threshold=threshold)
     for letter, area in _BY_AREA.items():
         results[f'mAP_{letter}'] = _mean(averages, averages.precision, last, area)
-    for name, limit in zip(RECALLS, limits):
+    for name, limit in zip(RECALLS_BY_LIMIT, limits):
         results[name] = _mean(averages, averages.recall, limit)
     for name, area in zip(RECALLS_BY_AREA, _BY_AREA.values()):
         results[name] = _mean(averages, averages.recall, last, area)

@@ -24,7 +24,7 @@ ROW = np.dtype(
 )
 
 
-class Annotations(Protocol):
+class AnnotatedImages(Protocol):
     """What is needed to know of the annotations: their file, and the images by id."""
 
     path: str
@@ -46,7 +46,7 @@ class DetectionRows:
     """
 
     def __init__(
-        self, ground_truth: Annotations, predictions: PredictionFiles, masks: bool, categories: np.ndarray
+        self, ground_truth: AnnotatedImages, predictions: PredictionFiles, masks: bool, categories: np.ndarray
     ) -> None:
         self.ground_truth, self.predictions, self.masks, self.categories = ground_truth, predictions, masks, categories
         self.image_ids = sorted(ground_truth.imgs)

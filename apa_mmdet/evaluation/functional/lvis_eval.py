@@ -24,7 +24,7 @@ from apa_mmdet.datasets.validation.selection import select_categories
 from apa_mmdet.utils.errors import one_line
 
 from .detection_rows import IOU_TYPES
-from .detections import MAX_PER_IMAGE, Detections
+from .lvis_detections import MAX_PER_IMAGE, LVISDetections
 from .prediction_store import as_xywh
 
 
@@ -102,7 +102,7 @@ class FastLVISEval(LVISEval):
         ValueError: on evaluation, naming the annotation file, if faster-coco-eval cannot evaluate a category.
     """
 
-    def __init__(self, detections: Detections, iou_type: str) -> None:
+    def __init__(self, detections: LVISDetections, iou_type: str) -> None:
         self.lvis_gt, self.detections = detections.ground_truth, detections
         self.params = Params(iou_type)
         self.params.img_ids, self.params.cat_ids = detections.image_ids, detections.category_ids

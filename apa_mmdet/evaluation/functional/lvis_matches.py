@@ -12,12 +12,12 @@ import numpy as np
 from .category_matches import MASKS, CategoryMatches, Shapes, by_category, match_category
 from .coco_ground_truth import OBJECT, compressed_mask
 from .detection_rows import IOU_TYPES
-from .detections import Detections
+from .lvis_detections import LVISDetections
 from .prediction_store import as_xywh
 
 
 class LvisObjects:
-    """The annotations of ``Detections`` as arrays.
+    """The annotations of ``LVISDetections`` as arrays.
 
     Attributes:
         objects: annotations with an area, as :data:`OBJECT`: ``label`` is a position among the sorted ids.
@@ -25,7 +25,7 @@ class LvisObjects:
         not_exhaustive: by label, the positions of the images that are not annotated exhaustively.
     """
 
-    def __init__(self, detections: Detections) -> None:
+    def __init__(self, detections: LVISDetections) -> None:
         truth, image_of = detections.ground_truth, detections.image_of
         label_of = {number: label for label, number in enumerate(detections.category_ids)}
         self._images = [truth.imgs[number] for number in detections.image_ids]
@@ -49,7 +49,7 @@ class LvisObjects:
 
 
 def match_lvis(
-    detections: Detections, iou_type: str, thresholds: Sequence[float]
+    detections: LVISDetections, iou_type: str, thresholds: Sequence[float]
 ) -> Iterator[tuple[int, CategoryMatches]]:
     """The position of each category that has objects, among the sorted ids, and its matches.
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 
+KINDS = dict(bbox='box', segm='mask')  # what the prefix of a metric stands for
 OVERALL = 'segm_AP', 'segm_mAP', 'bbox_AP', 'bbox_mAP'  # the first that there is says how good a detector is
 _AVERAGE = re.compile(r'(bbox_|segm_)?m?A[PR](50|75|[smlrcf])?(_(50|75|[sml]))?(@\d+)?')
 

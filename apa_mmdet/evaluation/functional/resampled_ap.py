@@ -98,7 +98,7 @@ def resampled_means(
 ) -> dict[str, np.ndarray]:
     """The mean of the average precisions of the categories of each group, each (S,); NaN where none has objects.
 
-    A category without objects in a sample is left out of its means.
+    A category without objects in a sample is skipped in its means.
 
     Args:
         matches: of categories that have objects, by position.

@@ -10,7 +10,8 @@ from mmengine import fileio
 from mmengine.logging import MMLogger
 from terminaltables import AsciiTable
 
-from apa_mmdet.datasets.frequency_groups import GROUPS, ClassCounts, check_options, count_classes, group_classes
+from apa_mmdet.datasets.frequency_groups import GROUPS, check_options, group_classes
+from apa_mmdet.datasets.validation.class_measurement import ClassCounts, count_classes
 from apa_mmdet.datasets.validation.reading import read_annotations
 from apa_mmdet.evaluation.functional.category_matches import CategoryMatches
 from apa_mmdet.evaluation.functional.coco_eval import evaluate_coco, match_coco
@@ -52,7 +53,7 @@ class FastCocoMetric(StreamedMetric, CocoMetric):
         frequency_groups: AP of rare, common and frequent classes, ``bbox_APr``, ``bbox_APc``, ``bbox_APf``:
             ``dict(ann_file=…, bounds=(10, 100))`` with the annotations of the training; a class is rare that appears
             in at most 10 of its images, and frequent in more than 100, as in LVIS. ``quantiles=(1/3, 2/3)`` instead of
-            ``bounds`` makes groups of about the same number of classes. A group without classes is left out. Classes
+            ``bounds`` makes groups of about the same number of classes. A group without classes is skipped. Classes
             with their images, instances and AP are then also written to ``classes_bbox.csv`` beside the log.
 
     Raises:
@@ -146,7 +147,7 @@ class FastCocoMetric(StreamedMetric, CocoMetric):
             if found.size:
                 metrics[f'AP{letter}'] = found.mean()
             elif first:
-                logger.warning(f'AP{letter} is left out: no {title} class has objects in {self.ann_file}')
+                logger.warning(f'AP{letter} is skipped: no {title} class has objects in {self.ann_file}')
         return metrics
 
     def _class_groups(self) -> np.ndarray:
@@ -155,7 +156,9 @@ class FastCocoMetric(StreamedMetric, CocoMetric):
         ann_file = options.pop('ann_file')
         if self._counts is None:  # once a run: the annotations of a training may take a minute to read
             with fileio.get_local_path(ann_file, backend_args=self.backend_args) as path:
-                self._counts = count_classes(read_annotations(path), path, names)
+                self._counts = count_classes(
+                    read_annotations(path), path, names, 'frequency_groups.ann_file', type(self).__name__
+                )
         return group_classes(self._counts.images, **options)
 
     def _matches(self, metric: str, detections: DetectionRows) -> Iterator[tuple[int, CategoryMatches]]:

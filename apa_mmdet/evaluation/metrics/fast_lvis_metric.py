@@ -15,7 +15,7 @@ from terminaltables import AsciiTable
 from apa_mmdet.datasets.frequency_groups import GROUPS
 from apa_mmdet.datasets.validation.selection import BY_NAME
 from apa_mmdet.evaluation.functional.category_matches import CategoryMatches
-from apa_mmdet.evaluation.functional.detections import Detections
+from apa_mmdet.evaluation.functional.lvis_detections import LVISDetections
 from apa_mmdet.evaluation.functional.lvis_eval import FastLVISEval, GroundTruth
 from apa_mmdet.evaluation.functional.lvis_matches import match_lvis
 from apa_mmdet.evaluation.functional.prediction_store import PredictionFiles
@@ -82,9 +82,9 @@ class FastLVISMetric(StreamedMetric, LVISMetric):
             classes = meta.get('classes') if meta.get(BY_NAME) else None
             return GroundTruth(path, 'segm' in self.metrics, not self.format_only, classes)
 
-    def _collectors(self, results: PredictionFiles) -> tuple[Detections, ProposalRecall]:
+    def _collectors(self, results: PredictionFiles) -> tuple[LVISDetections, ProposalRecall]:
         truth = self._ground_truth
-        detections = Detections(truth, results, 'segm' in self.metrics, self.topk)
+        detections = LVISDetections(truth, results, 'segm' in self.metrics, self.topk)
         recall = ProposalRecall(
             lambda i: [a['bbox'] for a in truth.img_ann_map.get(i, ())],
             len(truth.anns),
@@ -93,7 +93,7 @@ class FastLVISMetric(StreamedMetric, LVISMetric):
         )
         return detections, recall
 
-    def _evaluate(self, metric: str, detections: Detections) -> dict[str, float]:
+    def _evaluate(self, metric: str, detections: LVISDetections) -> dict[str, float]:
         evaluation = FastLVISEval(detections, 'segm' if metric == 'segm' else 'bbox')
         evaluation.run()
         results = evaluation.get_results()
@@ -106,7 +106,7 @@ class FastLVISMetric(StreamedMetric, LVISMetric):
         MMLogger.get_current_instance().info(f'{metric}: {", ".join(values)}')
         return metrics
 
-    def _matches(self, metric: str, detections: Detections) -> Iterator[tuple[int, CategoryMatches]]:
+    def _matches(self, metric: str, detections: LVISDetections) -> Iterator[tuple[int, CategoryMatches]]:
         if self.topk:
             raise ValueError(
                 f'fixed AP, topk={self.topk} in test_evaluator, is not resampled: how many detections of a category '

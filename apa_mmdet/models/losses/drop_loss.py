@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from apa_mmdet.datasets.class_statistics import check_frequencies, load_class_frequency
+from apa_mmdet.datasets.class_frequency import check_frequencies, load_class_frequency
 from apa_mmdet.ops.memory_layout import is_compiling
 
 from .links import build_link

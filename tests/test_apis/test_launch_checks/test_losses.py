@@ -32,7 +32,7 @@ def test_drop_loss_in_a_head_that_has_a_channel_for_background(model):
     codes, text = found(model)
     assert codes == [('loss-in-wrong-head', 'model.bbox_head.loss_cls')]
     assert (
-        f'DropLoss cannot train {model["bbox_head"].get("module", model["bbox_head"])["type"]}; it works as loss_cls of'
+        f'DropLoss cannot train {model["bbox_head"].get("module", model["bbox_head"])["type"]}; it works only as loss_cls of'
         in text
     )
 

@@ -114,10 +114,8 @@ def test_same_options_give_the_same_bytes_in_every_format(tmp_path, form):
     for name in 'ab':
         made = make_tiny_lvis(tmp_path / name, train=2, val=1, size=64, progress=False, form=form)
     assert contents(tmp_path / 'a') == contents(tmp_path / 'b')
-    assert made['images'] == dict(train=2, val=1) and sum(made['classes'].values()) == len(
-        FORMATS[form].vocabulary.names
-    )
-    assert not make_tiny_lvis(tmp_path / 'a', train=2, val=1, size=64, progress=False, form=form)['made']
+    assert made.images == dict(train=2, val=1) and sum(made.classes.values()) == len(FORMATS[form].vocabulary.names)
+    assert not make_tiny_lvis(tmp_path / 'a', train=2, val=1, size=64, progress=False, form=form).made
 
 
 HASHES = {  # of the annotation files; the images depend on the JPEG encoder of OpenCV as well
@@ -154,15 +152,15 @@ def test_objects_are_balanced_and_listed_by_the_folder_of_their_class(objects, s
     assert sorted(counts) == list(range(48)) and {min(counts.values()), max(counts.values())} == {fewest, most}
     assert all(path.split('/')[0] == CATEGORIES[int(label)] for path, label in lines)
     files = {p.relative_to(out / split).as_posix() for p in (out / split).rglob('*.jpg')}
-    assert files == {path for path, _ in lines} and made['images'][split] == len(files)
+    assert files == {path for path, _ in lines} and made.images[split] == len(files)
     assert sorted({path.split('/')[0] for path in files}) == list(CATEGORIES)  # folders alone give the same classes
 
 
 def test_objects_keep_their_options_numbers_and_bytes(objects, tmp_path):
     out, made = objects
-    assert made['classes'] == dict(r=48, c=0, f=0) and made['instances'] == made['images']
+    assert made.classes == dict(r=48, c=0, f=0) and made.instances == made.images
     assert json.loads((out / 'tiny_lvis.json').read_text())['form'] == 'imagenet'
-    assert not make_tiny_lvis(out, train=96, val=50, progress=False, form='imagenet')['made']  # 64 is the usual size
+    assert not make_tiny_lvis(out, train=96, val=50, progress=False, form='imagenet').made  # 64 is the usual size
     make_tiny_lvis(tmp_path, train=1, val=1, progress=False, form='imagenet')
     first = 'train/checkered_yellow_crescent/000000000001.jpg'
     assert (tmp_path / first).read_bytes() == (out / first).read_bytes()
@@ -310,7 +308,7 @@ def test_a_mark_without_a_format_is_one_of_tiny_lvis(tmp_path):
     make_tiny_lvis(tmp_path, **FEW)
     mark = dict(version=1, train=2, val=1, size=[64, 64], seed=0)  # as written for tiny_lvis
     (tmp_path / 'tiny_lvis.json').write_text(json.dumps(mark))
-    assert not make_tiny_lvis(tmp_path, **FEW, form='tiny_lvis')['made']
+    assert not make_tiny_lvis(tmp_path, **FEW, form='tiny_lvis').made
     with pytest.raises(FileExistsError, match='another form:'):
         make_tiny_lvis(tmp_path, **FEW, form='lvis_v1')
 
@@ -320,7 +318,7 @@ def test_a_mark_of_an_unknown_format_is_refused_until_forced(tmp_path):
     (tmp_path / 'tiny_lvis.json').write_text(json.dumps(dict(version=2, form='later')))
     with pytest.raises(FileExistsError, match='another form, seed, size, train, val, version:'):
         make_tiny_lvis(tmp_path, **FEW, form='coco')
-    assert make_tiny_lvis(tmp_path, **FEW, form='coco', force=True)['made']
+    assert make_tiny_lvis(tmp_path, **FEW, form='coco', force=True).made
     assert json.loads((tmp_path / 'tiny_lvis.json').read_text())['form'] == 'coco'
 
 
@@ -328,7 +326,7 @@ def test_a_lost_file_is_written_again(tmp_path):
     make_tiny_lvis(tmp_path, **FEW, form='v3det')
     before = contents(tmp_path)
     (tmp_path / 'annotations' / f'{SAM}.json').unlink()
-    assert make_tiny_lvis(tmp_path, **FEW, form='v3det')['made']
+    assert make_tiny_lvis(tmp_path, **FEW, form='v3det').made
     assert contents(tmp_path) == before
 
 

@@ -30,6 +30,29 @@ def test_numbers_that_are_no_counts(numbers):
 
 
 @pytest.mark.parametrize(
+    'numbers',
+    [
+        dict(largest=500),
+        dict(ratio=10),
+        dict(largest=500, ratio=10, smallest=5),
+        dict(largest=0, ratio=10),
+        dict(largest=50.5, ratio=10),
+        dict(largest=True, ratio=10),
+        dict(largest='500', ratio=10),
+        dict(largest=500, ratio=0),
+        dict(largest=500, ratio=float('nan')),
+        dict(largest=500, ratio=None),
+    ],
+)
+def test_wrong_numbers_of_a_long_tail(numbers):
+    with pytest.raises(
+        BadClassCounts, match=r'class_counts: has to be dict\(largest=…, ratio=…\), .*not \{'
+    ) as refused:
+        load_class_counts(numbers, 3)
+    assert refused.value.code == 'invalid-class-counts'
+
+
+@pytest.mark.parametrize(
     'content, code, line',
     [
         (b'', 'empty-file', 'a.txt is empty'),

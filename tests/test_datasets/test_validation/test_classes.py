@@ -7,10 +7,9 @@ from helpers.annotations import TRAIN, VAL, coco_dataset, coco_validation_set, c
 from helpers.paths import ROOT
 from mmdet.datasets import LVISV1Dataset
 
-from apa_mmdet.datasets import load_class_frequency
 from apa_mmdet.datasets.tiny_lvis.vocabularies import CATEGORIES
 from apa_mmdet.datasets.validation.classes import compare_classes
-from apa_mmdet.datasets.validation.findings import Findings, ValidationError
+from apa_mmdet.datasets.validation.findings import Findings
 from apa_mmdet.datasets.validation.validate_config import validate_config
 
 SHIPPED = ROOT / 'configs/_base_/datasets/lvis_v1_class_frequency.json'
@@ -228,23 +227,6 @@ def test_class_frequencies_are_found_by_name(tmp_path, of_training):
     assert codes(findings_of(cfg)) == [('extra-category', ('food',))]
     edit(source, first('categories', name='elder'))  # 'food', which is not used, or 'fig'
     assert codes(findings_of(cfg), 'error') == [('class-without-frequency', ('fig',))] * (not of_training)
-
-
-@pytest.mark.parametrize('count', ['5', -1, None, True, [1], 10**400, float('nan')])
-def test_image_counts_that_are_no_numbers(broken, count):
-    folder, cfg = broken
-    edit(folder / TRAIN, lambda c: c['categories'][0].update(image_count=count))
-    assert codes(findings_of(cfg, 'train')) == [('invalid-image-count', (CATEGORIES[0],))]
-
-
-def test_more_images_of_a_class_than_there_are(broken):
-    folder, cfg = broken
-    edit(folder / TRAIN, first('categories', image_count=41))
-    assert codes(findings_of(cfg, 'train'), 'error') == [('image-count-too-large', (CATEGORIES[0],))]
-    with pytest.raises(ValidationError) as error:
-        load_class_frequency(folder / TRAIN)
-    assert (error.value.code, error.value.ids) == ('invalid-frequency', (0,))
-    assert not list(folder.glob('annotations/*.class_frequency.json'))
 
 
 def test_heads_whose_number_of_classes_means_something_else(broken):

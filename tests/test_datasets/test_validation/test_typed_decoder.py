@@ -30,7 +30,7 @@ def outcomes(read, path):
             content = check_annotations(read(path), findings, None, usage)
         except ValidationError as error:
             return error.code, str(error)
-        found.append((list(findings), content.counts, content.rare, content.labeled.tolist(), content.annotated))
+        found.append((list(findings), content.counts, content.rare, content.labeled.tolist()))
     return found
 
 

@@ -10,14 +10,14 @@ from mmdet.evaluation import LVISMetric
 from mmdet.evaluation.metrics.lvis_metric import LVISFixedAPMetric
 
 from apa_mmdet.evaluation import FastLVISMetric
-from apa_mmdet.evaluation.functional.detections import Detections
+from apa_mmdet.evaluation.functional.lvis_detections import LVISDetections
 from apa_mmdet.evaluation.functional.lvis_eval import FastLVISEval, GroundTruth
 from apa_mmdet.evaluation.functional.prediction_store import PredictionError, find_predictions
 from apa_mmdet.evaluation.metrics.streamed_metric import EvaluationError
 
 
 def evaluation_of(ground_truth, predictions, iou_type):
-    detections = Detections(ground_truth, predictions, masks=iou_type == 'segm')
+    detections = LVISDetections(ground_truth, predictions, masks=iou_type == 'segm')
     for prediction in predictions:
         detections.add(prediction)
     return FastLVISEval(detections, iou_type)

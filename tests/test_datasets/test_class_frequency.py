@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 from helpers.paths import ROOT
@@ -10,18 +12,31 @@ from helpers.recordings import load
 from mmdet.datasets import LVISV1Dataset
 from mmengine.logging import MMLogger
 
-from apa_mmdet.datasets import kept_beside, load_class_frequency
+from apa_mmdet.datasets import class_statistics, load_class_frequency
+from apa_mmdet.datasets.calibration_statistics import load_calibration_statistics
+from apa_mmdet.datasets.validation.class_measurement import count_categories
 from apa_mmdet.datasets.validation.findings import ValidationError
+from apa_mmdet.datasets.validation.reading import read_content
 
 SHIPPED = ROOT / 'configs/_base_/datasets/lvis_v1_class_frequency.json'
 WANT = [1 / 4, 3 / 4]  # categories 7 and 2, as mmdet numbers the labels; four of the five images are annotated
 
 
+def annotation(number, image, category, **fields):
+    return dict(id=number, image_id=image, category_id=category, bbox=[0, 0, 5, 4], area=20, **fields)
+
+
 def lvis(**changes):
-    annotations = [dict(image_id=i, category_id=c) for i, c in [(1, 2), (1, 2), (2, 2), (3, 2), (9, 7)]]
-    categories = [dict(id=7, image_count=1), dict(id=2, image_count=3)]
-    content = dict(images=[dict(id=i) for i in (1, 2, 3, 5, 9)], annotations=annotations, categories=categories)
+    pairs = [(1, 2), (1, 2), (2, 2), (3, 2), (9, 7)]
+    content = dict(
+        images=[dict(id=i, width=10, height=8) for i in (1, 2, 3, 5, 9)],
+        annotations=[annotation(i, *pair) for i, pair in enumerate(pairs, 1)],
+        categories=[dict(id=7, name='fig', image_count=1), dict(id=2, name='date', image_count=3)],
+    )
     return {key: value for key, value in {**content, **changes}.items() if value is not None}
+
+
+MORE = annotation(6, 5, 2)  # the fifth image shows category 2, too
 
 
 @pytest.fixture
@@ -60,8 +75,25 @@ def test_annotation_file_counts_images_with_an_annotation(write):
     assert load_class_frequency(write(lvis())) == WANT
 
 
-def test_the_images_of_a_coco_file_are_counted(write):
-    assert load_class_frequency(write(lvis(categories=[dict(id=7), dict(id=2)]))) == WANT
+def test_image_counts_of_annotations_are_those_of_lvis(tiny_data, tmp_path):
+    path = shutil.copy(tiny_data() / 'annotations/lvis_v1_train.json', tmp_path)
+    content = json.loads(Path(path).read_text())
+    annotated = len({a['image_id'] for a in content['annotations']})
+    published = [c['image_count'] / annotated for c in content['categories']]
+    assert load_class_frequency(path) == published
+
+
+def test_image_counts_of_another_file_are_not_taken_for_those_of_the_annotations(write):
+    categories = [dict(category, image_count=40) for category in lvis()['categories']]  # as after taking a part of LVIS
+    assert load_class_frequency(write(lvis(categories=categories))) == WANT
+
+
+def test_crowds_are_no_images_of_a_class_for_the_loss_calibration_and_groups(write):
+    crowds = [annotation(i, i, 2, iscrowd=int(i > 1)) for i in (1, 2, 3)] + [annotation(4, 9, 2, iscrowd=1)]
+    path = write(lvis(annotations=crowds))
+    assert load_class_frequency(path) == [0, 1 / 4]  # of four annotated images
+    assert load_calibration_statistics(path).image_count == [0, 1]
+    assert count_categories(read_content(path), str(path)).images.tolist() == [0, 1]
 
 
 def named(*names):
@@ -74,7 +106,7 @@ def named(*names):
 )
 def test_frequencies_are_found_by_name_also_in_the_cache(write, classes, want):
     path = write(named('food', 'fig', 'date'))
-    cache = path.with_name('train.class_frequency.json')
+    cache = path.with_name('train.class_statistics.json')
     assert [load_class_frequency(p, classes) for p in (path, path, cache)] == [want] * 3
     assert load_class_frequency(path) == [0, *WANT]
 
@@ -101,46 +133,59 @@ def test_the_class_that_lvis_spells_in_its_own_way_has_a_frequency():
 
 
 def test_without_names_the_order_of_the_file_is_taken(write):
-    assert load_class_frequency(write(lvis()), ['date', 'fig']) == WANT
+    counts = [dict(id=7, image_count=1), dict(id=2, image_count=3)]
+    assert load_class_frequency(write(dict(n_images_annotated=4, categories=counts)), ['date', 'fig']) == WANT
     assert load_class_frequency(write([0.5, 1.0]), ['date', 'fig']) == [0.5, 1.0]
 
 
-def test_a_cache_of_counts_without_names_is_counted_again(write):
-    path = write(named('food', 'fig', 'date'))
+def test_a_cache_of_an_earlier_version_is_measured_again(write):
+    path = write(lvis())
     load_class_frequency(path)
-    cache = path.with_name('train.class_frequency.json')
-    old = json.loads(cache.read_text())
-    old = dict(old, categories=[dict(id=c['id'], image_count=0) for c in old['categories']])
-    del old['version']
-    cache.write_text(json.dumps(old))
-    assert load_class_frequency(path, ['date']) == WANT[1:]
+    cache = path.with_name('train.class_statistics.json')
+    cache.write_text(json.dumps(dict(json.loads(cache.read_text()), version=1, n_images_annotated=9)))
+    assert load_class_frequency(path) == WANT
+
+
+def test_the_loss_and_calibration_measure_once(write, monkeypatch):
+    path = write(lvis())
+    load_class_frequency(path)
+    assert sorted(os.listdir(path.parent)) == ['train.class_statistics.json', 'train.json']
+    monkeypatch.setattr(class_statistics, 'read_content', lambda path: pytest.fail('the source was read again'))
+    assert load_calibration_statistics(path).image_count == [1, 3]
+
+
+def test_counts_that_earlier_versions_kept_are_read_where_they_are_named(write):
+    kept = dict(n_images_annotated=4, categories=[dict(id=7, name='fig', image_count=2)])
+    kept = write(dict(kept, version=2, source='train.json', source_size=9), 'train.class_frequency.json')
+    assert load_class_frequency(kept, ['fig']) == [1 / 2]
+    assert load_class_frequency(write(lvis()), ['fig']) == WANT[:1]  # beside the annotations it is not
 
 
 def test_counts_are_cached_until_the_source_changes(write, monkeypatch):
     path = write(lvis())
     load_class_frequency(path)
-    kept = path.with_name('train.class_frequency.json')
+    kept = path.with_name('train.class_statistics.json')
     assert load_class_frequency(kept) == WANT
     assert os.stat(kept).st_mode == os.stat(path).st_mode
     with monkeypatch.context() as context:
-        context.setattr(kept_beside, 'read_content', lambda path: pytest.fail('the source was read again'))
+        context.setattr(class_statistics, 'read_content', lambda path: pytest.fail('the source was read again'))
         assert load_class_frequency(path) == WANT
 
-    write(lvis(annotations=lvis()['annotations'] + [dict(image_id=5, category_id=2)]))
-    assert load_class_frequency(path) == [1 / 5, 3 / 5]
-    text = path.read_text().replace('"image_count": 3', '"image_count": 2')  # of the same size
-    path.write_text(text)
+    write(lvis(annotations=lvis()['annotations'] + [MORE]))
+    assert load_class_frequency(path) == [1 / 5, 4 / 5]
+    text = path.read_text().replace('"image_id": 1, "category_id": 2', '"image_id": 1, "category_id": 7')
+    path.write_text(text)  # of the same size
     os.utime(path, ns=(0, 12345))
-    assert load_class_frequency(path) == [1 / 5, 2 / 5]
-    assert sorted(os.listdir(path.parent)) == ['train.class_frequency.json', 'train.json']
+    assert load_class_frequency(path) == [2 / 5, 3 / 5]
+    assert sorted(os.listdir(path.parent)) == ['train.class_statistics.json', 'train.json']
 
 
 @pytest.mark.parametrize('rubbish', ['', '{', '[1]', '{"source": 3}', '{}'])
 def test_a_damaged_cache_is_counted_again(write, rubbish):
     path = write(lvis())
-    write(rubbish, 'train.class_frequency.json')
+    write(rubbish, 'train.class_statistics.json')
     assert load_class_frequency(path) == WANT
-    assert load_class_frequency(path.with_name('train.class_frequency.json')) == WANT
+    assert load_class_frequency(path.with_name('train.class_statistics.json')) == WANT
 
 
 @pytest.mark.parametrize('failing', ['pathlib.Path.open', 'os.replace'])
@@ -171,19 +216,19 @@ def test_missing_file(tmp_path):
         ([0.1, 'x'], 'invalid-frequency', (1,)),
         ([0.1, None], 'invalid-frequency', (1,)),
         ([64, 364], 'invalid-frequency', (0,)),
-        ({}, 'missing-records', ('annotations',)),
+        ({}, 'invalid-images-annotated', ()),
         (lvis(annotations=None), 'missing-records', ('annotations',)),
         (lvis(annotations=[]), 'missing-records', ('annotations',)),
         (lvis(annotations=[3]), 'not-an-object', ('number 0',)),
-        (lvis(annotations=[dict(category_id=1)]), 'invalid-field', ('number 0',)),
-        (lvis(annotations=[dict(category_id=[1], image_id=1)]), 'invalid-field', ('number 0',)),
+        (lvis(annotations=[dict(annotation(3, 1, 2), category_id=[1])]), 'invalid-field', (3,)),
+        (lvis(annotations=[annotation(3, 4, 2)]), 'unknown-image', (3,)),
         (lvis(categories=None), 'missing-records', ('categories',)),
         (lvis(categories=['a']), 'not-an-object', ('number 0',)),
         (lvis(categories=[dict(id=[1])]), 'invalid-field', ([1],)),
-        (lvis(categories=[dict(image_count=2)]), 'invalid-field', ('number 0',)),
-        (lvis(categories=[dict(id=1, image_count='5')]), 'invalid-field', (1,)),
-        (lvis(categories=[dict(id=1, image_count=10**400)]), 'invalid-field', (1,)),
-        (lvis(categories=[dict(id=2, image_count=5)]), 'invalid-frequency', (0,)),
+        (lvis(categories=[dict(name='fig')]), 'invalid-field', ('number 0',)),
+        (dict(n_images_annotated=4, categories=[dict(id=1, image_count='5')]), 'invalid-field', (1,)),
+        (dict(n_images_annotated=4, categories=[dict(id=1, image_count=10**400)]), 'invalid-field', (1,)),
+        (dict(n_images_annotated=4, categories=[dict(id=2, image_count=5)]), 'invalid-frequency', (0,)),
         (dict(n_images_annotated=4, categories=[dict(id=2)]), 'invalid-field', (2,)),
         (dict(n_images_annotated=0, categories=lvis()['categories']), 'invalid-images-annotated', ()),
         (dict(n_images_annotated=5), 'missing-records', ('categories',)),
@@ -199,17 +244,17 @@ def test_invalid_content_is_named_in_one_line(write, content, code, ids):
 
 
 def test_counts_of_a_file_that_is_replaced_meanwhile_are_not_reused(write, monkeypatch):
-    path, read = write(lvis()), kept_beside.read_content
+    path, read = write(lvis()), class_statistics.read_content
 
     def read_and_replace(path):
         content = read(path)
-        write(lvis(annotations=lvis()['annotations'] + [dict(image_id=5, category_id=2)]))
+        write(lvis(annotations=lvis()['annotations'] + [MORE]))
         return content
 
     with monkeypatch.context() as context:
-        context.setattr(kept_beside, 'read_content', read_and_replace)
+        context.setattr(class_statistics, 'read_content', read_and_replace)
         assert load_class_frequency(path) == WANT
-    assert load_class_frequency(path) == [1 / 5, 3 / 5]
+    assert load_class_frequency(path) == [1 / 5, 4 / 5]
 
 
 @pytest.mark.parametrize(
@@ -224,7 +269,7 @@ def test_counts_of_a_file_that_is_replaced_meanwhile_are_not_reused(write, monke
 def test_a_cache_with_wrong_counts_is_counted_again(write, harm):
     path = write(lvis())
     load_class_frequency(path)
-    cache = path.with_name('train.class_frequency.json')
+    cache = path.with_name('train.class_statistics.json')
     valid = json.loads(cache.read_text())
     cache.write_text(json.dumps({**valid, **harm}))
     assert load_class_frequency(path) == WANT and json.loads(cache.read_text()) == valid

@@ -13,7 +13,7 @@ from .prediction_store import Prediction, PredictionFiles
 MAX_PER_IMAGE = 300  # detections, as in lvis
 
 
-class Detections(DetectionRows):
+class LVISDetections(DetectionRows):
     """Collects predictions, image by image; ``category`` of a row is a position among the sorted ids.
 
     Args:
