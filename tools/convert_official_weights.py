@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 """Converts official weights to this package's names, and back; nothing is written unless every one of them fits.
-SE-ResNets of MMPretrain and timm are converted as classifiers, in this direction alone.
+SE-ResNets of MMPretrain and timm are converted as classifiers, only in this direction.
 
 tools/convert_official_weights.py IN OUT                     classification → pretrained backbone
 tools/convert_official_weights.py IN OUT --config CONFIG     detector → checkpoint for tools/test.py CONFIG

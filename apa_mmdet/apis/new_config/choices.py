@@ -106,7 +106,7 @@ def _about_classes(summary: AnnotationSummary, used: np.ndarray, images: np.ndar
     names = [name for name, is_used in zip(summary.names, used) if is_used]
     unseen = [name for name, count in zip(names, images) if not count]
     if left_out:
-        yield f'Left out, being without an instance: {_examples(left_out)}.'
+        yield f'Skipped, being without an instance: {_examples(left_out)}.'
     if unseen:
         yield f'Without a training instance, so that they are not learned: {_examples(unseen)}.'
 

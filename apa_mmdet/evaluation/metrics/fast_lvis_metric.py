@@ -38,7 +38,7 @@ class FastLVISMetric(StreamedMetric, LVISMetric):
     All ranks create their metrics in the same order: they agree on a name there.
 
     A label is a position among the file's categories, as in mmdet; with ``SelectiveLVISV1Dataset`` or
-    ``SelectiveLVISV05Dataset`` one among their classes, which alone are evaluated.
+    ``SelectiveLVISV05Dataset`` one among their classes, and only these are evaluated.
 
     As in mmdet, 'proposal' is recall by category, and ``iou_thrs`` is only for 'proposal_fast'. Unlike there, a test
     without any detection has AP 0 instead of no result, and what has no annotation to average, as a frequency group

@@ -9,7 +9,7 @@ MESSAGES = {
     'invalid-exponent': 'exponent is {given}; it must be a number of 0 or more',
     'unknown-variant': 'variant is {given}; known variants are {known}',
     'no-fractal-dimension': '{path} has no fractal dimensions; measure its annotations with '
-    'tools/class_statistics.py, or calibrate by frequency alone with exponent=0',
+    'tools/class_statistics.py, or calibrate only by frequency, with exponent=0',
     'class-count': '{path} has {found} classes, {head} {wanted}; give the statistics of its training data, or '
     'classes=(…), the names of its classes',
     'no-classifier': '{model} has no head whose class scores can be calibrated{seen}',
