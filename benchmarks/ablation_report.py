@@ -175,7 +175,7 @@ def draw(study: Study, differences: list[dict[str, str]], steps: list[dict[str, 
     axes[0].invert_yaxis()
     figure.suptitle(
         f'{study.folder}: differences from {study.label(study.baseline)}, 95% intervals, paired by image and seed\n'
-        '(hollow: one seed, intervals over images alone); time: median and middle half of the samples',
+        '(hollow: one seed, intervals over images only); time: median and middle half of the samples',
         fontsize=9,
     )
     figure.savefig(path, dpi=130)
@@ -188,7 +188,8 @@ def draw_differences(axis: 'Axes', group: str, rows: list[dict[str, str]]) -> No
         face = 'white' if len(row['seeds'].split()) == 1 else color
         ends = [[value - low], [high - value]]
         axis.errorbar(value, place, xerr=ends, fmt='o', mfc=face, color=color, capsize=2, linewidth=1)
-    axis.set_title(f'mask {group} − {float(rows[0]["a_value"]):.3f}', fontsize=9)
+    axis.locator_params(axis='x', nbins=6)
+    axis.set_title(f'mask {group}, difference', fontsize=9)
 
 
 def draw_times(axis: 'Axes', study: Study, runs: list[Run], steps: list[dict[str, str]]) -> None:
