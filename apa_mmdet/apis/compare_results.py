@@ -165,7 +165,7 @@ def _resample(path: Path, metric: StreamedMetric, weights: np.ndarray, ground_tr
         with open_results(path, metric, ground_truth) as files:
             return metric.resample_files(files, weights, ground_truth)
     except PredictionError as error:
-        raise error if str(path) in str(error) else PredictionError(error.code, f'{path}: {error}') from None
+        raise error if error.path else PredictionError.of(error.code, path, f': {error}') from None
 
 
 def _check_same(first_path: Path, first: Resampled, path: Path, found: Resampled) -> None:

@@ -136,7 +136,7 @@ def test_what_cannot_be_compared_ends_in_one_line(arguments, line, tool):
     assert re.fullmatch(f'compare_results: {line}', code) and not out
 
 
-def test_results_of_another_data_set_are_refused(results, tmp_path):
+def test_results_of_another_data_set_are_refused(results, tmp_path, monkeypatch):
     content, _ = draw(2, images=3)
     for image in content['images']:
         image['id'] += 1000
@@ -145,6 +145,10 @@ def test_results_of_another_data_set_are_refused(results, tmp_path):
     config_of(tmp_path, saved(content, tmp_path), type='FastLVISMetric')
     with pytest.raises(ValueError, match='good0.pkl: image .* was tested, but is not in the annotations'):
         compare(tmp_path, a=['good0.pkl'], b=['good0.pkl'])
+    shutil.copytree(results / 'good0.predictions', tmp_path / 'in')
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match='^in: image .* was tested, but is not in the annotations'):
+        compare_results('config.py', dict(a=['in'], b=['in']))
 
 
 def test_arms_need_a_baseline(results):

@@ -26,6 +26,7 @@ AnnotatedImage = tuple[str, float, float] | tuple[str]  # path, and height and w
 ORIENTATION, TURNED = 274, (5, 6, 7, 8)  # tag of EXIF, and its values that exchange width and height
 BITS_PER_SAMPLE = 258  # tag of TIFF
 PNG_BIT_DEPTH = 24  # offset in the file
+NOT_AN_IMAGE = 'not an image that OpenCV reads'
 DARK = 64  # of 255: what no image of a data set exceeds has lost 2 of its 8 bits
 
 
@@ -50,10 +51,10 @@ def _faults_of(loader: BaseTransform, decode: bool, path: str, *annotated: float
         data = fileio.get(path, backend_args=backend_args)
         orientation, depth = _read_to_the_end(data)
         loaded = loader(dict(img_path=path))
+    except AssertionError:  # of mmcv's loader, without an image
+        return (yield Fault('unreadable-image', path, NOT_AN_IMAGE))
     except Exception as error:  # decoders raise what they like
-        reason = getattr(error, 'strerror', None) or str(error).partition('\n')[0]
-        if not reason or path in reason:
-            reason = 'not an image that OpenCV reads'
+        reason = getattr(error, 'strerror', None) or str(error).partition('\n')[0] or NOT_AN_IMAGE
         return (yield Fault('unreadable-image', path, reason))
     size, is_turned = list(loaded['ori_shape']), orientation in TURNED
     if annotated and size != list(annotated):

@@ -37,18 +37,18 @@ def read_dumped_results(path: Path) -> list[dict]:
         try:
             samples = _Unpickler(file).load()
         except Refused as error:
-            raise PredictionError(
-                'not-predictions', f'{path} is not what tools/test.py --out writes, and was not loaded ({error.code})'
-            ) from None
+            found = f' is not what tools/test.py --out writes, and was not loaded ({error.code})'
+            raise PredictionError.of('not-predictions', path, found) from None
         except Exception as error:  # torch raises all types over damaged files
-            raise PredictionError('not-predictions', f'{path} is damaged or not a pickle: {one_line(error)}') from None
+            found = f' is damaged or not a pickle: {one_line(error)}'
+            raise PredictionError.of('not-predictions', path, found) from None
     for i, sample in enumerate(samples if isinstance(samples, list) else [samples]):
         found = sample.get('pred_instances') if isinstance(sample, dict) else None
         if not (isinstance(samples, list) and 'img_id' in sample and isinstance(found, dict)):
-            raise PredictionError(
-                'not-predictions', f'{path}: entry {i} has no img_id with pred_instances, as tools/test.py --out writes'
-            )
+            found = f': entry {i} has no img_id with pred_instances, as tools/test.py --out writes'
+            raise PredictionError.of('not-predictions', path, found)
         missing = {'bboxes', 'scores', 'labels'} - set(found)
         if missing:
-            raise PredictionError('not-predictions', f'{path}: image {sample["img_id"]!r} has no {min(missing)}')
+            text = f': image {sample["img_id"]!r} has no {min(missing)}'
+            raise PredictionError.of('not-predictions', path, text)
     return samples

@@ -73,15 +73,15 @@ def read_json_results(path: Path, category_ids: Sequence[int]) -> Iterator[Predi
     try:
         detections = json.loads(path.read_text(encoding='utf-8'))
     except (RecursionError, ValueError) as error:
-        raise PredictionError('not-json', f'{path} is not JSON, or was cut off: {one_line(error)}') from None
+        raise PredictionError.of('not-json', path, f' is not JSON, or was cut off: {one_line(error)}') from None
     if not isinstance(detections, list):
-        raise PredictionError('not-json', f'{path} is not a list of detections')
+        raise PredictionError.of('not-json', path, ' is not a list of detections')
     label_of = {number: label for label, number in enumerate(category_ids)}
     by_image: dict[int, list[dict]] = {}
     sizes: dict[int, tuple[int, int] | None] = {}
     for i, detection in enumerate(detections):
         if fault := _fault(detection, label_of, sizes):
-            raise PredictionError('bad-record', f'{path}: detections[{i}]: {fault}')
+            raise PredictionError.of('bad-record', path, f': detections[{i}]: {fault}')
         by_image.setdefault(detection['image_id'], []).append(detection)
     del detections
     for image_id, found in by_image.items():

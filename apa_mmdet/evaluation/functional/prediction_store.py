@@ -33,7 +33,20 @@ DETECTION = np.dtype(
 
 
 class PredictionError(CodedError):
-    """Predictions that cannot be written, read or evaluated; docs/fault_tolerance.md lists the codes."""
+    """Predictions that cannot be written, read or evaluated; docs/fault_tolerance.md lists the codes.
+
+    Attributes:
+        path: the file or folder that could not be read, with which the message begins; None where another is at fault.
+    """
+
+    path: Path | None = None
+
+    @classmethod
+    def of(cls, code: str, path: Path, text: str) -> 'PredictionError':
+        """The error of a file or folder; ``text`` follows its path in the message."""
+        error = cls(code, f'{path}{text}')
+        error.path = path
+        return error
 
 
 class Masks(NamedTuple):
@@ -198,8 +211,8 @@ class PredictionFiles:
                 seen.add(prediction.image_id)
                 yield prediction
         if self.size is not None and count < self.size:
-            found = f'{self.paths[0].parent} has predictions of {count} of the {self.size} tested images'
-            raise PredictionError('missing-images', found)
+            found = f' has predictions of {count} of the {self.size} tested images'
+            raise PredictionError.of('missing-images', self.paths[0].parent, found)
 
     @contextmanager
     def open_masks(self) -> Iterator[Callable[[int, int, int], bytes]]:
@@ -232,9 +245,8 @@ def find_predictions(folder: Path) -> PredictionFiles:
                 f'{path} is missing; {world_size} processes wrote these predictions: copy it from {source}'
             )
         if _read_header(path) != (rank, world_size, token):
-            raise PredictionError(
-                'other-test', f'{path} belongs to another test than {first}: copy that of the same test from {source}'
-            )
+            found = f' belongs to another test than {first}: copy that of the same test from {source}'
+            raise PredictionError.of('other-test', path, found)
         paths.append(path)
     return PredictionFiles(paths)
 
@@ -244,7 +256,7 @@ def _read_header(path: Path) -> tuple[int, int, bytes]:
     with path.open('rb') as file:
         header = file.read(HEADER.size)
     if len(header) < HEADER.size or not header.startswith(MAGIC):
-        raise PredictionError('not-predictions', f'{path} is not a file of predictions, or its beginning was cut off')
+        raise PredictionError.of('not-predictions', path, ' is not a file of predictions, or its beginning was cut off')
     return HEADER.unpack(header)[1:]
 
 
@@ -280,8 +292,8 @@ def read_predictions(path: Path, index: int = 0) -> Iterator[Prediction]:
                     raise ValueError('has a wrong checksum')
                 prediction = _decode(payload, file.tell(), index)
             except (struct.error, ValueError) as error:
-                where = f'{path} is damaged: record {number + 1}, at byte {start}'
-                raise PredictionError('damaged-file', f'{where}, {error}') from error
+                found = f' is damaged: record {number + 1}, at byte {start}, {error}'
+                raise PredictionError.of('damaged-file', path, found) from error
             yield prediction
             start, number = file.tell(), number + 1
 

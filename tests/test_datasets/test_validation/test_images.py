@@ -108,6 +108,17 @@ def test_an_image_that_training_would_skip_is_an_error(tmp_path):
     assert codes(findings_of(cfg, images=True)) == [('unreadable-image', (str(tmp_path / 'd/1.png'),))]
 
 
+def test_why_a_loader_of_ones_own_refuses_an_image_is_passed_on(tmp_path):
+    class Loader(LoadImageFromFile):
+        def transform(self, results):
+            raise ValueError(f'{results["img_path"]} is of an unknown sensor')
+
+    path, findings = str(tmp_path / 'a.png'), Findings('train')
+    cv2.imwrite(path, np.zeros((4, 5, 3), np.uint8))
+    check_images([(path, 4, 5)], Loader(), findings, progress=False)
+    assert codes(findings) == [('unreadable-image', (path,))] and 'is of an unknown sensor' in findings[0].message
+
+
 @pytest.mark.parametrize('there', ['Caf\u00e9.JPG', 'cafe\u0301.jpg', 'caf\u00e9.jpeg', None])
 def test_a_missing_image_that_is_there_under_a_similar_name(tmp_path, there):
     findings = Findings('train')
