@@ -25,7 +25,7 @@ from apa_mmdet.checkpoint.io import find_weights
 from apa_mmdet.checkpoint.scheme import data_only
 from apa_mmdet.models.calibration import name_classes
 from apa_mmdet.structures.best_class import best_class_of_each_object
-from apa_mmdet.utils.config import BadConfig, is_classifier, leaves, load_config, model_parts
+from apa_mmdet.utils.config import BadConfig, class_counts, is_classifier, leaves, load_config
 from apa_mmdet.visualization.images import read_rgb
 from apa_mmdet.visualization.local_visualizer import draw, make_visualizer
 
@@ -193,11 +193,7 @@ def class_names(cfg: Config, meta: Any = None) -> tuple[str, ...]:
         FileNotFoundError: if the config's data set reads them from a file that does not exist.
         ValueError: if there are not as many as the model has classes.
     """
-    numbers = {
-        part['num_classes']
-        for _, part in model_parts(cfg.model)
-        if isinstance(part.get('num_classes'), int) and not part.get('class_agnostic')
-    }
+    numbers = {found.count for found in class_counts(cfg.model) if found.is_used}
     counts = []
     for names in _known_names(cfg, meta):
         if not numbers or numbers == {len(names)}:

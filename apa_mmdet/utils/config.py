@@ -11,7 +11,17 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from .config_parts import BadConfig, evaluators, is_classifier, leaves, metrics_of, model_parts, section, walk
+from .config_parts import (
+    BadConfig,
+    class_counts,
+    evaluators,
+    is_classifier,
+    leaves,
+    metrics_of,
+    model_parts,
+    section,
+    walk,
+)
 from .errors import one_line
 from .shorthand_options import spell_out
 
@@ -19,6 +29,7 @@ __all__ = [
     'BadConfig',
     'apply_options',
     'build_detector',
+    'class_counts',
     'evaluators',
     'is_classifier',
     'leaves',

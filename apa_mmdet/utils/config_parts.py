@@ -1,7 +1,7 @@
 """Finds the data sets, evaluators and parts of a model in a config."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
@@ -76,6 +76,34 @@ def model_parts(node: Any, path: str = 'model') -> Iterator[tuple[str, dict]]:
     elif isinstance(node, (list, tuple)):
         for i, value in enumerate(node):
             yield from model_parts(value, f'{path}[{i}]')
+
+
+class ClassCount(NamedTuple):
+    """A setting of a number of classes, as ``--cfg-options`` takes it. ``is_used``: the part has outputs by class."""
+
+    setting: str
+    count: int
+    is_used: bool
+
+
+def class_counts(model: Any) -> Iterator[ClassCount]:
+    """Yields the numbers of classes in a model's config.
+
+    Where ``num_classes`` means something else it is left out: that of GroundingDINOHead is of the words of a text.
+
+    Example:
+        >>> heads = [dict(num_classes=3), dict(num_classes=80, class_agnostic=True)]
+        >>> for found in class_counts(dict(bbox_head=heads)):
+        ...     print(*found)
+        model.bbox_head.0.num_classes 3 True
+        model.bbox_head.1.num_classes 80 False
+    """
+    for path, part in model_parts(model):
+        count, name = part.get('num_classes'), part.get('type')
+        name = name if isinstance(name, str) else getattr(name, '__name__', '')
+        if isinstance(count, int) and name.rpartition('.')[2] != 'GroundingDINOHead':
+            setting = f'{path.replace("[", ".").replace("]", "")}.num_classes'
+            yield ClassCount(setting, count, not part.get('class_agnostic'))
 
 
 def is_classifier(cfg: Config) -> bool:

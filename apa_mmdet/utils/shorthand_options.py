@@ -10,7 +10,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from .config_parts import BadConfig, is_classifier, model_parts, walk
+from .config_parts import BadConfig, class_counts, is_classifier, walk
 
 LOADERS = tuple(f'{split}_dataloader' for split in ('train', 'val', 'test'))
 WITH_PATHS = (*LOADERS, 'val_evaluator', 'test_evaluator', 'model')
@@ -83,10 +83,7 @@ def _classes(cfg: Config, value: Any) -> dict[str, Any]:
         metainfo = leaf.get('metainfo') or {}
         # colors belong to the classes that go
         full[f'{path}.metainfo'] = dict(classes=names, **({'_delete_': True} if 'palette' in metainfo else {}))
-    for path, part in model_parts(cfg.get('model') or {}):
-        # of GroundingDINOHead they are the words of a text
-        if isinstance(part.get('num_classes'), int) and part.get('type') != 'GroundingDINOHead':
-            full[f'{path.replace("[", ".").replace("]", "")}.num_classes'] = len(names)
+    full.update((found.setting, len(names)) for found in class_counts(cfg.get('model')))
     preprocessor = (cfg.get('model') or {}).get('data_preprocessor') or {}
     if is_classifier(cfg) and 'num_classes' in preprocessor:  # of the labels that it mixes
         full['model.data_preprocessor.num_classes'] = len(names)

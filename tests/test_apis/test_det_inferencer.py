@@ -15,6 +15,7 @@ import torch
 from helpers.paths import ROOT
 from helpers.tiny_runs import tinier
 from mmdet.apis import inference_detector, init_detector
+from mmdet.models.dense_heads import GroundingDINOHead
 from mmdet.structures.bbox import bbox_overlaps
 from mmengine.config import Config
 from mmengine.runner import Runner
@@ -260,6 +261,13 @@ def test_names_are_not_guessed(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match='category_name_13204_v3det_2023_v1.txt'):
         class_names(cfg)
     assert len(class_names(cfg, dict(dataset_meta=dict(classes=list(range(13204)))))) == 13204
+
+
+def test_the_words_of_a_text_are_no_classes():
+    dataset = dict(type='CocoDataset', ann_file='', metainfo=dict(classes=('date', 'fig')))
+    for head in ('GroundingDINOHead', 'mmdet.GroundingDINOHead', GroundingDINOHead):
+        model = dict(type='GroundingDINO', bbox_head=dict(type=head, num_classes=256))
+        assert class_names(Config(dict(model=model, test_dataloader=dict(dataset=dataset)))) == ('date', 'fig')
 
 
 # ---------------------------------------------------------------- what is refused

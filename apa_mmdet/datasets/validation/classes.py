@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from apa_mmdet.utils.config import model_parts
+from apa_mmdet.utils.config import class_counts, model_parts
 
 from .class_frequencies import read_class_frequencies
 from .class_names import SPELLINGS, report_lacking
@@ -65,13 +65,14 @@ def check_model(cfg: Config, checked: list[CheckedDataset], findings: Findings) 
     if len(names) > 1:
         counts = ', '.join(f'{name} has {number}' for number, name in names.items())
         findings.add('class-count-mismatch', list(names.values()), counts=counts)
-    for path, part in model_parts(cfg.get('model') or {}) if checked else ():
-        number, name = next(iter(names.items()))
-        # of GroundingDINOHead they are the words of a text
-        count = part.get('num_classes') if part.get('type') != 'GroundingDINOHead' else None
-        if isinstance(count, int) and count != number and not part.get('class_agnostic'):
-            values = dict(setting=f'{path}.num_classes', count=count, dataset=name, number=number)
-            findings.add('num-classes-mismatch', [values['setting']], **values)
+    if not checked:
+        return
+    number, name = next(iter(names.items()))
+    for setting, count, is_used in class_counts(cfg.get('model')):
+        if is_used and count != number:
+            values = dict(setting=setting, count=count, dataset=name, number=number)
+            findings.add('num-classes-mismatch', [setting], **values)
+    for path, part in model_parts(cfg.get('model')):
         file, setting = part.get('class_frequency'), f'{path}.class_frequency'
         if trained and isinstance(file, str):  # only losses read it
             classes = part.get('classes') or next(c.classes for c in checked if 'train' in c.splits)

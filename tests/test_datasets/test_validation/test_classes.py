@@ -190,7 +190,7 @@ def test_a_missing_list_of_names(v3det):
         (dict(bbox_head=dict(num_classes=80)), 'model.roi_head.bbox_head.num_classes'),
         (dict(bbox_head=dict(loss_cls=dict(num_classes=80))), f'{LOSS}.num_classes'),
         (dict(mask_head=dict(num_classes=80)), 'model.roi_head.mask_head.num_classes'),
-        (dict(bbox_head=[dict(num_classes=48), dict(num_classes=80)]), 'model.roi_head.bbox_head[1].num_classes'),
+        (dict(bbox_head=[dict(num_classes=48), dict(num_classes=80)]), 'model.roi_head.bbox_head.1.num_classes'),
     ],
 )
 def test_a_head_for_another_number_of_classes(broken, change, setting):
