@@ -4,11 +4,12 @@ import numpy as np
 from mmcv.transforms import BaseTransform, LoadImageFromFile
 from mmdet.registry import TRANSFORMS
 
+from apa_mmdet.utils.errors import CodedError
 from apa_mmdet.visualization.images import UNREADABLE
 
 
-class BadImage(ValueError):
-    """An image file that cannot be loaded. The message names it."""
+class BadImage(CodedError):
+    """An image file that cannot be loaded; code ``unreadable-image``. The message names it."""
 
 
 class AnyImageLoader(BaseTransform):
@@ -42,4 +43,5 @@ class AnyImageLoader(BaseTransform):
                     return loaded
             except Exception as error:  # of the decoder: OpenCV raises all types over arbitrary bytes
                 causes.append(error)
-        raise BadImage(f'{results["img_path"]}: {UNREADABLE}') from (causes[0] if causes else None)
+        line = f'{results["img_path"]}: {UNREADABLE}'
+        raise BadImage('unreadable-image', line) from (causes[0] if causes else None)

@@ -17,9 +17,9 @@ from apa_mmdet.utils.errors import CodedError
 from apa_mmdet.utils.missing_data_hints import explain
 
 from .launch_checks.launch import Launch
-from .launch_checks.validate_launch import InvalidLaunch, validate_launch
+from .launch_checks.validate_launch import validate_launch
 from .launch_checks.weights import latest_of, work_dir_of
-from .validate_annotations import SPLITS, BadAnnotations, validate_annotations
+from .validate_annotations import validate_annotations
 
 EXIT_DIVERGED = 3  # exit status of a training whose losses or gradients stay non-finite
 
@@ -74,9 +74,10 @@ def run(name: str) -> None:
                 tta=getattr(args, 'tta', False),
                 draws=bool(getattr(args, 'show', False) or getattr(args, 'show_dir', None)),
                 work_dir=args.work_dir,
+                launcher=args.launcher,
             )
             validate_launch(launch)
-            validate_annotations(cfg, SPLITS[name])
+            validate_annotations(launch)
             _start_from_weights(args, launch)
             tool.parse_args = lambda: args  # of this copy of the tool
         tool.main()
@@ -85,7 +86,7 @@ def run(name: str) -> None:
     except FloatingPointError as error:
         MMLogger.get_current_instance().error(str(error))
         sys.exit(EXIT_DIVERGED)
-    except (BadAnnotations, InvalidLaunch, CodedError) as error:
+    except CodedError as error:
         sys.exit(str(error))
 
 

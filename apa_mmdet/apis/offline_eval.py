@@ -20,8 +20,11 @@ from apa_mmdet.evaluation.functional.json_results import read_json_results
 from apa_mmdet.evaluation.functional.prediction_store import PredictionFiles, PredictionWriter, find_predictions
 from apa_mmdet.evaluation.metrics.streamed_metric import StreamedMetric, prediction_of_sample
 from apa_mmdet.utils.config import evaluators, leaves, load_config
+from apa_mmdet.utils.registered_classes import class_of
 
 PICKLES = '.pkl', '.pickle'
+# for mmdet's metrics; a subclass of theirs, as CocoOccludedSeparatedMetric, may compute something else
+FAST: dict[type, type] = {LVISMetric: FastLVISMetric, CocoMetric: FastCocoMetric}
 
 
 def eval_results(config: str, predictions: str, cfg_options: dict | None = None) -> dict[str, float]:
@@ -110,13 +113,10 @@ def build_metric(config: str, predictions: Path, cfg_options: dict | None = None
     init_default_scope('mmdet')
     found = []
     for _, evaluator in evaluators(cfg, ['test']):
-        metric = evaluator.get('type')
-        metric = METRICS.get(metric) if isinstance(metric, str) else metric
-        if isinstance(metric, type) and issubclass(metric, LVISMetric):
-            metric = metric if issubclass(metric, FastLVISMetric) else FastLVISMetric
+        metric = class_of(evaluator, METRICS) or object
+        metric = FAST.get(metric, metric)
+        if issubclass(metric, (FastLVISMetric, FastCocoMetric)) and evaluator.get('ann_file'):
             found.append(dict(evaluator, type=metric))
-        elif metric in (CocoMetric, FastCocoMetric) and evaluator.get('ann_file'):
-            found.append(dict(evaluator, type=FastCocoMetric))
     if not found:
         raise ValueError(f'{config} has no FastLVISMetric or FastCocoMetric with an ann_file in its test_evaluator')
     own = [e for e in found if Path(f'{e.get("outfile_prefix")}.predictions').resolve() == predictions.resolve()]
@@ -131,6 +131,5 @@ def _metainfo(cfg: Config, ann_file: str) -> dict:
     datasets = list(leaves((cfg.get('test_dataloader') or {}).get('dataset')))
     of_file = [d for d in datasets if os.path.join(d.get('data_root') or '', d.get('ann_file') or '') == ann_file]
     for dataset in of_file or datasets[:1]:
-        kind = DATASETS.get(dataset['type']) if isinstance(dataset['type'], str) else dataset['type']
-        return dict(kind.METAINFO, **BaseDataset._load_metainfo(dataset.get('metainfo')))
+        return dict(class_of(dataset, DATASETS).METAINFO, **BaseDataset._load_metainfo(dataset.get('metainfo')))
     return {}

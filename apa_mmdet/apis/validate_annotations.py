@@ -4,62 +4,58 @@ MMDetection takes them as they are: a polygon with NaN ends the process silently
 traceback after hours, and a box of negative width makes a wrong AP.
 """
 
-import os
 from collections.abc import Sequence
 
-from mmengine.config import Config
 from mmengine.logging import MMLogger
 
 from apa_mmdet.datasets.validation.codes import ERROR
 from apa_mmdet.datasets.validation.findings import Finding
 from apa_mmdet.datasets.validation.report import Report
-from apa_mmdet.datasets.validation.validate_config import SPLITS as ALL_SPLITS
-from apa_mmdet.datasets.validation.validate_config import validate_config
+from apa_mmdet.datasets.validation.validate_config import SPLITS, validate_config
 from apa_mmdet.utils.config import load_config
+from apa_mmdet.utils.errors import CodedError
 
 from .launch_checks.launch import Launch
-from .launch_checks.validate_launch import RANKS, check_launch
-
-SPLITS = {'train.py': ('train', 'val'), 'test.py': ('test',)}  # what MMDetection's tools read
+from .launch_checks.validate_launch import check_launch
 
 
-class BadAnnotations(ValueError):
-    """Annotations that cannot be trained on or evaluated with: ``findings`` are the errors, a line each."""
+class BadAnnotations(CodedError):
+    """Annotations that cannot be trained on or evaluated with; code ``findings``: the errors are ``findings``."""
 
-    def __init__(self, findings: Sequence[Finding]) -> None:
-        self.findings = tuple(findings)
+    findings: tuple[Finding, ...] = ()
+
+    @classmethod
+    def of(cls, findings: Sequence[Finding]) -> 'BadAnnotations':
+        """The error about these findings: a line each, or only that of a missing file."""
         missing = [finding.message for finding in findings if finding.code == 'missing-file']
         advice = 'fix the errors; to start anyway: --cfg-options check_annotations=False'
-        super().__init__(missing[0] if missing else '\n'.join([*map(str, findings), advice]))
+        error = cls('findings', missing[0] if missing else '\n'.join([*map(str, findings), advice]))
+        error.findings = tuple(findings)
+        return error
 
 
-def validate_annotations(cfg: Config, splits: Sequence[str]) -> None:
-    """Validate the annotations of a config and log its warnings, only in the first of several processes.
+def validate_annotations(launch: Launch) -> None:
+    """Validate the annotations that a start reads and log warnings, only in the first of several processes.
 
     Images are not checked; ``tools/check_dataset.py`` does that. With ``check_annotations=False`` in the config nothing
     is. Of a split whose predictions are only written (``format_only``), images and categories are enough.
 
-    Args:
-        cfg: the config.
-        splits: which of ``train``, ``val``, ``test``.
-
     Raises:
         BadAnnotations: if something is wrong in them, or if they do not fit the config.
     """
-    rank = next((os.environ[name] for name in RANKS if name in os.environ), '0')
-    splits = [split for split in splits if cfg.get(f'{split}_dataloader')]
-    if rank != '0' or not splits or not cfg.get('check_annotations', True):
+    splits = [split for split in launch.splits if launch.cfg.get(f'{split}_dataloader')]
+    if not launch.is_first_process or not splits or not launch.cfg.get('check_annotations', True):
         return
-    findings = validate_config(cfg, splits, images=None).findings
+    findings = validate_config(launch.cfg, splits, images=None).findings
     errors = [finding for finding in findings if finding.severity == ERROR]
     if errors:
-        raise BadAnnotations(errors)
+        raise BadAnnotations.of(errors)
     for finding in findings:
         MMLogger.get_current_instance().warning(str(finding))
 
 
 def check_config(
-    path: str, options: dict | None = None, splits: Sequence[str] = ALL_SPLITS, images: bool = True, workers: int = 0
+    path: str, options: dict | None = None, splits: Sequence[str] = SPLITS, images: bool = True, workers: int = 0
 ) -> Report:
     """Returns everything that is found wrong with a config before a training or, without ``train``, a test.
 

@@ -82,7 +82,7 @@ def _from_lists(
     given = {key: list(column) for key, column in columns.items() if column is not None}
     if len({len(column) for column in given.values()}) > 1:
         lengths = ', '.join(f'{len(column)} of {key}' for key, column in given.items())
-        raise ValidationError('unequal-statistics', path='stats', lengths=lengths)
+        raise ValidationError.of('unequal-statistics', path='stats', lengths=lengths)
     categories = [dict(zip(given, row), id=i) for i, row in enumerate(zip(*given.values()))]
     if n_images is None:
         n_images = sum(filter(is_count, image_count)) or 1  # the others are reported below
@@ -99,7 +99,7 @@ def _from_categories(content: Any, path: str) -> CalibrationStatistics:
         content = dict(content, n_images_annotated=content['n_images'])  # the number that frequencies refer to
     frequencies = class_frequencies(content, path)
     if isinstance(content, list):
-        raise ValidationError('not-class-statistics', path=path)
+        raise ValidationError.of('not-class-statistics', path=path)
     categories = content['categories']
     dimension = None
     if any('fractal_dimension' in c for c in categories):

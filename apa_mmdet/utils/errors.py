@@ -1,11 +1,24 @@
 """Errors with codes, and exceptions in one line."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from torch.utils.data import get_worker_info
+
+UNKNOWN = 'unknown'  # code of an error that others raised again from its text alone
 
 
 class CodedError(ValueError):
     """An error that a caller can act on: ``code`` is stable, the message is for people.
+
+    An error of a worker process of a data loader arrives with its code and message: torch raises it again from its
+    whole traceback as the only argument. So subclasses keep this constructor; what else they hold are attributes with
+    defaults, which a class method sets.
+
+    Args:
+        code: of the error.
+        message: what is wrong, where, and what to do.
 
     Example:
         >>> error = CodedError('duplicate-id', 'images[3]: id 7 is used twice')
@@ -13,7 +26,9 @@ class CodedError(ValueError):
         ('duplicate-id', 'images[3]: id 7 is used twice')
     """
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str | None = None) -> None:
+        if message is None:
+            code, message = self._read(code)
         super().__init__(code, message)  # both, so that pickle restores it
 
     @property
@@ -21,7 +36,16 @@ class CodedError(ValueError):
         return self.args[0]
 
     def __str__(self) -> str:
-        return self.args[1]
+        code, message = self.args
+        return message if get_worker_info() is None else f'{message}  [{code}]'
+
+    def _read(self, traceback: str) -> tuple[str, str]:
+        """The code and the message in the text of a traceback."""
+        _, name, text = traceback.rpartition(f'\n{type(self).__module__}.{type(self).__qualname__}: ')
+        if not name:
+            raise TypeError(f'{type(self).__name__} needs a code and a message')
+        found = re.fullmatch(r'(.*)  \[([\w-]+)\]', text.strip(), re.DOTALL)
+        return (found[2], found[1]) if found else (UNKNOWN, text.strip())
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:

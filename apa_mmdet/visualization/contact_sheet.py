@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from apa_mmdet.utils.config import is_classifier, leaves
 from apa_mmdet.utils.errors import in_one_line
+from apa_mmdet.utils.registered_classes import builds
 
 from .grid import caption, grid
 from .images import as_rgb
@@ -123,10 +124,9 @@ def _rank(step: dict) -> int:
 
     Test pipelines load them last, as metrics need them unchanged.
     """
-    transform = TRANSFORMS.get(step['type']) if isinstance(step['type'], str) else step['type']
     if 'LoadImage' in str(step['type']):
         return 0
-    return 1 if isinstance(transform, type) and issubclass(transform, LoadAnnotations) else 2
+    return 1 if builds(step, LoadAnnotations, TRANSFORMS) else 2
 
 
 def _load(dataset: Any, index: int, split: str) -> tuple[np.ndarray, Any]:

@@ -160,6 +160,15 @@ def test_an_option_for_several_settings_reaches_the_tool_and_a_spent_variable_do
         run('level=20')
 
 
+def test_activations_that_cannot_be_swapped_end_with_one_line(tmp_path, monkeypatch):
+    config = tmp_path / 'config.py'
+    model = dict(type='SwapActivations', module=dict(type='ResNet', depth=18), swap=dict(GELU=dict(type='AGLU')))
+    config.write_text(f"model = {model!r}\ndefault_scope = 'mmdet'")
+    monkeypatch.setattr(sys, 'argv', ['train.py', str(config), '--work-dir', str(tmp_path / 'work')])
+    with pytest.raises(SystemExit, match='^SwapActivations: no GELU in ResNet; its activations are [^\n]*$'):
+        mmdet_tools.run('train.py')
+
+
 def test_a_broken_config_ends_with_one_line(tmp_path, monkeypatch):
     (tmp_path / 'config.py').write_text('model = dict(')
     monkeypatch.setattr(sys, 'argv', ['train.py', str(tmp_path / 'config.py')])

@@ -16,7 +16,8 @@ from helpers import coco_samples
 from helpers.lvis_samples import draw, result, same, saved
 from helpers.paths import ROOT
 from helpers.processes import in_two_processes
-from mmdet.evaluation import DumpDetResults, LVISMetric
+from mmdet.evaluation import CocoMetric, CocoOccludedSeparatedMetric, DumpDetResults, LVISMetric
+from mmdet.registry import METRICS
 
 from apa_mmdet.apis.offline_eval import eval_results
 from apa_mmdet.evaluation import FastCocoMetric, FastLVISMetric
@@ -120,6 +121,28 @@ def test_the_file_of_the_stock_test_tool_is_evaluated(tmp_path):
     dump.evaluate(len(samples))
     found = eval_results(config(tmp_path, ann_file, type='LVISMetric', **BOTH), str(tmp_path / 'out.pkl'))
     assert found == pytest.approx(wanted, abs=0, nan_ok=True) and wanted['lvis/segm_AP'] > 0
+
+
+def test_a_metric_of_ones_own_is_taken_as_it_is_and_one_of_mmdet_only_where_it_is_known(tmp_path, monkeypatch):
+    class OwnCocoMetric(FastCocoMetric):
+        """Counts its evaluations."""
+
+        def evaluate_files(self, *args):
+            return dict(super().evaluate_files(*args), own=1)
+
+    monkeypatch.setitem(METRICS._module_dict, 'OwnCocoMetric', OwnCocoMetric)
+    content, samples = coco_samples.draw(3)
+    ann_file, prefix = saved(content, tmp_path), str(tmp_path / 'out')
+    wanted = coco_samples.result(FastCocoMetric, ann_file, samples, metric='bbox', outfile_prefix=prefix)
+    dataset = dict(type='CocoDataset', ann_file=ann_file, metainfo=dict(classes=coco_samples.CLASSES))
+    for kind in (CocoMetric, CocoOccludedSeparatedMetric, OwnCocoMetric):
+        evaluator = dict(type=kind.__name__, ann_file=ann_file, metric='bbox')
+        path = tmp_path / f'{kind.__name__}.py'
+        path.write_text(f'test_evaluator = {evaluator!r}\ntest_dataloader = dict(dataset={dataset!r})')
+    assert eval_results(str(tmp_path / 'OwnCocoMetric.py'), f'{prefix}.predictions') == {**wanted, 'own': 1}
+    assert eval_results(str(tmp_path / 'CocoMetric.py'), f'{prefix}.predictions') == wanted
+    with pytest.raises(ValueError, match='has no FastLVISMetric or FastCocoMetric with an ann_file'):
+        eval_results(str(tmp_path / 'CocoOccludedSeparatedMetric.py'), f'{prefix}.predictions')
 
 
 def test_coco_is_evaluated_by_the_classes_of_the_test_data(tmp_path, tool):

@@ -10,6 +10,7 @@ from helpers.programs import fork_program
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
+from apa_mmdet.apis.launch_checks.launch import Launch
 from apa_mmdet.apis.validate_annotations import BadAnnotations, validate_annotations
 
 TINY = ROOT / 'configs/tiny_lvis/mask_rcnn_se_r18_apa.py'
@@ -66,34 +67,34 @@ def test_warnings_are_logged(data, cfg, monkeypatch):
     lines = []
     monkeypatch.setattr(MMLogger.get_current_instance(), 'warning', lines.append)
     edit(data / TRAIN, lambda content: content['images'].append(dict(content['images'][0], id=10**6)))
-    validate_annotations(cfg, ['train', 'val'])
+    validate_annotations(Launch('train.py', cfg))
     assert any(line.startswith('warning  train: ') and line.endswith('[image-without-annotations]') for line in lines)
 
 
 def test_errors_carry_their_findings(data, cfg):
     edit(data / TRAIN, nan_polygon)
     with pytest.raises(BadAnnotations) as error:
-        validate_annotations(cfg, ['train', 'val'])
+        validate_annotations(Launch('train.py', cfg))
     (finding,) = error.value.findings
     assert (finding.code, finding.dataset, len(finding.ids)) == ('mask-out-of-range', 'train', 1)
-    assert str(error.value) == f'{finding}\n{ADVICE}'
+    assert error.value.code == 'findings' and str(error.value) == f'{finding}\n{ADVICE}'
 
 
 def test_a_missing_file_is_reported_alone(data, cfg):
     (data / VAL).unlink()
     with pytest.raises(BadAnnotations, match='^missing: .*; make the data set with: python tools/make_tiny_lvis.py$'):
-        validate_annotations(cfg, ['train', 'val'])
+        validate_annotations(Launch('train.py', cfg))
 
 
 def test_images_are_not_checked(data, cfg):
     for image in data.glob('val2017/*'):
         image.unlink()
-    validate_annotations(cfg, ['test'])
+    validate_annotations(Launch('test.py', cfg))
 
 
 def test_a_test_needs_no_training_data(data, cfg):
     (data / TRAIN).unlink()
-    validate_annotations(cfg, ['test'])
+    validate_annotations(Launch('test.py', cfg))
 
 
 @pytest.mark.parametrize(
@@ -103,25 +104,25 @@ def test_a_test_needs_no_training_data(data, cfg):
 )
 def test_when_validation_is_skipped(change, rank, data, cfg, monkeypatch):
     (data / VAL).write_text('{')
-    with pytest.raises(BadAnnotations):
-        validate_annotations(copy.deepcopy(cfg), ['test'])
     monkeypatch.setenv('RANK', rank)
+    with pytest.raises(BadAnnotations):  # without a launcher it is the only process
+        validate_annotations(Launch('test.py', copy.deepcopy(cfg)))
     cfg.merge_from_dict(change)
-    validate_annotations(cfg, ['test'])
+    validate_annotations(Launch('test.py', cfg, launcher='pytorch'))
 
 
 def test_images_and_categories_are_validated_where_predictions_are_only_written(data, cfg):
     cfg.test_evaluator = dict(cfg.test_evaluator, format_only=True, outfile_prefix='out')
     edit(data / VAL, lambda content: content.pop('annotations'))
-    validate_annotations(cfg, ['test'])
+    validate_annotations(Launch('test.py', cfg))
     edit(data / VAL, lambda content: content.pop('images'))
     with pytest.raises(BadAnnotations) as error:
-        validate_annotations(cfg, ['test'])
+        validate_annotations(Launch('test.py', cfg))
     assert [(finding.code, finding.ids) for finding in error.value.findings] == [('missing-records', ('images',))]
 
 
 def test_a_test_without_annotations_is_refused_before_it_starts(data, cfg):
     edit(data / VAL, lambda content: content.update(annotations=[]))
     with pytest.raises(BadAnnotations, match='set format_only=True and outfile_prefix in its evaluator') as error:
-        validate_annotations(cfg, ['test'])
+        validate_annotations(Launch('test.py', cfg))
     assert 'nothing-to-evaluate' in [finding.code for finding in error.value.findings]

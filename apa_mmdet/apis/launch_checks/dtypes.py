@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from mmengine.optim import AmpOptimWrapper
-from mmengine.registry import OPTIM_WRAPPERS, DefaultScope
+from mmengine.registry import OPTIM_WRAPPERS
 
 from apa_mmdet.datasets.validation.findings import Findings
 from apa_mmdet.engine.optimizers import MixedPrecisionOptimWrapper
 from apa_mmdet.utils.config import walk
+from apa_mmdet.utils.registered_classes import builds
 
-from .classes import builds
 from .launch import Launch
 
 # what a config shows of the operators that have no bfloat16: a part by its key, a module by its type
@@ -29,9 +29,8 @@ def check_dtypes(launch: Launch, findings: Findings) -> None:
     wrapper = launch.cfg.get('optim_wrapper')
     if launch.tool != 'train.py' or not isinstance(wrapper, dict):
         return
-    with DefaultScope.overwrite_default_scope(launch.cfg.get('default_scope') or 'mmdet'):
-        stock = builds(wrapper, AmpOptimWrapper, OPTIM_WRAPPERS)
-        stock = stock and not builds(wrapper, MixedPrecisionOptimWrapper, OPTIM_WRAPPERS)
+    stock = builds(wrapper, AmpOptimWrapper, OPTIM_WRAPPERS)
+    stock = stock and not builds(wrapper, MixedPrecisionOptimWrapper, OPTIM_WRAPPERS)
     if stock and wrapper.get('dtype') == 'bfloat16':
         operators = [OPERATORS_OF[name] for name in _names(launch.cfg.get('model')) if name in OPERATORS_OF]
         if operators:

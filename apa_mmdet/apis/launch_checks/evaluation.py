@@ -14,17 +14,15 @@ from apa_mmdet.evaluation import ConcatDatasetEvaluator
 from apa_mmdet.evaluation.metrics.streamed_metric import StreamedMetric
 from apa_mmdet.models.test_time_augs import InstanceTTAModel
 from apa_mmdet.utils.config import leaves, metrics_of, model_parts
+from apa_mmdet.utils.registered_classes import builds, class_of
 from apa_mmdet.visualization.local_visualizer import LegibleVisualizer
 
-from .classes import builds, class_of
 from .launch import Launch
-
-SPLITS = {'train.py': 'val', 'test.py': 'test'}  # which of them a tool evaluates
 
 
 def check_several_datasets(launch: Launch, findings: Findings) -> None:
     """Checks that each of several data sets has metrics of its own, which can tell its images from the others'."""
-    split = SPLITS.get(launch.tool)
+    split = launch.evaluated_split
     evaluator, loader = launch.cfg.get(f'{split}_evaluator'), launch.cfg.get(f'{split}_dataloader')
     if not isinstance(evaluator, (dict, list, tuple)) or not isinstance(loader, dict):
         return
@@ -81,14 +79,13 @@ def _max_per_img(model: Any) -> Any:
 
 def check_palette(launch: Launch, findings: Findings) -> None:
     """Checks that mmdet's visualizer, where it is used, has a color for each class."""
-    split = SPLITS.get(launch.tool)
     hook = (launch.cfg.get('default_hooks') or {}).get('visualization') or {}
     visualizer = launch.cfg.get('visualizer')
     if not (launch.draws or hook.get('draw')) or not builds(visualizer, DetLocalVisualizer, VISUALIZERS):
         return
     if builds(visualizer, LegibleVisualizer, VISUALIZERS):
         return
-    for leaf in leaves((launch.cfg.get(f'{split}_dataloader') or {}).get('dataset')):
+    for leaf in leaves((launch.cfg.get(f'{launch.evaluated_split}_dataloader') or {}).get('dataset')):
         metainfo = leaf.get('metainfo')
         metainfo = metainfo if isinstance(metainfo, dict) else {}
         known = {**getattr(class_of(leaf, DATASETS), 'METAINFO', {}), **metainfo}

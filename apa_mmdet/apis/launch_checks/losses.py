@@ -8,12 +8,11 @@ import torch
 from mmdet.models.losses import EQLV2Loss, SeesawLoss
 from mmdet.models.roi_heads.bbox_heads import BBoxHead, ConvFCBBoxHead
 from mmdet.registry import MODELS
-from mmengine.registry import DefaultScope
 
 from apa_mmdet.datasets.validation.findings import Findings
 from apa_mmdet.models.losses import BBoxHeadEQLV2Loss, DropLoss, MemoryEfficientCrossEntropyLoss
+from apa_mmdet.utils.registered_classes import class_of
 
-from .classes import class_of
 from .launch import Launch
 
 OF_BBOX_HEAD = DropLoss, BBoxHeadEQLV2Loss, SeesawLoss  # with channels and scores of their own, which it alone asks for
@@ -23,24 +22,23 @@ def check_losses(launch: Launch, findings: Findings) -> None:
     """Report losses in heads that would fail at the first step or score otherwise, DropLoss without frequencies."""
     if launch.tool != 'train.py':
         return
-    with DefaultScope.overwrite_default_scope(launch.cfg.get('default_scope') or 'mmdet'):
-        for path, loss, key, head in _losses(launch.cfg.get('model'), 'model', '', None):
-            cls = _class_of(loss)
-            if cls is EQLV2Loss and key == 'loss_cls' and issubclass(_class_of(head) or object, BBoxHead):
-                findings.add('softmax-scores', [path], setting=path)
-            if cls is None or not issubclass(cls, (*OF_BBOX_HEAD, MemoryEfficientCrossEntropyLoss)):
-                continue
-            if issubclass(cls, DropLoss) and loss.get('class_frequency') is None:
-                findings.add('no-class-frequency', [path], setting=path)
-            if not _fits(cls, key, head):
-                findings.add(
-                    'loss-in-wrong-head',
-                    [path],
-                    setting=path,
-                    loss=cls.__name__,
-                    head=getattr(_class_of(head), '__name__', 'another part'),
-                    place='loss_cls of a BBoxHead' if issubclass(cls, OF_BBOX_HEAD) else 'the loss_cls of a head',
-                )
+    for path, loss, key, head in _losses(launch.cfg.get('model'), 'model', '', None):
+        cls = _class_of(loss)
+        if cls is EQLV2Loss and key == 'loss_cls' and issubclass(_class_of(head) or object, BBoxHead):
+            findings.add('softmax-scores', [path], setting=path)
+        if cls is None or not issubclass(cls, (*OF_BBOX_HEAD, MemoryEfficientCrossEntropyLoss)):
+            continue
+        if issubclass(cls, DropLoss) and loss.get('class_frequency') is None:
+            findings.add('no-class-frequency', [path], setting=path)
+        if not _fits(cls, key, head):
+            findings.add(
+                'loss-in-wrong-head',
+                [path],
+                setting=path,
+                loss=cls.__name__,
+                head=getattr(_class_of(head), '__name__', 'another part'),
+                place='loss_cls of a BBoxHead' if issubclass(cls, OF_BBOX_HEAD) else 'the loss_cls of a head',
+            )
 
 
 def _losses(node: Any, path: str, key: str, parent: dict | None) -> Iterator[tuple[str, dict, str, dict]]:

@@ -7,7 +7,7 @@ from mmdet.evaluation import CocoMetric, LVISMetric
 from mmdet.registry import METRICS
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook
-from mmengine.registry import HOOKS, DefaultScope
+from mmengine.registry import HOOKS
 
 from apa_mmdet.datasets.validation.findings import Findings
 from apa_mmdet.engine.hooks import AtomicCheckpointHook
@@ -18,8 +18,8 @@ from apa_mmdet.evaluation.metrics import FastCocoMetric, FastLVISMetric, ShotAcc
 from apa_mmdet.evaluation.metrics.fast_coco_metric import GROUP_PRECISIONS
 from apa_mmdet.evaluation.metrics.fast_lvis_metric import AVERAGE_PRECISIONS, AVERAGE_RECALLS
 from apa_mmdet.utils.config import evaluators
+from apa_mmdet.utils.registered_classes import class_of
 
-from .classes import class_of
 from .launch import Launch
 
 COCO_RECALLS = RECALLS_BY_LIMIT + RECALLS_BY_AREA
@@ -57,18 +57,17 @@ def check_metrics(launch: Launch, findings: Findings) -> None:
     cfg = launch.cfg
     if launch.tool != 'train.py':
         return
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmdet'):
-        watched, metrics = list(_watched(cfg)), _metrics(cfg)
-        for one in watched:
-            if not cfg.get('val_evaluator') or not cfg.get('val_dataloader'):
-                findings.add('no-validation', [one.setting], setting=one.setting)
-            else:
-                _check_watched(one, metrics, findings)
-        for path, hook in _hooks(cfg, EarlyStoppingHook):
-            key = hook.get('monitor')
-            if isinstance(key, str) and metrics.gives(key) and 'min_delta' not in hook:
-                setting = f'{path}.min_delta'
-                findings.add('large-min-delta', [setting], setting=setting, key=key)
+    watched, metrics = list(_watched(cfg)), _metrics(cfg)
+    for one in watched:
+        if not cfg.get('val_evaluator') or not cfg.get('val_dataloader'):
+            findings.add('no-validation', [one.setting], setting=one.setting)
+        else:
+            _check_watched(one, metrics, findings)
+    for path, hook in _hooks(cfg, EarlyStoppingHook):
+        key = hook.get('monitor')
+        if isinstance(key, str) and metrics.gives(key) and 'min_delta' not in hook:
+            setting = f'{path}.min_delta'
+            findings.add('large-min-delta', [setting], setting=setting, key=key)
 
 
 def _check_watched(one: Watched, metrics: Metrics, findings: Findings) -> None:
@@ -93,19 +92,15 @@ def _check_watched(one: Watched, metrics: Metrics, findings: Findings) -> None:
 
 def _metrics(cfg: Config) -> Metrics:
     found = Metrics([], [], [])
-    outer = cfg.get('val_evaluator')
-    of_datasets = outer.get('dataset_prefixes') if isinstance(outer, dict) else None
-    for i, (_, evaluator) in enumerate(evaluators(cfg, ['val'])):
+    for of_dataset, evaluator in _evaluators(cfg):
         cls = class_of(evaluator, METRICS)
-        if cls is ShotAccuracy:
-            prefix = evaluator.get('prefix') or cls.default_prefix
-            found.keys.extend(f'{prefix}/{key}' for key in cls.keys(**evaluator))
-            continue
-        if cls not in KNOWN:
+        if cls is not ShotAccuracy and cls not in KNOWN:
             found.unlisted.append(str(evaluator.get('type')))
             continue
-        prefix = evaluator.get('prefix') or cls.default_prefix
-        prefix = f'{of_datasets[i]}/{prefix}' if of_datasets and i < len(of_datasets) else prefix
+        prefix = of_dataset + (evaluator.get('prefix') or cls.default_prefix)
+        if cls is ShotAccuracy:
+            found.keys.extend(f'{prefix}/{key}' for key in cls.keys(**evaluator))
+            continue
         precisions, recalls = KNOWN[cls]
         if cls is FastCocoMetric:
             precisions += GROUP_PRECISIONS if evaluator.get('frequency_groups') else ()
@@ -114,6 +109,19 @@ def _metrics(cfg: Config) -> Metrics:
         if evaluator.get('classwise') and not evaluator.get('format_only'):
             found.by_class.append(f'{prefix}/')
     return found
+
+
+def _evaluators(cfg: Config) -> Iterator[tuple[str, dict]]:
+    """Yields each metric of the validation, and the prefix of its data set, ``''`` or ``'city/'``."""
+    outer = cfg.get('val_evaluator')
+    prefixes = outer.get('dataset_prefixes') if isinstance(outer, dict) else None
+    groups = [('', outer)]
+    if prefixes:
+        metrics = outer.get('metrics')
+        metrics = metrics if isinstance(metrics, (list, tuple)) else [metrics]
+        groups = [(f'{prefix}/', group) for prefix, group in zip(prefixes, metrics)]
+    for prefix, group in groups:
+        yield from ((prefix, metric) for _, metric in evaluators(dict(val_evaluator=group), ['val']))
 
 
 def _keys(evaluator: dict, precisions: tuple[str, ...], recalls: tuple[str, ...]) -> Iterator[str]:

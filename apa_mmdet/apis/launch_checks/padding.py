@@ -2,18 +2,14 @@
 
 from typing import Any
 
-from mmengine.registry import DefaultScope
-
 from apa_mmdet.datasets.validation.findings import Findings
 from apa_mmdet.models.activations import MetaAconC
 from apa_mmdet.models.backbones import SEResNet
 from apa_mmdet.models.data_preprocessors import PaddingAwareDetDataPreprocessor
 from apa_mmdet.utils.config import is_classifier, walk
+from apa_mmdet.utils.registered_classes import builds
 
-from .classes import builds
 from .launch import Launch
-
-LOADERS = {'train.py': ('train_dataloader', 'val_dataloader'), 'test.py': ('test_dataloader',)}
 
 
 def check_padding(launch: Launch, findings: Findings) -> None:
@@ -21,14 +17,14 @@ def check_padding(launch: Launch, findings: Findings) -> None:
     if is_classifier(launch.cfg):
         return  # whose images are cut to one size
     parts = [node for _, node in walk(launch.cfg.get('model'), 'model') if isinstance(node, dict)]
-    with DefaultScope.overwrite_default_scope(launch.cfg.get('default_scope') or 'mmdet'):
-        own = [part for part in parts if builds(part, SEResNet)]
-        meta_acon = any(builds(part, MetaAconC) for part in parts)
-        told = own and any(builds(part, PaddingAwareDetDataPreprocessor) for part in parts)  # others do not ask
+    own = [part for part in parts if builds(part, SEResNet)]
+    meta_acon = any(builds(part, MetaAconC) for part in parts)
+    told = own and any(builds(part, PaddingAwareDetDataPreprocessor) for part in parts)  # others do not ask
     pools = meta_acon or any(part.get('se_cfg', {}) is not None for part in own)
     if not pools or told:
         return
-    loaders = [name for name in LOADERS.get(launch.tool, ()) if _batch_size(launch.cfg.get(name)) > 1]
+    loaders = [f'{split}_dataloader' for split in launch.splits]
+    loaders = [name for name in loaders if _batch_size(launch.cfg.get(name)) > 1]
     if loaders:
         findings.add('pooled-padding', loaders, loaders=', '.join(loaders))
 

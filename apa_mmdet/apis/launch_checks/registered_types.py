@@ -22,11 +22,11 @@ from mmengine.registry import (
     OPTIMIZERS,
     PARAM_SCHEDULERS,
     TRANSFORMS,
-    DefaultScope,
     Registry,
 )
 
 from apa_mmdet.datasets.validation.findings import Findings
+from apa_mmdet.utils.registered_classes import class_of, registered
 
 from .launch import Launch
 
@@ -46,18 +46,16 @@ class Part(NamedTuple):
 
 def check_registered_types(launch: Launch, findings: Findings) -> None:
     """Report each part of data loaders, hooks, evaluators, loops and optimizers that could not be built."""
-    scope = launch.cfg.get('default_scope') or 'mmdet'
-    with DefaultScope.overwrite_default_scope(scope):
-        with TRANSFORMS.switch_scope_and_registry(None) as registry:
-            if registry.scope != scope:
-                return  # a package that is not installed: nothing is known about its parts
-        for part in _parts(launch):
-            _check_part(part, findings)
+    with TRANSFORMS.switch_scope_and_registry(None) as registry:
+        if registry.scope != launch.scope:
+            return  # a package that is not installed: nothing is known about its parts
+    for part in _parts(launch):
+        _check_part(part, findings)
 
 
 def _parts(launch: Launch) -> Iterator[Part]:
     cfg = launch.cfg
-    for split in ('train', 'val') if launch.tool == 'train.py' else ('test',):
+    for split in launch.splits:
         yield from _parts_of_loader(f'{split}_dataloader', cfg.get(f'{split}_dataloader'))
         yield from _one(f'{split}_cfg', cfg.get(f'{split}_cfg'), LOOPS)
         yield from _evaluators(f'{split}_evaluator', cfg)
@@ -96,21 +94,20 @@ def _transforms(setting: str, node: Any) -> Iterator[Part]:
     """The transforms of a pipeline and, of those of mmcv, mmdet and this package, the transforms in them."""
     for name, transform in _each(setting, node):
         yield from _one(name, transform, TRANSFORMS, True)
-        cls = _resolve(Part(name, transform, TRANSFORMS)) if 'type' in transform else None
-        if inspect.isclass(cls) and cls.__module__.startswith(HOSTS) and not issubclass(cls, Albu):  # of albumentations
+        cls = class_of(transform, TRANSFORMS)
+        if cls and cls.__module__.startswith(HOSTS) and not issubclass(cls, Albu):  # of albumentations
             for key, value in transform.items():
                 if isinstance(value, (list, tuple)):
                     yield from _transforms(f'{name}.{key}', value)
 
 
 def _evaluators(setting: str, cfg: Config) -> Iterator[Part]:
-    for name, evaluator in _each(setting, cfg.get(setting)):
-        if 'metrics' in evaluator and evaluator.get('type') in (None, 'Evaluator', 'MultiDatasetsEvaluator'):
-            yield from _one(name, evaluator, EVALUATOR)
-            for metric, node in _each(f'{name}.metrics', evaluator['metrics']):
-                yield from _one(metric, node, METRICS)
-        else:
-            yield from _one(name, evaluator, METRICS, True)
+    evaluator = cfg.get(setting)
+    if isinstance(evaluator, dict) and 'metrics' in evaluator:  # as the Runner tells an evaluator from a metric
+        yield from _one(setting, evaluator, EVALUATOR, True)
+        setting, evaluator = f'{setting}.metrics', evaluator['metrics']
+    for name, metric in _each(setting, evaluator):
+        yield from _one(name, metric, METRICS, True)
 
 
 def _get(node: Any, key: str) -> Any:
@@ -131,17 +128,9 @@ def _one(setting: str, node: Any, registry: Registry, is_whole: bool = False) ->
         yield Part(setting, node, registry, is_whole)
 
 
-def _resolve(part: Part) -> Any:
-    name = part.cfg['type']
-    if not isinstance(name, str):
-        return name
-    with part.registry.switch_scope_and_registry(part.cfg.get('_scope_')) as registry:
-        return registry.get(name)
-
-
 def _check_part(part: Part, findings: Findings) -> None:
     setting, name, kind = part.setting, part.cfg['type'], part.registry.name
-    built = _resolve(part)
+    built = registered(part.cfg, part.registry)
     if built is None:
         close = get_close_matches(name, _names(part), 1)
         known = f', but {close[0]} is' if close else ''

@@ -1,12 +1,14 @@
 """Checks whether the settings of a start fit together, before data or models are built."""
 
-import os
 from collections.abc import Callable, Sequence
 
+from mmdet.registry import MODELS
 from mmengine.logging import MMLogger
+from mmengine.registry import DefaultScope
 
 from apa_mmdet.datasets.validation.codes import ERROR
 from apa_mmdet.datasets.validation.findings import Finding, Findings
+from apa_mmdet.utils.errors import CodedError
 
 from .dtypes import check_dtypes
 from .evaluation import check_palette, check_several_datasets, check_tta
@@ -18,8 +20,8 @@ from .padding import check_padding
 from .registered_types import check_registered_types
 from .weights import check_checkpoints
 
-RANKS = 'RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'  # of torchrun, slurm and mpi
-CHECKS: tuple[Callable[[Launch, Findings], None], ...] = (  # each adds to the findings
+Check = Callable[[Launch, Findings], None]  # adds to the findings
+CHECKS: tuple[Check, ...] = (
     check_options,
     check_registered_types,
     check_losses,
@@ -33,19 +35,30 @@ CHECKS: tuple[Callable[[Launch, Findings], None], ...] = (  # each adds to the f
 )
 
 
-class InvalidLaunch(ValueError):
-    """A start that would fail or mislead: ``findings`` are the errors, a line each."""
+class InvalidLaunch(CodedError):
+    """A start that would fail or mislead; code ``findings``: the errors are ``findings``, a line each."""
 
-    def __init__(self, findings: Sequence[Finding]) -> None:
-        self.findings = tuple(findings)
-        super().__init__('\n'.join(map(str, findings)))
+    findings: tuple[Finding, ...] = ()
+
+    @classmethod
+    def of(cls, findings: Sequence[Finding]) -> 'InvalidLaunch':
+        """The error about these findings."""
+        error = cls('findings', '\n'.join(map(str, findings)))
+        error.findings = tuple(findings)
+        return error
 
 
-def check_launch(launch: Launch) -> Findings:
-    """Returns what the checks find, without raising or logging anything."""
+def check_launch(launch: Launch, checks: Sequence[Check] = CHECKS) -> Findings:
+    """Returns what the checks find in the scope of the config, without raising or logging anything.
+
+    In a scope that is not installed, which building reports, nothing is known about the parts of the config.
+    """
     findings = Findings('config')
-    for check in CHECKS:
-        check(launch, findings)
+    with DefaultScope.overwrite_default_scope(launch.scope), MODELS.switch_scope_and_registry(None) as registry:
+        is_installed = registry.scope == launch.scope
+    with DefaultScope.overwrite_default_scope(launch.scope if is_installed else None):
+        for check in checks:
+            check(launch, findings)
     return findings
 
 
@@ -58,8 +71,7 @@ def validate_launch(launch: Launch) -> None:
     """
     findings = check_launch(launch)
     errors = [finding for finding in findings if finding.severity == ERROR]
-    first = next((os.environ[name] for name in RANKS if name in os.environ), '0') == '0'
     if errors:
-        raise InvalidLaunch(errors) if first else SystemExit(1)
-    for finding in findings if first else ():
+        raise InvalidLaunch.of(errors) if launch.is_first_process else SystemExit(1)
+    for finding in findings if launch.is_first_process else ():
         MMLogger.get_current_instance().warning(str(finding))

@@ -47,7 +47,7 @@ def read_source(path: str, folder: str | None, split: str, content: Any = None) 
     findings = Findings(f'{split} ({path})')
     content = read_annotations(path) if content is None else content
     if not isinstance(content, dict):
-        raise ValidationError('not-annotations', path=path, type=type(content).__name__)
+        raise ValidationError.of('not-annotations', path=path, type=type(content).__name__)
     summary = summarize_annotations(content, findings)
     if summary:
         doubles = [name for name, count in Counter(summary.names).items() if count > 1]

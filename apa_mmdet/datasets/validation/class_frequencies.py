@@ -47,10 +47,10 @@ def class_frequencies(content: Any, origin: str) -> ClassFrequencies:
     if isinstance(content, list):
         return ClassFrequencies(check_frequencies(content, origin))
     if not isinstance(content, dict):
-        raise ValidationError('not-frequencies', path=origin, type=type(content).__name__)
+        raise ValidationError.of('not-frequencies', path=origin, type=type(content).__name__)
     n_images = content.get('n_images_annotated')
     if not is_count(n_images) or not n_images:
-        raise ValidationError('invalid-images-annotated', path=origin, value=brief(n_images))
+        raise ValidationError.of('invalid-images-annotated', path=origin, value=brief(n_images))
     categories = _categories(content, origin)
     values = check_frequencies([c['image_count'] / n_images for c in categories], origin)
     is_named = all('name' in c for c in categories)
@@ -65,7 +65,7 @@ def check_frequencies(frequencies: Sequence[float], origin: str) -> list[float]:
     """
     for index, value in enumerate(frequencies):
         if isinstance(value, (bool, str)) or not hasattr(value, '__float__') or not 0 <= value <= 1:
-            raise ValidationError('invalid-frequency', [index], path=origin, index=index, value=brief(value))
+            raise ValidationError.of('invalid-frequency', [index], path=origin, index=index, value=brief(value))
     return [float(value) for value in frequencies]
 
 

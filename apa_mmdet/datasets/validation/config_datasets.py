@@ -4,16 +4,16 @@ import inspect
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mmcv.transforms import BaseTransform
 from mmdet.datasets import CocoDataset, CocoPanopticDataset, V3DetDataset
 from mmdet.datasets.transforms import LoadAnnotations
 from mmdet.registry import DATASETS, METRICS, MODELS, TRANSFORMS
 from mmengine.config import Config
-from mmengine.registry import Registry
 
 from apa_mmdet.utils.config import evaluators, leaves, model_parts, section
+from apa_mmdet.utils.registered_classes import builds, class_of
 
 from .encodings import guess_encoding
 from .findings import ValidationError
@@ -72,21 +72,20 @@ def open_dataset(dataset: ConfigDataset) -> tuple[CocoDataset, Path | None]:
         ValidationError: if it is not plain UTF-8, or if the class of the data set is not known, or reads another format
             than COCO's ('not-checked').
     """
-    name = dataset.cfg.get('type')
-    cls = _resolve(DATASETS, name)
+    cls = class_of(dataset.cfg, DATASETS)
     if cls is None:
-        raise ValidationError('unknown-dataset-type', type=name)
+        raise ValidationError.of('unknown-dataset-type', type=dataset.cfg.get('type'))
     if not issubclass(cls, CocoDataset) or issubclass(cls, CocoPanopticDataset):
-        raise ValidationError('not-checked', type=cls.__name__)
+        raise ValidationError.of('not-checked', type=cls.__name__)
     names = None
     if issubclass(cls, V3DetDataset):
         default = inspect.signature(V3DetDataset).parameters['label_file'].default
         names = Path(dataset.cfg.get('data_root') or '', dataset.cfg.get('label_file', default))
         try:
             if names.read_text('utf-8').startswith('\ufeff'):
-                raise ValidationError('byte-order-mark', path=names)  # it would belong to the first class name
+                raise ValidationError.of('byte-order-mark', path=names)  # it would belong to the first class name
         except UnicodeDecodeError:
-            raise ValidationError('not-utf8', path=names, encoding=guess_encoding(names.read_bytes())) from None
+            raise ValidationError.of('not-utf8', path=names, encoding=guess_encoding(names.read_bytes())) from None
     return DATASETS.build(dict(dataset.cfg, pipeline=[], test_mode=True, lazy_init=True)), names
 
 
@@ -113,12 +112,12 @@ def find_usage(dataset: ConfigDataset, cfg: Config) -> AnnotationUsage:
         evaluated_as_coco=any('Coco' in str(evaluator.get('type')) for evaluator in readers),
         evaluated_as_lvis=any('LVIS' in str(evaluator.get('type')) for evaluator in readers),
         knows_classes_by_name=all(
-            getattr(_resolve(METRICS, evaluator.get('type')), 'knows_classes_by_name', False) for evaluator in readers
+            getattr(class_of(evaluator, METRICS), 'knows_classes_by_name', False) for evaluator in readers
         ),
         evaluates_masks=any(map(_is_segm, readers)),
         plain_mask_head=_plain_mask_head(cfg) if loaders and not required and 'train' in dataset.splits else None,
         keeps_annotation_ids=not all(
-            getattr(_resolve(METRICS, evaluator.get('type')), 'renumbers_annotations', False) for evaluator in readers
+            getattr(class_of(evaluator, METRICS), 'renumbers_annotations', False) for evaluator in readers
         ),
     )
 
@@ -155,18 +154,11 @@ def _mask_heads(cfg: Config) -> list[dict]:
 
 def _plain_mask_head(cfg: Config) -> str | None:
     for head in _mask_heads(cfg):
-        cls = _resolve(MODELS, head.get('type'))
+        cls = class_of(head, MODELS)
         if not getattr(cls, 'ignores_missing_masks', False):
             return getattr(cls, '__name__', None) or str(head.get('type'))
     return None
 
 
 def _annotation_loaders(transforms: list[dict]) -> list[LoadAnnotations]:
-    classes = [(_resolve(TRANSFORMS, step.get('type')), step) for step in transforms]
-    return [
-        TRANSFORMS.build(step) for cls, step in classes if isinstance(cls, type) and issubclass(cls, LoadAnnotations)
-    ]
-
-
-def _resolve(registry: Registry, name: Any) -> Any:
-    return registry.get(name) if isinstance(name, str) else name
+    return [TRANSFORMS.build(step) for step in transforms if builds(step, LoadAnnotations, TRANSFORMS)]

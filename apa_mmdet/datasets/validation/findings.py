@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import compress
 from typing import Any, NamedTuple
 
+from apa_mmdet.utils.errors import CodedError
+
 from .codes import CODES, ERROR
 
 MAX_SHOWN_CHARS = 300  # of a name or path
@@ -28,18 +30,23 @@ class Finding(NamedTuple):
         return f'{self.severity:7}  {self.dataset}: {self.message}  [{self.code}]'
 
 
-class ValidationError(ValueError):
-    """A file, a record or a setting that cannot be used: a line, its ``code`` and the ``ids`` of the records.
+class ValidationError(CodedError):
+    """A file, a record or a setting that cannot be used: a line, its ``code`` and the ``ids`` of the records."""
 
-    Example:
-        >>> raise ValidationError('empty-file', path='a.json')
-        Traceback (most recent call last):
-        apa_mmdet.datasets.validation.findings.ValidationError: a.json is empty; download it again
-    """
+    ids: tuple = ()
 
-    def __init__(self, code: str, ids: Sequence = (), message: str | None = None, **values: Any) -> None:
-        super().__init__(message or '; '.join(CODES[code][1:]).format(**values))
-        self.code, self.ids = code, tuple(ids)
+    @classmethod
+    def of(cls, code: str, ids: Sequence = (), message: str | None = None, **values: Any) -> 'ValidationError':
+        """The error of a code: ``message``, or the text of the code with these values.
+
+        Example:
+            >>> raise ValidationError.of('empty-file', path='a.json')
+            Traceback (most recent call last):
+            apa_mmdet.datasets.validation.findings.ValidationError: a.json is empty; download it again
+        """
+        error = cls(code, message or '; '.join(CODES[code][1:]).format(**values))
+        error.ids = tuple(ids)
+        return error
 
 
 class Findings(list[Finding]):
@@ -56,9 +63,9 @@ class Findings(list[Finding]):
 
     def add(self, code: str, ids: Sequence = (), message: str | None = None, **values: Any) -> None:
         """Append a finding: ``message``, or the text of the code with these values."""
-        error = ValidationError(code, ids, message, **values)
+        error = ValidationError.of(code, ids, message, **values)
         if self.strict and CODES[code].severity == ERROR:
-            raise ValidationError(code, ids, f'{self.dataset}: {error}')
+            raise ValidationError.of(code, ids, f'{self.dataset}: {error}')
         self.append(Finding(CODES[code].severity, code, self.dataset, str(error), error.ids))
 
     def report(self, code: str, ids: Sequence, total: int, details: Sequence[str] = (), **values: Any) -> None:

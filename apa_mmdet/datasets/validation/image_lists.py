@@ -30,17 +30,17 @@ def read_image_list(path: str, num_classes: int | None = None) -> ImageList:
     try:
         lines = data.decode('utf-8').splitlines()
     except UnicodeDecodeError:
-        raise ValidationError('not-utf8', path=path, encoding=guess_encoding(data)) from None
+        raise ValidationError.of('not-utf8', path=path, encoding=guess_encoding(data)) from None
     if not any(line.strip() for line in lines):
-        raise ValidationError('empty-file', path=path)
+        raise ValidationError.of('empty-file', path=path)
     parts = [line.strip().rpartition(' ') for line in lines]
     for i, (name, _, label) in enumerate(parts, 1):
         if not (name and label.isascii() and label.isdigit()):
-            raise ValidationError('invalid-list-line', [i], path=path, line=i, text=brief(lines[i - 1]))
+            raise ValidationError.of('invalid-list-line', [i], path=path, line=i, text=brief(lines[i - 1]))
     labels = np.array([int(label) for *_, label in parts], np.int64)
     if num_classes is not None and (labels >= num_classes).any():
         i = int(np.flatnonzero(labels >= num_classes)[0])
-        raise ValidationError(
+        raise ValidationError.of(
             'label-outside-list', [i + 1], path=path, line=i + 1, label=labels[i], last=num_classes - 1
         )
     return ImageList([name for name, *_ in parts], labels)

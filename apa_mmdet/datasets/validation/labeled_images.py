@@ -14,7 +14,8 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, TRANSFORMS, init_default_scope
 
 from apa_mmdet.utils.config import evaluators
-from apa_mmdet.utils.errors import CodedError, one_line
+from apa_mmdet.utils.errors import CodedError
+from apa_mmdet.utils.registered_classes import class_of
 
 from .class_counts import load_class_counts, shots_of
 from .config_datasets import ConfigDataset, find_datasets
@@ -98,15 +99,12 @@ def _check_dataset(source: ConfigDataset, cfg: Config, findings: Findings, image
 
 
 def _build(source: ConfigDataset) -> Any:
-    kind = source.cfg.get('type')
-    with DATASETS.switch_scope_and_registry(source.cfg.get('_scope_')) as registry:
-        cls = registry.get(kind) if isinstance(kind, str) else kind
+    cls = class_of(source.cfg, DATASETS)
     if cls is None:
-        raise ValidationError('unknown-dataset-type', type=kind)
+        raise ValidationError.of('unknown-dataset-type', type=source.cfg.get('type'))
     if not hasattr(cls, 'get_gt_labels'):
-        raise ValidationError('not-checked', type=cls.__name__)
-    with DATASETS.switch_scope_and_registry(source.cfg.get('_scope_')) as registry:
-        return registry.build(dict(source.cfg, pipeline=[], lazy_init=True))
+        raise ValidationError.of('not-checked', type=cls.__name__)
+    return DATASETS.build(dict(source.cfg, pipeline=[], lazy_init=True))
 
 
 def _missing_files(dataset: Any) -> str | None:
@@ -184,6 +182,6 @@ def _check_model(cfg: Config, checked: Sequence[LabeledImages], splits: Sequence
         try:
             if counts is not None:
                 load_class_counts(counts, number)
-        except (OSError, ValidationError, CodedError) as error:
+        except (OSError, CodedError) as error:
             setting = f'{split}_evaluator.class_counts'
-            findings.add('unusable-class-counts', [setting], setting=setting, reason=one_line(error).partition(': ')[2])
+            findings.add('unusable-class-counts', [setting], setting=setting, reason=error)

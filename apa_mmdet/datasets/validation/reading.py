@@ -29,13 +29,13 @@ def read_json(path: str | os.PathLike) -> Any:
             return _loads(file.read(), path)
     except json.JSONDecodeError as error:
         if error.doc.startswith('\ufeff'):
-            raise ValidationError('byte-order-mark', path=path) from None
+            raise ValidationError.of('byte-order-mark', path=path) from None
         if '\0' in error.doc[:4]:
             raise _not_utf8(path) from None
         if not error.doc.strip():
-            raise ValidationError('empty-file', path=path) from None
+            raise ValidationError.of('empty-file', path=path) from None
         if error.msg.startswith('Unterminated') or error.pos >= len(error.doc.rstrip()) - len('false'):
-            raise ValidationError('truncated-file', path=path, length=len(error.doc)) from None
+            raise ValidationError.of('truncated-file', path=path, length=len(error.doc)) from None
         reason = f'{error.msg}, line {error.lineno}, column {error.colno}'
     except UnicodeDecodeError:
         raise _not_utf8(path) from None
@@ -45,14 +45,14 @@ def read_json(path: str | os.PathLike) -> Any:
         raise
     except ValueError as error:  # a number of thousands of digits
         reason = str(error)
-    raise ValidationError('not-json', path=path, reason=reason)
+    raise ValidationError.of('not-json', path=path, reason=reason)
 
 
 def _not_utf8(path: str | os.PathLike) -> ValidationError:
     data = Path(path).read_bytes()
     if data.startswith(ARCHIVES):
-        return ValidationError('packed-file', path=path)
-    return ValidationError('not-utf8', path=path, encoding=guess_encoding(data))
+        return ValidationError.of('packed-file', path=path)
+    return ValidationError.of('not-utf8', path=path, encoding=guess_encoding(data))
 
 
 def read_content(path: str | os.PathLike) -> Any:
@@ -76,7 +76,7 @@ def read_annotations(path: str | os.PathLike, whole: bool = False) -> dict:
     """
     content = read_json(path) if whole else read_content(path)
     if not isinstance(content, dict):
-        raise ValidationError('not-annotations', path=path, type=type(content).__name__)
+        raise ValidationError.of('not-annotations', path=path, type=type(content).__name__)
     return content
 
 
@@ -86,7 +86,7 @@ def _loads(text: str, path: str | os.PathLike) -> Any:
         if len(record) < len(pairs):
             key = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
             owner = f'the record with the id {show(record["id"])}' if 'id' in record else 'a record without id'
-            raise ValidationError('duplicate-key', path=path, key=show(key), record=owner)
+            raise ValidationError.of('duplicate-key', path=path, key=show(key), record=owner)
         return record
 
     return json.loads(text, object_pairs_hook=unique_keys)

@@ -14,16 +14,7 @@ ADVICE = 'tools/check_dataset.py finds all; ignore_empty=True in LoadImageFromFi
 
 
 class UnreadableImage(CodedError):
-    """An image that cannot be decoded; a line with its path, also when a worker process of a data loader raised it."""
-
-    def __init__(self, message: str) -> None:  # a single argument: torch raises it again with all the worker's text
-        super().__init__('unreadable-image', message)
-
-    def __str__(self) -> str:
-        return super().__str__().strip().splitlines()[-1].removeprefix(f'{__name__}.{type(self).__name__}: ')
-
-    def __reduce__(self) -> tuple:
-        return type(self), (self.args[1],)
+    """An image that cannot be decoded; a line with its path. Code: ``unreadable-image``."""
 
 
 class ImageLoader:
@@ -49,7 +40,8 @@ class ImageLoader:
                 return None
             if isinstance(error, OSError) and error.filename:  # not that of a decoder
                 raise
-            raise UnreadableImage(f'image {path} cannot be read ({one_line(error)}); {ADVICE}') from error
+            line = f'image {path} cannot be read ({one_line(error)}); {ADVICE}'
+            raise UnreadableImage('unreadable-image', line) from error
 
     def _skip(self, line: str) -> None:
         self.skipped += 1

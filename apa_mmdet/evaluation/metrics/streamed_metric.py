@@ -30,20 +30,30 @@ from apa_mmdet.evaluation.functional.prediction_store import (
 )
 from apa_mmdet.evaluation.functional.proposal_recall import ProposalRecall
 from apa_mmdet.evaluation.functional.resampled_ap import resampled_means
-from apa_mmdet.utils.errors import one_line
+from apa_mmdet.utils.errors import CodedError, one_line
 
 
-class EvaluationError(RuntimeError):
+class EvaluationError(CodedError):
     """An evaluation failed after a test; its predictions are kept.
+
+    The code is that of the cause, ``evaluation-failed`` if it has none.
 
     Attributes:
         folder: of the predictions.
-        code: that of the cause, None if it has no code.
     """
 
-    def __init__(self, message: str, folder: Path, code: str | None) -> None:
-        super().__init__(message)
-        self.folder, self.code = folder, code
+    folder: Path | None = None
+
+    @classmethod
+    def of(cls, code: str, reason: str, folder: Path) -> 'EvaluationError':
+        """The error of a cause."""
+        error = cls(
+            code,
+            f'the evaluation failed: {reason}; the predictions are kept: evaluate them with '
+            f'python tools/eval_results.py CONFIG {folder}',
+        )
+        error.folder = folder
+        return error
 
 
 class Resampled(NamedTuple):
@@ -215,18 +225,14 @@ class StreamedMetric(BaseMetric):
                 metrics = self.evaluate_files(PredictionFiles(paths, size))
         except Exception as error:  # reported on every rank, whatever it is
             cause = error
-        failure = cause and (one_line(cause, limit=1000), getattr(cause, 'code', None))
+        code = cause.code if isinstance(cause, CodedError) else 'evaluation-failed'
+        failure = cause and (code, one_line(cause, limit=1000))
         outcomes = dist.all_gather_object((metrics, failure))
         with suppress(OSError):  # has been flushed, or its error is in the failure
             writer.close()
         for _, failure in outcomes:
             if failure:
-                raise EvaluationError(
-                    f'the evaluation failed: {failure[0]}; the predictions are kept: evaluate them with '
-                    f'python tools/eval_results.py CONFIG {writer.folder}',
-                    writer.folder,
-                    failure[1],
-                ) from cause
+                raise EvaluationError.of(*failure, writer.folder) from cause
         if self.outfile_prefix is None:
             dist.barrier()  # all have closed their files
             shutil.rmtree(writer.folder, ignore_errors=True)  # ranks may share it

@@ -13,6 +13,8 @@ import numpy as np
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
+from apa_mmdet.utils.registered_classes import class_of
+
 
 def build_activation(cfg: dict, num_features: int) -> nn.Module:
     """Builds a new activation for one slot of a network.
@@ -28,7 +30,7 @@ def build_activation(cfg: dict, num_features: int) -> nn.Module:
         KeyError: if the type is not registered.
     """
     cfg = dict(cfg)
-    cls = _class_of(cfg)
+    cls = class_of(cfg)
     if cls is None:
         raise KeyError(f'activation {cfg["type"]!r} is not registered')
     if needs_channels(cfg):
@@ -40,13 +42,9 @@ def build_activation(cfg: dict, num_features: int) -> nn.Module:
 
 def needs_channels(cfg: dict) -> bool:
     """Whether the config leaves ``num_features`` to the slot; False for a type that is not registered."""
-    cls = _class_of(cfg)
+    cls = class_of(cfg)
     parameter = inspect.signature(cls).parameters.get('num_features') if cls else None
     return parameter is not None and cfg.get('num_features', parameter.default) in (None, inspect.Parameter.empty)
-
-
-def _class_of(cfg: dict) -> type | None:
-    return MODELS.get(cfg['type']) if isinstance(cfg['type'], str) else cfg['type']
 
 
 class Healthy(NamedTuple):

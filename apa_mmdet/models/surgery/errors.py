@@ -1,4 +1,7 @@
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from apa_mmdet.utils.errors import CodedError
 
 MESSAGES = {
     'invalid-module': "module must be a config, such as module=dict(type='ResNet'); got {given!r}",
@@ -17,16 +20,19 @@ MESSAGES = {
 """Codes of :class:`SwapError` and their messages; ``names`` are its types, patterns, activations or call sites."""
 
 
-class SwapError(ValueError):
+class SwapError(CodedError):
     """Raised where activations cannot be swapped; the module is unchanged.
 
-    Args:
-        code: a key of :data:`MESSAGES`.
+    Attributes:
         names: types, patterns, activations or call sites that the error is about.
-        values: what the message shows besides.
     """
 
-    def __init__(self, code: str, names: Iterable[str] = (), **values) -> None:
-        self.code = code
-        self.names = list(names)
-        super().__init__('SwapActivations: ' + MESSAGES[code].format(names=' or '.join(self.names), **values))
+    names: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, code: str, names: Iterable[str] = (), **values: Any) -> 'SwapError':
+        """The error of a code in :data:`MESSAGES`; ``values`` are what the message shows beside ``names``."""
+        names = list(names)
+        error = cls(code, 'SwapActivations: ' + MESSAGES[code].format(names=' or '.join(names), **values))
+        error.names = names
+        return error

@@ -40,7 +40,7 @@ def find_activations(module: nn.Module, swap: dict[str, dict]) -> list[FoundActi
         return next((key for key in swap if type(part) is registered[key] or type(part).__name__ == key), None)
 
     if type_of(module):
-        raise SwapError('module-is-activation', [type_of(module)])
+        raise SwapError.of('module-is-activation', [type_of(module)])
     activations, missing = [], dict.fromkeys(swap)
     for path, owner in module.named_modules():
         types = {name: type_of(child) for name, child in owner._modules.items() if type_of(child)}
@@ -57,7 +57,7 @@ def find_activations(module: nn.Module, swap: dict[str, dict]) -> list[FoundActi
         parts = (type(part) for part in module.modules())
         counts = Counter(part.__name__ for part in parts if ACTIVATION_FILES & {*part.__module__.split('.')})
         listed = ', '.join(f'{name} ({count})' for name, count in counts.items()) or 'not modules'
-        raise SwapError('missing-type', missing, module=type(module).__name__, listed=listed)
+        raise SwapError.of('missing-type', missing, module=type(module).__name__, listed=listed)
     return activations
 
 

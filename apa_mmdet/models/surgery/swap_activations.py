@@ -40,7 +40,7 @@ def build_swapped(
         3
     """
     if not isinstance(module, dict) or 'type' not in module:
-        raise SwapError('invalid-module', given=module)
+        raise SwapError.of('invalid-module', given=module)
     return swap_activations(MODELS.build({**module, **arguments}), swap, include, exclude)
 
 
@@ -84,16 +84,16 @@ def swap_activations(
         (8, 'ReLU')
     """
     if not isinstance(swap, dict) or not swap:
-        raise SwapError('invalid-swap', given=swap)
+        raise SwapError.of('invalid-swap', given=swap)
     for type_name, cfg in swap.items():
         if not isinstance(cfg, dict) or 'type' not in cfg:
-            raise SwapError('invalid-activation', [type_name], given=cfg)
+            raise SwapError.of('invalid-activation', [type_name], given=cfg)
     selection = Selection(include, exclude)
     activations = find_activations(module, swap)
     selected = _select(module, activations, selection)
     new = {name: _build(activation, call_site) for name, (activation, call_site) in selected.items()}
     if not new:
-        raise SwapError('nothing-to-swap', swap, module=type(module).__name__)
+        raise SwapError.of('nothing-to-swap', swap, module=type(module).__name__)
     for activation in activations:  # only now, so that an error leaves the module unchanged
         call_sites = activation.call_sites
         if call_sites.keys() & new.keys():
@@ -111,12 +111,12 @@ def _select(module: nn.Module, activations: list[FoundActivation], selection: Se
     known = dict(module=type(module).__name__, count=len(names), listed=', '.join(names[:3]) + ' …' * (len(names) > 3))
     for pattern in (*selection.include, *selection.exclude):
         if not matches([pattern], [*names, *(activation.path for activation in activations)]):
-            raise SwapError('unmatched-pattern', [pattern], **known)
+            raise SwapError.of('unmatched-pattern', [pattern], **known)
     unknown = {found.path: found for found in activations if found.unknown and selection(found.path)}
     if unknown:
         reasons = (f'{type(found.owner).__name__}.{found.name}: {found.unknown}' for found in unknown.values())
         listed = '; '.join(dict.fromkeys(reasons))
-        raise SwapError('unknown-call-sites', unknown, reasons=listed, exclude=[*selection.exclude, *unknown])
+        raise SwapError.of('unknown-call-sites', unknown, reasons=listed, exclude=[*selection.exclude, *unknown])
     selected = {
         name: (activation, call_site)
         for activation in activations
@@ -130,7 +130,7 @@ def _select(module: nn.Module, activations: list[FoundActivation], selection: Se
     }
     if unknown:
         types = ' or '.join(dict.fromkeys(unknown.values()))
-        raise SwapError('unknown-channels', unknown, types=types, exclude=[*selection.exclude, *unknown])
+        raise SwapError.of('unknown-channels', unknown, types=types, exclude=[*selection.exclude, *unknown])
     return selected
 
 

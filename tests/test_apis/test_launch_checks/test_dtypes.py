@@ -4,12 +4,11 @@ from mmengine.config import Config
 
 from apa_mmdet.apis.launch_checks.dtypes import check_dtypes
 from apa_mmdet.apis.launch_checks.launch import Launch
-from apa_mmdet.datasets.validation.findings import Findings
+from apa_mmdet.apis.launch_checks.validate_launch import check_launch
 
 
 def found(model, tool='train.py', **wrapper):
-    findings = Findings('config')
-    check_dtypes(Launch(tool, Config(dict(model=model, optim_wrapper=wrapper))), findings)
+    findings = check_launch(Launch(tool, Config(dict(model=model, optim_wrapper=wrapper))), [check_dtypes])
     return [(finding.code, finding.ids) for finding in findings]
 
 

@@ -5,7 +5,7 @@ from mmengine.config import Config
 
 from apa_mmdet.apis.launch_checks.evaluation import check_palette, check_several_datasets, check_tta
 from apa_mmdet.apis.launch_checks.launch import Launch
-from apa_mmdet.datasets.validation.findings import Findings
+from apa_mmdet.apis.launch_checks.validate_launch import check_launch
 
 LVIS = dict(type='FastLVISMetric', ann_file='d/a.json')
 COCO = dict(type='CocoMetric', ann_file='d/a.json')
@@ -14,8 +14,7 @@ TWO = dict(type='ConcatDataset', datasets=[ONE, dict(ONE, ann_file='b.json')])
 
 
 def codes(check, cfg, tool='test.py', **launch):
-    findings = Findings('config')
-    check(Launch(tool, Config(cfg), **launch), findings)
+    findings = check_launch(Launch(tool, Config(cfg), **launch), [check])
     return [finding.code for finding in findings]
 
 

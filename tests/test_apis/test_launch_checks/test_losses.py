@@ -3,7 +3,7 @@ from mmengine.config import Config
 
 from apa_mmdet.apis.launch_checks.launch import Launch
 from apa_mmdet.apis.launch_checks.losses import check_losses
-from apa_mmdet.datasets.validation.findings import Findings
+from apa_mmdet.apis.launch_checks.validate_launch import check_launch
 
 DROP = dict(type='DropLoss', num_classes=3, class_frequency=[0.5, 0.5, 0.5])
 SEESAW = dict(type='SeesawLoss', num_classes=3)
@@ -13,8 +13,7 @@ ROI = dict(num_classes=3, in_channels=4, fc_out_channels=4, roi_feat_size=2)
 
 
 def found(model, tool='train.py'):
-    findings = Findings('config')
-    check_losses(Launch(tool, Config(dict(model=model))), findings)
+    findings = check_launch(Launch(tool, Config(dict(model=model))), [check_losses])
     return [(finding.code, *finding.ids) for finding in findings], ' '.join(map(str, findings))
 
 

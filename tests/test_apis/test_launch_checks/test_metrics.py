@@ -3,11 +3,17 @@ from mmengine.config import Config
 
 from apa_mmdet.apis.launch_checks.launch import Launch
 from apa_mmdet.apis.launch_checks.metrics import check_metrics
-from apa_mmdet.datasets.validation.findings import Findings
+from apa_mmdet.apis.launch_checks.validate_launch import check_launch
 
 LVIS = dict(type='FastLVISMetric', metric=['bbox', 'segm'])
 COCO = dict(type='CocoMetric', metric='bbox')
 GROUPS = dict(COCO, type='FastCocoMetric', frequency_groups=dict(ann_file='train.json'))
+
+CITIES = dict(
+    type='ConcatDatasetEvaluator',
+    metrics=[[COCO, LVIS], [dict(LVIS, classwise=True), dict(type='ShotAccuracy')]],
+    dataset_prefixes=['city', 'country'],
+)
 
 
 def found(evaluator, tool='train.py', checkpoint=None, custom=(), schedule=(), loader=True):
@@ -20,8 +26,7 @@ def found(evaluator, tool='train.py', checkpoint=None, custom=(), schedule=(), l
             param_scheduler=list(schedule),
         )
     )
-    findings = Findings('config')
-    check_metrics(Launch(tool, cfg), findings)
+    findings = check_launch(Launch(tool, cfg), [check_metrics])
     return findings
 
 
@@ -47,6 +52,8 @@ def atomic(save_best, **more):
         (dict(GROUPS, metric='proposal', use_mp_eval=True, proposal_nums=[300]), ['coco/AR@100', 'coco/AR_s@1000']),
         ([COCO, LVIS], 'lvis/segm_AP'),
         (dict(type='MultiDatasetsEvaluator', metrics=[COCO, COCO], dataset_prefixes=['a', 'b']), 'b/coco/bbox_mAP'),
+        (CITIES, ['city/coco/bbox_mAP', 'city/lvis/bbox_AP', 'country/lvis/segm_AP', 'country/lvis/apple_precision']),
+        (CITIES, 'country/accuracy/top5'),
     ],
 )
 def test_a_metric_that_the_validation_gives(evaluator, key):
@@ -64,6 +71,9 @@ def test_a_metric_that_the_validation_gives(evaluator, key):
         (dict(LVIS, metric='bbox'), 'lvis/segm_AP'),
         (dict(LVIS, format_only=True), 'lvis/segm_AP'),
         (dict(COCO, metric_items=['mAP_s']), 'coco/bbox_mAP'),
+        (CITIES, 'country/coco/bbox_mAP'),
+        (CITIES, 'lvis/bbox_AP'),
+        (CITIES, 'accuracy/top5'),
     ],
 )
 def test_a_metric_that_the_validation_does_not_give(evaluator, key):

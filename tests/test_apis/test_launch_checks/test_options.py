@@ -3,7 +3,7 @@ from mmengine.config import Config
 
 from apa_mmdet.apis.launch_checks.launch import Launch
 from apa_mmdet.apis.launch_checks.options import check_options
-from apa_mmdet.datasets.validation.findings import Findings
+from apa_mmdet.apis.launch_checks.validate_launch import check_launch
 
 BASE = """
 max_iter = 100
@@ -23,8 +23,7 @@ def found(tmp_path, text='', **options):
     (tmp_path / 'base.py').write_text(BASE)
     leaf = tmp_path / 'leaf.py'
     leaf.write_text(f"_base_ = './base.py'\n{text}")
-    findings = Findings('config')
-    check_options(Launch('train.py', Config.fromfile(leaf), options), findings)
+    findings = check_launch(Launch('train.py', Config.fromfile(leaf), options), [check_options])
     return [(finding.code, *finding.ids) for finding in findings], ' '.join(map(str, findings))
 
 
@@ -90,12 +89,10 @@ def test_a_config_that_mmengine_has_written_has_its_variables_left_in_it(tmp_pat
     cfg = Config.fromfile(tmp_path / 'base.py')
     cfg.merge_from_dict({'train_cfg.max_iters': 7})
     cfg.dump(tmp_path / 'dumped.py')
-    findings = Findings('config')
-    check_options(Launch('train.py', Config.fromfile(tmp_path / 'dumped.py'), {}), findings)
+    findings = check_launch(Launch('train.py', Config.fromfile(tmp_path / 'dumped.py'), {}), [check_options])
     assert findings == []
 
 
 def test_a_config_that_no_file_holds():
-    findings = Findings('config')
-    check_options(Launch('train.py', Config(dict(model=dict())), {'model.x': 1}), findings)
+    findings = check_launch(Launch('train.py', Config(dict(model=dict())), {'model.x': 1}), [check_options])
     assert findings == []

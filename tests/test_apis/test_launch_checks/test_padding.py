@@ -4,14 +4,13 @@ from mmengine.config import Config
 
 from apa_mmdet.apis.launch_checks.launch import Launch
 from apa_mmdet.apis.launch_checks.padding import check_padding
-from apa_mmdet.datasets.validation.findings import Findings
+from apa_mmdet.apis.launch_checks.validate_launch import check_launch
 
 
 def found(tool='train.py', train=2, val=1, test=1, **model):
     sizes = dict(train=train, val=val, test=test)
     loaders = {f'{split}_dataloader': dict(batch_size=size) for split, size in sizes.items()}
-    findings = Findings('config')
-    check_padding(Launch(tool, Config(dict(model=model, **loaders))), findings)
+    findings = check_launch(Launch(tool, Config(dict(model=model, **loaders))), [check_padding])
     return [(finding.code, finding.ids) for finding in findings]
 
 
@@ -58,8 +57,8 @@ def test_configs_here_have_no_finding():
         'v3det/cascade_rcnn_se_r50_apa_v3det.py',
         'custom_dataset/mask_rcnn_se_r18_apa_custom.py',
     ):
-        findings, cfg = Findings('config'), Config.fromfile(ROOT / 'configs' / path)
+        cfg = Config.fromfile(ROOT / 'configs' / path)
         cfg.val_dataloader.batch_size = 4
-        check_padding(Launch('train.py', cfg), findings)
+        findings = check_launch(Launch('train.py', cfg), [check_padding])
         assert not findings and cfg.model.rpn_head.type == 'PaddingAwareRPNHead'
         assert cfg.model.data_preprocessor.get('pool_padding_in_training', False) == path.startswith(('lvis', 'v3det'))

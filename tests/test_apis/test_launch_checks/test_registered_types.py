@@ -7,16 +7,15 @@ from mmengine.config import Config
 
 from apa_mmdet.apis.launch_checks.launch import Launch
 from apa_mmdet.apis.launch_checks.registered_types import check_registered_types
-from apa_mmdet.apis.launch_checks.validate_launch import InvalidLaunch, validate_launch
-from apa_mmdet.datasets.validation.findings import Findings
+from apa_mmdet.apis.launch_checks.validate_launch import InvalidLaunch, check_launch, validate_launch
 
 FLIP, FLOP = dict(type='RandomFlip', prob=0.5), dict(type='RandomFlop', prob=0.5)
 LEAF = 'train_dataloader.dataset'
+CITIES = dict(type='ConcatDatasetEvaluator', dataset_prefixes=['city'])
 
 
 def findings_about(tool='train.py', tta=False, **cfg):
-    findings = Findings('config')
-    check_registered_types(Launch(tool, Config(cfg), tta=tta), findings)
+    findings = check_launch(Launch(tool, Config(cfg), tta=tta), [check_registered_types])
     return findings
 
 
@@ -91,6 +90,8 @@ def test_only_what_the_tool_uses_is_checked():
         (dict(default_hooks=dict(logger=dict(type='LogerHook'))), 'hook', 'default_hooks.logger'),
         (dict(val_evaluator=dict(type='CocoMetrik')), 'metric', 'val_evaluator'),
         (dict(val_evaluator=dict(metrics=[dict(type='A')])), 'metric', 'val_evaluator.metrics[0]'),
+        (dict(val_evaluator=dict(type='A', metrics=[])), 'evaluator', 'val_evaluator'),
+        (dict(val_evaluator=dict(CITIES, metrics=[[dict(type='A')]])), 'metric', 'val_evaluator.metrics[0][0]'),
         (dict(val_evaluator=[dict(type='CocoMetric'), dict(type='A')]), 'metric', 'val_evaluator[1]'),
         (dict(train_cfg=dict(type='EpochLoop')), 'loop', 'train_cfg'),
         (dict(optim_wrapper=dict(type='AmpWrapper')), 'optimizer wrapper', 'optim_wrapper'),
@@ -117,6 +118,12 @@ def test_arguments_that_a_transform_does_not_take(transform, reason):
     findings = findings_about(train_dataloader=pipeline(transform))
     assert codes(findings) == [('invalid-arguments', (f'{LEAF}.pipeline[0]',))] * bool(reason)
     assert all(reason in finding.message for finding in findings)
+
+
+def test_an_evaluator_is_built_with_metrics_and_prefixes():
+    assert findings_about(val_evaluator=dict(CITIES, metrics=[[dict(type='CocoMetric')]])) == []
+    findings = findings_about(val_evaluator=dict(type='MultiDatasetsEvaluator', metrics=[]))
+    assert codes(findings) == [('invalid-arguments', ('val_evaluator',))]
 
 
 @pytest.mark.parametrize(

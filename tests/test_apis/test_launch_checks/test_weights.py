@@ -8,14 +8,13 @@ from mmengine.config import Config
 
 from apa_mmdet.apis import mmdet_tools
 from apa_mmdet.apis.launch_checks.launch import Launch
+from apa_mmdet.apis.launch_checks.validate_launch import check_launch
 from apa_mmdet.apis.launch_checks.weights import check_checkpoints
-from apa_mmdet.datasets.validation.findings import Findings
 
 
 def found(tool='train.py', model=None, options=None, **launch):
     cfg = Config(dict(model=model or {}, **(options or {})))
-    findings = Findings('config')
-    check_checkpoints(Launch(tool, cfg, **launch), findings)
+    findings = check_launch(Launch(tool, cfg, **launch), [check_checkpoints])
     return [(finding.code, *finding.ids) for finding in findings]
 
 

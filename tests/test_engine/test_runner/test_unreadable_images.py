@@ -1,14 +1,11 @@
 """Images that cannot be read: named, or skipped and counted."""
 
-import pickle
-
 import cv2
 import numpy as np
 import pytest
 from helpers.annotations import coco_dataset
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
-from torch._utils import ExceptionWrapper
 
 from apa_mmdet.engine.runner import SafeRunner
 from apa_mmdet.engine.runner.unreadable_images import UnreadableImage, count_skipped_images
@@ -69,8 +66,9 @@ def warnings(monkeypatch):
         ('text', False, False, 'pillow'),
     ],
 )
-def test_an_unreadable_image_is_named_in_one_line(tmp_path, broken, ignore_empty, test_mode, backend):
-    loader = loader_of(tmp_path / 'd', 0, ignore_empty, test_mode, broken=broken, backend=backend)
+@pytest.mark.parametrize('workers', [0, 1])
+def test_an_unreadable_image_is_named_in_one_line(tmp_path, broken, ignore_empty, test_mode, backend, workers):
+    loader = loader_of(tmp_path / 'd', workers, ignore_empty, test_mode, broken=broken, backend=backend)
     with pytest.raises(UnreadableImage) as error:
         list(loader)
     line = str(error.value)
@@ -78,17 +76,7 @@ def test_an_unreadable_image_is_named_in_one_line(tmp_path, broken, ignore_empty
     assert line.endswith(
         '; tools/check_dataset.py finds all; ignore_empty=True in LoadImageFromFile skips them in training'
     )
-    assert error.value.code == pickle.loads(pickle.dumps(error.value)).code == 'unreadable-image'
-
-
-def test_the_error_of_a_worker_process_is_the_same_line():
-    try:
-        raise UnreadableImage('image a.png cannot be read') from ValueError('damaged')
-    except UnreadableImage:
-        passed_on = ExceptionWrapper(where='in DataLoader worker process 0')  # as torch's data loader does
-    with pytest.raises(UnreadableImage) as error:
-        passed_on.reraise()
-    assert str(error.value) == 'image a.png cannot be read' and 'Traceback' in error.value.args[1]
+    assert error.value.code == 'unreadable-image'
 
 
 @pytest.mark.parametrize('workers', [0, 1])

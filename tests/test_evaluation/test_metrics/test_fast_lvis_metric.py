@@ -110,8 +110,8 @@ def evaluate_in_process(rank, folder, ann_file, samples, shared):
     metric.process({}, mine)
     try:
         outcome = metric.evaluate(len(samples))
-    except RuntimeError as error:
-        outcome = str(error)
+    except EvaluationError as error:
+        outcome = [error.code, str(error)]
     (folder / f'outcome{rank}').write_text(json.dumps(outcome))
 
 
@@ -132,8 +132,8 @@ def test_two_processes_have_the_metrics_of_one(tmp_path, shared):
 def test_every_process_raises_if_the_evaluation_fails(tmp_path):
     content, samples = draw(13, images=5)
     ann_file = saved(dict(content, categories=[]), tmp_path)
-    for outcome in outcomes_of_two_processes(tmp_path, ann_file, samples, True):
-        assert 'the evaluation failed' in outcome and 'results.predictions' in outcome
+    for code, line in outcomes_of_two_processes(tmp_path, ann_file, samples, True):
+        assert code == 'missing-records' and 'the evaluation failed' in line and 'results.predictions' in line
 
 
 def evaluate_with_a_full_disk(rank, folder, ann_file, samples):
@@ -143,8 +143,9 @@ def evaluate_with_a_full_disk(rank, folder, ann_file, samples):
     metric.process({}, samples[rank::2])
     if rank == 0:
         (folder / 'machine0/results.predictions/rank1.part').symlink_to('/dev/full')
-    with pytest.raises(EvaluationError, match='while the predictions of process 1 were received.* are kept'):
+    with pytest.raises(EvaluationError, match='while the predictions of process 1 were received.* are kept') as error:
         metric.evaluate(len(samples))
+    assert error.value.code == 'evaluation-failed'
 
 
 def test_every_process_raises_if_the_disk_is_full(tmp_path):
@@ -195,7 +196,7 @@ def test_masks_are_looked_at_where_they_are_compared_and_the_file_is_named(tmp_p
     content['annotations'][1]['segmentation'] = []
     ann_file = saved(content, tmp_path)
     both(ann_file, samples, metric='bbox')
-    with pytest.raises(RuntimeError, match=r'gt.json: instances without a mask: 2 of .*, e.g. 1, 2; .*; the pred'):
+    with pytest.raises(EvaluationError, match=r'gt.json: instances without a mask: 2 of .*, e.g. 1, 2; .*; the pred'):
         result(FastLVISMetric, ann_file, samples, metric=['bbox', 'segm'])
 
 
