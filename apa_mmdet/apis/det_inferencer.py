@@ -193,7 +193,7 @@ def class_names(cfg: Config, meta: Any = None) -> tuple[str, ...]:
         FileNotFoundError: if the config's data set reads them from a file that does not exist.
         ValueError: if there are not as many as the model has classes.
     """
-    numbers = {found.count for found in class_counts(cfg.model) if found.is_used}
+    numbers = {found.number for found in class_counts(cfg.model) if found.is_used}
     counts = []
     for names in _known_names(cfg, meta):
         if not numbers or numbers == {len(names)}:

@@ -82,7 +82,7 @@ class ClassCount(NamedTuple):
     """A setting of a number of classes, as ``--cfg-options`` takes it. ``is_used``: the part has outputs by class."""
 
     setting: str
-    count: int
+    number: int
     is_used: bool
 
 
