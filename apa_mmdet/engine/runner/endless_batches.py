@@ -13,14 +13,13 @@ from .seeded_data import PositionBatchSampler
 class NoBatches(CodedError):
     """Raised when an epoch of the data loader has no batch at all; code ``no-batches``."""
 
-    def __init__(self) -> None:
-        super().__init__(
+    @classmethod
+    def of_training(cls) -> 'NoBatches':
+        """The error about ``train_dataloader``."""
+        return cls(
             'no-batches',
             'train_dataloader gives no batch: its data set is empty, or smaller than batch_size with drop_last',
         )
-
-    def __reduce__(self) -> tuple:
-        return type(self), ()
 
 
 class Place(NamedTuple):
@@ -95,6 +94,6 @@ class EndlessBatches:
 
     def _end_epoch(self) -> None:
         if not self.positions.place:  # no index was drawn
-            raise NoBatches
+            raise NoBatches.of_training()
         self._epoch = None
         self.place = Place(self.place.epoch + 1, self.positions.skip)

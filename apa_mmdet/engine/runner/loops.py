@@ -60,7 +60,7 @@ class ResumableEpochBasedTrainLoop(ResumableLoopMixin, EpochBasedTrainLoop):
             if i >= done:
                 self.run_iter(i, data_batch)
         if not any_batch:
-            raise NoBatches
+            raise NoBatches.of_training()
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
 

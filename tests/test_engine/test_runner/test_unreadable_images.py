@@ -66,9 +66,8 @@ def warnings(monkeypatch):
         ('text', False, False, 'pillow'),
     ],
 )
-@pytest.mark.parametrize('workers', [0, 1])
-def test_an_unreadable_image_is_named_in_one_line(tmp_path, broken, ignore_empty, test_mode, backend, workers):
-    loader = loader_of(tmp_path / 'd', workers, ignore_empty, test_mode, broken=broken, backend=backend)
+def test_an_unreadable_image_is_named_in_one_line(tmp_path, broken, ignore_empty, test_mode, backend):
+    loader = loader_of(tmp_path / 'd', 0, ignore_empty, test_mode, broken=broken, backend=backend)
     with pytest.raises(UnreadableImage) as error:
         list(loader)
     line = str(error.value)
