@@ -29,7 +29,7 @@ SMALL = {  # of the small LVIS: backbone, detector
         ROOT / f'configs/small_objects/se_resnet18_{backbone}_small-objects.py',
         ROOT / f'configs/small_lvis/mask_rcnn_se_r18_{detector}_small-lvis.py',
     )
-    for backbone, detector in dict(apa='apa', relu_sigmoid='relu_gol', acon='acon', apalu='apalu').items()
+    for backbone, detector in dict(apa='apa', relu_sigmoid='relu_gol', acon='acon_seesaw', apalu='apalu_seesaw').items()
 }
 PAIRS = {'APA': (APA, FROM_APA), 'ReLU': (RELU, FROM_RELU), **{f'small-{name}': pair for name, pair in SMALL.items()}}
 
