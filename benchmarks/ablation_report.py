@@ -109,7 +109,8 @@ def runs_table(study: Study, rows: list[dict[str, str]], steps: list[dict[str, s
         options, dates = rows[0]['options'], sorted({row['date'].split()[0] for row in rows})
         commits = ', '.join(dict.fromkeys(row['commit'] for row in rows))
         with_options, dates = f', with `{options}`' * bool(options), ' to '.join(dict.fromkeys([dates[0], dates[-1]]))
-        notes.append(f'AP: {rows[0]["epochs"]} epochs each{with_options}; {dates}; commit {commits}.')
+        epochs = f'{rows[0]["epochs"]} epoch' + 's' * (rows[0]['epochs'] != '1')
+        notes.append(f'AP: {epochs} each{with_options}; {dates}; commit {commits}.')
     machine = '{hardware}; Python {python}, PyTorch {torch}, MMDetection {mmdet}.'
     notes += dict.fromkeys(machine.format(**row) for row in rows)
     if steps:

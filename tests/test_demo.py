@@ -28,7 +28,7 @@ def python(*command, cwd):
 @pytest.mark.slow
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'float16'])
 def test_the_demo_reaches_its_mask_ap(dtype, tmp_path):
-    """Two runs of float32 gave 0.424 and 0.437, and seeds differ by 0.02; every precision has to come near."""
+    """A run of float32 gave 0.504, other initial weights 0.06 less; every precision has to come near."""
     config = CONFIG
     if dtype != 'float32':
         config = tmp_path / CONFIG.name
@@ -40,5 +40,5 @@ def test_the_demo_reaches_its_mask_ap(dtype, tmp_path):
     python(ROOT / 'tools/test.py', config, checkpoint, cwd=tmp_path)
     table = python(ROOT / 'tools/report.py', work_dir, cwd=tmp_path)
     ap, apr, apc, apf = map(float, re.search(r'\| mask \|' + r' ([\d.]+) +\|' * 4, table).groups())
-    assert ap >= 0.37 and apr >= 0.2
+    assert ap >= 0.4 and apr >= 0.25
     assert (work_dir / 'predictions.png').is_file() and (work_dir / 'training_curves.png').is_file()

@@ -82,7 +82,7 @@ LOSSES = (
         WRAPPED_CAUCHY,
     ),
 )
-DRAWN_SCORE = 0.1  # about as many detections have it with FRACAL as 0.3 without it (docs/calibration.md)
+DRAWN_SCORE = 0.2  # of Seesaw: about as many detections have it with FRACAL as 0.3 without it (docs/calibration.md)
 RARE_IMAGES = LVIS_BOUNDS[0]  # at most, and
 RARE_RATIO = 10  # times fewer than the most frequent class: in a set of ten images no class is rare for that
 # oversample_thr of ClassBalancedDataset and frequency_threshold of DropLoss: LVIS's, or the images of tiny LVIS's 800

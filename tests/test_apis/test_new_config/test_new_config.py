@@ -82,7 +82,7 @@ def test_a_tail_of_few_images_takes_calibrated_scores_and_a_file_of_names(form, 
     assert (cfg.val_evaluator.type, cfg.val_dataloader.dataset.type) == (evaluator, dataset)
     assert ('frequency_groups' in cfg.val_evaluator) == (form == 'coco')
     assert written.command.endswith('dist_train.sh ' + f'{out} 2')
-    assert 'images of the training: AP tells nothing' in comments(out) and '--score-thr 0.1.' in comments(out)
+    assert 'images of the training: AP tells nothing' in comments(out) and '--score-thr 0.2.' in comments(out)
 
 
 def test_a_tail_of_many_images_takes_gol(tmp_path, monkeypatch):
