@@ -1,4 +1,4 @@
-"""Processes: two forked from the test's own, or a command in a copy of the repository."""
+"""Processes: two started from the test's own, or a command in a copy of the repository."""
 
 import multiprocessing
 import os
@@ -7,9 +7,12 @@ import subprocess
 from helpers.programs import environment, succeed
 
 
-def in_two_processes(function, *args, exitcode=0):
-    """Calls ``function(rank, *args)`` in each; both must end with ``exitcode`` within a minute."""
-    context = multiprocessing.get_context('fork')
+def in_two_processes(function, *args, exitcode=0, start='fork'):
+    """Calls ``function(rank, *args)`` in each; both must end with ``exitcode`` within a minute.
+
+    ``start='spawn'`` for one that trains: autograd refuses to work in a fork of a process in which it has threads.
+    """
+    context = multiprocessing.get_context(start)
     processes = [context.Process(target=function, args=(rank, *args)) for rank in range(2)]
     for process in processes:
         process.start()

@@ -211,7 +211,7 @@ def train_in_process(rank, folder):
 
 
 def test_the_first_of_several_processes_logs_and_draws(tmp_path):
-    in_two_processes(train_in_process, tmp_path)
+    in_two_processes(train_in_process, tmp_path, start='spawn')
     assert [images(tmp_path / f'rank{rank}') for rank in (0, 1)] == [IMAGES, []]
     (line,), none = (logged(tmp_path / f'rank{rank}') for rank in (0, 1))
     assert {name.rsplit('/', 1)[0] for name in line} == {'iter', 'step', 'lambda/act/AGLU', 'kappa/act/AGLU'}
