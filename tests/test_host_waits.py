@@ -26,8 +26,8 @@ STEP = {
     ('engine/hooks/skip_non_finite_hook.py', '_finite', 'tolist'): 1,
 }
 LOGGING = {  # one copy each, here in every second step, by default in one of a hundred and of a thousand
-    ('visualization/learned_activation_plots.py', 'watched_values', 'cpu'): 2,  # for both hooks
-    ('visualization/learned_activation_plots.py', 'watched_values', 'numpy'): 2,
+    ('models/activations/sites.py', 'watched_values', 'cpu'): 2,  # for both hooks
+    ('models/activations/sites.py', 'watched_values', 'numpy'): 2,
 }
 PACKAGE = """
 def reads(x, mask):

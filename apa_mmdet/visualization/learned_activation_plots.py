@@ -1,37 +1,26 @@
 """Figures of the activations that a network has learned."""
 
 import copy
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import torch
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from apa_mmdet.checkpoint.compare import compare, misfit
 from apa_mmdet.checkpoint.io import read_checkpoint
 from apa_mmdet.models.activations import LearnableActivation, learnable_activations
+from apa_mmdet.models.activations.sites import LearnableActivationInfo, find_learnable_activations
 from apa_mmdet.models.calibration import without_calibration
 from apa_mmdet.utils.config import build_detector, load_config
 
 from .activation_curves import Curves, colors, sample, save, style_axis
 
 MAX_CURVES = 24  # of one panel: more cannot be distinguished
-
-
-class LearnableActivationInfo(NamedTuple):
-    """A learnable activation of a network: the name of its module, its stage, and its slot in a block."""
-
-    name: str
-    stage: str
-    slot: str
-    activation: LearnableActivation
 
 
 def draw_checkpoint(checkpoint: Path, config: Path | None, out: Path, limit: float = 5.0) -> list[Path]:
@@ -82,43 +71,6 @@ def config_beside(checkpoint: Path) -> Path:
             'say with --config which one the checkpoint was trained with'
         )
     return found[0]
-
-
-def find_learnable_activations(model: nn.Module) -> list[LearnableActivationInfo]:
-    """Returns every learnable activation of a model, in the order of its modules.
-
-    Example:
-        >>> from mmdet.registry import MODELS
-        >>> sites = find_learnable_activations(MODELS.build(dict(type='SEResNet', depth=18)))
-        >>> [(site.stage, site.slot) for site in sites[:4]]
-        [('stem', ''), ('layer1', 'conv1'), ('layer1', 'out'), ('layer1', 'se gate')]
-    """
-    return [
-        LearnableActivationInfo(name, *_stage_and_slot(name), module)
-        for name, module in model.named_modules()
-        if isinstance(module, LearnableActivation)
-    ]
-
-
-@torch.no_grad()
-def watched_values(sites: Sequence[LearnableActivationInfo]) -> list[tuple[LearnableActivationInfo, str, np.ndarray]]:
-    """Returns what hooks log and check of each activation, by name, in float32; one copy from the GPU for all."""
-    watched = [(site, name, v.flatten()) for site in sites for name, v in site.activation.watched().items()]
-    if not watched:
-        return []
-    numbers = torch.cat([values for *_, values in watched]).float().cpu().numpy()
-    ends = np.cumsum([len(values) for *_, values in watched])
-    return [(site, name, part) for (site, name, _), part in zip(watched, np.split(numbers, ends[:-1]))]
-
-
-def _stage_and_slot(name: str) -> tuple[str, str]:
-    """Returns stage and slot of an activation, from the name of its module."""
-    if name.endswith('act_stem'):
-        return 'stem', ''
-    stage = re.match(r'(?:backbone\.)?(.*?(?:layers?|stages?|blocks)\.?\d+)', name)
-    slot = re.search(r'[^.]+(?:\.\d+)*$', name).group()  # numbers at the end distinguish activations of a block
-    slot = 'se gate' if name.endswith('.se.gate') else slot.removeprefix('act_')
-    return stage.group(1) if stage else name.split('.')[0], slot
 
 
 def load_sites(sites: Sequence[LearnableActivationInfo], weights: dict[str, Tensor], checkpoint: Path) -> None:

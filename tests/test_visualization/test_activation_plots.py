@@ -12,9 +12,10 @@ from mmengine.registry import MODELS
 
 from apa_mmdet.models.activations import AGLU, LearnableActivation, learnable_activations
 from apa_mmdet.models.activations.base import Symbol
+from apa_mmdet.models.activations.sites import find_learnable_activations
 from apa_mmdet.visualization import activation_plots as plots
 from apa_mmdet.visualization.activation_curves import POINTS
-from apa_mmdet.visualization.learned_activation_plots import find_learnable_activations, learned_curves
+from apa_mmdet.visualization.learned_activation_plots import learned_curves
 
 
 def aglu(x, lambda_, kappa):

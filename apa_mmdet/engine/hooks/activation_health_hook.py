@@ -8,8 +8,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from apa_mmdet.models.activations import Healthy
+from apa_mmdet.models.activations.sites import find_learnable_activations, watched_values
 from apa_mmdet.utils.model import unwrap_model
-from apa_mmdet.visualization.learned_activation_plots import find_learnable_activations, watched_values
 
 
 @HOOKS.register_module()

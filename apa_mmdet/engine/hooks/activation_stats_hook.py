@@ -10,12 +10,9 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
+from apa_mmdet.models.activations.sites import find_learnable_activations, watched_values
 from apa_mmdet.utils.model import unwrap_model
-from apa_mmdet.visualization.learned_activation_plots import (
-    draw_learned_activations,
-    find_learnable_activations,
-    watched_values,
-)
+from apa_mmdet.visualization.learned_activation_plots import draw_learned_activations
 
 
 @HOOKS.register_module()

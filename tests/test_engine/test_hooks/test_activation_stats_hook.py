@@ -21,7 +21,8 @@ from torch.overrides import TorchFunctionMode
 from apa_mmdet.engine.hooks.activation_stats_hook import statistics_of
 from apa_mmdet.engine.runner import SafeRunner
 from apa_mmdet.models.activations import APALU
-from apa_mmdet.visualization.learned_activation_plots import draw_learned_activations, find_learnable_activations
+from apa_mmdet.models.activations.sites import find_learnable_activations
+from apa_mmdet.visualization.learned_activation_plots import draw_learned_activations
 
 IMAGES = ['activations_derivatives.png', 'activations_values.png']
 
