@@ -89,7 +89,7 @@ class ClassCount(NamedTuple):
 def class_counts(model: Any) -> Iterator[ClassCount]:
     """Yields the numbers of classes in a model's config.
 
-    Where ``num_classes`` means something else it is left out: that of GroundingDINOHead is of the words of a text.
+    Skipped is that of GroundingDINOHead, which are the words of a text.
 
     Example:
         >>> heads = [dict(num_classes=3), dict(num_classes=80, class_agnostic=True)]

@@ -66,9 +66,8 @@ def check_tta(launch: Launch, findings: Findings) -> None:
     if any(part.get('mask_head') for _, part in model_parts(cfg.get('model'))):
         findings.add('tta-without-masks', [tta.get('type')], type=tta.get('type'))
     kept, limit = _max_per_img(cfg.get('model')), (tta.get('tta_cfg') or {}).get('max_per_img')
-    unlimited = isinstance(kept, int) and kept <= 0
-    if isinstance(kept, int) and isinstance(limit, int) and (unlimited or limit < kept):
-        shown = 'all' if unlimited else kept
+    if isinstance(kept, int) and isinstance(limit, int) and (kept <= 0 or limit < kept):
+        shown = kept if kept > 0 else 'all'
         findings.add('tta-max-per-img', ['tta_model.tta_cfg.max_per_img'], limit=limit, kept=shown)
 
 

@@ -80,8 +80,8 @@ def choose_model(
         model = dict(model, type='CalibrateScores', module=dict(type=model.get('type', base.type)))
         model['calibration'] = dict(type='FRACAL')
         reasons.append('FRACAL calibrates the scores in tests; a training is the same without it.')
-        drawn = rules.DRAWN_SCORE
-        reasons.append(f'Calibrated scores are lower, most of frequent classes: image_demo.py --score-thr {drawn}.')
+        advice = f'image_demo.py --score-thr {rules.DRAWN_SCORE}'
+        reasons.append(f'Calibrated scores are lower, most of frequent classes: {advice}.')
     return model, reasons
 
 
