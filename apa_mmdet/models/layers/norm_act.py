@@ -10,6 +10,8 @@ An activation takes part if its ``forward`` has the attribute ``fusible = True``
 ``forward`` runs as a plain module unless it sets the attribute again.
 """
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
 
@@ -63,13 +65,21 @@ def residual_act(
         gate = attention.fused_gates(x, folded) if region is None else None
         if gate is None:
             mean = x.mean((2, 3), dtype=compute_dtype(x.dtype)) if region is None else region.mean(x)
-            if folded is not None:
-                scale, shift = folded.fold(compute_dtype(norm.running_var.dtype))
-                mean = mean * scale + shift
-            gate = attention.gates(mean.to(x.dtype))
+            gate = attention.gates(norm_of_mean(mean, folded).to(x.dtype))
     return act.forward(  # has no hooks
         x, norm=folded, gate=gate, residual=identity, residual_norm=residual_norm, recompute=recompute
     )
+
+
+def norm_of_mean(mean: Tensor, norm: Norm | None) -> Tensor:
+    """Returns the mean of ``norm(x)`` from the mean of x, (N, C), in one operator and with one for its derivative."""
+    if norm is None:
+        return mean
+    if torch._C._get_tracing_state() is not None:  # plain operators, which all programs have
+        scale, shift = norm.fold(mean.dtype)
+        return mean * scale + shift
+    tensors = [None if each is None else each.to(mean.dtype) for each in norm[:4]]
+    return F.batch_norm(mean, *tensors, eps=norm.eps)
 
 
 def tensors_of(norm: nn.Module) -> Norm | None:

@@ -11,6 +11,7 @@ from helpers.preceding import require_extension
 from mmcv.cnn.utils import fuse_conv_bn
 from mmdet.registry import MODELS
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from apa_mmdet.models.activations import AGLU
 from apa_mmdet.models.backbones import SEResNet, SEResNeXt
@@ -304,6 +305,34 @@ def test_the_pooled_mean_is_not_rounded_under_autocast():
         residual_act(x, norm, se, x, None, act)
     exact = (x.double().mean((2, 3)) - 10) / (1 + norm.eps) ** 0.5
     torch.testing.assert_close(seen[0].double(), exact, rtol=1e-2, atol=1e-3)
+
+
+class Computed(TorchDispatchMode):
+    """Counts operators that compute, as a GPU launches them; with a mode, no operator of a CPU alone serves."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        allocates = any(name in str(function) for name in ('empty', 'new_zeros'))
+        self.count += not (function.is_view or allocates or 'detach' in str(function))
+        return result
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_a_block_with_attention_computes_no_more_operators_than_with_relu(dtype):
+    def operators(act, gate):
+        norm, attention = nn.BatchNorm2d(32).eval(), SELayer(32, gate_cfg=gate)
+        x = torch.randn(2, 32, 6, 6, dtype=dtype, requires_grad=True)
+        identity = torch.randn(2, 32, 6, 6, dtype=dtype, requires_grad=True)
+        with torch.autocast('cpu', torch.bfloat16, enabled=dtype == torch.bfloat16), Computed() as forward:
+            out = residual_act(x, norm, attention, identity, None, act)
+        with Computed() as backward:
+            out.backward(torch.ones_like(out))
+        return forward.count, backward.count
+
+    ours, relu = operators(AGLU(), dict(type='APA')), operators(nn.ReLU(inplace=True), dict(type='Sigmoid'))
+    assert ours[0] <= relu[0] and ours[1] <= relu[1], (ours, relu)
 
 
 def test_global_hooks_see_every_module():
