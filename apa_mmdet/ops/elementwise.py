@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from .memory_layout import against, check_input, compute_dtype, empty_result, in_order_of, is_compiling
+from .memory_layout import against, check_input, compute_dtype, empty_result, in_order_of, is_compiling, result_of
 
 BLOCK = 1 << 16  # elements of a block on a CPU: its temporaries stay in the L2 cache
 DEVICE_BLOCK = 1 << 22  # on other devices, which need large steps: a temporary takes 16 MiB at most
@@ -48,7 +48,7 @@ def value(function: Callable[..., Tensor], x: Tensor, *parameters: Tensor) -> Te
     """
     dtype = compute_dtype(x.dtype)
     if _in_one_piece(x):
-        return function(x.to(dtype), *(against(x, p) for p in parameters)).to(x.dtype)
+        return result_of(function(x.to(dtype), *(against(x, p) for p in parameters)).to(x.dtype))
     out = empty_result(x, any(p.dim() for p in parameters))
     for _, x_, out_, *block in blocks(*_as_rows((in_order_of(out, x), out), parameters)):
         out_.copy_(function(x_.to(dtype), *block))

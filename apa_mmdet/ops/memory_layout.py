@@ -176,6 +176,15 @@ def is_compiling() -> bool:
     return torch._dynamo.is_compiling()  # before torch 2.3
 
 
+def result_of(computed: Tensor) -> Tensor:
+    """Returns the result of a ``Function``'s forward that was computed in place, for torch.compile a copy of it.
+
+    PyTorch 2.11 compiles wrong gradients, without a word, where a result was changed in place in the forward
+    (pytorch/pytorch#180642). The compiler fuses the copy away.
+    """
+    return computed.clone() if is_compiling() else computed
+
+
 def empty_result(x: Tensor, per_channel: bool) -> Tensor:
     """Returns a dense tensor in the memory order of ``x`` or, if kernels cannot walk that, in the one to copy it to."""
     if not per_channel or x.is_contiguous():

@@ -3,6 +3,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from .memory_layout import result_of
+
 
 def wrapped_cauchy_logit(dot: Tensor, u: Tensor, b: Tensor, g: Tensor, scale: Tensor) -> Tensor:
     """Returns the logit of c = dot·u + b, (N, C), from dot (N, C), u, b and g (C,) and s; see WrappedCauchyLinear."""
@@ -25,7 +27,7 @@ class WrappedCauchyLogit(Function):
         ctx.save_for_backward(dot, u, b, g, scale)
         gamma, rest, a = _concentration(g, scale)
         divisor, beyond = _divisor(torch.addcmul(b, dot, u), gamma, rest)
-        return divisor.reciprocal_().mul_(a).mul_(beyond.div_(rest.square()).add_(1))
+        return result_of(divisor.reciprocal_().mul_(a).mul_(beyond.div_(rest.square()).add_(1)))
 
     @staticmethod
     @once_differentiable

@@ -22,6 +22,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from apa_mmdet.ops import LAMBDA_FLOOR, apa, neg_log_apa
+from apa_mmdet.ops.memory_layout import result_of
 
 
 class SigmoidLink(nn.Module):
@@ -162,7 +163,7 @@ class _GumbelComplement(Function):
     def forward(ctx, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
         y = _bounded(x).neg_().exp_()
-        return y.neg_().expm1_().neg_().log_().neg_()
+        return result_of(y.neg_().expm1_().neg_().log_().neg_())
 
     @staticmethod
     @once_differentiable
@@ -180,7 +181,7 @@ class _NegLogComplement(Function):
     @staticmethod
     def forward(ctx, y: Tensor) -> Tensor:
         ctx.save_for_backward(y)
-        return y.neg().expm1_().neg_().log_().neg_()
+        return result_of(y.neg().expm1_().neg_().log_().neg_())
 
     @staticmethod
     @once_differentiable

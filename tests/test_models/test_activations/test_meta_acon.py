@@ -154,6 +154,9 @@ def test_half_weights_and_large_inputs(images, dtype, norm_cfg, training):
 
 
 @compiles_in_one_graph
+@pytest.mark.skipif(
+    torch.__version__.startswith('2.11.'), reason='Dynamo of torch 2.11 cannot read attributes of a part'
+)
 def test_half_weights_compile_into_one_graph_and_trace():
     act, x = MetaAconC(6).bfloat16(), torch.randn(2, 6, 4, 4).bfloat16()
     torch._dynamo.reset()
