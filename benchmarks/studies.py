@@ -108,6 +108,8 @@ class Study(NamedTuple):
 
 SOFTMAX = ('softmax CE', 'Seesaw')
 PREDICTOR = 'model.roi_head.bbox_head.cls_predictor_cfg.type'  # the classifier of Seesaw's recipe
+LINK = 'model.roi_head.bbox_head.loss_cls.link'
+CLASSIFIER_BIAS = 'model.roi_head.bbox_head.init_cfg.0.bias'
 GATE = 'model.backbone.se_cfg'
 DROP = 'model.roi_head.bbox_head.loss_cls.frequency_threshold'
 STUDIES = dict(
@@ -174,6 +176,14 @@ STUDIES = dict(
                 ('apa-gol', 'apa_', 'AGLU', 'APA', 'GOL', ()),
                 ('apa-link', 'apa_', 'AGLU', 'APA', 'Gumbel link', (f'{DROP}=0.0',)),
                 ('apa-learned', 'apa_apa-link_', 'AGLU', 'APA', 'GOL, APA link', ()),
+                (
+                    'apa-learned-gumbel',
+                    'apa_apa-link_',
+                    'AGLU',
+                    'APA',
+                    'GOL, APA link from λ = 0.01',
+                    (f'{LINK}.lambda_init=0.01', f'{CLASSIFIER_BIAS}=-2.0'),
+                ),
                 ('acon-seesaw', 'acon_seesaw_', 'ACON-C', 'sigmoid', 'Seesaw', ()),
                 ('apalu-seesaw', 'apalu_seesaw_', 'APALU', 'sigmoid', 'Seesaw', ()),
             )
@@ -191,6 +201,7 @@ STUDIES = dict(
             ('relu-softmax+fracal', 'relu-seesaw+fracal'),
             ('relu-seesaw+fracal', 'apa-seesaw+fracal'),
             ('apa-gol', 'apa-learned'),
+            ('apa-gol', 'apa-learned-gumbel'),
             ('apa-softmax', 'apa-cosine'),
             ('apa-cosine', 'apa-seesaw'),
             *(('relu-seesaw', f'{name}-seesaw') for name in ('acon', 'apalu')),
@@ -210,7 +221,7 @@ STUDIES = dict(
             )
             for name, change, *options in (
                 ('apa-link', ''),
-                ('initial-bias', ', initial bias −1 for −2', 'model.roi_head.bbox_head.init_cfg.0.bias=-1.0'),
+                ('initial-bias', ', initial bias −1 for −2', f'{CLASSIFIER_BIAS}=-1.0'),
                 ('warm-up', ', warm-up of 250 steps for 50', 'param_scheduler.0.end=250'),
                 (
                     'classifier-rate',

@@ -4,7 +4,7 @@ _base_ = './mask_rcnn_se_r18_apa_small-lvis.py'
 model = dict(
     roi_head=dict(
         bbox_head=dict(
-            loss_cls=dict(link='apa'),
+            loss_cls=dict(link=dict(_delete_=True, type='apa', lambda_init=1.0)),
             init_cfg=[
                 # a class starts at p = 6e-4, as with the Gumbel link; from −2, p = 0.12, the first steps diverge
                 dict(type='Constant', val=0.001, bias=-7.4, override=dict(name='fc_cls')),
