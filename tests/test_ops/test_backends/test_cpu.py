@@ -10,7 +10,7 @@ import torch
 
 from apa_mmdet import ops
 from apa_mmdet.ops import dispatch
-from apa_mmdet.ops.backends import analytic, cpu
+from apa_mmdet.ops.backends import analytic, cpu, cpu_extension
 
 BUILD = 'from apa_mmdet.ops.backends import cpu; print(cpu.load() is not None)'
 
@@ -25,8 +25,8 @@ def cache(tmp_path, monkeypatch):
 
 
 def forget():
-    cpu.cache_folder.cache_clear()
-    cpu.load.cache_clear()
+    for cached in (cpu.cache_folder, cpu.load, cpu_extension.load):
+        cached.cache_clear()
 
 
 def serving_backend():
