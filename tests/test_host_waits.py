@@ -134,10 +134,12 @@ def test_the_operator_does_not_wait(name):
     assert waits.found == []
 
 
+reading = torch.library.Library('reading', 'DEF')  # kept: an exporter of ONNX looks at every operator of a process
+reading.define('scaled(Tensor x) -> Tensor')
+reading.impl('scaled', lambda x: x * x.sum().item(), 'CompositeExplicitAutograd')
+
+
 def test_waits_inside_registered_operators_are_found():
-    library = torch.library.Library('reading', 'DEF')
-    library.define('scaled(Tensor x) -> Tensor')
-    library.impl('scaled', lambda x: x * x.sum().item(), 'CompositeExplicitAutograd')
     found = _reads_inside_operators(lambda: torch.ops.reading.scaled(torch.ones(2)), 'reading')
     assert ('reading::scaled', 'aten::_local_scalar_dense') in found
 
