@@ -172,8 +172,7 @@ NOT_HERE = {
     ),
     'python tools/train.py configs/small_lvis/mask_rcnn_se_r18_apa_small-lvis.py': 'test_training.py, with small data',
     'python benchmarks/ablation_report.py --compare --results work_dirs/benchmarks': 'test_ablation.py, slow',
-    'python benchmarks/step.py configs/small_lvis/mask_rcnn_se_r18_{relu_softmax,relu_gol,relu_seesaw,apa_softmax,apa,'
-    'apa_seesaw,apa_apa-link}_small-lvis.py --keep-memory': 'the same with other configs, which need their weights',
+    'python benchmarks/step.py --study small_lvis --keep-memory': 'the same with other configs, which need their weights',
     'make bench': 'test_benchmarks runs its four scripts',
     'python tools/train.py CONFIG --cfg-options data_root=path/to/data classes=date,fig,hazelnut max_epochs=2': (
         'test_configs.py applies these options to every config'
