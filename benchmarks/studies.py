@@ -222,6 +222,7 @@ STUDIES = dict(
             for name, change, *options in (
                 ('apa-link', ''),
                 ('initial-bias', ', initial bias −1 for −2', f'{CLASSIFIER_BIAS}=-1.0'),
+                ('lower-bias', ', initial bias −3 for −2', f'{CLASSIFIER_BIAS}=-3.0'),
                 ('warm-up', ', warm-up of 250 steps for 50', 'param_scheduler.0.end=250'),
                 (
                     'classifier-rate',
