@@ -159,16 +159,17 @@ def write_between_marks(study: str, text: str, page: Path) -> None:
 
 
 def draw(study: Study, differences: list[dict[str, str]], steps: list[dict[str, str]], path: Path) -> None:
-    """Draws, for each arm, the differences of AP and APr from the baseline and the time of a step relative to it."""
+    """Draws, for each arm, the differences of AP and APr from the baseline and, if known, its time of a step."""
     from matplotlib.figure import Figure
 
     rows = [row for row in differences if row['a'] == str(study.baseline)]
     runs = [Run.parse(name) for name in dict.fromkeys(row['b'] for row in rows)]
     figure = Figure((10, 1.6 + 0.28 * len(runs)), layout='constrained')
-    axes = figure.subplots(1, 3, sharey=True)
+    axes = figure.subplots(1, 3 if steps else 2, sharey=True)
     for axis, group in zip(axes, ('AP', 'APr')):
         draw_differences(axis, group, [row for row in rows if row['group'] == group])
-    draw_times(axes[2], study, runs, steps)
+    if steps:
+        draw_times(axes[2], study, runs, steps)
     for axis, baseline in zip(axes, (0, 0, 1)):
         axis.axvline(baseline, color='black', linestyle='--', linewidth=0.8)
         axis.tick_params(labelsize=8)
@@ -176,7 +177,7 @@ def draw(study: Study, differences: list[dict[str, str]], steps: list[dict[str, 
     axes[0].invert_yaxis()
     figure.suptitle(
         f'{study.folder}: differences from {study.label(study.baseline)}, 95% intervals, paired by image and seed\n'
-        '(hollow: one seed, intervals over images only); time: median and middle half of the samples',
+        f'(hollow: one seed, intervals over images only){"; time: median and middle half of the samples" * bool(steps)}',
         fontsize=9,
     )
     figure.savefig(path, dpi=130)
@@ -189,7 +190,7 @@ def draw_differences(axis: 'Axes', group: str, rows: list[dict[str, str]]) -> No
         face = 'white' if len(row['seeds'].split()) == 1 else color
         ends = [[value - low], [high - value]]
         axis.errorbar(value, place, xerr=ends, fmt='o', mfc=face, color=color, capsize=2, linewidth=1)
-    axis.locator_params(axis='x', nbins=6)
+    axis.locator_params(axis='x', nbins=5)
     axis.set_title(f'mask {group}, difference', fontsize=9)
 
 
@@ -234,7 +235,7 @@ def main(arguments: list[str] | None = None) -> None:
     if found:
         picture = args.page.with_name(f'ablation_{args.study}.png')
         draw(study, found, times, picture)
-        image = f'![differences of the arms, and time of a step]({picture.name})'
+        image = f'![differences of the arms{", and time of a step" * bool(times)}]({picture.name})'
         text = f'{image}\n\n{text}\n\n{differences_table(study, found)}'
     write_between_marks(args.study, text, args.page)
     print(f'written: {args.page}')
