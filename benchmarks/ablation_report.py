@@ -114,7 +114,7 @@ def runs_table(study: Study, rows: list[dict[str, str]], steps: list[dict[str, s
     machine = '{hardware}; Python {python}, PyTorch {torch}, MMDetection {mmdet}.'
     notes += dict.fromkeys(machine.format(**row) for row in rows)
     if steps:
-        text = 'Time and memory of a step: `{command}`, {date:.10}; ratios are to its first config.\n'
+        text = 'Time and memory of a step, of the config of an arm: `{command}`, {date:.10}; ratios are to its first.\n'
         notes.append((text + machine).format(**steps[0]))
     return '\n'.join([*lines, '', *notes])
 
@@ -175,9 +175,10 @@ def draw(study: Study, differences: list[dict[str, str]], steps: list[dict[str, 
         axis.tick_params(labelsize=8)
     axes[0].set_yticks(range(len(runs)), [study.label(run) for run in runs], fontsize=8)
     axes[0].invert_yaxis()
+    of_times = '; time: median and middle half of the samples' if steps else ''
     figure.suptitle(
         f'{study.folder}: differences from {study.label(study.baseline)}, 95% intervals, paired by image and seed\n'
-        f'(hollow: one seed, intervals over images only){"; time: median and middle half of the samples" * bool(steps)}',
+        f'(hollow: one seed, intervals over images only){of_times}',
         fontsize=9,
     )
     figure.savefig(path, dpi=130)
