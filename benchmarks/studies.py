@@ -175,15 +175,15 @@ STUDIES = dict(
                 ('apa-seesaw', 'apa_seesaw_', 'AGLU', 'APA', 'Seesaw', ()),
                 ('apa-gol', 'apa_', 'AGLU', 'APA', 'GOL', ()),
                 ('apa-link', 'apa_', 'AGLU', 'APA', 'Gumbel link', (f'{DROP}=0.0',)),
-                ('apa-learned', 'apa_apa-link_', 'AGLU', 'APA', 'GOL, APA link', ()),
                 (
-                    'apa-learned-gumbel',
+                    'apa-learned',  # a class starts at p = 6e-4 in both; from −2, p = 0.12, the first steps diverge
                     'apa_apa-link_',
                     'AGLU',
                     'APA',
-                    'GOL, APA link from λ = 0.01',
-                    (f'{LINK}.lambda_init=0.01', f'{CLASSIFIER_BIAS}=-2.0'),
+                    'GOL, APA link from λ = 1',
+                    (f'{LINK}.lambda_init=1.0', f'{CLASSIFIER_BIAS}=-7.4'),
                 ),
+                ('apa-learned-gumbel', 'apa_apa-link_', 'AGLU', 'APA', 'GOL, APA link from λ = 0.01', ()),
                 ('acon-seesaw', 'acon_seesaw_', 'ACON-C', 'sigmoid', 'Seesaw', ()),
                 ('apalu-seesaw', 'apalu_seesaw_', 'APALU', 'sigmoid', 'Seesaw', ()),
             )

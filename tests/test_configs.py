@@ -40,7 +40,7 @@ SMALL = 'configs/small_lvis/mask_rcnn_se_r18_apa_small-lvis.py'
 PLAIN_AND_APA = ('r50', 'r50_gol'), ('se_r50_apa', 'se_r50_apa')  # in the names of baselines, and of what they vary
 SMALL_LEAVES = [  # leaf, base, what differs in the backbone and in the box head
     ('relu_gol', 'apa', ['act_cfg', 'init_cfg', 'se_cfg'], []),
-    ('apa_apa-link', 'apa', [], ['init_cfg', 'loss_cls']),
+    ('apa_apa-link', 'apa', [], ['loss_cls']),
     *((f'{name}_softmax', base, [], ['init_cfg', 'loss_cls']) for name, base in (('apa', 'apa'), ('relu', 'relu_gol'))),
     *(
         (f'{name}_seesaw', base, [], ['cls_predictor_cfg', 'init_cfg', 'loss_cls'])
