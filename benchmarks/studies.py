@@ -175,8 +175,8 @@ STUDIES = dict(
                 ('apa-seesaw', 'apa_seesaw_', 'AGLU', 'APA', 'Seesaw', ()),
                 ('apa-gol', 'apa_', 'AGLU', 'APA', 'GOL', ()),
                 ('apa-link', 'apa_', 'AGLU', 'APA', 'Gumbel link', (f'{DROP}=0.0',)),
-                (
-                    'apa-learned',  # a class starts at p = 6e-4 in both; from −2, p = 0.12, the first steps diverge
+                (  # a class starts at p = 6e-4, as with the Gumbel link; from −2, p = 0.12, the first steps diverge
+                    'apa-learned',
                     'apa_apa-link_',
                     'AGLU',
                     'APA',

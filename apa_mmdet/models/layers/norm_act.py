@@ -75,7 +75,7 @@ def norm_of_mean(mean: Tensor, norm: Norm | None) -> Tensor:
     """Returns the mean of ``norm(x)`` from the mean of x, (N, C), in one operator and with one for its derivative."""
     if norm is None:
         return mean
-    if torch._C._get_tracing_state() is not None:  # plain operators, which all programs have
+    if torch.jit.is_tracing():  # plain operators, which all programs have
         scale, shift = norm.fold(mean.dtype)
         return mean * scale + shift
     tensors = [None if each is None else each.to(mean.dtype) for each in norm[:4]]
