@@ -72,6 +72,7 @@ PARTS = (
     _backbone('backbone', 110),
     _step('step', 60),
     _step('step triton-cpp', 60, '--backend', 'triton-cpp', needs=_CPP),
+    Part('tiles', 75, 'benchmarks/gpu_check/tiles.py', OUT, ('--shape', '1x2x6x5', *_SHORT)),
     Part('tests', 75, '-m', (*_TESTS, *TESTS, '-n', '8'), (*_TESTS, 'tests/test_ops/test_reference.py'), _READY),
     Part('profile', 45, 'benchmarks/profile_step.py', (APA, RELU, *LARGE, *OUT), (*TINY, *SMALL, *OUT), _READY),
     _step('step bfloat16', 40, '--amp', 'bfloat16', rounds=2),

@@ -11,8 +11,9 @@ MIB = 2**20
 NOT_MEASURED = 'not measured'
 # the columns that the tables of a benchmark show, where they have them
 SHOWN = (
-    *('name', 'config', 'backend', 'dtype', 'amp', 'shape', 'memory_format', 'frozen_stages', 'forward_ms'),
-    *('forward_relu_ms', 'forward_to_relu', 'backward_ms', 'backward_relu_ms', 'backward_to_relu'),
+    *('name', 'site', 'config', 'backend', 'dtype', 'amp', 'shape', 'memory_format', 'frozen_stages', 'forward_ms'),
+    *('forward_share', 'forward_relu_ms', 'forward_to_relu', 'backward_ms', 'backward_share', 'backward_relu_ms'),
+    'backward_to_relu',
     *('forward_backward_ms', 'step_ms', 'forward_backward_to_silu', 'forward_backward_to_relu', 'to_first', 'host_ms'),
     *('share_of_copy', 'saved_mib', 'peak_mib', 'peak_bytes', 'kernels', 'device_ms', 'operators', 'note'),
 )

@@ -50,12 +50,12 @@ ALL_CASES = [
 
 def compile_kernel(name, channels_last, dtype, site):
     kernel, given = getattr(launcher, name), SITES[site]
-    size = launcher.FORWARD_TILE if name == 'forward_kernel' else launcher.BACKWARD_TILE
-    size = launcher.tile_size(size, getattr(torch, DTYPES[dtype]))
+    size = launcher.tile_size(getattr(torch, DTYPES[dtype]))
     block = launcher.tiling_of(Layout(2, 256, 800, channels_last), size)[:2]
     rows = 2 * ('weight_ptr' in given) + ('residual_weight_ptr' in given)
     constants = dict(
         FORMULA='aglu',
+        HALF=dtype in ('fp16', 'bf16'),
         LAMBDA_PER_CHANNEL=False,
         KAPPA_PER_CHANNEL=False,
         CURVE_PER_CHANNEL=False,

@@ -23,17 +23,19 @@ from .triton_kernels import backward_kernel, forward_kernel
 from .triton_sums import finish_kernel
 
 WARPS = 4
-# Elements of a tile: in half precision two loads of 16 bytes a thread, or one from each of two tensors. That is enough
-# in flight to hide the latency of the memory, and leaves registers for many programs side by side.
-FORWARD_TILE = 2048
-BACKWARD_TILE = 1024
+# Elements of a tile: in half precision a load of 16 bytes a thread from each tensor. More make ptxas wait for the first
+# before it starts the second, or cost the registers of programs that could run side by side.
+TILE = 1024
 # A tile of size S has S, S/16 or S/64 positions, side by side in memory, of 1, 16 or 64 channels. The last serves maps
 # smaller than those of a detector's backbone, which needs 30 kernels for any size of image that way.
 POSITION_PARTS = 1, 16, 64
 CHANNEL_BLOCKS = 128, 64, 16  # of a tile in channels_last
 MAX_LOAD = 8  # elements: 16 bytes in half precision; where the extent has no such factor, loads are of one element
 FINISH_CHANNELS, FINISH_SPANS, FINISH_PROGRAMS = 32, 32, 1024  # tiles of the second kernel of the backward pass
-PROGRAMS = 2048  # a round or two on a large GPU; where there are more tiles than that, a program handles several
+# A large GPU runs some 1,000 (backward) to 2,000 (forward) programs at a time. Where there are far more tiles, a
+# program handles several: fewer programs would leave much of the GPU idle at the end, more would prepare parameters
+# more often.
+PROGRAMS = 4096
 MAX_TILES = 16
 MIN_TILES_CHANNELS_LAST = 4  # a program there prepares parameters, and stores sums, for up to 128 channels
 
@@ -77,9 +79,9 @@ def _block(extent: int, sizes: Sequence[int]) -> int:
     return next((size for size in sizes if 10 * padded[size] <= 13 * extent), min(sizes, key=padded.__getitem__))
 
 
-def tile_size(size: int, dtype: torch.dtype) -> int:
+def tile_size(dtype: torch.dtype) -> int:
     """Returns the elements of a tile; in float64 half as many, which fit into registers."""
-    return size // 2 if dtype == torch.float64 else size
+    return TILE // 2 if dtype == torch.float64 else TILE
 
 
 def serves(x: Tensor) -> bool:
@@ -124,7 +126,7 @@ def describe_forward(formula: str, args: Arguments) -> tuple[Tensor, list[Launch
     out = empty_result(args.x, args.per_channel)
     layout = layout_of(out, args)
     x, residual = _in_order_of(out, args.x, args.residual)
-    tiling = tiling_of(layout, tile_size(FORWARD_TILE, args.x.dtype))
+    tiling = tiling_of(layout, tile_size(args.x.dtype))
     return out, _launch(forward_kernel, formula, args, layout, tiling, x, residual, out)
 
 
@@ -150,7 +152,7 @@ def describe_backward(
     inputs = _in_order_of(grad_x, grad, args.x, args.residual)
     grad_residual = None if args.residual is None else torch.empty_like(grad_x, dtype=args.residual.dtype)
     layout = layout_of(grad_x, args)
-    tiling = tiling_of(layout, tile_size(BACKWARD_TILE, args.x.dtype))
+    tiling = tiling_of(layout, tile_size(args.x.dtype))
     programs = layout.images * tiling.blocks * tiling.spans
     curve_per_channel = args.curve_per_channel
     residual_affine = args.residual_affine
@@ -231,6 +233,7 @@ def _launch(
     )
     constants.update(
         FORMULA=formula,
+        HALF=args.x.dtype.itemsize == 2,
         KAPPA_PER_CHANNEL=args.kappa.numel() != 1,
         CHANNELS_LAST=layout.channels_last,
         UNIT=unit,

@@ -1,12 +1,13 @@
 """Triton kernels of APA, AGLU and −log APA: one pass forward, one backward.
 
 analytic.py derives the formulas. They are written here in the form of a softplus, which cannot overflow and takes no
-logarithm of an element. With y = log λ − κz, so that w = e^y, and t = e^−|y|, between 0 and 1:
+logarithm of an element. With y = log₂ λ − κz·log₂ e, so that w = 2^y, and t = 2^−|y|, between 0 and 1:
 
-    L = log1p(w) = max(y, 0) + log1p(t)        w/(1 + w) = 1/(1 + t) where w > 1, t/(1 + t) elsewhere
+    L = log₂(1 + w) = max(y, 0) + log₂(1 + t)        w/(1 + w) = 1/(1 + t) where w > 1, t/(1 + t) elsewhere
 
-and log1p(t) = t·(1 + t·R(t)) with a polynomial R. Where w > 1, L − w/(1 + w) is at least 0.19 and is computed
-directly; elsewhere it is t²·(1 + (1 + t)·R(t))/(1 + t), whose middle factor falls from 0.5 to 0.39: no digits cancel.
+and log₂(1 + t) = t·(log₂ e + t·R(t)) with a polynomial R. Where w > 1, L − w/(1 + w)·log₂ e is at least 0.27 and is
+computed directly; elsewhere it is t²·(log₂ e + (1 + t)·R(t))/(1 + t), whose middle factor falls from 0.72 to 0.56: no
+digits cancel.
 
 A program handles tiles of BLOCK_C channels x BLOCK_S positions of one image, so NCHW, channels_last and a tensor
 without channels are the same kernel; the compiler gives neighboring threads the elements that are neighbors in
@@ -17,9 +18,12 @@ same result every time.
 Triton 2 takes neither tuples nor structs, so that the two kernels name all their arguments.
 
 Memory is meant to be the limit. In half precision an H200 moves an element of the forward pass in the time of some 30
-instructions, one of the backward pass in that of 45 to 50; the kernels take 25 and 48. Hence the polynomial and the
-powers of 2, which are one instruction each, instead of logarithms, divisions (7) and powers of e (5).
+instructions, one of the backward pass in that of 45 to 50. The kernels take 19 and 37 there, in float32, whose elements
+take twice as long, 25 and 44. Hence the polynomial and the powers of 2, which are one instruction each, instead of
+logarithms, divisions (7) and powers of e (5); and less of both where the result has 11 binary digits at most.
 """
+
+import math
 
 import triton
 import triton.language as tl
@@ -29,7 +33,7 @@ from apa_mmdet.ops import memory_layout
 
 from . import analytic
 
-MAX_BEYOND = constexpr(analytic.MAX_BEYOND)
+MAX_BEYOND = constexpr(analytic.MAX_BEYOND * math.log2(math.e))
 MAX_INPUT = constexpr(analytic.MAX_INPUT)
 
 LAMBDA_FLOOR = constexpr(memory_layout.LAMBDA_FLOOR)
@@ -37,8 +41,18 @@ UNSPECIALIZED = ['inner', 'outer', 'blocks', 'spans', 'tiles']
 
 
 @triton.jit
-def remainder(t):
-    """Returns R of log1p(t) = t·(1 + t·R(t)), for 0 <= t <= 1."""
+def times_log2_e(x):
+    """Returns x·log₂ e, in two parts because Triton 2 rounds Python's numbers to float32."""
+    return x * 1.44269502162933349609375 + x * 1.92596299112661746887e-8
+
+
+@triton.jit
+def remainder(t, HALF: constexpr):
+    """Returns R of log₂(1 + t) = t·(log₂ e + t·R(t)), for 0 <= t <= 1.
+
+    The polynomials are minimax. Their relative errors in log₂(1 + t) and log₂ e + (1 + t)·R(t) are 2e-8 and 1e-7, for
+    ``HALF`` precision 5e-7 and 4e-6.
+    """
     if t.dtype == tl.float64:
         # With s = t/(2 + t), log1p(t) = 2s + 2s³·(1/3 + s²/5 + s⁴/7 + ...); the omitted terms are below 1e-14.
         # `one` makes each quotient a float64 constant: Triton 2 rounds Python's numbers to float32.
@@ -48,40 +62,42 @@ def remainder(t):
         series = square * (one / 27) + one / 25
         for k in tl.static_range(11):
             series = series * square + one / (23 - 2 * k)
-        r = (s * (1.0 - s) * series - 1.0) * (0.5 - 0.5 * s)
+        r = times_log2_e((s * (1.0 - s) * series - 1.0) * (0.5 - 0.5 * s))
+    elif HALF:
+        r = t * -0.01501463261 + 0.07324431837
+        r = r * t - 0.1689157635
+        r = r * t + 0.2654886842
+        r = r * t - 0.3567892313
+        r = r * t + 0.4806356132
+        r = r * t - 0.7213444114
     else:
-        # the minimax polynomial: 7e-8 relative in 1 + (1 + t)·R(t), less in log1p
-        r = t * -0.004357355378 + 0.02478014083
-        r = r * t - 0.06601994684
-        r = r * t + 0.1149773593
-        r = r * t - 0.1581653946
-        r = r * t + 0.1984589361
-        r = r * t - 0.2498544785
-        r = r * t + 0.3333278715
-        r = r * t - 0.4999999652
+        r = t * -0.006286337506 + 0.03575019911
+        r = r * t - 0.09524667263
+        r = r * t + 0.1658772826
+        r = r * t - 0.2281844467
+        r = r * t + 0.2863157392
+        r = r * t - 0.3604638278
+        r = r * t + 0.4808904529
+        r = r * t - 0.7213474512
     return r
 
 
 @triton.jit
-def terms(z, lambda_, inverse, log_lambda, kappa, kappa_2, BOUNDED: constexpr):
-    """Returns w > 1, t, R(t), log1p(t) and L, ``BOUNDED`` or possibly infinite. All but the first of NaN are NaN."""
-    y = log_lambda - kappa * z
-    above = y > 0
-    # e^−|y| itself would have the rounding error of log λ
+def terms(z, lambda_, inverse, log_lambda, kappa_2, log2_e, BOUNDED: constexpr, HALF: constexpr):
+    """Returns w > 1, t, R(t), log₂(1 + t) and L, ``BOUNDED`` or possibly infinite. All but the first of NaN are NaN."""
     a = kappa_2 * z
-    t = tl.where(above, inverse, lambda_) * tl.math.exp2(tl.where(above, a, -a))
-    r = remainder(t)
-    small = t * (1.0 + t * r)
+    y = log_lambda - a
+    above = y > 0
+    if HALF:
+        t = tl.math.exp2(-tl.abs(y))
+    else:  # that has the rounding error of log λ
+        t = tl.where(above, inverse, lambda_) * tl.math.exp2(tl.where(above, a, -a))
+    r = remainder(t, HALF)
+    small = t * (log2_e + t * r)
     large = tl.maximum(y, 0.0)
     if BOUNDED:
         large = tl.minimum(large, MAX_BEYOND)
     return above, t, r, small, large + small
-
-
-@triton.jit
-def times_log2_e(x):
-    """Returns x·log2(e), in two parts because Triton 2 rounds Python's numbers to float32."""
-    return x * 1.44269502162933349609375 + x * 1.92596299112661746887e-8
 
 
 @triton.jit
@@ -94,7 +110,7 @@ def curve_terms(
     KAPPA_PER_CHANNEL: constexpr,
     COMPUTE: constexpr,
 ):
-    """Returns λ at its floor or above, 1/λ, log2(e)/λ, log λ, κ and κ·log2(e)."""
+    """Returns λ at its floor or above, 1/λ, log₂ λ, κ, κ·log₂ e and log₂ e."""
     if LAMBDA_PER_CHANNEL:
         lambda_ = tl.load(lambda_ptr + channel, mask=there, other=1.0).to(COMPUTE)
     else:
@@ -106,7 +122,8 @@ def curve_terms(
     lambda_ = tl.where(lambda_ < LAMBDA_FLOOR, LAMBDA_FLOOR, lambda_).to(COMPUTE)  # NaN stays
     inverse = 1.0 / lambda_
     inverse += inverse * (1.0 - lambda_ * inverse)  # a GPU's quotient is off by up to 2 ulp, and this one is squared
-    return lambda_, inverse, times_log2_e(inverse), tl.log(lambda_), kappa, times_log2_e(kappa)
+    log2_e = times_log2_e(tl.full([1, 1], 1.0, COMPUTE))
+    return lambda_, inverse, times_log2_e(tl.log(lambda_)), kappa, times_log2_e(kappa), log2_e
 
 
 @triton.jit
@@ -232,6 +249,7 @@ def forward_kernel(
     spans,
     tiles,
     FORMULA: constexpr,
+    HALF: constexpr,
     LAMBDA_PER_CHANNEL: constexpr,
     KAPPA_PER_CHANNEL: constexpr,
     AFFINE: constexpr,
@@ -243,13 +261,17 @@ def forward_kernel(
     BLOCK_C: constexpr,
     BLOCK_S: constexpr,
 ):
-    """Computes the value. The pointer of a missing tensor is None. AFFINE: x or the residual has a norm or a gate."""
+    """Computes the value. The pointer of a missing tensor is None. AFFINE: x or the residual has a norm or a gate.
+
+    HALF: x is in half precision.
+    """
     COMPUTE: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
+    BOUNDED: tl.constexpr = FORMULA == 'neg_log_apa'
     image, span, channel, channels, positions, first, count = place(
         tl.program_id(0), inner.to(tl.int64) * UNIT, outer, blocks, spans, tiles, CHANNELS_LAST, BLOCK_C, BLOCK_S
     )
     there = channel < channels
-    lambda_, inverse, inverse_2, log_lambda, kappa, kappa_2 = curve_terms(
+    lambda_, inverse, log_lambda, kappa, kappa_2, log2_e = curve_terms(
         lambda_ptr, kappa_ptr, channel, there, LAMBDA_PER_CHANNEL, KAPPA_PER_CHANNEL, COMPUTE
     )
     if AFFINE:
@@ -284,11 +306,11 @@ def forward_kernel(
                 z += residual * residual_scale
             else:
                 z += residual
-        above, t, r, small, log = terms(z, lambda_, inverse, log_lambda, kappa, kappa_2, FORMULA == 'neg_log_apa')
+        above, t, r, small, log = terms(z, lambda_, inverse, log_lambda, kappa_2, log2_e, BOUNDED, HALF)
         if FORMULA == 'neg_log_apa':
-            value = log * inverse
+            value = log * (inverse / log2_e)
         else:
-            value = tl.math.exp2(log * -inverse_2)
+            value = tl.math.exp2(log * -inverse)
         if FORMULA == 'aglu':
             value *= z
         tl.store(out_ptr + offset, value, mask=mask)
@@ -320,6 +342,7 @@ def backward_kernel(
     spans,
     tiles,
     FORMULA: constexpr,
+    HALF: constexpr,
     LAMBDA_PER_CHANNEL: constexpr,
     KAPPA_PER_CHANNEL: constexpr,
     AFFINE: constexpr,
@@ -343,7 +366,7 @@ def backward_kernel(
         tl.program_id(0), inner.to(tl.int64) * UNIT, outer, blocks, spans, tiles, CHANNELS_LAST, BLOCK_C, BLOCK_S
     )
     there = channel < channels
-    lambda_, inverse, inverse_2, log_lambda, kappa, kappa_2 = curve_terms(
+    lambda_, inverse, log_lambda, kappa, kappa_2, log2_e = curve_terms(
         lambda_ptr, kappa_ptr, channel, there, LAMBDA_PER_CHANNEL, KAPPA_PER_CHANNEL, COMPUTE
     )
     if AFFINE:
@@ -387,17 +410,17 @@ def backward_kernel(
                 z += residual * residual_scale
             else:
                 z += residual
-        above, t, r, small, log = terms(z, lambda_, inverse, log_lambda, kappa, kappa_2, True)
+        above, t, r, small, log = terms(z, lambda_, inverse, log_lambda, kappa_2, log2_e, True, HALF)
         z = tl.minimum(tl.maximum(z, -MAX_INPUT), MAX_INPUT)
-        v = 1.0 + t
-        part = tl.math.exp2(small * -1.4426950408889634)  # 1/v, less a few instructions and digits
-        part += part * (1.0 - v * part)  # with all digits, as log − part loses some
+        part = tl.math.exp2(-small)  # 1/(1 + t), less a few instructions and digits
+        if not HALF:
+            part += part * (1.0 - (1.0 + t) * part)  # with all digits, as log − part loses some
         share = t * part
-        difference = tl.where(above, log - part, share * (t * (1.0 + v * r)))
+        difference = tl.where(above, log - part * log2_e, share * (small + t * r))  # times log₂ e
         if FORMULA == 'neg_log_apa':
             direct = -grad
         else:
-            direct = grad * tl.math.exp2(log * -inverse_2)
+            direct = grad * tl.math.exp2(log * -inverse)
         u = direct
         if FORMULA == 'aglu':
             u *= z
@@ -418,7 +441,7 @@ def backward_kernel(
             tl.store(grad_residual_ptr + offset, to_z * residual_scale, mask=mask)
         elif residual_ptr is not None:
             tl.store(grad_residual_ptr + offset, to_z, mask=mask)
-    to_lambda_ = tl.sum(to_lambda, 1)[:, None] * inverse * inverse
+    to_lambda_ = tl.sum(to_lambda, 1)[:, None] * inverse * (inverse / log2_e)
     to_kappa_ = tl.sum(to_kappa, 1)[:, None] * inverse
     if partials_ptr is not None:
         partials_ptr += (image * spans + span) * ROWS * channels + channel

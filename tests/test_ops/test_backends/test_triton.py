@@ -34,12 +34,8 @@ TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-3, to
 
 
 SHAPES = {  # of tiles; each is a kernel to compile
-    (size, channels_last): {
-        *((c, size // c) for c in launcher.CHANNEL_BLOCKS if channels_last),
-        *((part, size // part) for part in launcher.POSITION_PARTS if not channels_last),
-    }
-    for size in (launcher.FORWARD_TILE, launcher.BACKWARD_TILE)
-    for channels_last in (False, True)
+    channels_last: [(part, launcher.TILE // part) for part in parts]
+    for channels_last, parts in ((False, launcher.POSITION_PARTS), (True, launcher.CHANNEL_BLOCKS))
 }
 
 
@@ -48,7 +44,6 @@ def test_serves_only_tensors_on_a_gpu():
     assert DEVICE == 'cpu' or launcher.serves(torch.ones(1, device=DEVICE))
 
 
-@pytest.mark.parametrize('size', [launcher.FORWARD_TILE, launcher.BACKWARD_TILE])
 @pytest.mark.parametrize('channels_last', [False, True])
 @pytest.mark.parametrize(
     'images, channels, positions',
@@ -63,13 +58,12 @@ def test_serves_only_tensors_on_a_gpu():
         (2, 5000, 2),
     ],
 )
-def test_programs_cover_every_element_and_none_is_idle(images, channels, positions, channels_last, size):
-    tiling = launcher.tiling_of(Layout(images, channels, positions, channels_last), size)
+def test_programs_cover_every_element_and_none_is_idle(images, channels, positions, channels_last):
+    tiling = launcher.tiling_of(Layout(images, channels, positions, channels_last), launcher.TILE)
     span = tiling.block_s * tiling.tiles
     assert 0 <= tiling.blocks * tiling.block_c - channels < tiling.block_c
     assert 0 <= tiling.spans * span - positions < span
-    assert tiling.block_c * tiling.block_s <= size
-    assert (tiling.block_c, tiling.block_s) in SHAPES[size, channels_last], 'one more kernel to compile'
+    assert (tiling.block_c, tiling.block_s) in SHAPES[channels_last], 'one more kernel to compile'
     assert all(block & (block - 1) == 0 for block in tiling[:2])  # powers of 2
     assert images * tiling.blocks * tiling.spans < 2**31  # the most programs that a GPU starts
 
@@ -77,7 +71,7 @@ def test_programs_cover_every_element_and_none_is_idle(images, channels, positio
 @pytest.mark.parametrize('options', [(), pytest.param(('--all',), marks=pytest.mark.slow)])
 @pytest.mark.skipif(tuple(map(int, triton.__version__.split('.')[:2])) < (3, 3), reason='an older compiler interface')
 def test_compiles_for_a_gpu_with_accesses_of_16_bytes_and_without_spills(options, tmp_path):
-    """Finds what the interpreter accepts and the compiler does not; instructions, as before norms were folded inside."""
+    """Finds what the interpreter accepts and the compiler does not; the instructions are those of Triton 3.9, and 2 more."""
     environment = dict(os.environ, TRITON_INTERPRET='0', TRITON_CACHE_DIR=str(tmp_path), PYTHONPATH=str(ROOT))
     script = ROOT / 'tests/helpers/compile_triton_kernels.py'
     run = subprocess.run([sys.executable, script, *options], env=environment, capture_output=True, text=True)
@@ -88,7 +82,9 @@ def test_compiles_for_a_gpu_with_accesses_of_16_bytes_and_without_spills(options
         if name != 'finish_kernel':
             assert code['load'] == code['store'] == 16, (name, case, code)
         if 'fp64' not in case:
-            most = dict(forward_kernel=30, backward_kernel=58, finish_kernel=math.inf)
+            most = dict(forward_kernel=29, backward_kernel=55, finish_kernel=math.inf)
+            if 'bf16' in case or 'fp16' in case:
+                most = dict(forward_kernel=25, backward_kernel=49, finish_kernel=math.inf)
             assert code['per_element'] <= most[name], (name, case, code)
 
 
@@ -304,17 +300,23 @@ def test_results_are_deterministic(monkeypatch):
 @pytest.mark.parametrize('dtype', HALF, ids=str)
 @pytest.mark.parametrize('name', ['apa', 'aglu', 'neg_log_apa'])
 def test_half_precision_is_the_rounded_result(name, dtype):
+    """Of a number with five digits at least; half precision has three to four."""
     z = (torch.randn(2, 3, 64) * 4).to(DEVICE, dtype).requires_grad_()
     given, _ = arguments(z, 'nothing', True, True)
     got = value_and_gradients('triton', name, z, given)
     want = value_and_gradients('triton', name, z.detach().float().requires_grad_(), given)
-    for key in ('value', 'z'):
-        exact = want[key]
+
+    def rounded(exact):
         if dtype == torch.bfloat16 and DEVICE == 'cpu':
             exact = (exact.view(torch.int32) & -(2**16)).view(torch.float32)  # truncated
-        assert torch.equal(got[key], exact.to(dtype)), key
+        return exact.to(dtype)
+
+    for key in ('value', 'z'):
+        low, high = (rounded(want[key] * (1 + error)) for error in (-1e-5, 1e-5))
+        assert ((got[key] == low) | (got[key] == high)).all(), key
+        assert (low != high).float().mean() < 0.1, 'else this would say little'
     for key in ('lambda_', 'kappa'):
-        torch.testing.assert_close(got[key], want[key])
+        torch.testing.assert_close(got[key], want[key], rtol=2e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize('dtype', TOLERANCES, ids=str)
@@ -379,7 +381,7 @@ def probe(
 )
 def test_offsets_beyond_32_bits_end_where_the_tensor_ends(images, channels, positions, channels_last):
     """The last tile of the last program ends where the tensor ends."""
-    tiling = launcher.tiling_of(Layout(images, channels, positions, channels_last), launcher.BACKWARD_TILE)
+    tiling = launcher.tiling_of(Layout(images, channels, positions, channels_last), launcher.TILE)
     inner, outer = (channels, positions) if channels_last else (positions, channels)
     unit = 8 if inner % 8 == 0 else 1
     offsets = torch.zeros(tiling.block_c, tiling.block_s, dtype=torch.int64, device=DEVICE)

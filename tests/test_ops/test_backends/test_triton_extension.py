@@ -5,6 +5,7 @@ parameters that C++ packed; test_triton.py tests the kernels themselves.
 """
 
 import ctypes
+import math
 import threading
 
 import pytest
@@ -94,7 +95,7 @@ def test_a_launch_has_the_grid_and_the_parameters_of_triton(recorder):
     results(function, given)
     forward, backward, finish = recorder.launches
     x = given['x']
-    tiling = launcher.tiling_of(launcher.Layout(2, 6, 1280, False), launcher.FORWARD_TILE)
+    tiling = launcher.tiling_of(launcher.Layout(2, 6, 1280, False), launcher.TILE)
     assert forward.grid == (2 * tiling.blocks * tiling.spans, 1, 1) and tiling.blocks * tiling.spans > 1
     for launch in recorder.launches:
         assert launch.block == (32 * launcher.WARPS, 1, 1)
@@ -302,7 +303,13 @@ def test_other_shapes_and_constants_are_other_plans(recorder):
         for launch in recorder.launches
         if 'out_ptr' in launch.values
     ]
-    want = [[20, 6, 1, 2], [8, 6, 2, 4], [20, 6, 1, 1]] * 2
+    want = []
+    for images, channels, *positions in sizes:
+        layout = launcher.Layout(images, channels, math.prod(positions), False)
+        tiling = launcher.tiling_of(layout, launcher.TILE)
+        unit = 8 if layout.positions % 8 == 0 else 1
+        want.append([layout.positions // unit, channels, tiling.spans, images * tiling.blocks * tiling.spans])
+    assert len({tuple(each) for each in want}) == 3
     assert numbers == [[*each, False] for each in want] + [[*each, True] for each in want]
     one, x, weight = torch.ones(1), torch.randn(2, 6, 4, 5), torch.rand(6)
     with ops.use_backend('triton-cpp'):
