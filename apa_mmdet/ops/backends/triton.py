@@ -31,7 +31,8 @@ TILE = 1024
 POSITION_PARTS = 1, 16, 64
 CHANNEL_BLOCKS = 128, 64, 16  # of a tile in channels_last
 MAX_LOAD = 8  # elements: 16 bytes in half precision; where the extent has no such factor, loads are of one element
-FINISH_CHANNELS, FINISH_SPANS, FINISH_PROGRAMS = 32, 32, 1024  # tiles of the second kernel of the backward pass
+# tiles of the second kernel of the backward pass, whose loads are all on their way before the first sum
+FINISH_CHANNELS, FINISH_SPANS, FINISH_PROGRAMS = 32, 64, 2048
 # A large GPU runs some 1,000 (backward) to 2,000 (forward) programs at a time. Where there are far more tiles, a
 # program handles several: fewer programs would leave much of the GPU idle at the end, more would prepare parameters
 # more often.
