@@ -29,7 +29,7 @@ from apa_mmdet import ops
 
 RELU = 'ReLU, sigmoid gate'
 APA, RECOMPUTED = 'AGLU, APA gate', 'AGLU, APA gate, recomputed'
-FROM_CPP = 'AGLU, APA gate, launched from C++'  # on a GPU, where that is built
+FROM_PYTHON = 'AGLU, APA gate, launched from Python'  # on a GPU, where C++ launches the other's kernels
 NETWORKS = {
     RELU: dict(
         type='SEResNet',
@@ -48,7 +48,7 @@ def build(name: str, depth: int, frozen_stages: int, device: str) -> nn.Module:
     torch.manual_seed(0)
     net = MODELS.build(
         dict(
-            NETWORKS[APA if name == FROM_CPP else name],
+            NETWORKS[APA if name == FROM_PYTHON else name],
             depth=depth,
             frozen_stages=frozen_stages,
             norm_eval=True,
@@ -66,15 +66,14 @@ def build(name: str, depth: int, frozen_stages: int, device: str) -> nn.Module:
 
 
 def contenders(device: str) -> list[str]:
-    from_cpp = device == 'cuda' and 'triton-cpp' in ops.backends()
-    return [*NETWORKS, *[FROM_CPP] * from_cpp]
+    return [*NETWORKS, *[FROM_PYTHON] * (device == 'cuda')]
 
 
-def steps(net: nn.Module, image: Tensor, dtype: torch.dtype, from_cpp: bool = False) -> dict[str, Callable]:
+def steps(net: nn.Module, image: Tensor, dtype: torch.dtype, from_python: bool = False) -> dict[str, Callable]:
     """Forward, and forward with backward, as calls without arguments; float32, or autocast to ``dtype``."""
-    if from_cpp:
+    if from_python:
         calls = steps(net, image, dtype)
-        return {name: ops.use_backend('triton-cpp')(call) for name, call in calls.items()}
+        return {name: ops.use_backend('triton')(call) for name, call in calls.items()}
 
     def forward() -> tuple[Tensor, ...]:
         half = dtype if dtype != torch.float32 else None  # torch 2.1 refuses float32 even if it is not enabled
@@ -106,7 +105,7 @@ def measure_networks(
 
     def prepare(name: str) -> dict[str, Callable]:
         nets[name] = build(name, depth, frozen_stages, args.device).to(memory_format=layout)
-        return steps(nets[name], image, getattr(torch, dtype), name == FROM_CPP)
+        return steps(nets[name], image, getattr(torch, dtype), name == FROM_PYTHON)
 
     calls, notes = measure.prepare({name: partial(prepare, name) for name in contenders(args.device)})
     samples = measure.round_robin(calls, args.rounds, args.device)

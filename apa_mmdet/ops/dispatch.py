@@ -57,7 +57,7 @@ def _triton_extension() -> ModuleType | None:
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
     """Computes with ``'analytic'``, ``'cpu'``, ``'triton'`` or ``'triton-cpp'`` inside the block (for tests and
-    benchmarks). Nothing chooses the last by itself: it has not run on a GPU yet.
+    benchmarks). The last is chosen by itself where :mod:`~apa_mmdet.ops.self_test` has passed.
 
     Raises:
         ValueError: if the backend is not available.
@@ -77,10 +77,12 @@ def extension() -> ModuleType | None:
     return cpu_extension.load() if not _chosen or _chosen[-1] is cpu else None
 
 
-def _host_side() -> Any | None:
-    """Returns the host side in C++ of the chosen backend, which serves what it can of calls; None if it has none."""
-    if _chosen and _chosen[-1] is _triton_extension():
-        return _chosen[-1].load()
+def _host_side(x: Any) -> Any | None:
+    """Returns the host side in C++ of the backend for x, which serves what it can of calls; None if it has none."""
+    if _chosen or getattr(x, 'is_cuda', False):
+        from_cpp = _triton_extension()
+        if from_cpp is not None and (_chosen[-1] is from_cpp if _chosen else from_cpp.is_tested(x.device)):
+            return from_cpp.load()
     return extension()
 
 
@@ -102,7 +104,7 @@ def call(formula: str, arguments: tuple, recompute: bool) -> Tensor:
     if not is_compiling():
         if torch._C._get_tracing_state() is not None:  # plain operators, which all programs have
             return traced.forward(formula, check(Arguments(*arguments)))
-        module = None if recompute or recomputation_of(arguments[_RESIDUAL]) else _host_side()
+        module = None if recompute or recomputation_of(arguments[_RESIDUAL]) else _host_side(arguments[0])
         result = None if module is None else module.call(FORMULAS.index(formula), *arguments)
         if result is not None:
             return result

@@ -65,13 +65,14 @@ PARTS = (
     Part('machine', 30, 'benchmarks/gpu_check/machine.py', ('{out}',), ('{out}',)),
     Part('prepare', 60, 'benchmarks/gpu_check/prepare.py', ('{bundle}', '{work}'), ('{bundle}', '{work}')),
     _mmcv('mmcv', 170, '--minutes', '2.7'),  # before all that imports mmdet: 50 s on 16 cores
-    Part('extension', 120, '-m', ('apa_mmdet.ops.backends',), ('apa_mmdet.ops.backends',), _READY),
+    # with its self-test, after which kernels are launched from C++
+    Part('extension', 150, '-m', ('apa_mmdet.ops.backends',), ('apa_mmdet.ops.backends',), _READY),
     # stops before it times anything if a value differs from the 60-digit ones
     _activations('activations', 110, '--check'),
     Part('host', 30, 'benchmarks/host.py', OUT, None, _CPP),
     _backbone('backbone', 110),
     _step('step', 60),
-    _step('step triton-cpp', 60, '--backend', 'triton-cpp', needs=_CPP),
+    _step('step, launched from Python', 60, '--backend', 'triton'),
     Part('tiles', 75, 'benchmarks/gpu_check/tiles.py', OUT, ('--shape', '1x2x6x5', *_SHORT)),
     Part('tests', 75, '-m', (*_TESTS, *TESTS, '-n', '8'), (*_TESTS, 'tests/test_ops/test_reference.py'), _READY),
     Part('profile', 45, 'benchmarks/profile_step.py', (APA, RELU, *LARGE, *OUT), (*TINY, *SMALL, *OUT), _READY),

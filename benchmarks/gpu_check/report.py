@@ -85,7 +85,7 @@ def _step_ratio(rows: list[dict[str, str]]) -> str:
     return f'{float(rows[1]["to_first"]):.2f}' if len(rows) > 1 else ''
 
 
-APA, RELU, FROM_CPP = 'AGLU, APA gate', 'ReLU, sigmoid gate', 'AGLU, APA gate, launched from C++'
+APA, RELU, FROM_PYTHON = 'AGLU, APA gate', 'ReLU, sigmoid gate', 'AGLU, APA gate, launched from Python'
 GOALS: tuple[tuple[str, str, str, Callable[[list[dict[str, str]]], str]], ...] = (
     (
         'AGLU forward and backward, tensors ≥ 64 MiB, to SiLU (worst)',
@@ -106,15 +106,15 @@ GOALS: tuple[tuple[str, str, str, Callable[[list[dict[str, str]]], str]], ...] =
         lambda rows: _worst(rows, 'forward_backward_to_relu', APA),
     ),
     (
-        'the same, launched from C++',
+        'the same, launched from Python',
         '≤ 1.0',
         'backbone_cuda.csv',
-        lambda rows: _worst(rows, 'forward_backward_to_relu', FROM_CPP),
+        lambda rows: _worst(rows, 'forward_backward_to_relu', FROM_PYTHON),
     ),
     ('the same, peak memory', '≤ 1.0', 'backbone_cuda.csv', _peak),
     ('host time of a site, forward and backward, to batch norm + ReLU', '≤ 1.0', 'host_cuda.csv', _sites),
     ('training step of the detector, time of the ReLU recipe to it', '≥ 1.0', 'step_cuda.csv', _step_ratio),
-    ('the same, launched from C++', '≥ 1.0', 'step_cuda_triton-cpp.csv', _step_ratio),
+    ('the same, launched from Python', '≥ 1.0', 'step_cuda_triton.csv', _step_ratio),
 )
 
 

@@ -97,7 +97,7 @@ def test_a_termination_from_outside_still_writes_the_report(tmp_path):
 def test_goals_without_figures_read_not_measured_and_others_show_the_worst(tmp_path):
     assert all(line.endswith('| not measured |') for line in report.goals(tmp_path)[2:])
     rows = '"AGLU, APA gate",float32,50,0.9\n"ReLU, sigmoid gate",float32,100,1\n"AGLU, APA gate",float16,30,1.2\n'
-    rows += '"AGLU, APA gate, launched from C++",float32,50,1.1\n'
+    rows += '"AGLU, APA gate, launched from Python",float32,50,1.1\n'
     (tmp_path / 'backbone_cuda.csv').write_text('# torch: 2\n' + TABLE + rows)
     columns = 'name,dtype,predicted_forward_bytes,forward_backward_to_silu,share_of_copy\n'
     small, large = 2**20, 2**28

@@ -130,9 +130,9 @@ main() {
   "$root/tools/setup/build_mmcv.sh" "$venv" "$log"
   say 'installing apa_mmdet (editable)'
   pip install --no-deps --no-build-isolation -e "$root"
-  say 'building the host side of the activations on a CPU'
+  say 'building the host side of the activations'
   quietly "$venv/bin/python" -m apa_mmdet.ops.backends ||
-    echo '               It cannot be built here: activations on the CPU take more host time a call.'
+    echo '               It cannot be built, or failed its test, here: activations take more host time a call.'
   say 'checking that it imports'
   quietly "$venv/bin/python" -c 'import apa_mmdet, mmcv.ops; print(apa_mmdet.__version__)'
   say "ready: $venv"

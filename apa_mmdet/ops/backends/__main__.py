@@ -1,8 +1,13 @@
-"""Builds what the operators need: a CPU's kernels, which are otherwise built on first use, and the extensions."""
+"""Builds what the operators need: a CPU's kernels, which are otherwise built on first use, and the extensions.
+
+Where there is a GPU, the one for its kernels is then tested on it, and used from then on.
+"""
 
 import importlib.util
 import subprocess
 import sys
+
+import torch
 
 from . import cpu, cpu_extension
 
@@ -12,6 +17,8 @@ if __name__ == '__main__':
         if importlib.util.find_spec('triton'):
             from . import triton_extension
 
-            print(triton_extension.build())
+            print(triton_extension.build(), flush=True)
+            if torch.cuda.is_available():
+                sys.exit(subprocess.run([sys.executable, '-m', 'apa_mmdet.ops.self_test']).returncode)
     except (OSError, ValueError, subprocess.CalledProcessError) as error:
         sys.exit(cpu.reason_of(error))

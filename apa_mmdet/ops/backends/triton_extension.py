@@ -5,13 +5,12 @@ and set of arguments: Triton compiles and launches its kernels as ever, and what
 that, C++ launches the like through CUDA's driver, forward and in autograd's threads. What the extension does not serve
 (subclasses, transforms, tensors to be copied first, addresses that are no multiple of 16 bytes) goes through Python.
 
-It has not run on a GPU yet, and is used only where it is chosen, ``with apa_mmdet.ops.use_backend('triton-cpp')``, as
-by ``make gpu-check``, which runs it beside :mod:`~apa_mmdet.ops.backends.triton`. When that has proved it,
-``_host_side`` of :mod:`~apa_mmdet.ops.dispatch` is the place to choose it for every tensor on a GPU.
-:mod:`~apa_mmdet.ops.backends.extension` says when it is built.
+:mod:`~apa_mmdet.ops.backends.extension` says when it is built. :mod:`~apa_mmdet.ops.dispatch` uses it by itself on GPUs
+on which :mod:`apa_mmdet.ops.self_test` has passed: this project has not run it on a GPU yet.
 """
 
 import functools
+import hashlib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -57,6 +56,18 @@ def load() -> ModuleType | None:
 
 def serves(x: Tensor) -> bool:
     return load() is not None and triton.serves(x)
+
+
+def record_of(device: torch.device) -> Path:
+    """The file that says that the self-test has passed on GPUs of this name, with these versions and sources."""
+    tested = [path.read_bytes() for path in sorted(Path(__file__).parent.glob('triton*.py'))]
+    tested += [triton.triton.__version__.encode(), torch.cuda.get_device_name(device).encode()]
+    return library().with_suffix(f'.{hashlib.sha256(bytes(1).join(tested)).hexdigest()[:16]}.passed')
+
+
+@functools.cache
+def is_tested(device: torch.device) -> bool:
+    return load() is not None and triton.works(device) and record_of(device).exists()
 
 
 def stream_of(device: int) -> int:
