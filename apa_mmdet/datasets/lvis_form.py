@@ -10,7 +10,7 @@ from apa_mmdet.utils.errors import CodedError
 from .frequency_groups import group_classes
 from .validation.class_measurement import ClassCounts, count_categories
 from .validation.findings import Findings, brief
-from .validation.reading import read_annotations
+from .validation.reading import read_json
 from .validation.records import ID, NAME, is_id, valid_records
 
 URL = 'http://images.cocodataset.org/'  # which LVISV1Dataset takes off to get a file name
@@ -28,10 +28,15 @@ def read_negatives(path: str) -> dict[int, list]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValidationError: if it is not a JSON object.
-        BadNegatives: if a key or a value of it is something else.
+        ValidationError: if it is not JSON.
+        BadNegatives: if it is not an object, or a key or a value of it is something else.
     """
-    negatives = read_annotations(path, whole=True)
+    negatives = read_json(path)
+    if not isinstance(negatives, dict):
+        raise BadNegatives(
+            'invalid-negatives',
+            f'{path} holds a {type(negatives).__name__}; it must be an object of "id of an image": [ids of categories]',
+        )
     for key, absent in negatives.items():
         if not key.removeprefix('-').isdecimal() or str(int(key)) != key:
             raise BadNegatives(

@@ -79,7 +79,7 @@ def extension() -> ModuleType | None:
 
 def _host_side(x: Any) -> Any | None:
     """Returns the host side in C++ of the backend for x, which serves what it can of calls; None if it has none."""
-    if _chosen or getattr(x, 'is_cuda', False):
+    if _chosen or (getattr(x, 'is_cuda', False) and _is_plain(x)):
         from_cpp = _triton_extension()
         if from_cpp is not None and (_chosen[-1] is from_cpp if _chosen else from_cpp.is_tested(x.device)):
             return from_cpp.load()

@@ -9,99 +9,98 @@ where there is a GPU, in a process of its own: a wrong launch can leave a proces
 
 import sys
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .apa import aglu, apa, neg_log_apa
 from .backends import triton, triton_extension
-from .dispatch import backends, use_backend
-from .memory_layout import Norm
+from .dispatch import backends, call, use_backend
+from .memory_layout import DIFFERENTIABLE, FORMULAS, Arguments
 
 SHAPE = 2, 48, 20, 24
-ALL = 'norm', 'gate', 'residual', 'residual_norm'
-# what precedes the activation, and in which dtype and memory order; where none is given, x alone, in float32
-SITES: dict[str, dict] = {
-    'AGLU': dict(function=aglu),
-    'APA of (N, C) in float64': dict(function=apa, shape=(70, 48), dtype=torch.float64),
-    '−log APA, parameters per channel': dict(function=neg_log_apa, per_channel=True),
-    'AGLU of a norm in bfloat16': dict(function=aglu, dtype=torch.bfloat16, before=('norm',)),
-    'AGLU at the end of a block in float16': dict(function=aglu, dtype=torch.float16, before=ALL[:3]),
-    'AGLU at the end of a stage in bfloat16, channels_last': dict(
-        function=aglu, dtype=torch.bfloat16, before=ALL, per_channel=True, memory_format=torch.channels_last
+EPS = 1e-5
+NORM = 'mean', 'var', 'weight', 'bias'
+BLOCK = *NORM, 'gate', 'residual'
+# of a site: the formula, and what it has beside x, λ and κ, its dtype, memory order and shape
+SITES: dict[str, tuple[str, dict[str, Any]]] = {
+    'AGLU': ('aglu', {}),
+    'APA of (N, C) in float64': ('apa', dict(shape=(70, 48), dtype=torch.float64)),
+    '−log APA, parameters per channel': ('neg_log_apa', dict(per_channel=True)),
+    'AGLU of a norm in bfloat16': ('aglu', dict(beside=NORM, dtype=torch.bfloat16)),
+    'AGLU at the end of a block in float16': ('aglu', dict(beside=BLOCK, dtype=torch.float16)),
+    'AGLU at the end of the first block of a stage in bfloat16, channels_last': (
+        'aglu',
+        dict(
+            beside=(*BLOCK, *(f'residual_{name}' for name in NORM)),
+            per_channel=True,
+            dtype=torch.bfloat16,
+            memory_format=torch.channels_last,
+        ),
     ),
 }
-REPEATS = 3  # Python helps with the first of a kind
+REPEATS = 3  # Python launches the first of a kind
 
 
-def site(
+def arguments(
     device: torch.device,
-    function: Callable[..., Tensor],
     shape: tuple[int, ...] = SHAPE,
     dtype: torch.dtype = torch.float32,
-    before: tuple[str, ...] = (),
+    beside: tuple[str, ...] = (),
     per_channel: bool = False,
     memory_format: torch.memory_format = torch.contiguous_format,
-) -> tuple[Callable[..., Tensor], dict[str, Tensor]]:
-    """Returns a function and the tensors to call it with, which require gradients, by name."""
-    parameters = torch.promote_types(dtype, torch.float32)
-
-    def drawn(*sizes: int) -> Tensor:
-        return torch.rand(sizes, dtype=parameters, device=device) + 0.5
-
-    def elements() -> Tensor:
-        return (2 * torch.randn(shape, dtype=parameters, device=device)).to(dtype).to(memory_format=memory_format)
-
-    channels = shape[1]
-    given = dict(z=elements(), **{name: drawn(channels if per_channel else 1) for name in ('lambda_', 'kappa')})
-    statistics = {}
-    for name in ('norm', 'residual_norm'):
-        if name in before:
-            statistics[name] = drawn(channels), drawn(channels)
-            given |= {f'{name} weight': drawn(channels), f'{name} bias': drawn(channels)}
-    if 'gate' in before:
-        given['gate'] = drawn(shape[0], channels)
-    if 'residual' in before:
-        given['residual'] = elements()
-
-    def call(**tensors: Tensor) -> Tensor:
-        norms = {
-            name: Norm(*known, tensors.pop(f'{name} weight'), tensors.pop(f'{name} bias'), 1e-5)
-            for name, known in statistics.items()
-        }
-        return function(**tensors, **norms)
-
-    return call, {name: tensor.requires_grad_() for name, tensor in given.items()}
+) -> Arguments:
+    """Draws the arguments of a site; what can be differentiated requires a gradient."""
+    wide = torch.promote_types(dtype, torch.float32)
+    given = {}
+    for name in ('x', 'lambda_', 'kappa', *beside):
+        if name in ('x', 'residual'):
+            tensor = (2 * torch.randn(shape, dtype=wide, device=device)).to(dtype).to(memory_format=memory_format)
+        else:
+            one = name in ('lambda_', 'kappa') and not per_channel
+            size = shape[:2] if name == 'gate' else (1,) if one else shape[1:2]
+            tensor = torch.rand(size, dtype=wide, device=device) + 0.5
+        given[name] = tensor.requires_grad_(name in DIFFERENTIABLE)
+    return Arguments(**given, eps=EPS * ('var' in given), residual_eps=EPS * ('residual_var' in given))
 
 
-def results(backend: str, call: Callable[..., Tensor], given: dict[str, Tensor]) -> dict[str, Tensor]:
+def results(function: Callable[[Arguments], Tensor], args: Arguments) -> dict[str, Tensor]:
     """Returns the value, that without gradients, and the gradients by name."""
-    with use_backend(backend):
-        out = call(**given)
-        weights = torch.linspace(-1, 1, out.numel(), device=out.device).view(out.shape).to(out.dtype)
-        gradients = torch.autograd.grad(out, list(given.values()), weights)
-        with torch.no_grad():
-            alone = call(**given)
+    given = {name: getattr(args, name) for name in DIFFERENTIABLE if getattr(args, name) is not None}
+    out = function(args)
+    weights = torch.linspace(-1, 1, out.numel(), device=out.device).view(out.shape).to(out.dtype)
+    gradients = torch.autograd.grad(out, list(given.values()), weights)
+    with torch.no_grad():
+        alone = function(args)
     return {'value': out.detach(), 'value without gradients': alone, **dict(zip(given, gradients))}
+
+
+def from_cpp(formula: str, args: Arguments) -> Tensor:
+    out = triton_extension.load().call(FORMULAS.index(formula), *args)  # type: ignore[union-attr]
+    if out is None:
+        raise ValueError('C++ leaves it to Python')
+    return out
 
 
 def self_test(device: torch.device) -> None:
     """Computes every site on the current stream and on another.
 
     Raises:
-        ValueError: if a result differs.
+        ValueError: if a result differs, or comes from Python.
         RuntimeError: of the driver.
     """
     streams = [None, torch.cuda.Stream(device)] if device.type == 'cuda' else [None]
-    for name, options in SITES.items():
-        call, given = site(device, **options)
-        want = results('triton', call, given)
+    for name, (formula, options) in SITES.items():
+        args = arguments(device, **options)
+        with use_backend('triton'):
+            want = results(partial(call, formula, recompute=False), args)
         if device.type == 'cuda':
             torch.cuda.synchronize(device)
         for stream in streams:
             with torch.cuda.stream(stream):  # None: the current one
                 for _ in range(REPEATS):
-                    got = results('triton-cpp', call, given)
+                    got = results(partial(from_cpp, formula), args)
                     wrong = [key for key, tensor in want.items() if not torch.equal(got[key], tensor)]
                     if wrong:
                         raise ValueError(f'{name}: {", ".join(wrong)} differ')
@@ -112,19 +111,25 @@ def main() -> None:
         sys.exit('launches from C++: no GPU, or the extension has not been built (python -m apa_mmdet.ops.backends)')
     if not triton.LAUNCHES_COMPILED:
         return print('launches from C++: need Triton >= 3.6, so that Python launches the kernels')
+    failed = False
     for index in range(torch.cuda.device_count()):
         device = torch.device('cuda', index)
         record = triton_extension.record_of(device)
-        if not record.exists():
-            try:
+        try:
+            if not record.exists():
                 self_test(device)
-            except (ValueError, RuntimeError) as error:
-                sys.exit(
-                    f'launches from C++: not used on {torch.cuda.get_device_name(device)}, where Python launches the '
-                    f'kernels, more slowly. Please report this: {error}'
-                )
-            record.touch()
-        print(f'launches from C++: used on {torch.cuda.get_device_name(device)} ({record})')
+                record.touch()
+        except Exception as error:  # also of Triton, of the compiler that it calls and of the driver
+            reason = f'{type(error).__name__}: {str(error)[:500]}'
+            print(
+                f'launches from C++: not used on {torch.cuda.get_device_name(device)}, where Python launches the '
+                f'kernels, more slowly. {reason}',
+                file=sys.stderr,
+            )
+            failed = True
+        else:
+            print(f'launches from C++: used on {torch.cuda.get_device_name(device)} ({record})')
+    sys.exit(failed)
 
 
 if __name__ == '__main__':

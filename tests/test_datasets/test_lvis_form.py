@@ -37,12 +37,13 @@ def test_a_record_without_its_name_is_named(kind, key, value):
         ({'01': [1]}, "the key '01' is not the id of an image"),
         ({'1': 3}, 'image 1 has 3; it must be a list'),
         ({'1': [[2]]}, r'image 1 has \[\[2\]\]; it must be a list'),
+        ([1], 'holds a list; it must be an object of "id of an image"'),
     ],
 )
 def test_negatives_that_are_none_are_named(tmp_path, negatives, fault):
     path = tmp_path / 'absent.json'
     path.write_text(json.dumps(negatives))
-    with pytest.raises(BadNegatives, match=f'absent.json: {fault}') as error:
+    with pytest.raises(BadNegatives, match=f'absent.json:? {fault}') as error:
         read_negatives(str(path))
     assert error.value.code == 'invalid-negatives'
 

@@ -1,9 +1,11 @@
 """The self-test of launches from C++, with a stub in the place of CUDA's driver; and what its record changes."""
 
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 pytest.importorskip('triton.runtime.interpreter', reason='Triton is not installed, or has no interpreter')
 if torch.cuda.is_available():
@@ -21,7 +23,7 @@ CPU, GPU = torch.device('cpu'), torch.device('cuda', 0)
 @pytest.fixture
 def small(monkeypatch):
     sizes = {name: (3, 6) if '(N, C)' in name else (1, 6, 4, 5) for name in self_test.SITES}
-    sites = {name: dict(site, shape=sizes[name]) for name, site in self_test.SITES.items()}
+    sites = {name: (formula, dict(options, shape=sizes[name])) for name, (formula, options) in self_test.SITES.items()}
     monkeypatch.setattr(self_test, 'SITES', sites)
 
 
@@ -70,13 +72,21 @@ def gpu(stub, monkeypatch, tmp_path):
     triton_extension.is_tested.cache_clear()
 
 
+def test_what_python_would_compute_is_no_launch_from_cpp(stub, small, monkeypatch):
+    monkeypatch.setattr(triton_extension, '_start', lambda launch: triton.start(launch) and None)  # describes nothing
+    with stub_driver(stub), pytest.raises(ValueError, match='C.. leaves it to Python'):
+        self_test.self_test(CPU)
+
+
 def test_a_gpu_is_launched_on_from_cpp_once_the_test_has_passed(gpu, monkeypatch, capsys):
     on_gpu, on_cpu = SimpleNamespace(is_cuda=True, device=GPU), torch.ones(1)
+    monkeypatch.setattr(dispatch, '_is_plain', lambda x: True)
     from_cpp = triton_extension.load()
     assert dispatch._host_side(on_gpu) is not from_cpp
     triton_extension.is_tested.cache_clear()
     monkeypatch.setattr(self_test, 'self_test', lambda device: None)
-    self_test.main()
+    with pytest.raises(SystemExit, match='False'):
+        self_test.main()
     assert capsys.readouterr().out == f'launches from C++: used on NVIDIA H200 ({gpu()})\n'
     assert dispatch._host_side(on_gpu) is from_cpp is not dispatch._host_side(on_cpu)
     with dispatch.use_backend('triton'):
@@ -86,14 +96,23 @@ def test_a_gpu_is_launched_on_from_cpp_once_the_test_has_passed(gpu, monkeypatch
     assert dispatch._host_side(on_gpu) is not from_cpp, 'another GPU has not been tested'
 
 
-def test_a_failure_leaves_no_record_and_says_what_to_do(gpu, monkeypatch):
-    def fail(device):
-        raise ValueError('AGLU: value differ')
-
-    monkeypatch.setattr(self_test, 'self_test', fail)
-    with pytest.raises(SystemExit, match='not used on NVIDIA H200, .*Please report this: AGLU: value differ'):
+@pytest.mark.parametrize('error', [ValueError('AGLU: value differ'), OSError('no compiler')], ids=repr)
+def test_a_failure_leaves_no_record_and_says_so(error, gpu, monkeypatch, capsys):
+    monkeypatch.setattr(self_test, 'self_test', mock.Mock(side_effect=error))
+    with pytest.raises(SystemExit, match='True'):
         self_test.main()
+    said = f'launches from C++: not used on NVIDIA H200, where Python launches the kernels, more slowly. {type(error).__name__}: {error}\n'
+    assert capsys.readouterr().err == said
     assert not gpu().exists()
+
+
+def test_a_tensor_without_data_asks_for_no_gpu(monkeypatch):
+    """The answer would be kept, and be about a GPU that does nothing."""
+    monkeypatch.setattr(dispatch, '_triton_extension', mock.Mock(side_effect=AssertionError))
+    with FakeTensorMode():
+        fake = torch.empty(2, 3, device='cuda')
+        assert fake.is_cuda
+        assert dispatch._host_side(fake) is dispatch.extension()
 
 
 def test_without_a_gpu_there_is_nothing_to_test():

@@ -140,7 +140,8 @@ WARNINGS = {
     'pooled-padding': '{loaders}: attention pools over the padding of unequal images; '
     'set model.data_preprocessor.type=PaddingAwareDetDataPreprocessor, or batch_size=1',
     'not-checked': "not checked: {type} reads neither COCO's format nor labeled images; nothing is known about it",
-    'tta-max-per-img': 'tta_model keeps {limit} detections of an image, the model {kept}; remove tta_cfg.max_per_img',
+    'tta-max-per-img': 'tta_model keeps {limit} detections of an image, the model {kept}; '
+    'set tta_model.type=InstanceTTAModel, and remove tta_cfg.max_per_img',
 }
 
 

@@ -20,6 +20,7 @@ import mmdet
 import msgspec
 from mmengine.logging import MMLogger
 
+from apa_mmdet.datasets import frequency_groups
 from apa_mmdet.structures import rle
 from apa_mmdet.utils.fileio import atomic_write
 from apa_mmdet.version import __version__
@@ -84,7 +85,7 @@ def _stamp_file(path: str, usage: str) -> Path | None:
 @functools.cache
 def _version() -> str:
     """Changes with the code of the validation."""
-    sources = [*sorted(Path(__file__).parent.glob('*.py')), Path(rle.__file__)]
+    sources = [*sorted(Path(__file__).parent.glob('*.py')), Path(rle.__file__), Path(frequency_groups.__file__)]
     code = b'\0'.join(source.read_bytes() for source in sources)
     return f'{__version__} {mmdet.__version__} {hashlib.sha256(code).hexdigest()}'
 

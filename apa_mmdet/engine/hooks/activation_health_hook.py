@@ -1,5 +1,6 @@
 """Warnings about activations outside the range in which they learn."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from apa_mmdet.models.activations import Healthy
+from apa_mmdet.models.activations import Healthy, LearnableFunction
 from apa_mmdet.models.activations.sites import find_learnable_activations, watched_values
 from apa_mmdet.utils.model import unwrap_model
 
@@ -16,7 +17,8 @@ from apa_mmdet.utils.model import unwrap_model
 class ActivationHealthHook(Hook):
     """Warns of activations that no longer learn or have left the range in which they compute well.
 
-    Checks what every learnable activation lets hooks watch, at the end of each epoch and every ``interval`` iterations:
+    Checks what every learnable activation, and the learnable link of a loss, lets hooks watch, at the end of each epoch
+    and every ``interval`` iterations:
     whether it is finite and, where the activation names a range, within; λ of APA and AGLU, for example, has no
     gradient at its floor. Reports each problem of an activation once. A check is one copy from the GPU, whatever the
     number of activations; it is read at once, as MMEngine waits for every loss in each of those iterations anyway.
@@ -26,7 +28,8 @@ class ActivationHealthHook(Hook):
         healthy: ``(low, high)`` for parameters by name, instead of the ranges that activations name themselves.
 
     Raises:
-        ValueError: before training, if no activation of the model has a parameter of a name in ``healthy``.
+        ValueError: if a range is not one; before training, if no activation of the model has a parameter of a name in
+            ``healthy``.
 
     Example:
         >>> default_hooks = dict(activations=dict(type='ActivationHealthHook', healthy=dict(kappa=(-50, 50))))
@@ -34,11 +37,11 @@ class ActivationHealthHook(Hook):
 
     def __init__(self, interval: int = 1000, healthy: dict[str, tuple[float, float]] | None = None) -> None:
         self.interval = interval
-        self.healthy = {name: Healthy(*bounds) for name, bounds in (healthy or {}).items()}
+        self.healthy = {name: _range(name, bounds) for name, bounds in (healthy or {}).items()}
         self.reported: set[tuple[str, str]] = set()
 
     def before_train(self, runner: Runner) -> None:
-        sites = find_learnable_activations(unwrap_model(runner.model))
+        sites = find_learnable_activations(unwrap_model(runner.model), LearnableFunction)
         known = {name for site in sites for name in site.activation.watched()}
         unknown = ', '.join(name for name in self.healthy if name not in known)
         if unknown:
@@ -56,7 +59,8 @@ class ActivationHealthHook(Hook):
 
     def _check(self, runner: Runner) -> None:
         alike: dict[tuple[str, Healthy], dict[str, np.ndarray]] = {}
-        for site, name, values in watched_values(find_learnable_activations(unwrap_model(runner.model))):
+        sites = find_learnable_activations(unwrap_model(runner.model), LearnableFunction)
+        for site, name, values in watched_values(sites):
             symbol = site.activation.symbol_of(name)
             of_all = alike.setdefault((symbol.text, self.healthy.get(name, symbol.healthy)), {})
             of_all[f'{site.name}.{name}'] = values
@@ -73,6 +77,16 @@ class ActivationHealthHook(Hook):
             self.reported |= {(problem, name) for name in new}
             newer = f', {len(new)} of them new' if len(new) < len(bad) else ''
             runner.logger.warning(f'{problem}, in {len(bad)} of {count} activations{newer}: {_listing(new)}')
+
+
+def _range(name: str, bounds: Any) -> Healthy:
+    try:
+        low, high = map(float, bounds)
+    except (TypeError, ValueError):
+        low, high = math.nan, math.nan
+    if not low < high:
+        raise ValueError(f'ActivationHealthHook: healthy.{name} is {bounds!r}; it must be (lowest, highest)')
+    return Healthy(low, high)
 
 
 def _listing(bad: dict[str, np.ndarray], most: int = 8) -> str:

@@ -10,6 +10,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
+from apa_mmdet.models.activations import LearnableFunction
 from apa_mmdet.models.activations.sites import find_learnable_activations, watched_values
 from apa_mmdet.utils.model import unwrap_model
 from apa_mmdet.visualization.learned_activation_plots import draw_learned_activations
@@ -66,7 +67,7 @@ class ActivationStatsHook(Hook):
 
 
 def statistics_of(model: nn.Module) -> dict[str, float]:
-    """Returns minimum, mean and maximum of what the learnable activations of each stage let hooks watch.
+    """Returns minimum, mean and maximum of what the learnable activations of each stage, and links, let hooks watch.
 
     Every set of parameters counts. The names are ``<parameter>/<stage>/<activation>/<statistic>``, such as
     ``kappa/layer1/AGLU/mean``, with the statistics ``min``, ``mean`` and ``max`` and, where the activation names a
@@ -84,7 +85,7 @@ def statistics_of(model: nn.Module) -> dict[str, float]:
     """
     groups: dict[str, list[np.ndarray]] = {}
     outside: dict[str, list[np.ndarray]] = {}
-    for site, name, values in watched_values(find_learnable_activations(model)):
+    for site, name, values in watched_values(find_learnable_activations(model, LearnableFunction)):
         group = f'{name.rstrip("_")}/{site.stage}/{type(site.activation).__name__}'
         groups.setdefault(group, []).append(values)
         healthy = site.activation.symbol_of(name).healthy

@@ -6,8 +6,7 @@ from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
-from apa_mmdet.models.activations import LearnableActivation
-from apa_mmdet.models.losses import APALink
+from apa_mmdet.models.activations import LearnableFunction
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -80,7 +79,7 @@ class ActivationOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     def _factor_of(self, module: nn.Module) -> float | None:
         """The factor for the own parameters of a module; None if it is no activation."""
-        if not isinstance(module, (LearnableActivation, APALink)):
+        if not isinstance(module, LearnableFunction):
             return None
         mult = self.decay_mult
         return float(mult.get(type(module).__name__, 0.0) if isinstance(mult, dict) else mult)

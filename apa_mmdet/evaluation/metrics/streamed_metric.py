@@ -225,6 +225,8 @@ class StreamedMetric(BaseMetric):
                 metrics = self.evaluate_files(PredictionFiles(paths, size))
         except Exception as error:  # reported on every rank, whatever it is
             cause = error
+            if not isinstance(error, CodedError):  # a line does not tell where it comes from
+                MMLogger.get_current_instance().error('the evaluation failed', exc_info=error)
         code = cause.code if isinstance(cause, CodedError) else 'evaluation-failed'
         failure = cause and (code, one_line(cause, limit=1000))
         outcomes = dist.all_gather_object((metrics, failure))

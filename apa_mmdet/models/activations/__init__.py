@@ -2,7 +2,7 @@ from .acon import AconA, AconB, AconC
 from .aglu import AGLU
 from .apa import APA, APAActivation
 from .apalu import APALU
-from .base import Healthy, LearnableActivation, Symbol, build_activation, learnable_activations
+from .base import Healthy, LearnableActivation, LearnableFunction, Symbol, build_activation, learnable_activations
 from .meta_acon import MetaAconC
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     'AconC',
     'Healthy',
     'LearnableActivation',
+    'LearnableFunction',
     'MetaAconC',
     'Symbol',
     'build_activation',

@@ -77,7 +77,36 @@ class Symbol(NamedTuple):
     healthy: Healthy = Healthy()
 
 
-class LearnableActivation(nn.Module):
+class LearnableFunction(nn.Module):
+    """A function with a few trained parameters, which hooks log and check: an activation, or the link of a loss.
+
+    Attributes:
+        symbols: its parameters by the names of the module's attributes that hold their values.
+    """
+
+    symbols: ClassVar[dict[str, Symbol]] = {}
+
+    def watched(self) -> dict[str, Tensor]:
+        """Returns the values that hooks log and check, by name, (C,) each, with a gradient.
+
+        By default those of ``symbols``, as far as they are attributes and not computed from the input, or without any
+        the parameters of the module itself.
+
+        Example:
+            >>> from apa_mmdet.models.activations import APALU
+            >>> {name: round(values.item(), 4) for name, values in APALU(1).watched().items()}
+            {'a': 0.5, 'b': 0.75}
+        """
+        found = {name: getattr(self, name, None) for name in self.symbols}
+        tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+        return tensors or dict(self.named_parameters(recurse=False))
+
+    def symbol_of(self, name: str) -> Symbol:
+        """Returns the symbol of a :meth:`watched` value: its name and no range where ``symbols`` has none."""
+        return self.symbols.get(name) or Symbol(name, (), 0)
+
+
+class LearnableActivation(LearnableFunction):
     """An elementwise activation with trained parameters, one set per channel or one for all channels.
 
     Figures, hooks and benchmarks find activations by this class. A subclass creates its parameters, calls
@@ -101,7 +130,6 @@ class LearnableActivation(nn.Module):
     """
 
     function: ClassVar[Callable[..., Tensor]]
-    symbols: ClassVar[dict[str, Symbol]] = {}
     fixed: ClassVar[dict[str, float]] = {}
     note: ClassVar[str] = ''
 
@@ -123,25 +151,6 @@ class LearnableActivation(nn.Module):
 
     def extra_repr(self) -> str:
         return f'num_features={self.num_features}'
-
-    def watched(self) -> dict[str, Tensor]:
-        """Returns the values that hooks log and check, by name, (C,) each, with a gradient.
-
-        By default those of ``symbols``, as far as they are attributes and not computed from the input, or without any
-        the parameters of the module itself.
-
-        Example:
-            >>> from apa_mmdet.models.activations import APALU
-            >>> {name: round(values.item(), 4) for name, values in APALU(1).watched().items()}
-            {'a': 0.5, 'b': 0.75}
-        """
-        found = {name: getattr(self, name, None) for name in self.symbols}
-        tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
-        return tensors or dict(self.named_parameters(recurse=False))
-
-    def symbol_of(self, name: str) -> Symbol:
-        """Returns the symbol of a :meth:`watched` value: its name and no range where ``symbols`` has none."""
-        return self.symbols.get(name) or Symbol(name, (), 0)
 
     def curves(self) -> tuple[Callable[[Tensor], Tensor], int]:
         """Returns a function of (points, n) that applies curve i to column i, and n: what figures draw.

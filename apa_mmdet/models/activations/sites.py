@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .base import LearnableActivation
+from .base import LearnableActivation, LearnableFunction
 
 
 class LearnableActivationInfo(NamedTuple):
@@ -20,8 +20,10 @@ class LearnableActivationInfo(NamedTuple):
     activation: LearnableActivation
 
 
-def find_learnable_activations(model: nn.Module) -> list[LearnableActivationInfo]:
-    """Returns every learnable activation of a model, in the order of its modules.
+def find_learnable_activations(
+    model: nn.Module, kind: type[LearnableFunction] = LearnableActivation
+) -> list[LearnableActivationInfo]:
+    """Returns every learnable activation of a model, in the order of its modules; of ``LearnableFunction``, links too.
 
     Example:
         >>> from mmdet.registry import MODELS
@@ -32,7 +34,7 @@ def find_learnable_activations(model: nn.Module) -> list[LearnableActivationInfo
     return [
         LearnableActivationInfo(name, *_stage_and_slot(name), module)
         for name, module in model.named_modules()
-        if isinstance(module, LearnableActivation)
+        if isinstance(module, kind)
     ]
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from apa_mmdet.models.activations import APA, LearnableFunction
 from apa_mmdet.ops import LAMBDA_FLOOR, apa, neg_log_apa
 from apa_mmdet.ops.memory_layout import result_of
 
@@ -77,7 +78,7 @@ class GumbelLink(nn.Module):
         return _wide(x) - F.softplus(-shift)
 
 
-class APALink(nn.Module):
+class APALink(LearnableFunction):
     """Learnable link: p = APA(x; λ, κ) = (λ·exp(−κx) + 1)^(−1/λ), −log p = log1p(λ·exp(−κx))/λ.
 
     λ = κ = 1, the start, is the sigmoid; λ → 0 is the Gumbel link. Because of that limit, in which −log p is
@@ -96,6 +97,8 @@ class APALink(nn.Module):
         >>> APALink(lambda_init=0.5)(torch.zeros(1)).detach()      # 1.5 to the power −2
         tensor([0.4444])
     """
+
+    symbols = APA.symbols
 
     def __init__(self, lambda_init: float = 1.0, kappa_init: float = 1.0) -> None:
         super().__init__()

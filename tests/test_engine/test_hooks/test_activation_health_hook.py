@@ -3,7 +3,9 @@ import torch
 from helpers.tiny_runs import log_of, toy
 from torch import nn
 
+from apa_mmdet.engine.hooks import ActivationHealthHook
 from apa_mmdet.models.activations import AGLU, APALU, AconC, Healthy, LearnableActivation, Symbol
+from apa_mmdet.models.losses import DropLoss
 
 
 def test_activations_out_of_range_are_reported_once(tmp_path):
@@ -70,6 +72,23 @@ def test_every_learnable_activation_is_checked(tmp_path):
         's falls, in 1 of 1 activations: more.2.slope -1',
         'bias is not finite, in 1 of 1 activations: more.3.bias inf',
     ]
+
+
+def test_the_link_of_a_loss_is_checked_too(tmp_path):
+    runner = toy(tmp_path)
+    runner.model.loss = DropLoss(3, link='apa', frequency_threshold=0.0)  # which the model does not call
+    with torch.no_grad():
+        runner.model.loss.link.lambda_.fill_(1e-5)
+    runner.train()
+    assert 'λ is at its floor of 0.0001, where it has no gradient, in 1 of 2 activations: loss.link.lambda_' in log_of(
+        tmp_path
+    )
+
+
+@pytest.mark.parametrize('bounds', [50, (50, -50), (1, 2, 3), ('low', 'high'), None, (0, 0)], ids=str)
+def test_a_range_that_is_none_is_refused(bounds):
+    with pytest.raises(ValueError, match=r'ActivationHealthHook: healthy.kappa is .*; it must be \(lowest, highest\)'):
+        ActivationHealthHook(healthy=dict(kappa=bounds))
 
 
 def test_a_range_of_a_parameter_that_no_activation_has_is_refused(tmp_path):

@@ -10,6 +10,7 @@ import torch
 from helpers.lvis_samples import HEIGHT, WIDTH, both, draw, result, same, saved
 from helpers.processes import in_two_processes
 from mmdet.evaluation import LVISMetric
+from mmengine.logging import MMLogger
 
 from apa_mmdet.datasets.validation.findings import ValidationError
 from apa_mmdet.evaluation import FastLVISMetric
@@ -154,6 +155,18 @@ def test_every_process_raises_if_the_disk_is_full(tmp_path):
 
 
 # Errors
+
+
+def test_the_log_has_the_traceback_of_an_error_that_nobody_foresaw(tmp_path, monkeypatch):
+    content, samples = draw(3)
+    MMLogger.get_instance(tmp_path.name, log_file=tmp_path / 'log')
+    metric = FastLVISMetric(saved(content, tmp_path))
+    monkeypatch.setattr(metric, 'evaluate_files', lambda files: {}['a metric'])
+    metric.process({}, samples)
+    with pytest.raises(EvaluationError, match="the evaluation failed: KeyError: 'a metric'; the predictions are kept"):
+        metric.evaluate(len(samples))
+    log = (tmp_path / 'log').read_text()
+    assert 'the evaluation failed\nTraceback' in log and "lambda files: {}['a metric']" in log
 
 
 def test_arguments_that_do_not_go_together_are_refused(tmp_path):
