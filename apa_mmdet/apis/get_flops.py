@@ -26,8 +26,8 @@ class Complexity(NamedTuple):
 def get_flops(cfg: Config, shape: tuple[int, int] | None = None) -> Complexity:
     """Counts the parameters and multiply-adds of a model; RoI heads work on the proposals of random weights.
 
-    MMEngine counts convolutions and linear maps, but no norms and pointwise operations. A calibration of scores has
-    no others: the model is built without it, and needs no statistics of the training data.
+    MMEngine counts convolutions and linear maps, but no norms, pointwise operations and sums of CARAFE. A calibration
+    of scores has no others: the model is built without it, and needs no statistics of the training data.
 
     Args:
         cfg: config of a detector or classifier; no weights are read.
