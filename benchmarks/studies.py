@@ -109,7 +109,7 @@ class Study(NamedTuple):
 SOFTMAX = ('softmax CE', 'Seesaw')
 PREDICTOR = 'model.roi_head.bbox_head.cls_predictor_cfg.type'  # the classifier of Seesaw's recipe
 LINK = 'model.roi_head.bbox_head.loss_cls.link'
-CLASSIFIER_BIAS = 'model.roi_head.bbox_head.init_cfg.0.bias'
+CLASSIFIER_BIAS, CLASSIFIER_WEIGHTS = (f'model.roi_head.bbox_head.init_cfg.0.{name}' for name in ('bias', 'val'))
 GATE = 'model.backbone.se_cfg'
 DROP = 'model.roi_head.bbox_head.loss_cls.frequency_threshold'
 STUDIES = dict(
@@ -223,6 +223,7 @@ STUDIES = dict(
                 ('apa-link', ''),
                 ('initial-bias', ', initial bias −1 for −2', f'{CLASSIFIER_BIAS}=-1.0'),
                 ('lower-bias', ', initial bias −3 for −2', f'{CLASSIFIER_BIAS}=-3.0'),
+                ('initial-weights', ', initial weights 0 for 0.001', f'{CLASSIFIER_WEIGHTS}=0.0'),
                 ('warm-up', ', warm-up of 250 steps for 50', 'param_scheduler.0.end=250'),
                 (
                     'classifier-rate',
