@@ -11,7 +11,7 @@ all elements that a pass must read and write.
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -25,8 +25,10 @@ if not torch.cuda.is_available():
 
 from apa_mmdet.ops.backends import triton as launcher
 from apa_mmdet.ops.memory_layout import DIFFERENTIABLE, Arguments
+from apa_mmdet.ops.self_test import BLOCK, arguments
 
 TILES, WARPS, PROGRAMS = (512, 1024, 2048), (4, 8), (2048, 4096, 8192)
+BESIDE = dict(plain=(), block_end=BLOCK)
 PASSES = dict(plain=(2, 3), block_end=(3, 5))  # forward, backward; a copy takes 2
 
 
@@ -35,15 +37,6 @@ def with_tiling(tiling: tuple[int, int, int], call: Callable[[], object]) -> Non
     launcher.TILE, launcher.WARPS, launcher.PROGRAMS = tiling
     launcher.tiling_of.cache_clear()
     call()
-
-
-def sites(x: torch.Tensor) -> Iterator[tuple[str, Arguments]]:
-    channels = x.shape[1]
-    one = torch.ones((), device=x.device)
-    norm = {key: torch.rand(channels, device=x.device) + 0.5 for key in ('mean', 'var', 'weight', 'bias')}
-    yield 'plain', Arguments(x, one, one)
-    gate = torch.rand(len(x), channels, device=x.device)
-    yield 'block_end', Arguments(x, one, one, **norm, gate=gate, residual=torch.randn_like(x))
 
 
 def measure_site(table: measure.Table, name: str, site: Arguments, rounds: int, device: str) -> None:
@@ -75,6 +68,7 @@ def measure_site(table: measure.Table, name: str, site: Arguments, rounds: int, 
         table.add(**row)
 
 
+@torch.no_grad()
 def main() -> None:
     parser = measure.parser_of(__doc__, rounds=10)
     parser.add_argument('--shape', type=measure.shape, default=(2, 64, 400, 667), metavar='NxCxHxW')
@@ -83,8 +77,8 @@ def main() -> None:
     table = measure.begin(args, 'tiles', 'name site dtype forward_ms forward_share backward_ms backward_share note')
     torch.manual_seed(0)
     for dtype in args.dtypes:
-        x = torch.randn(args.shape, device=args.device, dtype=getattr(torch, dtype))
-        for name, site in sites(x):
+        for name, beside in BESIDE.items():
+            site = arguments(torch.device(args.device), args.shape, getattr(torch, dtype), beside)
             measure_site(table, name, site, args.rounds, args.device)
 
 

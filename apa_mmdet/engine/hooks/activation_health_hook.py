@@ -18,10 +18,10 @@ class ActivationHealthHook(Hook):
     """Warns of activations that no longer learn or have left the range in which they compute well.
 
     Checks what every learnable activation, and the learnable link of a loss, lets hooks watch, at the end of each epoch
-    and every ``interval`` iterations:
-    whether it is finite and, where the activation names a range, within; λ of APA and AGLU, for example, has no
-    gradient at its floor. Reports each problem of an activation once. A check is one copy from the GPU, whatever the
-    number of activations; it is read at once, as MMEngine waits for every loss in each of those iterations anyway.
+    and every ``interval`` iterations: whether it is finite and, where the activation names a range, within; λ of APA
+    and AGLU, for example, has no gradient at its floor. Reports each problem of an activation once. A check is one copy
+    from the GPU, whatever the number of activations; it is read at once, as MMEngine waits for every loss in each of
+    those iterations anyway.
 
     Args:
         interval: iterations between two checks.
