@@ -111,6 +111,7 @@ PREDICTOR = 'model.roi_head.bbox_head.cls_predictor_cfg.type'  # the classifier 
 LINK = 'model.roi_head.bbox_head.loss_cls.link'
 CLASSIFIER_BIAS, CLASSIFIER_WEIGHTS = (f'model.roi_head.bbox_head.init_cfg.0.{name}' for name in ('bias', 'val'))
 GATE = 'model.backbone.se_cfg'
+BACKBONE = 'model.backbone.init_cfg.checkpoint'
 DROP = 'model.roi_head.bbox_head.loss_cls.frequency_threshold'
 STUDIES = dict(
     tiny_lvis=Study(
@@ -206,6 +207,30 @@ STUDIES = dict(
             ('apa-cosine', 'apa-seesaw'),
             *(('relu-seesaw', f'{name}-seesaw') for name in ('acon', 'apalu')),
         ),
+    ),
+    # two arms of small_lvis from backbones that were pretrained once more, with another seed:
+    # tools/train.py configs/small_objects/X.py --work-dir work_dirs/X_seed1 --cfg-options randomness.seed=1
+    small_lvis_second_pretraining=Study(
+        folder='small_lvis',
+        arms={
+            f'{name}-seesaw': Arm(
+                f'mask_rcnn_se_r18_{name}_seesaw_small-lvis',
+                activation,
+                gate,
+                'Seesaw',
+                'pretrained',
+                (f'{BACKBONE}=work_dirs/se_resnet18_{backbone}_small-objects_seed1/epoch_6.pth',),
+            )
+            for name, activation, gate, backbone in (
+                ('relu', 'ReLU', 'sigmoid', 'relu_sigmoid'),
+                ('apa', 'AGLU', 'APA', 'apa'),
+            )
+        },
+        reference='apa-seesaw',
+        seeds=(0, 1, 2, 3, 4),
+        data='data/small_lvis',
+        baseline=Run('relu-seesaw'),
+        others=(('relu-seesaw+fracal', 'apa-seesaw+fracal'),),
     ),
     # one factor at a time of the arm apa-link of small_lvis
     small_lvis_factors=Study(
