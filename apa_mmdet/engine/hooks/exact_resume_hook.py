@@ -15,9 +15,10 @@ from torch.utils.data import DataLoader
 
 from apa_mmdet.engine.runner.endless_batches import Place
 from apa_mmdet.engine.runner.loops import ResumableIterBasedTrainLoop, ResumableLoopMixin
+from apa_mmdet.engine.runner.resumed_schedule import BATCHES
 from apa_mmdet.engine.runner.seeded_data import STEP, seed_generators
 
-BATCHES, SAMPLER_SEED = 'batches in an epoch', 'seed of the order'
+SAMPLER_SEED = 'seed of the order'
 PLACE = 'epoch and batch of the data'  # of a loop of iterations
 
 

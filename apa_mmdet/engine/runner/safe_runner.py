@@ -22,6 +22,8 @@ from apa_mmdet.checkpoint.work_dir import checkpoint_folder, latest_checkpoint
 from apa_mmdet.models.calibration import name_classes
 from apa_mmdet.models.losses import DropLoss
 
+from .learning_rate_checks import LearningRateChecks
+from .resumed_schedule import BATCHES, follow_config, planned_by_config
 from .single_images import refuse_single_images
 from .unreadable_images import count_skipped_images, name_unreadable_images
 
@@ -41,6 +43,7 @@ class SafeRunner(Runner):
       as initialized, such as the classifier of other classes;
     - a warning says where the checkpoint's classes are not the data set's;
     - resuming needs the states of the optimizer and of the schedules, unless the run's CheckpointHook saves none;
+    - a resumed training follows its config, also where that has another schedule, learning rate or weight decay by now;
     - ``resume`` without a path finds the checkpoints of a run that was moved or copied in its work dir.
 
     Without a GPU, several processes run, and DistributedDataParallel gets no device ids, for which MMEngine takes GPUs.
@@ -53,6 +56,7 @@ class SafeRunner(Runner):
 
     _path = ''  # of the checkpoint that is being loaded
     _resumed_states: tuple[str, ...] | None = None  # while resuming: the states that are resumed
+    _resumed: dict = {}  # while resuming: the checkpoint
 
     @staticmethod
     def build_dataloader(dataloader: DataLoader | dict, *args: Any, **kwargs: Any) -> DataLoader:
@@ -71,6 +75,11 @@ class SafeRunner(Runner):
                 f'images that cannot be read were skipped {skipped} times; tools/check_dataset.py lists them'
             )
         return model
+
+    def set_randomness(self, seed: int | None, diff_rank_seed: bool = False, deterministic: bool = False) -> None:
+        if deterministic:  # else cuBLAS refuses; it reads the variable when it is first used
+            os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
+        super().set_randomness(seed, diff_rank_seed, deterministic)
 
     def build_model(self, model: nn.Module | dict) -> nn.Module:
         if isinstance(model, dict) and model.get('teacher_ckpt'):  # of a distillation detector, which loads it itself
@@ -101,17 +110,25 @@ class SafeRunner(Runner):
         resume_param_scheduler: bool = True,
         map_location: str | Callable = 'default',
     ) -> None:
-        """As MMEngine's.
+        """As MMEngine's; where the config says other than the checkpoint of the optimizer and the schedules, it counts.
 
         Raises:
             BadCheckpoint: ``not-resumable``, if the checkpoint lacks a state.
         """
         resumed = zip(RESTARTS, (resume_optimizer, resume_param_scheduler))
         self._resumed_states = tuple(state for state, wanted in resumed if wanted)
+        self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)  # unless train() has
+        if self.param_schedulers is not None:
+            self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
+        planned = planned_by_config(self)
         try:
-            super().resume(filename, resume_optimizer, resume_param_scheduler, map_location)
+            super().resume(filename, resume_optimizer, False, map_location)
+            states = self._resumed.get('param_schedulers') if resume_param_scheduler else None
+            conditions = self._resumed['meta'].get('resume')
+            batches = conditions.get(BATCHES) if isinstance(conditions, dict) else None
+            follow_config(self, planned, states, batches)
         finally:
-            self._resumed_states = None
+            self._resumed_states, self._resumed = None, {}
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         loop = super().build_train_loop(loop)
@@ -120,6 +137,7 @@ class SafeRunner(Runner):
             if isinstance(module, DropLoss) and module.classes is None:
                 module.classes = classes
         refuse_single_images(self, loop.dataloader)
+        self.register_hook(LearningRateChecks())
         return loop
 
     def build_val_loop(self, loop: BaseLoop | dict) -> BaseLoop:
@@ -150,6 +168,7 @@ class SafeRunner(Runner):
             load_start(self.model, checkpoint, self._path)
         if self._resumed_states is not None:
             self._check_states(checkpoint)
+            self._resumed = checkpoint
         if built:
             self._compare_classes(checkpoint, built[0])
 

@@ -1,0 +1,73 @@
+"""Warns where the learning rate does not fit the images of a step, or its schedule the length of the training."""
+
+from collections.abc import Iterator
+from itertools import chain
+
+from mmengine.hooks import Hook
+from mmengine.optim import _ParamScheduler
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader
+
+ENDLESS = 10**9  # MMEngine's end of a schedule without one
+
+
+class LearningRateChecks(Hook):
+    """Warns at the start of a training of a learning rate or a schedule that does not fit it."""
+
+    def before_train(self, runner: Runner) -> None:
+        for warning in (*wrong_step_size(runner), *unreached_steps(runner)):
+            runner.logger.warning(warning)
+
+
+def wrong_step_size(runner: Runner) -> Iterator[str]:
+    """Says if a step has another number of images than the learning rate is for, which is not scaled, or wrongly.
+
+    The learning rate is for ``auto_scale_lr.base_batch_size`` images; a step has those of all processes, times
+    ``accumulative_counts``, of which MMEngine's scaling knows nothing. Without ``auto_scale_lr`` nothing is known.
+    """
+    scaling, loader = runner.auto_scale_lr or {}, runner._train_dataloader
+    base = scaling.get('base_batch_size')
+    size = loader.batch_size if isinstance(loader, DataLoader) else loader.get('batch_size')
+    if not base or not size:
+        return
+    counts = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+    images = size * runner.world_size * counts
+    parts = ((runner.world_size, 'processes'), (size, 'images'), (counts, 'accumulated batches'))
+    parts = ' x '.join(f'{number} {what}' for number, what in parts if number > 1)
+    if scaling.get('enable') and counts > 1:
+        yield (
+            f'a step has {parts}, but --auto-scale-lr, which ignores accumulation, scaled the learning rate to '
+            f'{images // counts} images; leave one of the two'
+        )
+    elif not scaling.get('enable') and images != base:
+        yield (
+            f'a step has {parts or "1 image"}, but the learning rate is for {base} images; use --auto-scale-lr, '
+            f'or set auto_scale_lr.base_batch_size={images} if it is right for them'
+        )
+
+
+def unreached_steps(runner: Runner) -> Iterator[str]:
+    """Says which schedules have a start, an end or milestones that come after the end of the training."""
+    schedules = runner.param_schedulers or []
+    for schedule in chain(*schedules.values()) if isinstance(schedules, dict) else schedules:
+        length, unit = (runner.max_epochs, 'epochs') if schedule.by_epoch else (runner.max_iters, 'iterations')
+        found = _unreached(schedule, length)
+        if found:
+            yield (
+                f'{type(schedule).__name__} {found}, but training ends after {length} {unit}; correct param_scheduler: '
+                '--cfg-options max_epochs=N moves what counts epochs, unlike train_cfg.max_epochs=N'
+            )
+
+
+def _unreached(schedule: _ParamScheduler, length: int) -> str:
+    steps = sorted(schedule.begin + step for step in getattr(schedule, 'milestones', ()))
+    late = [str(step) for step in steps if step >= length]
+    if schedule.begin >= length:
+        return f'begins at {schedule.begin}'
+    if late:
+        return f'has milestones at {", ".join(late)}'
+    if not steps and length < schedule.end < ENDLESS:
+        return f'ends at {schedule.end}'
+    if schedule.begin + getattr(schedule, 'T_max', 0) > length:
+        return f'has T_max={schedule.T_max}'
+    return ''

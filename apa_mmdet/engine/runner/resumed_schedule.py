@@ -1,0 +1,147 @@
+"""A resumed training follows its config: settings of the optimizer, and schedules from the checkpoint's step on.
+
+MMEngine takes both from the checkpoint, whatever the config says by then: a training that is made longer keeps the
+milestones of the shorter one, and another learning rate or weight decay has no effect.
+"""
+
+import warnings
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from mmengine.optim import OptimWrapper, OptimWrapperDict, _ParamScheduler
+from mmengine.runner import Runner
+
+from apa_mmdet.checkpoint.plain_data import as_plain
+
+BATCHES = 'batches in an epoch'  # in a checkpoint of ExactResumeHook
+# what the steps of a schedule change, those of ReduceOnPlateauLR too, and what changes nothing
+POSITION = {'last_step', '_global_step', '_last_value', 'best', 'num_bad_epochs', 'cooldown_counter', 'verbose'}
+
+
+class Planned(NamedTuple):
+    """What the config says of an optimizer, read before a checkpoint is loaded.
+
+    Attributes:
+        name: among several optimizers, else None.
+        optimizer, schedules: as built from the config, before the first step.
+        groups: the settings of each group of parameters: learning rate, weight decay, momentum, …
+    """
+
+    name: str | None
+    optimizer: OptimWrapper
+    schedules: list[_ParamScheduler]
+    groups: list[dict[str, Any]]
+
+
+def planned_by_config(runner: Runner) -> list[Planned]:
+    """What the config says of each optimizer, of a runner that has just built them and the schedules."""
+    built, schedules = runner.optim_wrapper, runner.param_schedulers
+    wrappers = dict(built.items()) if isinstance(built, OptimWrapperDict) else {None: built}
+    return [
+        Planned(
+            name,
+            wrapper,
+            (schedules or []) if name is None else (schedules or {}).get(name, []),
+            [{key: value for key, value in group.items() if key != 'params'} for group in wrapper.param_groups],
+        )
+        for name, wrapper in wrappers.items()
+    ]
+
+
+def follow_config(runner: Runner, planned: list[Planned], states: Any, batches: Any = None) -> None:
+    """Continues the schedules, after the states of the optimizers have been loaded.
+
+    Where the config says what the checkpoint says, the checkpoint's states are loaded, exact to the last bit. Where it
+    does not, the config counts, and a warning says what is different: a setting is set, and the schedules are stepped
+    from their start to the checkpoint's epoch and iteration, so that the learning rate is the one that a training by
+    this config has there. Only schedules with a ``ReduceOnPlateauLR``, whose steps depend on results, go on as in the
+    checkpoint.
+
+    Args:
+        planned: what the config says.
+        states: ``param_schedulers`` of the checkpoint; None lets the schedules start again.
+        batches: of an epoch when the checkpoint was written, if it is known.
+    """
+    for plan in planned:
+        of_schedules = states.get(plan.name) if plan.name is not None and isinstance(states, dict) else states
+        changes = list(_set_unscheduled(plan))
+        if plan.schedules and of_schedules is not None:
+            changes += _continue_schedules(runner, plan, of_schedules, batches)
+        if changes:
+            changes = '; '.join(dict.fromkeys(changes))
+            runner.logger.warning(f'the config differs from that of the checkpoint: {changes}')
+
+
+def _set_unscheduled(plan: Planned) -> Iterator[str]:
+    """Sets what no schedule changes; yields the changes."""
+    names = {schedule.param_name for schedule in plan.schedules}
+    scheduled = {*names, *(f'initial_{name}' for name in names)}
+    for group, wanted in zip(plan.optimizer.param_groups, plan.groups):
+        for key, value in wanted.items():
+            if key not in scheduled and group.get(key, value) != value:
+                yield f'{key} is {value} now, not {group[key]}'
+                group[key] = value
+
+
+def _continue_schedules(runner: Runner, plan: Planned, states: Any, batches: Any) -> list[str]:
+    """Loads the states, or steps the schedules anew where their settings have changed; returns the changes."""
+    changes = _changed_settings(plan.schedules, states)
+    depends_on_results = any(getattr(schedule, 'need_val_args', False) for schedule in plan.schedules)
+    if not changes or depends_on_results:
+        for schedule, state in zip(plan.schedules, states):
+            schedule.load_state_dict(state)
+        return changes and [*changes, 'the schedule, which depends on results, goes on as in the checkpoint']
+    before = _values(plan)
+    for group, wanted in zip(plan.optimizer.param_groups, plan.groups):
+        group.update(wanted)
+    _step(runner, plan.schedules, batches)
+    return changes + [
+        f'{name} is {now:.4g} from here on, not {before[name]:.4g}' for name, now in _values(plan).items()
+    ]
+
+
+def _changed_settings(schedules: list[_ParamScheduler], states: Any) -> list[str]:
+    if not isinstance(states, list) or len(states) != len(schedules):
+        count = len(states) if isinstance(states, list) else 'no'
+        return [f'it has {len(schedules)} schedules, not {count}']
+    changes = []
+    for schedule, state in zip(schedules, states):
+        for key, value in schedule.state_dict().items():
+            old = state.get(key) if isinstance(state, dict) else None
+            if key not in POSITION and not callable(value) and old != as_plain(value):
+                if key == 'base_values':
+                    key, value, old = f'the base {schedule.param_name}', max(value), max(old or [0])
+                changes.append(f'{key} of {type(schedule).__name__} is {_shown(value)}, not {_shown(old)}')
+    return changes
+
+
+def _shown(value: Any) -> str:
+    return str(sorted(value) if isinstance(value, dict) else value)  # milestones are counted
+
+
+def _values(plan: Planned) -> dict[str, float]:
+    """What the schedules change, as it is now: the largest of all groups."""
+    names = dict.fromkeys(schedule.param_name for schedule in plan.schedules)
+    return {name: max(group[name] for group in plan.optimizer.param_groups) for name in names}
+
+
+def _step(runner: Runner, schedules: list[_ParamScheduler], batches_then: Any) -> None:
+    """Steps schedules from their start to the runner's epoch and iteration, as ParamSchedulerHook would have."""
+    epochs, iterations = runner.epoch, runner.iter
+    batches = len(runner.train_dataloader) if epochs else 0  # 0 too in a loop of iterations, which has no epochs
+    if batches and isinstance(batches_then, int) and batches_then > 0:
+        iterations = iterations * batches // batches_then  # the same place in the data, with more or fewer processes
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', UserWarning)  # about steps before those of the optimizer
+        for iteration in range(1, iterations + 1):
+            _step_those(schedules, by_epoch=False)
+            if batches and iteration % batches == 0 and iteration // batches <= epochs:
+                _step_those(schedules, by_epoch=True)
+        for _ in range(iterations // batches if batches else 0, epochs):
+            _step_those(schedules, by_epoch=True)
+
+
+def _step_those(schedules: list[_ParamScheduler], by_epoch: bool) -> None:
+    for schedule in schedules:
+        if schedule.by_epoch == by_epoch:
+            schedule.step()
