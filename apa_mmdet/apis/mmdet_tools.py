@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import re
 import sys
+import warnings
 from argparse import Namespace
 from pathlib import Path
 
@@ -49,6 +50,8 @@ def run(name: str) -> None:
     or annotations, non-finite losses and every error with a code (of configs, checkpoints, weights, launchers) end the
     process with a short message instead of a traceback.
     """
+    # MMEngine imports that package again for each base `…::…` of a config
+    warnings.filterwarnings('ignore', 'pkg_resources is deprecated')
     try:
         path = _config_among(sys.argv[1:])
         cfg = read_config(path) if path else None  # a tool that has options of its own is chosen by it

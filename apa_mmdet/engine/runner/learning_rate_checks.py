@@ -5,7 +5,7 @@ from itertools import chain
 
 from mmengine.hooks import Hook
 from mmengine.optim import _ParamScheduler
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
 ENDLESS = 10**9  # MMEngine's end of a schedule without one
@@ -50,13 +50,16 @@ def unreached_steps(runner: Runner) -> Iterator[str]:
     """Says which schedules have a start, an end or milestones that come after the end of the training."""
     schedules = runner.param_schedulers or []
     for schedule in chain(*schedules.values()) if isinstance(schedules, dict) else schedules:
-        length, unit = (runner.max_epochs, 'epochs') if schedule.by_epoch else (runner.max_iters, 'iterations')
+        of_epochs = schedule.by_epoch
+        length, unit = (runner.max_epochs, 'epochs') if of_epochs else (runner.max_iters, 'iterations')
         found = _unreached(schedule, length)
+        advice = 'shorten it'  # as a warm-up in iterations of a training in epochs
+        if of_epochs == isinstance(runner.train_loop, EpochBasedTrainLoop):
+            option = 'max_epochs' if of_epochs else 'max_iters'
+            advice = f'correct it, or give the length by --cfg-options {option}=N, which moves it along, '
+            advice += f'not by train_cfg.{option}=N'
         if found:
-            yield (
-                f'{type(schedule).__name__} {found}, but training ends after {length} {unit}; correct param_scheduler: '
-                '--cfg-options max_epochs=N moves what counts epochs, unlike train_cfg.max_epochs=N'
-            )
+            yield f'{type(schedule).__name__} {found}, but training ends after {length} {unit}; {advice}'
 
 
 def _unreached(schedule: _ParamScheduler, length: int) -> str:
