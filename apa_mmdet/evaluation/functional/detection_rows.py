@@ -31,6 +31,27 @@ class AnnotatedImages(Protocol):
     imgs: dict[int, dict]
 
 
+def check_belongs(prediction: Prediction, ground_truth: AnnotatedImages, categories: int) -> None:
+    """Check that a prediction is of an image of the annotations, and its labels are below the number of categories.
+
+    Raises:
+        PredictionError: ``unknown-image`` or ``unknown-label``.
+    """
+    image, path = f'image {prediction.image_id}', ground_truth.path
+    if prediction.image_id not in ground_truth.imgs:
+        raise PredictionError(
+            'unknown-image',
+            f'{image} was tested, but is not in the annotations ({path}): does ann_file belong to the tested data?',
+        )
+    low, high = prediction.labels.min(initial=0), prediction.labels.max(initial=0)
+    if low < 0 or high >= categories:
+        raise PredictionError(
+            'unknown-label',
+            f'{image}: label {low if low < 0 else high} was predicted, but the annotations have {categories} '
+            f'categories ({path})',
+        )
+
+
 class DetectionRows:
     """Collects predictions, image by image.
 
@@ -55,14 +76,18 @@ class DetectionRows:
         self._parts: list[np.ndarray] = []
 
     def add(self, prediction: Prediction) -> None:
-        """Add the prediction of an image.
+        """Add the prediction of an image, for which :func:`check_belongs` has been called.
 
         Raises:
-            PredictionError: ``unknown-image``, ``unknown-label`` or ``missing-masks``.
+            PredictionError: ``missing-masks``.
         """
         if not len(prediction.labels):
             return
-        self._check(prediction)
+        if self.masks and prediction.masks is None:
+            raise PredictionError(
+                'missing-masks',
+                f"image {prediction.image_id}: its prediction has no masks, which metric 'segm' compares",
+            )
         image, masks = self.image_of[prediction.image_id], prediction.masks
         rows = np.zeros(len(prediction.labels), ROW)
         rows['image'], rows['category'] = image, self.categories[prediction.labels]
@@ -77,25 +102,6 @@ class DetectionRows:
     def _select(self, rows: np.ndarray, prediction: Prediction) -> np.ndarray:
         """The rows of an image that are kept."""
         return rows
-
-    def _check(self, prediction: Prediction) -> None:
-        image, path = f'image {prediction.image_id}', self.ground_truth.path
-        if prediction.image_id not in self.image_of:
-            raise PredictionError(
-                'unknown-image',
-                f'{image} was tested, but is not in the annotations ({path}): does ann_file belong to the tested data?',
-            )
-        low, high = prediction.labels.min(), prediction.labels.max()
-        if low < 0 or high >= len(self.categories):
-            raise PredictionError(
-                'unknown-label',
-                f'{image}: label {low if low < 0 else high} was predicted, but the annotations have '
-                f'{len(self.categories)} categories ({path})',
-            )
-        if self.masks and prediction.masks is None:
-            raise PredictionError(
-                'missing-masks', f"{image}: its prediction has no masks, which metric 'segm' compares"
-            )
 
     @property
     def rows(self) -> np.ndarray:

@@ -18,7 +18,7 @@ from mmengine.logging import MMLogger
 from torch import Tensor
 
 from apa_mmdet.evaluation.functional.category_matches import CategoryMatches
-from apa_mmdet.evaluation.functional.detection_rows import IOU_TYPES
+from apa_mmdet.evaluation.functional.detection_rows import IOU_TYPES, check_belongs
 from apa_mmdet.evaluation.functional.gather_predictions import gather_files
 from apa_mmdet.evaluation.functional.json_results import json_results_writer
 from apa_mmdet.evaluation.functional.prediction_store import (
@@ -180,9 +180,11 @@ class StreamedMetric(BaseMetric):
         return metrics
 
     def _read(self, predictions: PredictionFiles, consumers: Sequence[Callable]) -> dict[int, int]:
-        """Gives each prediction to the consumers, and returns the number of detections by image."""
-        tested: dict[int, int] = {}
+        """Gives each prediction that belongs to the annotations to all consumers; returns detections by image."""
+        truth, tested = self._ground_truth, dict[int, int]()
+        categories = len(truth.get_cat_ids())
         for prediction in predictions:
+            check_belongs(prediction, truth, categories)
             tested[prediction.image_id] = len(prediction.scores)
             for consume in consumers:
                 consume(prediction)
