@@ -26,6 +26,7 @@ from apa_mmdet.checkpoint.scheme import data_only
 from apa_mmdet.models.calibration import name_classes
 from apa_mmdet.structures.best_class import best_class_of_each_object
 from apa_mmdet.utils.config import BadConfig, class_counts, is_classifier, leaves, load_config
+from apa_mmdet.utils.fileio import atomic_write
 from apa_mmdet.visualization.images import read_rgb
 from apa_mmdet.visualization.local_visualizer import draw, make_visualizer
 
@@ -140,8 +141,7 @@ class StrictDetInferencer(DetInferencer):
         result = dict(image=name, height=height, width=width, **objects)
         if pred_out_dir:
             path = Path(pred_out_dir) / 'preds' / f'{name}.json'
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(result, ensure_ascii=False))
+            atomic_write(path, json.dumps(result, ensure_ascii=False).encode())
         return result
 
     def _name(self, path: str) -> str:

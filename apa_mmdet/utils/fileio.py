@@ -4,7 +4,10 @@ import errno
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from mmengine.fileio import LocalBackend, register_backend
 
@@ -12,13 +15,53 @@ UNFINISHED = '.unfinished'  # ends the name of a file that is being written
 ATOMIC_BACKEND = 'apa_mmdet.atomic'  # name of AtomicLocalBackend in ``backend_args``
 
 
-def atomic_write(path: str | Path, content: bytes) -> None:
-    """Writes a file under a temporary name beside its target, flushes it to disk and renames it.
+@contextmanager
+def atomic_open(path: str | Path, mode: str = 'wb', size: int | None = None, **options) -> Iterator[IO]:
+    """Opens a file to be written: if the block fails, whatever the reason, the target is what it was before.
 
-    A reader finds the old content or the new, never a part of it, also where several processes write the same file.
+    The file is written under a temporary name beside its target, flushed to disk and renamed. A reader finds the old
+    content or the new, never a part of it, also where several processes write the same file.
+
+    Args:
+        path: the file; its folder is created if it does not exist.
+        mode, options: of :func:`open`.
+        size: bytes that will be written, where that is known, for the message of an error.
 
     Raises:
-        OSError: if the file cannot be written, with the free space; the target is what it was before.
+        OSError: if the file cannot be written, with the free space. In the block, errors that name no file are taken
+            for those of this one.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / 'results.txt'
+        >>> with atomic_open(path, 'w', encoding='utf-8') as file:
+        ...     _ = file.write('AP 0.25')
+        >>> path.read_text()
+        'AP 0.25'
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f'{path.name}.{secrets.token_hex(4)}{UNFINISHED}')
+    foreign: OSError | None = None  # of the block, about another file
+    try:
+        with unfinished.open(mode, **options) as file:
+            try:
+                yield file
+            except OSError as error:
+                foreign = error if error.filename else None
+                raise
+        replace(unfinished, path)
+    except BaseException as error:
+        remove(unfinished)
+        if not isinstance(error, OSError) or error is foreign:
+            raise
+        to_write = '' if size is None else f'{size / 2**20:.1f} MiB to write, '
+        free = shutil.disk_usage(path.parent).free / 2**20
+        raise OSError(error.errno, f'{error.strerror}, {to_write}{free:.1f} MiB free', str(path)) from None
+
+
+def atomic_write(path: str | Path, content: bytes) -> None:
+    """Writes a file by :func:`atomic_open`.
 
     Example:
         >>> import tempfile
@@ -27,21 +70,8 @@ def atomic_write(path: str | Path, content: bytes) -> None:
         >>> path.read_bytes()
         b'epoch_1.pth'
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f'{path.name}.{secrets.token_hex(4)}{UNFINISHED}')
-    try:
-        with unfinished.open('wb') as file:
-            file.write(content)
-        replace(unfinished, path)
-    except OSError as error:
-        remove(unfinished)
-        free = shutil.disk_usage(path.parent).free
-        raise OSError(
-            error.errno,
-            f'{error.strerror}, {len(content) / 2**20:.1f} MiB to write, {free / 2**20:.1f} MiB free',
-            str(path),
-        ) from None
+    with atomic_open(path, size=len(content)) as file:
+        file.write(content)
 
 
 def replace(unfinished: Path, path: Path) -> None:

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from helpers.disk import files_no_larger_than
 from helpers.paths import ROOT
 from helpers.tiny_runs import tinier
 from mmdet.apis import inference_detector, init_detector
@@ -195,6 +196,17 @@ def test_an_image_that_cannot_be_detected_on_does_not_end_a_folder(inferencer, t
     summary = detect_folder(inferencer, str(tmp_path / 'photos'), str(tmp_path / 'out'), 3, no_save_vis=True)
     assert summary.images == 2 and [Path(path).name for path in summary.skipped] == ['b.png']
     assert sorted(p.name for p in (tmp_path / 'out/preds').iterdir()) == ['a.png.json', 'c.png.json']
+
+
+def test_predictions_of_an_image_are_written_as_a_whole_or_not_at_all(inferencer, tiny, tmp_path):
+    options = dict(out_dir=str(tmp_path), no_save_vis=True, no_save_pred=False, score_thr=LOW)
+    image = str(next((tiny / 'data/val2017').iterdir()))
+    inferencer(image, **options)
+    (written,) = (path for path in tmp_path.rglob('*') if path.is_file())
+    before = json.loads(written.read_text())
+    with files_no_larger_than(written.stat().st_size // 2), pytest.raises(OSError, match='File too large'):
+        inferencer(image, **options)
+    assert json.loads(written.read_text()) == before and list(written.parent.iterdir()) == [written]
 
 
 def test_images_of_four_channels_are_browsed_and_detected_on(tiny, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from helpers.disk import files_no_larger_than, names
 from mmengine import fileio
 
-from apa_mmdet.utils.fileio import ATOMIC_BACKEND, atomic_write, replace
+from apa_mmdet.utils.fileio import ATOMIC_BACKEND, atomic_open, atomic_write, replace
 
 
 def test_a_failed_write_leaves_the_old_file_and_reports_size_and_free_space(tmp_path):
@@ -19,6 +19,24 @@ def test_a_failed_write_leaves_the_old_file_and_reports_size_and_free_space(tmp_
     assert caught.value.errno == errno.EFBIG and caught.value.filename == str(path)
     assert '3.0 MiB to write' in caught.value.strerror and 'MiB free' in caught.value.strerror
     assert path.read_bytes() == b'old' and names(tmp_path) == ['file']
+
+
+@pytest.mark.parametrize('error', [KeyboardInterrupt(), ValueError('a fault'), FileNotFoundError(2, 'none', 'other')])
+def test_a_block_that_fails_leaves_the_old_file_and_its_own_error(tmp_path, error):
+    path = tmp_path / 'file'
+    atomic_write(path, b'old')
+    with pytest.raises(type(error)) as caught, atomic_open(path, 'w') as file:
+        file.write('new')
+        file.flush()
+        raise error
+    assert caught.value is error and path.read_bytes() == b'old' and names(tmp_path) == ['file']
+
+
+def test_of_two_open_files_the_error_names_the_one_that_failed(tmp_path):
+    with files_no_larger_than(1 << 20), pytest.raises(OSError) as caught, atomic_open(tmp_path / 'outer') as outer:
+        outer.write(b'whole')
+        atomic_write(tmp_path / 'inner', bytes(3 << 20))
+    assert caught.value.filename == str(tmp_path / 'inner') and names(tmp_path) == []
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path):

@@ -8,6 +8,8 @@ import torch
 import torch.distributed
 from mmengine import dist
 
+from apa_mmdet.utils.fileio import atomic_open
+
 from .prediction_store import HEADER, PredictionError, PredictionWriter, name_file, path_of
 
 CHUNK_BYTES = 16 * 2**20  # sent to another process at once
@@ -66,16 +68,16 @@ def _send(path: Path) -> None:
 
 def _receive(path: Path, size: int, sender: int) -> list[OSError]:
     """Write the file completely or not at all; after an error the rest is received all the same: its sender waits."""
-    unfinished, chunks = path.with_suffix('.part'), _received_chunks(size, sender)
+    chunks = _received_chunks(size, sender)
     try:
-        with name_file(path, f'the predictions of process {sender} were received'):
-            with unfinished.open('wb') as file:
-                file.writelines(chunks)
-            unfinished.replace(path)
+        with (
+            name_file(path, f'the predictions of process {sender} were received'),
+            atomic_open(path, size=size) as file,
+        ):
+            file.writelines(chunks)
     except OSError as error:
         for _ in chunks:
             pass
-        unfinished.unlink(missing_ok=True)
         return [error]
     return []
 

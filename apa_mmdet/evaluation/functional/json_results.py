@@ -13,6 +13,7 @@ import numpy as np
 from apa_mmdet.datasets.validation.records import is_integer_id, is_number
 from apa_mmdet.structures.rle import is_rle
 from apa_mmdet.utils.errors import one_line
+from apa_mmdet.utils.fileio import atomic_open
 
 from .prediction_store import Masks, Prediction, PredictionError, PredictionFiles, as_xywh
 
@@ -23,12 +24,13 @@ def json_results_writer(
 ) -> Iterator[Callable[[Prediction], None]]:
     """Write the predictions that are given to it as MMDetection does; that of masks only if there are some.
 
+    If that fails, no file is written, and one of that name stays as it was.
+
     Args:
         prefix: of the files.
         category_ids: of label 0, 1, ….
         predictions: the files that the predictions are read from.
     """
-    Path(prefix).parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         read_mask = stack.enter_context(predictions.open_masks())
         write = dict(bbox=stack.enter_context(_json_list(f'{prefix}.bbox.json')))
@@ -53,7 +55,7 @@ def json_results_writer(
 @contextmanager
 def _json_list(path: str) -> Iterator[Callable[[dict], None]]:
     """Write a list of records to a file, one by one."""
-    with open(path, 'w', encoding='utf-8') as file:
+    with atomic_open(path, 'w', encoding='utf-8') as file:
         file.write('[')
         separators = itertools.chain([''], itertools.repeat(', '))
         yield lambda record: file.write(next(separators) + json.dumps(record))

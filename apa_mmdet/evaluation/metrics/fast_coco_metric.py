@@ -27,6 +27,7 @@ from apa_mmdet.evaluation.functional.coco_summary import (
 from apa_mmdet.evaluation.functional.detection_rows import DetectionRows
 from apa_mmdet.evaluation.functional.prediction_store import PredictionFiles
 from apa_mmdet.evaluation.functional.proposal_recall import ProposalRecall
+from apa_mmdet.utils.fileio import atomic_open
 
 from .streamed_metric import StreamedMetric
 
@@ -177,7 +178,7 @@ class FastCocoMetric(StreamedMetric, CocoMetric):
         if not logger.log_file:
             return
         path = Path(logger.log_file).with_name(f'classes_{metric}.csv')
-        with path.open('w', newline='', encoding='utf-8') as file:
+        with atomic_open(path, 'w', newline='', encoding='utf-8') as file:
             table = csv.writer(file)
             table.writerow(['class', 'group', 'images', 'instances', 'AP'])
             table.writerows([*row, '' if math.isnan(ap) else f'{ap:.6f}'] for *row, ap in rows)

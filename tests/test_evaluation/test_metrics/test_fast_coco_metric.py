@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.coco_samples import CLASSES, draw, result
+from helpers.disk import names
 from helpers.lvis_samples import saved
 from helpers.processes import in_two_processes
 from mmdet.evaluation import CocoMetric
@@ -191,6 +192,18 @@ def test_ap_by_frequency_is_the_mean_of_the_classes_of_a_group(tmp_path, run_fol
             values = [float(row['AP']) for row in rows.values() if row['group'] == group and row['AP']]
             assert found[f'coco/{kind}_AP{group}'] == pytest.approx(np.mean(values), abs=6e-4)
         assert found[f'coco/{kind}_APr'] > 0
+
+
+def test_the_table_of_classes_is_replaced_as_a_whole_or_not_at_all(tmp_path, run_folder):
+    def rows():
+        yield 'kind 1', 'r', 1, 1, 0.5
+        raise KeyboardInterrupt
+
+    (run_folder / 'classes_bbox.csv').write_text('old')
+    with pytest.raises(KeyboardInterrupt):
+        FastCocoMetric(saved(draw(0)[0], tmp_path))._write_classes('bbox', rows())
+    assert (run_folder / 'classes_bbox.csv').read_text() == 'old'
+    assert names(run_folder) == ['classes_bbox.csv', 'run.log']
 
 
 def test_a_group_without_classes_is_skipped_and_named_once(tmp_path, run_folder):

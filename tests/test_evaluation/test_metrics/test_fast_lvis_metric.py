@@ -2,11 +2,13 @@
 
 import json
 import tracemalloc
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.disk import files_no_larger_than, names
 from helpers.lvis_samples import HEIGHT, WIDTH, both, draw, result, same, saved
 from helpers.processes import in_two_processes
 from mmdet.evaluation import LVISMetric
@@ -141,12 +143,13 @@ def evaluate_with_a_full_disk(rank, folder, ann_file, samples):
     torch.set_num_threads(1)
     torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
     metric = FastLVISMetric(ann_file, outfile_prefix=str(folder / f'machine{rank}/results'))
-    metric.process({}, samples[rank::2])
-    if rank == 0:
-        (folder / 'machine0/results.predictions/rank1.part').symlink_to('/dev/full')
-    with pytest.raises(EvaluationError, match='while the predictions of process 1 were received.* are kept') as error:
+    metric.process({}, samples[:1] if rank == 0 else samples[1:])
+    metric._open.flush()
+    full = files_no_larger_than(metric._open.path.stat().st_size) if rank == 0 else nullcontext()
+    with full, pytest.raises(EvaluationError, match='the predictions of process 1 were received.* are kept') as error:
         metric.evaluate(len(samples))
     assert error.value.code == 'evaluation-failed'
+    assert names(folder / f'machine{rank}/results.predictions') == [f'rank{rank}.predictions']
 
 
 def test_every_process_raises_if_the_disk_is_full(tmp_path):
