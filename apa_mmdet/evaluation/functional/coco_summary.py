@@ -19,6 +19,11 @@ def available(limits: Sequence[int]) -> list[str]:
     return [name for name in NAMES if name not in RECALLS_BY_LIMIT[len(limits) :]]
 
 
+def limit_of_map(limits: Sequence[int], use_mp_eval: bool) -> int:
+    """The number of detections of an image and category that mAP counts; without ``use_mp_eval`` always 100."""
+    return max(limits) if use_mp_eval else 100
+
+
 def summarize(averages: Averages, use_mp_eval: bool) -> dict[str, float]:
     """The statistics by name, unrounded; -1 where there is nothing to average.
 
@@ -29,7 +34,7 @@ def summarize(averages: Averages, use_mp_eval: bool) -> dict[str, float]:
     """
     limits = averages.limits
     last = limits[-1] if use_mp_eval else limits[2]
-    results = {'mAP': _mean(averages, averages.precision, last if use_mp_eval else 100)}
+    results = {'mAP': _mean(averages, averages.precision, limit_of_map(limits, use_mp_eval))}
     for threshold in (0.5, 0.75):
         results[f'mAP_{threshold * 100:.0f}'] = _mean(averages, averages.precision, last, threshold=threshold)
     for letter, area in _BY_AREA.items():
@@ -63,10 +68,7 @@ def by_category(averages: Averages) -> np.ndarray:
 
 def categories_at_map(averages: Averages, use_mp_eval: bool) -> np.ndarray:
     """What mAP is the mean of: the average precision of each category, (K,); NaN without objects."""
-    limit = averages.limits[-1] if use_mp_eval else 100
-    if limit not in averages.limits:
-        return np.full(averages.precision.shape[1], np.nan)
-    values = averages.precision[:, :, 0, averages.limits.index(limit)]
+    values = averages.precision[:, :, 0, averages.limits.index(limit_of_map(averages.limits, use_mp_eval))]
     return _nan_mean(np.where(values > -1, values, np.nan))
 
 

@@ -22,6 +22,7 @@ from apa_mmdet.evaluation.functional.coco_summary import (
     available,
     by_category,
     categories_at_map,
+    limit_of_map,
     summarize,
 )
 from apa_mmdet.evaluation.functional.detection_rows import DetectionRows
@@ -46,6 +47,11 @@ class FastCocoMetric(StreamedMetric, CocoMetric):
     whatever these are. Unlike there, a test without any detection has AP 0 instead of no result; annotations may have
     the id 0; ``classwise`` names classes correctly if the file does not list them by their ids; masks are encoded only
     for 'segm' or ``format_only``; and ``use_mp_eval`` starts no processes and takes any number of ``proposal_nums``.
+
+    How many detections of an image and class count differs. With ``use_mp_eval`` all precisions count the last of
+    ``proposal_nums``. Without it mAP counts 100, as in COCO, and so does what it is the mean of, AP by frequency and in
+    ``classes_bbox.csv``; mAP_50, mAP_75 and others count the third of ``proposal_nums``, ``classwise`` the last. Images
+    with more objects of a class than mAP counts are logged.
 
     Args:
         ann_file: annotations in COCO's format; required.
@@ -83,6 +89,10 @@ class FastCocoMetric(StreamedMetric, CocoMetric):
         self.writes_masks = self.format_only or 'segm' in self.metrics
         self._prepare(ann_file)
 
+    @property
+    def _limit(self) -> int:
+        return limit_of_map(self.proposal_nums, self.use_mp_eval)
+
     def _check_items(self) -> None:
         if set(self.metrics) == {'proposal_fast'}:
             return
@@ -90,6 +100,11 @@ class FastCocoMetric(StreamedMetric, CocoMetric):
             raise ValueError(
                 f'proposal_nums is {self.proposal_nums}; without use_mp_eval it must have 3 numbers, of which the '
                 'third is the limit of mAP_50 and others'
+            )
+        if self.frequency_groups and self._limit not in self.proposal_nums:
+            raise ValueError(
+                f'proposal_nums is {self.proposal_nums}; mAP, which frequency_groups divides, counts '
+                '100 detections: name 100 among them, or set use_mp_eval=True'
             )
         known = [*available(self.proposal_nums), *(GROUP_PRECISIONS if self.frequency_groups else ())]
         for item in self.metric_items or ():
@@ -103,7 +118,13 @@ class FastCocoMetric(StreamedMetric, CocoMetric):
         options = dict(masks='segm' in self.metrics, evaluated=not self.format_only)
         with fileio.get_local_path(self.ann_file, backend_args=self.backend_args) as path:
             classes = (self.dataset_meta or {}).get('classes')
-            return CocoGroundTruth(path, classes, sort_categories=self.sort_categories, **options)
+            truth = CocoGroundTruth(path, classes, sort_categories=self.sort_categories, **options)
+        objects = truth.objects[~truth.objects['crowd']]
+        groups, counts = np.unique(objects['image'].astype(np.int64) << 32 | objects['label'], return_counts=True)
+        most = counts.max(initial=0)
+        limits = '' if max(self.proposal_nums) >= most else f', proposal_nums=(100, 300, {2 * most})'
+        self._report_crowded(groups >> 32, counts, self._limit, ' of a class', f'use_mp_eval=True{limits}')
+        return truth
 
     def _collectors(self, results: PredictionFiles) -> tuple[DetectionRows, ProposalRecall]:
         truth = self._ground_truth
@@ -163,8 +184,7 @@ class FastCocoMetric(StreamedMetric, CocoMetric):
         return group_classes(self._counts.images, **options)
 
     def _matches(self, metric: str, detections: DetectionRows) -> Iterator[tuple[int, CategoryMatches]]:
-        limit = max(self.proposal_nums) if self.use_mp_eval else 100  # of mAP, as in summarize()
-        return match_coco(self._ground_truth, detections, metric, np.atleast_1d(self.iou_thrs), limit)
+        return match_coco(self._ground_truth, detections, metric, np.atleast_1d(self.iou_thrs), self._limit)
 
     def _groups(self) -> dict[str, np.ndarray]:
         found = dict(AP=np.ones(len(self._ground_truth.categories), bool))

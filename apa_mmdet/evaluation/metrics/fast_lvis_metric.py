@@ -15,7 +15,7 @@ from terminaltables import AsciiTable
 from apa_mmdet.datasets.frequency_groups import GROUPS
 from apa_mmdet.datasets.validation.selection import BY_NAME
 from apa_mmdet.evaluation.functional.category_matches import CategoryMatches
-from apa_mmdet.evaluation.functional.lvis_detections import LVISDetections
+from apa_mmdet.evaluation.functional.lvis_detections import MAX_PER_IMAGE, LVISDetections
 from apa_mmdet.evaluation.functional.lvis_eval import FastLVISEval, GroundTruth
 from apa_mmdet.evaluation.functional.lvis_matches import match_lvis
 from apa_mmdet.evaluation.functional.prediction_store import PredictionFiles
@@ -80,7 +80,11 @@ class FastLVISMetric(StreamedMetric, LVISMetric):
         with fileio.get_local_path(self.ann_file, backend_args=self.backend_args) as path:
             meta = self.dataset_meta or {}
             classes = meta.get('classes') if meta.get(BY_NAME) else None
-            return GroundTruth(path, 'segm' in self.metrics, not self.format_only, classes)
+            truth = GroundTruth(path, 'segm' in self.metrics, not self.format_only, classes)
+        if not self.topk:
+            counts = np.array([len(annotations) for annotations in truth.img_ann_map.values()], int)
+            self._report_crowded(np.arange(len(counts)), counts, MAX_PER_IMAGE, '', 'topk=10000, for fixed AP,')
+        return truth
 
     def _collectors(self, results: PredictionFiles) -> tuple[LVISDetections, ProposalRecall]:
         truth = self._ground_truth

@@ -243,6 +243,23 @@ class StreamedMetric(BaseMetric):
             dist.barrier()  # before any rank starts the next test there
         return outcomes[0][0]
 
+    def _report_crowded(self, images: np.ndarray, counts: np.ndarray, limit: int, of: str, setting: str) -> None:
+        """Log images with more objects than AP counts detections: not all of them can be found.
+
+        Args:
+            images, counts: for each image, or image and class, the image and its objects.
+            limit: of the detections.
+            of: ' of a class' if it is one for each class.
+            setting: that raises it.
+        """
+        crowded = counts > limit
+        if crowded.any() and not {*IOU_TYPES}.isdisjoint(self.metrics):
+            number = len(np.unique(images[crowded]))
+            MMLogger.get_current_instance().warning(
+                f'{self.ann_file}: {number} images have more than {limit} objects{of}, at most {counts.max()}; AP '
+                f'counts only the {limit} most confident detections{of} in an image: set {setting} in the metric'
+            )
+
     def _report_gaps(self, tested: dict[int, int], image_ids: Sequence[int]) -> None:
         """Log untested images, and a test without detections; ``tested``: their number by image."""
         logger = MMLogger.get_current_instance()

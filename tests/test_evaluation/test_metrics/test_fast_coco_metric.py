@@ -227,6 +227,55 @@ def test_a_class_without_training_annotations_is_an_error(tmp_path):
         result(FastCocoMetric, saved(content, tmp_path), samples, **options)
 
 
+# Images with more objects of a class than COCO counts
+
+
+def crowd(counts):
+    """Images with so many objects of kind 1 each, beside one of kind 2, all of them detected; kind 3 has no object."""
+    content = dict(categories=[dict(id=i, name=f'kind {i}') for i in (1, 2, 3)], images=[], annotations=[])
+    samples = []
+    for image, count in enumerate(counts, 1):
+        boxes = np.array([[10 * (i % 40), 10 * (i // 40), 8, 8] for i in range(count + 1)], float)
+        content['images'].append(dict(id=image, height=400, width=400))
+        content['annotations'] += [
+            dict(id=1000 * image + i, image_id=image, category_id=1 + (i == count), bbox=box, area=64, iscrowd=0)
+            for i, box in enumerate(boxes.tolist())
+        ]
+        boxes[:, 2:] += boxes[:, :2]
+        labels = torch.zeros(count + 1, dtype=torch.long)
+        labels[-1] = 1
+        found = dict(bboxes=torch.tensor(boxes).float(), scores=torch.full((count + 1,), 0.5), labels=labels)
+        samples.append(dict(img_id=image, pred_instances=found))
+    return content, samples
+
+
+def test_images_with_more_objects_than_map_counts_are_logged_and_the_named_option_counts_them(tmp_path, run_folder):
+    content, samples = crowd([150, 120, 100, 3])
+    ann_file = saved(content, tmp_path)
+    kinds = [f'kind {i}' for i in (1, 2, 3)]
+    train = training({1: 2, 2: 5, 3: 15}, tmp_path)
+    groups = dict(classes=kinds, classwise=True, frequency_groups=dict(ann_file=train, bounds=(3, 8)))
+    found = result(FastCocoMetric, ann_file, samples, **groups)
+    log = (run_folder / 'run.log').read_text()
+    assert log.count('WARNING') == log.count('2 images have more than 100 objects of a class, at most 150; ') + 1 == 2
+    assert 'set use_mp_eval=True in the metric' in log and 'APf is skipped: no frequent class has objects in' in log
+    # as in mmdet mAP counts 100, the rest 1000; ours are what mAP is the mean of
+    assert found['coco/bbox_mAP'] < found['coco/bbox_mAP_50'] == found['coco/kind 1_precision'] == 1
+    assert found['coco/bbox_APr'] == pytest.approx(2 * found['coco/bbox_mAP'] - 1, abs=0.001)
+    with (run_folder / 'classes_bbox.csv').open(newline='') as file:
+        of_classes = [row['AP'] for row in csv.DictReader(file)]
+    assert float(of_classes[0]) == pytest.approx(found['coco/bbox_APr'], abs=6e-4) and of_classes[1:] == [
+        '1.000000',
+        '',
+    ]
+    found = result(FastCocoMetric, ann_file, samples, **groups, use_mp_eval=True)
+    assert found['coco/bbox_mAP'] == found['coco/bbox_APr'] == found['coco/bbox_mAP_50'] == 1
+    result(FastCocoMetric, ann_file, samples, classes=kinds, metric='proposal')
+    assert (run_folder / 'run.log').read_text().count('more than 100 objects') == 1
+    result(FastCocoMetric, ann_file, samples, classes=kinds, proposal_nums=(10, 100, 110))
+    assert 'set use_mp_eval=True, proposal_nums=(100, 300, 300) in' in (run_folder / 'run.log').read_text()
+
+
 # Errors
 
 
@@ -238,6 +287,7 @@ def test_a_class_without_training_annotations_is_an_error(tmp_path):
         (dict(proposal_nums=[300]), r'proposal_nums is \[300\]; without use_mp_eval it must have 3'),
         (dict(metric_items=['AR@300'], **V3DET), "metric_items has 'AR@300'; with these proposal_nums there are mAP"),
         (dict(metric_items=['APr']), "metric_items has 'APr'"),
+        (dict(proposal_nums=(1, 10, 300), frequency_groups=dict(ann_file='a')), 'name 100 among them, or set use_mp'),
         (dict(frequency_groups=dict(bounds=(1, 2))), 'frequency_groups needs ann_file'),
         (dict(frequency_groups=dict(ann_file='a', bound=3)), "frequency_groups has 'bound'"),
         (dict(frequency_groups=dict(ann_file='a', bounds=(9, 3))), r'frequency_groups.bounds is \(9, 3\)'),

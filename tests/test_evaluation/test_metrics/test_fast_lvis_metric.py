@@ -55,6 +55,19 @@ def test_untested_images_count_and_are_logged(tmp_path, run_folder):
     assert '2 of the 6 images of ' in (run_folder / 'run.log').read_text()
 
 
+def test_images_with_more_objects_than_lvis_counts_are_logged(tmp_path, run_folder):
+    content, samples = draw(1)
+    first = content['annotations'][0]
+    content['annotations'] += [dict(first, id=number) for number in range(1000, 1301)]
+    ann_file = saved(content, tmp_path)
+    both(ann_file, samples, metric='bbox')
+    result(FastLVISMetric, ann_file, samples, metric=['bbox', 'segm'], topk=10000)
+    result(FastLVISMetric, ann_file, samples, metric='proposal_fast')
+    log = (run_folder / 'run.log').read_text()
+    most = sum(annotation['image_id'] == first['image_id'] for annotation in content['annotations'])
+    assert log.count(f'1 images have more than 300 objects, at most {most}; AP counts') == 1 == log.count('topk=10000')
+
+
 # Files
 
 
