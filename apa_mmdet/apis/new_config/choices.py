@@ -13,6 +13,7 @@ from apa_mmdet.datasets.validation.findings import show
 from . import rules
 from .annotations import Source
 from .model_choices import ImageSize, choose_image_size, choose_model
+from .object_choices import choose_for_objects
 from .python_source import Expression
 from .schedule_choices import Batch, Machine, Schedule, choose_batch, choose_schedule
 from .weights import Start
@@ -31,6 +32,7 @@ class Choices(NamedTuple):
         model: differences to the model of the base.
         oversample: threshold of repeat factor sampling, None without.
         groups: options of ``frequency_groups`` but the file, None without.
+        metric: its options by the number of objects.
         batch, schedule: of the training.
         reasons: sentences, by the part of the config that they are about.
     """
@@ -42,6 +44,7 @@ class Choices(NamedTuple):
     model: dict[str, Any]
     oversample: float | None
     groups: dict[str, Any] | None
+    metric: dict[str, Any]
     batch: Batch
     schedule: Schedule
     reasons: dict[str, list[str]]
@@ -75,7 +78,12 @@ def choose(
     of_epoch = summary.repeats(oversample or 0.0)
     head = model['roi_head'].get('mask_head')
     mask_classes = 0 if not head else 1 if head.get('class_agnostic') else len(classes)
-    batch, reasons['batch'] = choose_batch(summary.annotated, machine, start.kind, size.short, mask_classes)
+    many = choose_for_objects(cfg.model, train, val, machine, size.short, mask_classes)
+    model.update(many.model)
+    reasons['model'] += many.reasons
+    batch, reasons['batch'] = choose_batch(
+        summary.annotated, machine, start.kind, size.short, mask_classes, many.reserved
+    )
     if oversample:
         reasons['batch'].append(
             f'Repeat factor sampling, for the rare classes: images of a class in fewer than '
@@ -85,7 +93,8 @@ def choose(
         cfg, summary.annotated, of_epoch, val.summary.images, batch.of_step, machine, start, bool(tail.rare), epochs
     )
     groups, reasons['groups'] = _groups(images, val)
-    return Choices(base, classes, masks, size, model, oversample, groups, batch, schedule, reasons)
+    reasons['groups'] += many.metric_reasons
+    return Choices(base, classes, masks, size, model, oversample, groups, many.metric, batch, schedule, reasons)
 
 
 def _used(train: AnnotationSummary, val: AnnotationSummary) -> np.ndarray:

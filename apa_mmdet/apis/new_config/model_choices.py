@@ -72,10 +72,6 @@ def choose_model(
     model['rpn_head'] = dict(anchor_generator=dict(scales=[scale]))
     objects = f'Objects have {low:.0f} to {high:.0f} pixels as trained on (10th and 90th percentile of √area)'
     reasons.append(f'{objects}: anchors from {least} pixels on.')
-    if 2 * summary.most_objects > base.test_cfg.rcnn.max_per_img:
-        kept = min(300, max(100, 2 * summary.most_objects))
-        model['test_cfg'] = dict(rpn=dict(nms_pre=1000, max_per_img=1000), rcnn=dict(max_per_img=kept))
-        reasons.append(f'An image has up to {summary.most_objects} objects: {kept} detections of each are kept.')
     if rule.calibrated:
         model = dict(model, type='CalibrateScores', module=dict(type=model.get('type', base.type)))
         model['calibration'] = dict(type='FRACAL')

@@ -147,6 +147,7 @@ def _evaluators(choices: Choices, val: Source) -> list[str]:
         type='FastLVISMetric' if val.summary.is_lvis else 'FastCocoMetric',
         ann_file=Expression('val_annotations'),
         metric=['bbox', 'segm'] if _evaluates_masks(choices, val) else 'bbox',
+        **choices.metric,
     )
     if choices.groups is not None:
         evaluator['frequency_groups'] = dict(ann_file=Expression('train_annotations'), **choices.groups)

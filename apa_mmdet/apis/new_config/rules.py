@@ -109,6 +109,17 @@ CLASS_GIB = 2 * 128 * 28 * 28 * 4 / 2**30  # logits and gradient of the masks of
 USED_SHARE = 0.8  # of a GPU
 LARGE_PIXELS = 800 * 1333
 
+# of a test: twice as many detections as objects are kept, of as many proposals for each as in the LVIS recipes
+PROPOSALS, PROPOSALS_OF_DETECTION = 1000, 3
+MOST_DETECTIONS, LEAST_BOUND = 3000, 300  # kept of an image; whatever the size of the masks, LVIS's
+MASKS_SHARE = 0.25  # of a GPU, of the masks of an image's detections in a test; they take as much of the host
+COUNTED = 1000  # detections of an image and class, the third of CocoMetric's proposal_nums
+TOPK = 10_000  # of fixed AP, as published
+# to assign an anchor to an object, bytes for each pair; 36.04 are measured in mmdet 3.3's bbox_overlaps
+ASSIGN_BYTES, ANCHORS_OF_PIXEL = 36, 3 * sum(1 / stride**2 for stride in (4, 8, 16, 32, 64))
+ASSIGN_SHARE = 0.3  # of a GPU; beyond, the CPU assigns: 500 objects at 800x1333 take a core 10 s
+FEW_OBJECTS = 100  # for which the numbers of a training step leave room
+
 SMALL_SIDE = 400  # short side of the median image, below which images keep their size
 LONG_SIDE = 1333
 CPU_SCALE = (400, 300)
@@ -126,6 +137,24 @@ def epochs_of(images: int, of_epoch: int, device: str, tail: bool, start: str) -
     epochs = next(number for least, number in EPOCHS if images >= least)
     epochs = max(epochs, TAIL_EPOCHS) if tail else epochs
     return round(epochs * dict(random=RANDOM_FACTOR, backbone=1, detector=DETECTOR_FACTOR)[start])
+
+
+def trained_pixels(short: float) -> float:
+    """Of an image on a GPU, at most; ``short`` is the short side of a median one as trained on."""
+    return min(LARGE_PIXELS, short * short * LONG_SIDE / 800)
+
+
+def assign_gib(pixels: float) -> float:
+    """GiB that the RPN takes for an object to compare it with all anchors of an image of ``pixels``."""
+    return ASSIGN_BYTES * ANCHORS_OF_PIXEL * pixels / 2**30
+
+
+def most_detections(pixels: float, memory: float, mask_classes: int) -> int:
+    """Detections of an image of ``pixels`` that a test can keep in ``memory`` (GiB): a mask has a byte a pixel."""
+    if not mask_classes:
+        return MOST_DETECTIONS
+    of_mask = pixels + 4 * 28 * 28 * mask_classes  # beside its logits
+    return max(LEAST_BOUND, min(MOST_DETECTIONS, int(MASKS_SHARE * memory * 2**30 / of_mask)))
 
 
 def images_per_gpu(images: int, gpus: int, memory: float, pixels: float, mask_classes: int, start: str) -> int:

@@ -35,7 +35,9 @@ class Schedule(NamedTuple):
     is_cosine: bool
 
 
-def choose_batch(images: int, machine: Machine, start: str, short: float, mask_classes: int) -> tuple[Batch, list[str]]:
+def choose_batch(
+    images: int, machine: Machine, start: str, short: float, mask_classes: int, reserved: float
+) -> tuple[Batch, list[str]]:
     """The batch, and why.
 
     Args:
@@ -43,14 +45,15 @@ def choose_batch(images: int, machine: Machine, start: str, short: float, mask_c
         machine, start: where the training runs, and the kind of weights that it starts from.
         short: short side of a median image as trained on.
         mask_classes: classes for which masks are predicted.
+        reserved: GiB of a GPU that other things take.
     """
     few = f'1/{rules.LEAST_STEPS} of the {images} images'
     if machine.device == 'cpu':
         batch = max(1, min(rules.STEP_IMAGES['cpu'], images // rules.LEAST_STEPS))
         most = rules.STEP_IMAGES['cpu']
         return Batch(batch, batch, 1), [f'{_number(batch, "image")} a step, on a CPU: at most {most}, and {few}.']
-    pixels = min(rules.LARGE_PIXELS, short * short * rules.LONG_SIDE / 800)
-    batch = rules.images_per_gpu(images, machine.gpus, machine.memory, pixels, mask_classes, start)
+    memory, pixels = machine.memory - reserved, rules.trained_pixels(short)
+    batch = rules.images_per_gpu(images, machine.gpus, memory, pixels, mask_classes, start)
     workers = min(8, max(2, machine.cores // machine.gpus - 1))
     return Batch(batch, batch * machine.gpus, workers), [
         f'{_number(batch, "image")} on each of {_number(machine.gpus, "GPU")} of {machine.memory:g} GiB: at most '
