@@ -9,7 +9,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
-from numpy.lib.stride_tricks import sliding_window_view
 
 from apa_mmdet.evaluation.functional.metric_names import KINDS
 
@@ -134,9 +133,21 @@ def smooth(values: np.ndarray) -> np.ndarray:
         >>> smooth(np.append(np.zeros(50), 5.0))[-2:].tolist()
         [1.6666666666666667, 2.5]
     """
-    reach = len(values) // 40
-    windows = sliding_window_view(np.pad(values, reach, constant_values=np.nan), 2 * reach + 1)
-    return np.ma.masked_invalid(windows).mean(1).filled(np.nan)
+    finite = np.isfinite(values)
+    sums, counts = (_sums_around(x, len(values) // 40) for x in (np.where(finite, values, 0.0), finite.astype(float)))
+    return np.divide(sums, counts, out=np.full(len(values), np.nan), where=counts > 0)
+
+
+def _sums_around(values: np.ndarray, reach: int) -> np.ndarray:
+    """The sum of the values up to ``reach`` places from each one.
+
+    In blocks as long as a window, a window is the tail of a block and the head of the next. By differences of
+    cumulative sums instead, a huge value, of a training that diverged, would spoil all sums behind it.
+    """
+    width, starts = 2 * reach + 1, np.arange(len(values))
+    blocks = np.pad(values, (reach, reach + -(len(values) + 2 * reach) % width)).reshape(-1, width)
+    heads, tails = blocks.cumsum(1).ravel(), blocks[:, ::-1].cumsum(1)[:, ::-1].ravel()
+    return tails[starts] + np.where(starts % width, heads[starts + 2 * reach], 0.0)
 
 
 def _draw_precisions(figure, log: Log) -> None:

@@ -1,6 +1,7 @@
 """Training curves from logs that MMEngine wrote, of finished, stopped and resumed runs."""
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import cv2
@@ -79,6 +80,32 @@ def test_losses_are_summed_by_the_part_of_the_detector():
         'total': [10.0] * 2, 'RPN': [3.0] * 2, 'mask': [3.0] * 2, 'class and box': [4.0] * 2
     }  # fmt: skip
     assert list(loss_curves([dict(loss=1.0, loss_cls=1.0)])) == ['total']
+
+
+@pytest.mark.parametrize('count', [1, 39, 40, 41, 80, 119, 120, 121, 123, 999, 1000])
+def test_smoothing_is_the_mean_of_the_finite_values_of_a_window(count):
+    rng = np.random.default_rng(count)
+    values = rng.exponential(size=count)
+    values[rng.random(count) < 0.1] = np.nan
+    values[rng.random(count) < 0.05] = np.inf
+    values[count // 3 : count // 2] = np.nan  # windows without a finite value
+    values[: count // 10] = 1e30  # a loss that exploded before
+    reach = count // 40
+    for i, found in enumerate(smooth(values)):
+        window = values[max(0, i - reach) : i + reach + 1]
+        window = window[np.isfinite(window)]
+        assert found == pytest.approx(window.mean() if window.size else np.nan, rel=1e-12, nan_ok=True)
+
+
+def test_smoothing_of_a_long_log_needs_little_memory():
+    values = np.random.default_rng(0).random(200_000)
+    tracemalloc.start()
+    try:
+        smoothed = smooth(values)
+        assert tracemalloc.get_traced_memory()[1] < 20 * values.nbytes  # not 10,000 times, a row for each value
+    finally:
+        tracemalloc.stop()
+    assert smoothed[100_000] == pytest.approx(values[95_000:105_001].mean(), rel=1e-12)
 
 
 def test_smoothing_keeps_the_ends_and_skips_non_finite_values():
