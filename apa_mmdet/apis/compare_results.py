@@ -48,7 +48,8 @@ class Comparison:
         count = f'{self.seeds} seeds' if self.seeds > 1 else '1 seed'
         lines = [
             f'{self.samples} samples of {self.images} images, {count}. An interval without 0 shows a difference.',
-            'smallest: what can be told from none here; unpaired: the same if images and seeds were not shared.',
+            'smallest: the smallest difference that these seeds and images can distinguish from 0; unpaired: the same '
+            'with separate images and seeds.',
         ]
         if self.seeds == 1:
             lines.append('One seed: the intervals say nothing about trainings with other seeds.')

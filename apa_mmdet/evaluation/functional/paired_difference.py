@@ -30,22 +30,20 @@ class Difference:
     unpaired_seed_deviation: float
     unpaired_image_variance: float
 
-    def smallest(self, seeds: int | None = None, paired: bool = True) -> float:
-        """The smallest difference that ``seeds`` seeds can tell from none, half the width of the interval:
+    def smallest(self, paired: bool = True) -> float:
+        """The smallest difference that these seeds and images can distinguish from 0, half the width of the interval:
 
         .. math:: 1.96 \\sqrt{s_d^2 / n + v_{img}}
 
-        A true difference of that size is found in half of all repetitions, one 1.43 times as large in four of five.
-        :math:`v_{img}` is that of the seeds at hand; with more it falls a little, which is not counted on. Of one seed
-        :math:`s_d` is not known, and the images alone count: the true value is larger.
+        A true difference of that size is found in half of all repetitions, one 1.43 times as large in four of five. Of
+        one seed :math:`s_d` is not known, and the images alone count: the true value is larger.
 
         Args:
-            seeds: n; default: as many as there are.
-            paired: False: with other images and seeds for each arm.
+            paired: False: with separate images and seeds for each arm.
         """
         deviation = self.seed_deviation if paired else self.unpaired_seed_deviation
         variance = self.image_variance if paired else self.unpaired_image_variance
-        of_seeds = 0.0 if np.isnan(deviation) else deviation**2 / (seeds or self.seeds)
+        of_seeds = 0.0 if np.isnan(deviation) else deviation**2 / self.seeds
         return NORMAL_95 * float(np.sqrt(of_seeds + variance))
 
 
@@ -67,8 +65,8 @@ def paired_difference(a: np.ndarray, b: np.ndarray, rng: np.random.Generator) ->
 
     Example:
         >>> found = paired_difference(np.zeros((2, 3)), np.array([[1, 1, 1], [3, 3, 3.0]]), np.random.default_rng(0))
-        >>> found.value, round(found.seed_deviation, 3), round(found.smallest(), 3), round(found.smallest(8), 3)
-        (2.0, 1.414, 1.96, 0.98)
+        >>> found.value, round(found.seed_deviation, 3), round(found.smallest(), 3)
+        (2.0, 1.414, 1.96)
     """
     difference = b - a
     seeds, samples = len(difference), difference.shape[1] - 1
