@@ -4,6 +4,7 @@
 docs/customize_activation.md, test_recipes.py the Python blocks of docs/train.md, test_deploy those of docs/deploy.md.
 """
 
+import importlib
 import re
 import shutil
 
@@ -11,9 +12,11 @@ import pytest
 import torch
 from helpers.paths import ROOT
 from helpers.processes import in_a_copy
+from helpers.tiny_runs import log_of, tinier
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
 from test_training import as_custom_dataset
 
 from apa_mmdet.checkpoint.io import load_as_data
@@ -245,6 +248,28 @@ def test_the_paths_that_a_page_names_exist(page):
     paths = set(re.findall(r'`((?:apa_mmdet|benchmarks|configs|tests|tools)/[\w./-]+)`', text))
     missing = {path for path in paths if not (ROOT / path).exists()}
     assert {path for path in missing if 'smu' not in path} == set()
+
+
+@pytest.mark.slow
+def test_the_hook_of_the_faq_logs_a_validation_loss_beside_an_equal_training(tmp_path, tiny_data, monkeypatch):
+    hook, settings = re.findall(r'^```python\n(.*?)^```$', (ROOT / 'docs/faq.md').read_text(), re.M | re.S)
+    (tmp_path / 'validation_loss.py').write_text(hook)
+    monkeypatch.syspath_prepend(tmp_path)
+    values, weights, data = {}, [], tiny_data(train=4, val=2, size=(96, 72))
+    exec(settings, values)
+    importlib.import_module(values['custom_imports']['imports'][1])
+    loader, loss = values['loss_dataloader'], dict(_delete_=True, type='SeesawLoss', num_classes=48)
+    dataset = dict(type='LVISV1Dataset', data_root=str(data), ann_file='annotations/lvis_v1_val.json', metainfo=None)
+    loader['dataset'].update(dataset, data_prefix=dict(img=''))
+    loader.update(num_workers=0)
+    for hooks in ([], values['custom_hooks']):
+        cfg = tinier(data, tmp_path / f'{len(hooks)}', **{'model.roi_head.bbox_head.loss_cls': loss})
+        cfg.custom_hooks = hooks
+        runner = Runner.from_cfg(cfg)
+        runner.train()
+        weights.append(runner.model.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert re.search(r'validation loss: \d+\.\d{4}', log_of(tmp_path / '1'))
 
 
 def run(command, added, clone):

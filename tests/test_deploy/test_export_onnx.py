@@ -153,7 +153,7 @@ def test_the_example_of_the_docs_gives_mmdets_mask_rcnn_predictions(mask_rcnn, m
     monkeypatch.chdir(path.parent)
     image = cv2.resize(np.random.default_rng(0).integers(0, 255, (9, 7, 3), np.uint8), (140, 180))
     cv2.imwrite('image.jpg', image)
-    snippet = example_with('onnxruntime')
+    snippet = example_with('InferenceSession')
     example = {}
     exec(snippet, example)
     assert example['metadata']['classes'] == CLASSES and 'class ' in capsys.readouterr().out
@@ -400,6 +400,22 @@ def example_with(word):
     examples = re.findall(r'```python\n(.*?)```', (ROOT / 'docs/deploy.md').read_text(), re.S)
     (found,) = (text for text in examples if word in text)
     return found
+
+
+def test_in_half_precision_the_example_of_the_docs_keeps_the_activations_in_float32(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config, weights = written(backbone_cfg(), tmp_path)
+    export_onnx(config, weights, tmp_path / 'backbone.onnx', shape=SIZE)
+    exec(example_with('DEFAULT_OP_BLOCK_LIST'), {})
+    converted = onnx.shape_inference.infer_shapes(onnx.load('backbone_float16.onnx'))
+    graph = converted.graph
+    types = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
+    for kind, expected in (('Softplus', 'FLOAT'), ('Div', 'FLOAT'), ('Exp', 'FLOAT'), ('Conv', 'FLOAT16')):
+        found = [types[node.output[0]] for node in graph.node if node.op_type == kind and node.output[0] in types]
+        assert len(found) > 3 and set(found) == {getattr(onnx.TensorProto, expected)}, kind
+    image = np.random.default_rng(0).normal(size=(1, 3, *SIZE)).astype(np.float32)
+    half, whole = (run(f'{name}.onnx', image=image) for name in ('backbone_float16', 'backbone'))
+    assert all(np.abs(half[name] - whole[name]).max() < 0.01 * np.abs(whole[name]).max() for name in whole)
 
 
 @pytest.mark.slow
