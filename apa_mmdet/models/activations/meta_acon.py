@@ -1,6 +1,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -143,7 +144,8 @@ def _run_cast(layer: nn.Module, x: Tensor) -> Tensor:
     compiled.
     """
     twin = type(layer).__new__(type(layer))
-    twin.__dict__.update(layer.__dict__)
+    # also plain tensors, which replicas of DataParallel and FSDP have in the place of parameters
+    twin.__dict__.update({name: _cast(value, x.dtype) for name, value in layer.__dict__.items()})
     twin._parameters = {name: _cast(parameter, x.dtype) for name, parameter in layer._parameters.items()}
     twin._buffers = {name: _cast(buffer, x.dtype) for name, buffer in layer._buffers.items()}
     out = _run(twin, x)
@@ -154,5 +156,5 @@ def _run_cast(layer: nn.Module, x: Tensor) -> Tensor:
     return out
 
 
-def _cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    return tensor.to(dtype) if tensor is not None and tensor.is_floating_point() else tensor
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value

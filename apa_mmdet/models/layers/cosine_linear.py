@@ -48,18 +48,18 @@ class CosineLinear(nn.Linear):
     def reset_parameters(self) -> None:
         """Draws the weights from N(0, 1/D): their length does not matter, only that no direction is preferred."""
         nn.init.normal_(self.weight, std=self.in_features**-0.5)
-        if 'sigma' in self._parameters:
+        if hasattr(self, 'sigma'):
             nn.init.constant_(self.sigma, math.sqrt(self.scale))
 
     def forward(self, x: Tensor) -> Tensor:
         with without_autocast(x):  # logits of up to s, of which bfloat16 keeps 3 digits
             dtype = torch.promote_types(x.dtype, torch.float32)
             x, weight = x.to(dtype), self.weight.to(dtype)
-            scale = self.sigma.to(dtype).square() if 'sigma' in self._parameters else self.scale
+            scale = self.sigma.to(dtype).square() if hasattr(self, 'sigma') else self.scale
             dot = F.linear(x / (1 + x.norm(dim=-1, keepdim=True)), weight)
             # the logits are divided by ‖w‖ and not the weights, which would need a copy of them
             return dot * (scale / weight.norm(dim=1).clamp(min=torch.finfo(dtype).tiny))
 
     def extra_repr(self) -> str:
-        learned = ', learned' if 'sigma' in self._parameters else ''
+        learned = ', learned' if hasattr(self, 'sigma') else ''
         return f'in_features={self.in_features}, out_features={self.out_features}, scale={self.scale:g}{learned}'

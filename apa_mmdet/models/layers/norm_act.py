@@ -87,6 +87,8 @@ def tensors_of(norm: nn.Module) -> Norm | None:
     if not isinstance(norm, nn.BatchNorm2d):
         return None  # the identity
     buffers, parameters = norm._buffers, norm._parameters  # a few times as fast as attributes of a module
+    if len(parameters) < 2:  # replicas of DataParallel, and FSDP, have plain tensors in the place of parameters
+        return Norm(norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
     return Norm(buffers['running_mean'], buffers['running_var'], parameters['weight'], parameters['bias'], norm.eps)
 
 

@@ -147,7 +147,7 @@ class DropLoss(nn.Module):
         if is_compiling():  # a compiler fuses the rows, and cannot follow the gradient that blocks compute
             loss = self._sum_of_rows(cls_score, skipped, foreground, target)
         else:
-            loss = _RowBlocks.apply(self._sum_of_rows, cls_score, skipped, foreground, target, *self.link.parameters())
+            loss = _RowBlocks.apply(self._sum_of_rows, cls_score, skipped, foreground, target, *_trained(self.link))
         if len(loss) == 0 and reduction == 'mean':
             reduction, avg_factor = 'sum', None
         weights = None if label_weights is None else label_weights.to(loss.dtype)
@@ -204,6 +204,13 @@ class DropLoss(nn.Module):
 def _check_reduction(reduction: str) -> None:
     if reduction not in ('none', 'mean', 'sum'):
         raise ValueError(f'DropLoss: reduction must be one of none, mean, sum, got {reduction!r}')
+
+
+def _trained(module: nn.Module) -> list[Tensor]:
+    """Returns its tensors with a gradient: parameters, and what DataParallel's replicas and FSDP have in their place."""
+    attributes = (value for part in module.modules() for value in (*part._parameters.values(), *vars(part).values()))
+    # each once: FSDP with use_orig_params has them in both places
+    return list(dict.fromkeys(value for value in attributes if isinstance(value, Tensor) and value.requires_grad))
 
 
 class _RowBlocks(Function):

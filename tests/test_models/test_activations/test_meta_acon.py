@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers.memory import saved_bytes
 from helpers.recordings import image, load, value
+from helpers.replicas import replica_of
 from helpers.torch_features import compiles_in_one_graph
 
 from apa_mmdet.models.activations import MetaAconC
@@ -151,6 +152,12 @@ def test_half_weights_and_large_inputs(images, dtype, norm_cfg, training):
         assert act.bn1.num_batches_tracked == 1 + moved
         assert torch.equal(act.bn1.running_mean, before['bn1.running_mean']) != moved
         assert torch.equal(act.bn2.running_var, before['bn2.running_var']) != moved
+
+
+def test_half_weights_of_a_replica():
+    act, x = MetaAconC(6).bfloat16().eval(), torch.randn(2, 6, 4, 4).bfloat16()
+    results = [torch.autograd.grad(net(x).sum(), list(act.parameters())) for net in (replica_of(act), act)]
+    assert all(torch.equal(a, b) for a, b in zip(*results))
 
 
 @compiles_in_one_graph

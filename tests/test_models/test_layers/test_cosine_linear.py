@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+from helpers.replicas import replica_of
 from mmdet.models.roi_heads.bbox_heads import Shared2FCBBoxHead
 
 from apa_mmdet.models.layers import CosineLinear
@@ -46,6 +47,13 @@ def test_logits_are_float32_under_autocast_and_finite_at_zero(kwargs):
     assert out.dtype == torch.float32 and (out[0] == 0).all()
     torch.testing.assert_close(out.double(), want, rtol=1e-5, atol=1e-5)
     assert all(p.grad.isfinite().all() for p in (x, *layer.parameters()))
+
+
+def test_the_learned_scale_is_that_of_a_replica():
+    layer, x = CosineLinear(4, 2, **LEARNED), torch.randn(3, 4)
+    torch.nn.init.constant_(layer.sigma, 3.0)
+    results = [torch.autograd.grad(net(x).sum(), layer.sigma) for net in (replica_of(layer), layer)]
+    assert results[0] == results[1]
 
 
 def test_empty_batches_and_initialization():

@@ -8,6 +8,7 @@ import copy
 import pytest
 import torch
 from helpers.preceding import require_extension
+from helpers.replicas import gradients_under_fsdp, replica_of
 from mmcv.cnn.utils import fuse_conv_bn
 from mmdet.registry import MODELS
 from torch import nn
@@ -96,6 +97,24 @@ def test_fused_network_matches_plain_modules(kwargs):
     norms = {id(m) for m in reference.modules() if isinstance(m, nn.BatchNorm2d)}
     assert set(reference.calls) == norms, 'a hook was not called'
     assert_close(features_and_gradients(net, x), want, 1e-9)
+
+
+@pytest.mark.parametrize('norm_cfg', [dict(type='BN'), dict(type='BN', affine=False)], ids=['BN', 'no affine'])
+def test_a_replica_of_a_fused_network_is_the_network(norm_cfg):
+    net, x = randomized(SEResNet(18, norm_cfg=norm_cfg, **SMALL)).eval(), torch.randn(1, 3, 32, 32)
+    results = [
+        torch.autograd.grad(sum(f.sum() for f in each(x)), list(net.parameters())) for each in (replica_of(net), net)
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(*results))
+
+
+@pytest.mark.filterwarnings('ignore::UserWarning')  # one process has nothing to shard
+@pytest.mark.parametrize('use_orig_params', [False, True])
+def test_a_fused_network_under_fsdp_is_the_network(use_orig_params, tmp_path):
+    net, x = randomized(SEResNet(18, **SMALL)).eval(), torch.randn(1, 3, 32, 32)
+    want = torch.autograd.grad(sum(f.sum() for f in net(x)), list(net.parameters()))
+    got = gradients_under_fsdp(net, lambda each: sum(f.sum() for f in each(x)), use_orig_params, tmp_path)
+    torch.testing.assert_close(got, torch.cat([grad.flatten() for grad in want]))
 
 
 def test_fused_network_in_float32_and_channels_last():

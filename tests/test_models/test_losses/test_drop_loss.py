@@ -8,6 +8,7 @@ import torch
 from helpers.memory import memory_of
 from helpers.paths import ROOT
 from helpers.recordings import load
+from helpers.replicas import gradients_under_fsdp, replica_of
 from mmdet.registry import MODELS
 from mmdet.structures.bbox import bbox2roi
 from mmengine.config import ConfigDict
@@ -198,6 +199,21 @@ def test_link_parameters_are_trained():
         optimizer.step()
     assert values[-1] < values[0] - 0.05
     assert loss.link.lambda_ != 1 and loss.link.kappa != 1
+
+
+def test_link_parameters_of_a_replica_are_trained():
+    loss, logits, labels = build('apa'), torch.randn(6, C), torch.randint(0, C, (6,))
+    results = [torch.autograd.grad(each(logits, labels), list(loss.parameters())) for each in (replica_of(loss), loss)]
+    assert results[0] == results[1]
+
+
+@pytest.mark.filterwarnings('ignore::UserWarning')  # one process has nothing to shard
+@pytest.mark.parametrize('use_orig_params', [False, True])
+def test_link_parameters_under_fsdp_are_trained(use_orig_params, tmp_path):
+    loss, logits, labels = build('apa'), torch.randn(6, C), torch.randint(0, C, (6,))
+    want = torch.cat(torch.autograd.grad(loss(logits, labels), list(loss.parameters())))
+    got = gradients_under_fsdp(loss, lambda each: each(logits, labels), use_orig_params, tmp_path)
+    torch.testing.assert_close(got, want)
 
 
 @pytest.mark.parametrize('link', LINKS)
