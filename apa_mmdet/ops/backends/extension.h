@@ -31,9 +31,11 @@ struct KeySets {
 
     explicit KeySets(c10::DeviceType device) : usual(of(device, false)), in_inference_mode(of(device, true)) {}
 
+    /* Of a tensor that is made without the dispatcher: in a transform of functorch that would return a wrapper. */
     static c10::DispatchKeySet of(c10::DeviceType device, bool inference) {
         c10::InferenceMode guard(inference);
-        return at::empty({1}, at::TensorOptions().device(device)).key_set();
+        const at::TensorOptions options(device);
+        return c10::TensorImpl(options.computeDispatchKey(), options.dtype(), options.device()).key_set();
     }
 
     bool has(const Tensor& t) const {

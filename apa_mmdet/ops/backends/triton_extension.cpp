@@ -53,7 +53,7 @@ struct Driver {
 } driver;
 
 c10::DeviceType device_type;
-std::optional<KeySets> ordinary; /* of that device; found at the first call, when it is in use */
+std::optional<KeySets> ordinary; /* of that device */
 PyObject *plan_function, *backward_function, *stream_function; /* of triton_extension.py */
 
 void check(int error) {
@@ -175,10 +175,10 @@ bool is_plain(const Tensor& t) {
 
 void* address(const Tensor& t) { return t.defined() ? const_cast<void*>(t.const_data_ptr()) : nullptr; }
 bool is_aligned(const Tensor& t) { return reinterpret_cast<uintptr_t>(address(t)) % ALIGNMENT == 0; }
+size_t aligned(size_t bytes) { return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; }
 
 bool is_served_here(const Tensors& t) {
     if (!t[X].defined() || t[X].device().type() != device_type) return false;
-    if (!ordinary) ordinary.emplace(device_type);
     if (!is_served(t, is_plain)) return false;
     for (const Tensor& each : t)
         if (each.defined() && (each.device() != t[X].device() || !is_aligned(each))) return false;
@@ -268,7 +268,7 @@ struct Gradients {
 
     void add(int i, const Tensor& like) {
         offsets.emplace_back(i, bytes);
-        bytes += (like.nbytes() + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+        bytes += aligned(like.nbytes());
     }
 
     void allocate(const Tensors& t, variable_list& results) const {
@@ -356,7 +356,8 @@ struct TritonParametric : public torch::autograd::Function<TritonParametric> {
         for (int i = LAMBDA; i < TENSORS; i++)
             if (i != RESIDUAL && needed >> i & 1) gradients.add(i, t[i]);
         gradients.allocate(t, results);
-        const Tensor scratch = at::empty({plan.partials + plan.curve}, t[X].options().dtype(at::kByte));
+        const int64_t partials = aligned(plan.partials);
+        const Tensor scratch = at::empty({partials + plan.curve}, t[X].options().dtype(at::kByte));
         Pointers pointers{};
         for (int i = 0; i < TENSORS; i++) {
             pointers[i] = address(t[i]);
@@ -364,7 +365,7 @@ struct TritonParametric : public torch::autograd::Function<TritonParametric> {
         }
         pointers[GRAD] = address(grad);
         pointers[PARTIALS] = address(scratch);
-        pointers[CURVE] = static_cast<char*>(pointers[PARTIALS]) + plan.partials;
+        pointers[CURVE] = static_cast<char*>(pointers[PARTIALS]) + partials;
         ensure_context(std::max<int>(0, t[X].device().index()));
         void* stream = current_stream(t[X].device());
         plan.kernel.launch(pointers, stream);
@@ -415,7 +416,7 @@ PyObject* configure(PyObject*, PyObject* args) {
     find(library, driver.error_name, "cuGetErrorName");
     if (PyErr_Occurred()) return nullptr;
     device_type = c10::Device(device).type();
-    ordinary.reset();
+    ordinary.emplace(device_type);
     for (PyObject* kept : {plan_function, backward_function, stream_function}) Py_INCREF(kept);
     plans.clear();
     stream_handles.clear();

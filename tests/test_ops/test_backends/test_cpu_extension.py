@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 import warnings
 
 import pytest
@@ -50,6 +51,23 @@ def test_serves_in_inference_mode_and_before_and_after_it():
         served.append(dispatch.extension().call(1, *arguments))
         served.append(dispatch.extension().call(1, torch.ones(3), *arguments[1:]))
     assert all(torch.equal(out, served[0]) for out in served)
+
+
+FIRST_CALL = """
+import contextlib, torch
+from apa_mmdet.ops import aglu, dispatch
+x, one = torch.ones(3), torch.ones(1)
+with contextlib.suppress(RuntimeError):  # the operator has no derivative there
+    torch.func.grad(lambda t: aglu(t, one, one).sum())(x)
+print(dispatch.extension().call(1, x, one, one, *[None] * 10, 0.0, 0.0) is not None)
+"""
+
+
+@pytest.mark.skipif(not cpu_extension.is_supported(), reason='the extension needs torch 2.2')
+def test_serves_after_a_first_call_in_a_transform():
+    """There, what PyTorch allocates is a wrapper with keys of its own."""
+    ended = subprocess.run([sys.executable, '-c', FIRST_CALL], capture_output=True, text=True)
+    assert ended.stdout.splitlines()[-1:] == ['True'], ended.stderr[-2000:]
 
 
 def test_a_damaged_extension_is_named_in_one_warning_and_not_used(library):
