@@ -207,7 +207,7 @@ def _check_reduction(reduction: str) -> None:
 
 
 def _trained(module: nn.Module) -> list[Tensor]:
-    """Returns its tensors with a gradient: parameters, and what DataParallel's replicas and FSDP have in their place."""
+    """Returns its tensors with a gradient: parameters, or what DataParallel's replicas and FSDP have instead."""
     attributes = (value for part in module.modules() for value in (*part._parameters.values(), *vars(part).values()))
     # each once: FSDP with use_orig_params has them in both places
     return list(dict.fromkeys(value for value in attributes if isinstance(value, Tensor) and value.requires_grad))

@@ -1,11 +1,12 @@
 """Compiles ``cpu_kernels.c`` and ``cpu_gate.c`` on first use (a second or two, once a machine), loads it, and calls it.
 
-The library is in ``${XDG_CACHE_HOME:-~/.cache}/apa_mmdet``, under a name made of the source and the processor, or in a
-temporary folder where that cannot be written. ``CC`` names the compiler (default: cc). Without a compiler,
-:mod:`~apa_mmdet.ops.backends.analytic` gives the same results several times slower, after a warning.
+The library is in ``${XDG_CACHE_HOME:-~/.cache}/apa_mmdet``, under a name made of the source and the processor. Where it
+is missing and cannot be written there, each process builds it in a temporary folder. ``CC`` names the compiler (default
+cc). Without one, :mod:`~apa_mmdet.ops.backends.analytic` gives the same results several times slower, after a warning.
 """
 
 import atexit
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -49,8 +50,8 @@ MIN_PIECE_POSITIONS = 64  # in channels_last, where every piece writes sums for 
 _pack = struct.Struct('@9qd7Qd6Qd10Q').pack
 
 
-def build() -> Path:
-    """Compiles the source if needed; returns the path of the library.
+def build(again: bool = False) -> Path:
+    """Compiles the source if needed, or ``again``; returns the path of the library.
 
     Raises:
         OSError: if there is no compiler.
@@ -59,8 +60,9 @@ def build() -> Path:
     """
     content = [file.read_bytes() for file in SOURCES]
     key = hashlib.sha256(b'\0'.join([*content, FLAGS.encode(), _processor()])).hexdigest()
-    library = cache_folder() / f'cpu_kernels-{key[:16]}.so'
-    if not library.exists():
+    name = f'cpu_kernels-{key[:16]}.so'
+    library = cache_folder() / name if again else path_of(name)
+    if again or not library.exists():
         compiler = shlex.split(os.environ.get('CC') or 'cc')
         # Processes may build at once, and the last one wins. Not utils/fileio.py: ops import torch alone.
         with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
@@ -71,18 +73,49 @@ def build() -> Path:
     return library
 
 
+def path_of(name: str) -> Path:
+    """Returns where a file has been built, maybe in a folder that this user cannot write, else where to build it."""
+    with contextlib.suppress(RuntimeError):
+        if os.access(path := home_folder() / name, os.R_OK):
+            return path
+    return cache_folder() / name
+
+
 @functools.cache
 def cache_folder() -> Path:
-    """Returns the folder of what is built for this machine."""
+    """Returns the folder to build in: that of the user, or a temporary one where that cannot be written."""
     try:
-        folder = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'apa_mmdet'
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except (OSError, RuntimeError):  # no home folder, or it cannot be written
+        return writable_home_folder()
+    except OSError:
         temporary = tempfile.mkdtemp(prefix='apa_mmdet-')
         atexit.register(shutil.rmtree, temporary, ignore_errors=True)
         return Path(temporary)
+
+
+def writable_home_folder() -> Path:
+    """Returns the folder of what is built for this machine, and stays.
+
+    Raises:
+        OSError: if there is no home folder, or it cannot be written.
+    """
+    try:
+        folder = home_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except (OSError, RuntimeError) as error:
+        raise OSError(
+            f'there is no folder to keep what is built ({error}): name one that can be written with XDG_CACHE_HOME'
+        ) from None
+
+
+def home_folder() -> Path:
+    """Returns the folder of what is built for this machine, whether it exists or not.
+
+    Raises:
+        RuntimeError: if there is no home folder.
+    """
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'apa_mmdet'
 
 
 def _processor() -> bytes:
@@ -111,8 +144,7 @@ def load() -> ctypes.CDLL | None:
         try:
             library = ctypes.CDLL(str(build()))
         except OSError:
-            build().unlink()  # damaged
-            library = ctypes.CDLL(str(build()))
+            library = ctypes.CDLL(str(build(again=True)))  # it was damaged
     except (OSError, ValueError, subprocess.CalledProcessError) as error:
         warnings.warn(
             'apa_mmdet: the fast CPU kernels could not be built, so APA and AGLU run in plain PyTorch on the '

@@ -26,10 +26,10 @@ FLAGS = f'-std=c++20 -O2 -fPIC -shared -w -D_GLIBCXX_USE_CXX11_ABI={int(torch._C
 
 
 def library(name: str, sources: Sequence[Path]) -> Path:
-    """Returns the path that a built extension has, whether it exists or not."""
+    """Returns the path that an extension has or will have, as :func:`apa_mmdet.ops.backends.cpu.path_of`."""
     versions = f'{torch.__version__} {sys.implementation.cache_tag} {sysconfig.get_platform()} {FLAGS}'
     key = hashlib.sha256(b'\0'.join([*(file.read_bytes() for file in sources), versions.encode()])).hexdigest()
-    return cpu.cache_folder() / f'{name}-{key[:16]}.so'
+    return cpu.path_of(f'{name}-{key[:16]}.so')
 
 
 def is_supported() -> bool:

@@ -1,18 +1,27 @@
 """How the compiled kernels are built and loaded, and that threads do not change results; test_apa.py tests the rest."""
 
 import os
+import runpy
+import shutil
 import subprocess
 import sys
 import warnings
 
 import pytest
 import torch
+from helpers.disk import not_writable
 
 from apa_mmdet import ops
 from apa_mmdet.ops import dispatch
-from apa_mmdet.ops.backends import analytic, cpu, cpu_extension
+from apa_mmdet.ops.backends import analytic, cpu, cpu_extension, extension
 
 BUILD = 'from apa_mmdet.ops.backends import cpu; print(cpu.load() is not None)'
+
+
+@pytest.fixture(scope='module')
+def built():
+    """The library of this machine."""
+    return cpu.build()
 
 
 @pytest.fixture
@@ -74,6 +83,29 @@ def test_without_a_cache_folder_a_temporary_folder_serves(tmp_path, cache, monke
     assert serving_backend() is cpu and not cpu.build().is_relative_to(tmp_path)
 
 
+def test_what_is_built_serves_where_the_folder_cannot_be_written(built, cache, monkeypatch):
+    cache.mkdir()
+    library = shutil.copy(built, cache / built.name)
+    for path in (extension.library('ours', []), extension.library('ours', []).with_suffix('.passed')):
+        path.write_text('')
+    forget()
+    monkeypatch.setenv('CC', '/no/such/compiler')  # none is needed
+    with not_writable(cache):
+        assert serving_backend() is cpu and cpu.build() == library
+        ours, other = extension.library('ours', []), extension.library('other', [])
+    assert ours.exists() and ours.with_suffix('.passed').exists()
+    assert not other.is_relative_to(cache), 'it could not be built there'
+
+
+def test_a_build_that_would_be_lost_is_refused(tmp_path, cache, monkeypatch):
+    (tmp_path / 'file').write_text('')
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
+    with pytest.raises(
+        SystemExit, match='there is no folder to keep .*: name one that can be written with XDG_CACHE_HOME'
+    ):
+        runpy.run_module('apa_mmdet.ops.backends', run_name='__main__')
+
+
 def test_a_damaged_library_is_built_again(cache, monkeypatch):
     library = cpu.build()
     library.write_bytes(b'broken')
@@ -81,6 +113,14 @@ def test_a_damaged_library_is_built_again(cache, monkeypatch):
     forget()
     monkeypatch.setenv('CC', '/no/such/compiler')  # it is needed no more
     assert serving_backend() is cpu
+
+
+def test_a_damaged_library_that_cannot_be_replaced_is_built_elsewhere(built, cache):
+    cache.mkdir()
+    (cache / built.name).write_bytes(b'broken')
+    with not_writable(cache):
+        assert serving_backend() is cpu
+    assert (cache / built.name).read_bytes() == b'broken'
 
 
 @pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
