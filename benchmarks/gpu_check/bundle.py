@@ -19,10 +19,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 50 * 10**6
-# those of requirements.txt that environments with torch, torchvision, matplotlib, OpenCV and pytest have not
-WHEELS = (
-    *('mmengine', 'mmdet', 'lvis', 'faster-coco-eval', 'pycocotools', 'setuptools', 'addict', 'shapely', 'termcolor'),
-    *('terminaltables', 'yapf', 'platformdirs'),
+DEVELOPMENT = '# building mmcv, testing, linting'  # what requirements.txt has from this line on stays here
+# an environment with torch, torchvision, matplotlib, OpenCV and pytest has these; of mmcv the source is packed
+THERE = (
+    *('torch', 'mmcv', 'contourpy', 'cycler', 'cython', 'fonttools', 'kiwisolver', 'markdown-it-py', 'matplotlib'),
+    *('mdurl', 'numpy', 'opencv-python-headless', 'packaging', 'pillow', 'pygments', 'pyparsing', 'python-dateutil'),
+    *('pyyaml', 'rich', 'scipy', 'six', 'tqdm', 'tzdata'),
 )
 PLATFORMS = ('manylinux_2_28', 'manylinux_2_27', 'manylinux_2_24', 'manylinux_2_17', 'manylinux2014', 'manylinux1')
 STARTER = """#!/bin/sh
@@ -37,9 +39,15 @@ exec python3 "$work/project/benchmarks/gpu_check/run.py" --bundle "$bundle" --wo
 """
 
 
-def pins(names: tuple[str, ...]) -> list[str]:
-    lines = (ROOT / 'requirements.txt').read_text().splitlines()
-    return [next(line for line in lines if line.startswith(f'{name}==')) for name in names]
+def pins() -> dict[str, str]:
+    """Returns the requirements of what runs, by name."""
+    running = (ROOT / 'requirements.txt').read_text().partition(DEVELOPMENT)[0].splitlines()
+    return {line.partition('==')[0]: line for line in running if '==' in line}
+
+
+def wheels() -> list[str]:
+    """Returns the requirements that machines lack: a new one is packed until ``THERE`` names it."""
+    return [line for name, line in pins().items() if name not in THERE]
 
 
 def download(out: Path, requirements: list[str], *options: str) -> None:
@@ -72,8 +80,8 @@ def main() -> None:
     (args.out / 'wheels').mkdir(parents=True)
     platforms = [f'--platform={name}_x86_64' for name in PLATFORMS]
     versions = ['--only-binary=:all:', f'--python-version={args.python}', '--implementation=cp', *platforms]
-    download(args.out / 'wheels', pins(WHEELS), *versions)
-    download(args.out, pins(('mmcv',)), '--no-build-isolation', '--no-binary=mmcv')
+    download(args.out / 'wheels', wheels(), *versions)
+    download(args.out, [pins()['mmcv']], '--no-build-isolation', '--no-binary=mmcv')
     pack_project(args.out / 'project.tar.gz')
     (args.out / 'gpu-check').write_text(STARTER)
     for piece in sorted(args.built.glob('built.tar.gz.[0-9][0-9]')) if args.built else ():
