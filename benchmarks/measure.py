@@ -231,7 +231,7 @@ def hardware(device: str) -> str:
 
 
 class Table:
-    """A CSV file that is complete after every row; lines with # give hardware, versions and command.
+    """A CSV file that is complete at any time; lines with # give hardware, versions and command.
 
     ``shown`` names the columns that are also printed, separated by spaces.
     """
@@ -242,12 +242,14 @@ class Table:
     def add(self, **row) -> None:
         self.rows.append(row)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open('w', newline='', encoding='utf-8') as file:
+        partial = self.path.with_suffix('.part')  # utils/fileio.py needs MMEngine
+        with partial.open('w', newline='', encoding='utf-8') as file:
             file.writelines(f'# {name}: {text}\n' for name, text in self.described.items())
             columns = dict.fromkeys(column for row in self.rows for column in row)
             writer = csv.DictWriter(file, columns, lineterminator='\n')
             writer.writeheader()
             writer.writerows({column: cell(value) for column, value in row.items()} for row in self.rows)
+        os.replace(partial, self.path)
         first, *others = (column for column in self.shown if row.get(column) not in (None, ''))
         print(f'  {cell(row[first]):<26}', *(f'  {column} {cell(row[column])}' for column in others), flush=True)
 

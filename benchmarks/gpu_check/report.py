@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 ROWS = 60  # of a table that are shown; results.tar.gz has all
 MIB = 2**20
-NOT_MEASURED = 'not measured'
+NOT_MEASURED, NOT_READABLE = 'not measured', 'not readable'
 # the columns that the tables of a benchmark show, where they have them
 SHOWN = (
     *('name', 'site', 'config', 'backend', 'dtype', 'amp', 'shape', 'memory_format', 'frozen_stages', 'forward_ms'),
@@ -33,8 +33,13 @@ def last_line(log: Path) -> str:
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
+    """Raises a ValueError for a table that was cut off."""
     with path.open(newline='', encoding='utf-8') as file:
-        return list(csv.DictReader(line for line in file if not line.startswith('#')))
+        rows = list(csv.DictReader(line for line in file if not line.startswith('#')))
+    for number, row in enumerate(rows, 1):
+        if None in row or None in row.values():
+            raise ValueError(f'{path}: row {number} does not have the columns of the first')
+    return rows
 
 
 def markdown(rows: list[dict[str, str]]) -> list[str]:
@@ -122,7 +127,10 @@ def goals(results: Path) -> list[str]:
     lines = ['| goal | | measured |', '|---|---|---|']
     for title, limit, name, figure in GOALS:
         path = results / name
-        measured = (figure(read_table(path)) if path.exists() else '') or NOT_MEASURED
+        try:
+            measured = (figure(read_table(path)) if path.exists() else '') or NOT_MEASURED
+        except (KeyError, ValueError):
+            measured = NOT_READABLE
         lines.append(f'| {title} | {limit} | {measured} |')
     return lines
 
@@ -137,7 +145,11 @@ def write(path: Path, title: str, parts: dict[str, Result], results: Path) -> No
         lines.append(f'| {name} | {result.state} | {result.seconds:.0f} | {note} |')
     lines += ['', '## Goals', '', *goals(results), '']
     for table in sorted(results.glob('*.csv')):
-        rows = read_table(table)
+        try:
+            rows = read_table(table)
+        except ValueError as error:
+            lines += [f'## {table.name}', '', f'{NOT_READABLE}: {error}', '']
+            continue
         if shown := markdown(rows):
             lines += [f'## {table.name}', '', *shown, '']
             lines += [f'The first {ROWS} of {len(rows)} rows.', ''] if len(rows) > ROWS else []

@@ -150,8 +150,10 @@ def check(parts: Iterable[Part], runner: Runner, out: Path, built: Path, title: 
         print('stopped from outside', flush=True)
     finally:
         signal.signal(signal.SIGTERM, before)
-        report.write(out / 'report.md', title, runner.results, runner.folder)
-        bring_back(runner.folder, built, out)
+        try:
+            report.write(out / 'report.md', title, runner.results, runner.folder)
+        finally:
+            bring_back(runner.folder, built, out)
     return all(result.state in ('passed', 'not run') for result in runner.results.values())
 
 

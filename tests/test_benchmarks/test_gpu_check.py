@@ -94,6 +94,29 @@ def test_a_termination_from_outside_still_writes_the_report(tmp_path):
     assert '| passes | passed |' in (tmp_path / 'out/report.md').read_text()
 
 
+def test_a_table_that_was_cut_off_is_not_readable_and_everything_else_comes_back(tmp_path):
+    cut = f'# torch: 2\n{TABLE}"ReLU, sigmoid gate",float32,100,1\n"AGLU, APA gate",fl'
+    parts_ = [
+        parts.Part(
+            'cuts', 20, script(tmp_path, 'cuts.py', f'open("{tmp_path}/results/backbone_cuda.csv", "w").write({cut!r})')
+        ),
+        parts.Part('passes', 20, script(tmp_path, 'passes.py', '')),
+    ]
+    (tmp_path / 'out').mkdir()
+    assert run.check(parts_, runner(tmp_path), tmp_path / 'out', tmp_path / 'built', 'A title')
+    text = (tmp_path / 'out/report.md').read_text()
+    assert text.count('| not readable |') == 3 and '## backbone_cuda.csv\n\nnot readable: ' in text
+    assert '| passes | passed |' in text and (tmp_path / 'out/results.tar.gz').exists()
+
+
+def test_results_come_back_without_a_report(tmp_path):
+    (tmp_path / 'out/report.part').mkdir(parents=True)  # in the place of the file
+    passes = parts.Part('passes', 20, script(tmp_path, 'passes.py', ''))
+    with pytest.raises(IsADirectoryError):
+        run.check([passes], runner(tmp_path), tmp_path / 'out', tmp_path / 'built', 'A title')
+    assert (tmp_path / 'out/results.tar.gz').exists()
+
+
 def test_goals_without_figures_read_not_measured_and_others_show_the_worst(tmp_path):
     assert all(line.endswith('| not measured |') for line in report.goals(tmp_path)[2:])
     rows = '"AGLU, APA gate",float32,50,0.9\n"ReLU, sigmoid gate",float32,100,1\n"AGLU, APA gate",float16,30,1.2\n'

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.disk import files_no_larger_than
 from helpers.paths import ROOT
 from torch import nn
 
@@ -248,6 +249,15 @@ def test_peak_and_held_memory_equal_counts_by_hand():
     assert memory.memory_of(without_backward, CPU) == (4 * n, 2 * n)
     gradient = torch.ones(1000)
     assert memory.memory_of(lambda: torch.autograd.grad(x.sigmoid(), x, gradient), CPU) == (2 * n, n)
+
+
+def test_a_table_that_cannot_be_written_is_as_it_was(tmp_path, capsys):
+    results = measure.Table(tmp_path / 'results.csv', dict(torch='2'), 'name')
+    results.add(name='first', note='')
+    before = results.path.read_text()
+    with pytest.raises(OSError), files_no_larger_than(len(before) + 100):
+        results.add(name='second', note='long' * 100)
+    assert results.path.read_text() == before
 
 
 def test_times_are_median_and_quartiles():
