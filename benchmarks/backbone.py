@@ -29,7 +29,7 @@ from apa_mmdet import ops
 
 RELU = 'ReLU, sigmoid gate'
 APA, RECOMPUTED = 'AGLU, APA gate', 'AGLU, APA gate, recomputed'
-FROM_PYTHON = 'AGLU, APA gate, launched from Python'  # on a GPU, where C++ launches the other's kernels
+FROM_PYTHON = 'AGLU, APA gate, launched from Python'  # on a GPU, where C++ launches the other's kernels once tested
 NETWORKS = {
     RELU: dict(
         type='SEResNet',
@@ -63,6 +63,14 @@ def build(name: str, depth: int, frozen_stages: int, device: str) -> nn.Module:
                 nn.init.uniform_(tensor, -0.1, 0.1)
     net.to(device).train()  # mmdet's returns None
     return net
+
+
+def backends_of(device: str) -> dict[str, str]:
+    """Returns who computes AGLU and APA in the networks that have them."""
+    default = measure.serving(torch.empty(1, device=device))[0]
+    # the activations that are recomputed go through Python, the gates do not
+    recomputed = 'triton, triton-cpp' if default == 'triton-cpp' else default
+    return {APA: default, RECOMPUTED: recomputed, FROM_PYTHON: 'triton'}
 
 
 def contenders(device: str) -> list[str]:
@@ -108,9 +116,10 @@ def measure_networks(
         return steps(nets[name], image, getattr(torch, dtype), name == FROM_PYTHON)
 
     calls, notes = measure.prepare({name: partial(prepare, name) for name in contenders(args.device)})
-    samples = measure.round_robin(calls, args.rounds, args.device)
+    samples, backends = measure.round_robin(calls, args.rounds, args.device), backends_of(args.device)
     for name in contenders(args.device):
-        row = dict(name=name, depth=depth, frozen_stages=frozen_stages, device=args.device, dtype=dtype)
+        row = dict(name=name, backend=backends.get(name, ''), depth=depth, frozen_stages=frozen_stages)
+        row |= dict(device=args.device, dtype=dtype)
         row |= dict(shape=measure.shape_text(args.shape), memory_format=args.memory_format, note=notes.get(name, ''))
         if name not in notes:
             net, forward, forward_backward = nets[name], *(calls[name, step] for step in measure.STEPS)

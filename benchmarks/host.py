@@ -120,10 +120,14 @@ def site(device: str) -> tuple[Tensor, Callable[[Tensor], '_Loss'], Callable[[Te
 
 
 def compare_launches(table: measure.Table, rounds: int, device: str) -> None:
-    """Adds the rows of a site whose kernels are launched from Python, and from C++ where that is built."""
+    """Adds the rows of a site whose kernels are launched from Python, and from C++ where that is built and tested."""
     x, ours, theirs = site(device)
     for name, backend in (('a site, from Python', 'triton'), ('a site, from C++', 'triton-cpp')):
-        if backend in ops.backends():
+        if backend not in ops.backends():
+            table.add(name=name, note=f'{backend} is not available')
+        elif device == 'cuda' and backend not in measure.serving(x):
+            table.add(name=name, note=f'{backend} does not work on this GPU, or has not passed its self-test')
+        else:
             with ops.use_backend(backend):
                 compare(table, name, [ours, theirs], x, rounds, CALLS_OF_A_SITE)
 
@@ -157,7 +161,7 @@ def main() -> None:
     args: argparse.Namespace = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    columns = 'forward_ms forward_relu_ms forward_to_relu backward_ms backward_relu_ms backward_to_relu'
+    columns = 'forward_ms forward_relu_ms forward_to_relu backward_ms backward_relu_ms backward_to_relu note'
     if args.device == 'cuda':
         compare_launches(measure.begin(args, 'host', f'name {columns}'), args.rounds, args.device)
         return

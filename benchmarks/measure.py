@@ -34,6 +34,7 @@ os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # read when torch is imported; 
 
 import torch  # noqa: E402
 
+from apa_mmdet import ops  # noqa: E402
 from apa_mmdet.utils.cli import at_least  # noqa: E402
 from apa_mmdet.version import __version__  # noqa: E402
 
@@ -138,6 +139,11 @@ def in_a_process(function: Callable, *args):
     """Returns the result of a function that runs in a process of its own."""
     with ProcessPoolExecutor(1, get_context('spawn')) as pool:
         return pool.submit(function, *args).result()
+
+
+def serving(x: torch.Tensor) -> list[str]:
+    """Returns the backends of this project's operators that serve such a tensor, the one that is used first."""
+    return [name for name, backend in ops.backends().items() if backend.serves(x)]
 
 
 def reason(error: Exception) -> str:

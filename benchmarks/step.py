@@ -148,8 +148,9 @@ def measure_steps(table: measure.Table, args: argparse.Namespace) -> None:
         for _ in range(2):  # the second one finds the buckets in the order of the gradients
             steps[path]()
     samples = measure.round_robin(steps, args.rounds, args.device)
+    backend = args.backend or measure.serving(torch.empty(1, device=args.device))[0]
     for path, step in steps.items():
-        row = dict(config=path.stem, device=args.device, amp=args.amp, backend=args.backend, processes=get_world_size())
+        row = dict(config=path.stem, device=args.device, amp=args.amp, backend=backend, processes=get_world_size())
         row['images'] = len(batches[0]['inputs'])
         row |= measure.milliseconds(samples[path], 'step_')
         row['to_first'] = row['step_ms'] / measure.milliseconds(samples[args.configs[0]])['ms']

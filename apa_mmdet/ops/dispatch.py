@@ -24,10 +24,10 @@ _RESIDUAL = Arguments._fields.index('residual')
 
 
 def backends() -> dict[str, ModuleType]:
-    """Returns the modules that can compute on this machine, by name."""
+    """Returns the modules that can compute on this machine, by name: of those that serve a tensor, the first does."""
     found = {
-        'triton': _triton(),
         'triton-cpp': _triton_extension(),
+        'triton': _triton(),
         'cpu': cpu if cpu.load() else None,
         'analytic': analytic,
     }

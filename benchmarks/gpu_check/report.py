@@ -9,6 +9,7 @@ from typing import NamedTuple
 ROWS = 60  # of a table that are shown; results.tar.gz has all
 MIB = 2**20
 NOT_MEASURED, NOT_READABLE = 'not measured', 'not readable'
+BAD = ('failed', 'stopped')  # states of a part
 # the columns that the tables of a benchmark show, where they have them
 SHOWN = (
     *('name', 'site', 'config', 'backend', 'dtype', 'amp', 'shape', 'memory_format', 'frozen_stages', 'forward_ms'),
@@ -57,10 +58,16 @@ def markdown(rows: list[dict[str, str]]) -> list[str]:
 def _worst(rows: list[dict[str, str]], column: str, name: str, worst: Callable = max) -> str:
     """For each dtype the worst figure of a contender."""
     by_dtype: dict[str, list[float]] = {}
+    rows = [row for row in rows if row.get('name') == name and row.get(column)]
     for row in rows:
-        if row.get('name') == name and row.get(column):
-            by_dtype.setdefault(row['dtype'], []).append(float(row[column]))
-    return ', '.join(f'{dtype} {worst(found):.2f}' for dtype, found in by_dtype.items())
+        by_dtype.setdefault(row['dtype'], []).append(float(row[column]))
+    return ', '.join(f'{dtype} {worst(found):.2f}' for dtype, found in by_dtype.items()) + _backend(rows)
+
+
+def _backend(rows: list[dict[str, str]]) -> str:
+    """Who launched the kernels of these rows, in parentheses."""
+    found = dict.fromkeys(row['backend'] for row in rows if row.get('backend'))
+    return f' ({", ".join(found)})' if found else ''
 
 
 def _large(rows: list[dict[str, str]]) -> list[dict[str, str]]:
@@ -82,12 +89,13 @@ def _sites(rows: list[dict[str, str]]) -> str:
     totals = (
         (row['name'], *(float(row[f'forward_{side}ms']) + float(row[f'backward_{side}ms']) for side in ('', 'relu_')))
         for row in rows
+        if row.get('forward_ms')
     )
     return ', '.join(f'{name.removeprefix("a site, ")} {ours / relu:.2f}' for name, ours, relu in totals)
 
 
 def _step_ratio(rows: list[dict[str, str]]) -> str:
-    return f'{float(rows[1]["to_first"]):.2f}' if len(rows) > 1 else ''
+    return f'{float(rows[1]["to_first"]):.2f}{_backend(rows[:1])}' if len(rows) > 1 else ''
 
 
 APA, RELU, FROM_PYTHON = 'AGLU, APA gate', 'ReLU, sigmoid gate', 'AGLU, APA gate, launched from Python'
@@ -142,7 +150,8 @@ def write(path: Path, title: str, parts: dict[str, Result], results: Path) -> No
     lines += ['| part | | seconds | |', '|---|---|---|---|']
     for name, result in parts.items():
         note = result.note.replace('|', '\\|')
-        lines.append(f'| {name} | {result.state} | {result.seconds:.0f} | {note} |')
+        state = f'**{result.state}**' if result.state in BAD else result.state
+        lines.append(f'| {name} | {state} | {result.seconds:.0f} | {note} |')
     lines += ['', '## Goals', '', *goals(results), '']
     for table in sorted(results.glob('*.csv')):
         try:
@@ -158,7 +167,7 @@ def write(path: Path, title: str, parts: dict[str, Result], results: Path) -> No
     for name, result in parts.items():
         log = results / 'logs' / f'{name.replace(", ", "_").replace(" ", "_")}.log'
         if log.exists():
-            wanted = 40 if result.state in ('failed', 'stopped') else 6
+            wanted = 40 if result.state in BAD else 6
             lines += [f'## Log: {name}', '', '```', *(line[:300] for line in _lines(log)[-wanted:]), '```', '']
     partial = path.with_suffix('.part')
     partial.write_text('\n'.join(lines), encoding='utf-8')

@@ -21,7 +21,7 @@ import pieces  # noqa: E402
 import report  # noqa: E402
 import run  # noqa: E402
 
-TABLE = 'name,dtype,peak_mib,forward_backward_to_relu\n'
+TABLE = 'name,backend,dtype,peak_mib,forward_backward_to_relu\n'
 
 
 def script(folder, name, code):
@@ -64,7 +64,11 @@ def test_parts_that_fail_and_hang_do_not_keep_the_others_from_the_report(tmp_pat
         'passes': 'passed',
     }
     text = (tmp_path / 'out/report.md').read_text()
-    assert '| fails | failed |' in text and 'ValueError: the tensor is 3\\|4' in text
+    assert (
+        '| fails | **failed** |' in text
+        and '| hangs | **stopped** |' in text
+        and 'ValueError: the tensor is 3\\|4' in text
+    )
     assert '| needs fails | not run | 0 | needs fails |' in text
     assert 'benchmarks/no_such_file.py is not in this checkout' in text
     assert not is_alive(int((tmp_path / 'pid').read_text())), 'what a stopped part started is stopped'
@@ -95,7 +99,7 @@ def test_a_termination_from_outside_still_writes_the_report(tmp_path):
 
 
 def test_a_table_that_was_cut_off_is_not_readable_and_everything_else_comes_back(tmp_path):
-    cut = f'# torch: 2\n{TABLE}"ReLU, sigmoid gate",float32,100,1\n"AGLU, APA gate",fl'
+    cut = f'# torch: 2\n{TABLE}"ReLU, sigmoid gate",,float32,100,1\n"AGLU, APA gate",trit'
     parts_ = [
         parts.Part(
             'cuts', 20, script(tmp_path, 'cuts.py', f'open("{tmp_path}/results/backbone_cuda.csv", "w").write({cut!r})')
@@ -119,19 +123,23 @@ def test_results_come_back_without_a_report(tmp_path):
 
 def test_goals_without_figures_read_not_measured_and_others_show_the_worst(tmp_path):
     assert all(line.endswith('| not measured |') for line in report.goals(tmp_path)[2:])
-    rows = '"AGLU, APA gate",float32,50,0.9\n"ReLU, sigmoid gate",float32,100,1\n"AGLU, APA gate",float16,30,1.2\n'
-    rows += '"AGLU, APA gate, launched from Python",float32,50,1.1\n'
+    rows = '"AGLU, APA gate",triton-cpp,float32,50,0.9\n"ReLU, sigmoid gate",,float32,100,1\n'
+    rows += '"AGLU, APA gate",triton-cpp,float16,30,1.2\n"AGLU, APA gate, launched from Python",triton,float32,50,1.1\n'
     (tmp_path / 'backbone_cuda.csv').write_text('# torch: 2\n' + TABLE + rows)
     columns = 'name,dtype,predicted_forward_bytes,forward_backward_to_silu,share_of_copy\n'
     small, large = 2**20, 2**28
     rows = f'aglu,float32,{large},1.05,0.9\naglu,float32,{large},1.2,0.7\naglu,float32,{small},9,0.1\nSiLU,float32,{large},1,1\n'
     (tmp_path / 'activations_cuda.csv').write_text(columns + rows)
-    columns = 'name,forward_ms,forward_relu_ms,backward_ms,backward_relu_ms\n'
-    rows = '"a site, from Python",0.2,0.1,0.4,0.1\n"a site, from C++",0.08,0.1,0.1,0.1\n'
+    columns = 'name,forward_ms,forward_relu_ms,backward_ms,backward_relu_ms,note\n'
+    rows = '"a site, from Python",0.2,0.1,0.4,0.1,\n"a site, from C++",0.08,0.1,0.1,0.1,\n'
     (tmp_path / 'host_cuda.csv').write_text(columns + rows)
+    (tmp_path / 'step_cuda.csv').write_text('config,backend,to_first\napa,triton,1\nrelu,triton,0.95\n')
     measured = [line.split('|')[3].strip() for line in report.goals(tmp_path)[2:]]
-    by_goal = ['float32 1.20', 'float32 0.70', 'float32 0.90, float16 1.20', 'float32 1.10', 'float32 0.50']
-    assert measured == [*by_goal, 'from Python 3.00, from C++ 0.90', 'not measured', 'not measured']
+    network = ['float32 0.90, float16 1.20 (triton-cpp)', 'float32 1.10 (triton)', 'float32 0.50']
+    launches = 'from Python 3.00, from C++ 0.90'
+    assert measured == ['float32 1.20', 'float32 0.70', *network, launches, '0.95 (triton)', 'not measured']
+    (tmp_path / 'host_cuda.csv').write_text(f'{columns}"a site, from C++",,,,,no self-test\n')
+    assert report.goals(tmp_path)[-3].endswith('| not measured |')
 
 
 def test_large_files_come_back_whole_in_small_pieces(tmp_path):

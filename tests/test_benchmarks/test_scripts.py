@@ -158,14 +158,16 @@ def test_the_compiled_textbook_formula_is_timed(tmp_path):
     assert [int(row['saved_bytes']) for row in rows] == [4 * 480, 4 * 672]
 
 
-def test_wrong_values_are_not_timed(tmp_path, monkeypatch, capsys):
+def test_wrong_values_are_timed_and_named_in_the_table_and_at_the_end(tmp_path, monkeypatch, capsys):
     right = activations.ops.aglu
-    monkeypatch.setattr(activations.ops, 'aglu', lambda z, *parameters: right(z, *parameters) * (1 + 1e-5))
-    monkeypatch.setattr(sys, 'argv', ['activations.py', '--device', 'cpu', '--check', '--out', str(tmp_path)])
-    with pytest.raises(SystemExit, match='nothing is timed'):
+    monkeypatch.setattr(activations.ops, 'aglu', lambda z, *parameters: right(z, *parameters) * (1 + 1e-11))
+    options = '--check --types SiLU --rounds 2 --shapes 1x2x3x4 --device cpu --out'
+    monkeypatch.setattr(sys, 'argv', ['activations.py', *options.split(), str(tmp_path)])
+    with pytest.raises(SystemExit, match='WRONG VALUES on this device.* aglu by analytic in float64, 1e-11; '):
         activations.main()
     assert 'FAILED, more than 1e-12' in capsys.readouterr().out
-    assert not list(tmp_path.iterdir())
+    rows = table(tmp_path / 'activations_cpu.csv')
+    assert len(rows) == 2 and all('aglu by analytic in float64' in row['wrong values'] for row in rows)
 
 
 def test_a_contender_that_cannot_run_leaves_a_note_and_the_others_run(tmp_path, monkeypatch):
@@ -192,6 +194,7 @@ def test_backbones_are_timed_and_drawn(tmp_path, monkeypatch):
     backbone.main()
     rows = table(tmp_path / 'out/backbone_cpu.csv', 'saved_mib', 'held_mib', 'peak_mib', 'forward_to_relu')
     assert [row['name'] for row in rows] == list(backbone.NETWORKS)
+    assert {row['name'] for row in rows if row['backend'] == 'cpu'} == {backbone.APA, backbone.RECOMPUTED}
     assert {(row['depth'], row['frozen_stages'], row['shape']) for row in rows} == {('18', '-1', '1x3x64x64')}
     saved = {row['name']: float(row['saved_mib']) for row in rows}
     assert saved[backbone.RECOMPUTED] < 0.7 * saved[backbone.APA] < 0.7 * saved[backbone.RELU]
@@ -294,6 +297,7 @@ def test_training_steps_of_two_detectors_are_measured(two_detectors, tmp_path, m
     assert len(capsys.readouterr().out.splitlines()) < 15
     aglu, relu = measure.read_results(tmp_path / 'out/step_cpu.csv')
     assert aglu['mmdet'] and aglu['processes'] == '1' and aglu['buckets'] == '0'
+    assert aglu['backend'] == 'cpu'
     assert (aglu['config'], relu['config'], float(aglu['to_first'])) == ('aglu', 'relu', 1)
     for row in (aglu, relu):
         assert 0 < float(row['step_ms_low']) <= float(row['step_ms']) <= float(row['step_ms_high'])

@@ -78,17 +78,23 @@ def test_what_python_would_compute_is_no_launch_from_cpp(stub, small, monkeypatc
         self_test.self_test(CPU)
 
 
+def launchers_of(x):
+    return [name for name, each in dispatch.backends().items() if name.startswith('triton') and each.serves(x)]
+
+
 def test_a_gpu_is_launched_on_from_cpp_once_the_test_has_passed(gpu, monkeypatch, capsys):
     on_gpu, on_cpu = SimpleNamespace(is_cuda=True, device=GPU), torch.ones(1)
     monkeypatch.setattr(dispatch, '_is_plain', lambda x: True)
+    monkeypatch.setattr(triton, 'serves', lambda x: x.is_cuda)
     from_cpp = triton_extension.load()
-    assert dispatch._host_side(on_gpu) is not from_cpp
+    assert dispatch._host_side(on_gpu) is not from_cpp and launchers_of(on_gpu) == ['triton']
     triton_extension.is_tested.cache_clear()
     monkeypatch.setattr(self_test, 'self_test', lambda device: None)
     with pytest.raises(SystemExit, match='False'):
         self_test.main()
     assert capsys.readouterr().out == f'launches from C++: used on NVIDIA H200 ({gpu()})\n'
     assert dispatch._host_side(on_gpu) is from_cpp is not dispatch._host_side(on_cpu)
+    assert launchers_of(on_gpu) == ['triton-cpp', 'triton'], 'the first computes'
     with dispatch.use_backend('triton'):
         assert dispatch._host_side(on_gpu) is not from_cpp
     triton_extension.is_tested.cache_clear()

@@ -55,7 +55,7 @@ def load() -> ModuleType | None:
 
 
 def serves(x: Tensor) -> bool:
-    return load() is not None and triton.serves(x)
+    return triton.serves(x) and is_tested(x.device)
 
 
 def record_of(device: torch.device) -> Path:

@@ -27,7 +27,9 @@ launcher = ops.backends()['triton']
 kernels = pytest.importorskip('apa_mmdet.ops.backends.triton_kernels')
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
-LAUNCHERS = [name for name in ops.backends() if name.startswith('triton')]  # on a GPU also from C++, where it is built
+ONE = torch.ones(1, device=DEVICE)
+# on a GPU also from C++, where the self-test has passed: a wrong launch leaves a process without the use of its GPU
+LAUNCHERS = ['triton'] + [name for name, each in ops.backends().items() if name == 'triton-cpp' and each.serves(ONE)]
 HALF = [torch.float16, torch.bfloat16]
 # in half precision one unit in the last place: the interpreter truncates bfloat16 where a GPU rounds
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 8e-3}
@@ -41,7 +43,7 @@ SHAPES = {  # of tiles; each is a kernel to compile
 
 def test_serves_only_tensors_on_a_gpu():
     assert not launcher.serves(torch.ones(1))
-    assert DEVICE == 'cpu' or launcher.serves(torch.ones(1, device=DEVICE))
+    assert DEVICE == 'cpu' or launcher.serves(ONE)
 
 
 @pytest.mark.parametrize('channels_last', [False, True])
