@@ -92,16 +92,17 @@ def serves(x: Tensor) -> bool:
 @functools.cache
 def works(device: torch.device) -> bool:
     """Whether Triton works on this device, with a warning if not: it needs a C compiler and a GPU it supports."""
-    one = torch.ones((), device=device)
-    try:
-        forward('aglu', Arguments(one, one, one))
-    except Exception as error:  # of Triton, of the compiler or of the driver
-        warnings.warn(
-            'apa_mmdet: the GPU kernels could not be built, so APA and AGLU run in plain PyTorch on the GPU, '
-            f'slower and with more temporary memory. Reason: {type(error).__name__}: {str(error)[:500]}',
-            stacklevel=2,
-        )
-        return False
+    with torch._C._DisableFuncTorch():  # where it is in use, new tensors are wrappers without data
+        one = torch.ones((), device=device)
+        try:
+            forward('aglu', Arguments(one, one, one))
+        except Exception as error:  # of Triton, of the compiler or of the driver
+            warnings.warn(
+                'apa_mmdet: the GPU kernels could not be built, so APA and AGLU run in plain PyTorch on the GPU, '
+                f'slower and with more temporary memory. Reason: {type(error).__name__}: {str(error)[:500]}',
+                stacklevel=2,
+            )
+            return False
     return True
 
 

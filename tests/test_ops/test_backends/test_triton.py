@@ -46,6 +46,12 @@ def test_serves_only_tensors_on_a_gpu():
     assert DEVICE == 'cpu' or launcher.serves(ONE)
 
 
+def test_works_where_it_is_asked_first_in_a_transform():
+    answers = []
+    torch.func.grad(lambda x: answers.append(launcher.works.__wrapped__(ONE.device)) or x.sum())(ONE)
+    assert answers == [True]
+
+
 @pytest.mark.parametrize('channels_last', [False, True])
 @pytest.mark.parametrize(
     'images, channels, positions',
