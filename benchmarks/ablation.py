@@ -38,6 +38,7 @@ from studies import STUDIES, Study, write_shared_weights
 
 from apa_mmdet.apis.mmdet_tools import EXIT_DIVERGED
 from apa_mmdet.utils import cli
+from apa_mmdet.utils.errors import CodedError
 
 RUNNING: set[subprocess.Popen] = set()  # tools in progress
 METRICS = {
@@ -58,26 +59,28 @@ def read(path: Path) -> list[dict[str, str]]:
     """Reads the runs of a CSV, each with the hardware and versions that precede it.
 
     Raises:
-        ValueError: for other columns, a line that was cut off, or runs that cannot be compared.
+        CodedError: ``other-columns``, ``cut-line``, or ``other-runs`` for runs that cannot be compared.
     """
     if not path.exists():
         return []
     if path.read_text(encoding='utf-8').partition('\n')[0] != ','.join(COLUMNS):
-        raise ValueError(f'{path} has other columns than this script writes; name another file with --out')
+        line = f'{path} has other columns than this script writes; name another file with --out'
+        raise CodedError('other-columns', line)
     rows = measure.read_results(path)
     refuse_mixed(rows)
     return rows
 
 
 def refuse_mixed(rows: list[dict[str, str]]) -> None:
-    """Raises ValueError if runs cannot be compared: other epochs or options, or an arm's config has changed."""
+    """Raises ``other-runs`` if runs cannot be compared: other epochs or options, or an arm's config has changed."""
     groups = {column: {row[column] for row in rows if column in row} for column in ('epochs', 'options')}
     names = dict.fromkeys(row['name'] for row in rows)
     groups |= {f'configs of {name}': {row['config'] for row in rows if row['name'] == name} for name in names}
     for what, values in groups.items():
         if len(values) > 1:
             values = ', '.join(map(repr, sorted(values)))
-            raise ValueError(f'runs with different {what} cannot be compared: {values}; name another file with --out')
+            line = f'runs with different {what} cannot be compared: {values}; name another file with --out'
+            raise CodedError('other-runs', line)
 
 
 def append(path: Path, row: dict, conditions: dict[str, str]) -> None:

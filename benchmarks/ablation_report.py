@@ -23,6 +23,7 @@ from studies import STUDIES, Run, Study
 from apa_mmdet.apis.compare_results import resample_results
 from apa_mmdet.evaluation.functional.paired_difference import paired_difference
 from apa_mmdet.utils import cli
+from apa_mmdet.utils.errors import CodedError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,7 +53,9 @@ def compare(study: Study, rows: list[dict[str, str]], folder: Path, table: measu
         if not runs[run, seed]['note']
     }
     if not paths:
-        raise ValueError(f'{folder}: no two arms to compare have a seed in common that gave predictions')
+        raise CodedError(
+            'nothing-to-compare', f'{folder}: no two arms to compare have a seed in common that gave predictions'
+        )
     options = dict(option.split('=', 1) for option in study.test_options(study.reference, 'none'))
     _, found = resample_results(
         str(study.config(study.reference)), paths.values(), cfg_options={**options, 'test_evaluator.metric': ['segm']}
@@ -151,7 +154,7 @@ def write_between_marks(study: str, text: str, page: Path) -> None:
     before, begin, rest = page.read_text(encoding='utf-8').partition(first)
     _, end, after = rest.partition(END)
     if not end:
-        raise ValueError(f'{page} has no place for the tables: it needs the lines {first} and {END}')
+        raise CodedError('no-marks', f'{page} has no place for the tables: it needs the lines {first} and {END}')
     page.write_text(f'{before}{begin}\n{text}\n{end}{after}', encoding='utf-8')
 
 

@@ -36,6 +36,7 @@ import torch  # noqa: E402
 
 from apa_mmdet import ops  # noqa: E402
 from apa_mmdet.utils.cli import at_least  # noqa: E402
+from apa_mmdet.utils.errors import CodedError  # noqa: E402
 from apa_mmdet.version import __version__  # noqa: E402
 
 MIB = 2**20
@@ -264,7 +265,7 @@ def read_results(path: Path) -> list[dict[str, str]]:
     """Reads the rows of a table, each with the lines with # above it.
 
     Raises:
-        ValueError: for a line that was cut off.
+        CodedError: ``cut-line``, for a line that was cut off.
     """
     rows, columns, described = [], [], {}
     for number, line in enumerate(path.read_text(encoding='utf-8').splitlines(), 1):
@@ -272,7 +273,8 @@ def read_results(path: Path) -> list[dict[str, str]]:
         if line.startswith('#'):
             described |= [line.removeprefix('# ').split(': ', 1)]
         elif columns and len(cells) != len(columns):
-            raise ValueError(f'{path}, line {number}: {len(cells)} cells instead of {len(columns)}; delete the line')
+            text = f'{path}, line {number}: {len(cells)} cells instead of {len(columns)}; delete the line'
+            raise CodedError('cut-line', text)
         elif columns:
             rows.append({**described, **dict(zip(columns, cells))})
         else:

@@ -17,7 +17,7 @@ def parse_args():
     parser.add_argument('--images', type=cli.at_least(1), default=16, help='number, evenly spread over the data set')
     parser.add_argument('--split', choices=('train', 'val', 'test'), default='train', help='part of the data')
     parser.add_argument('--out', type=Path, help='(default: work_dirs/browse/CONFIG_SPLIT.png)')
-    parser.add_argument('--seed', type=int, default=0, help='of the augmentation')
+    parser.add_argument('--seed', type=cli.at_least(0, 2**32 - 1), default=0, help='of the augmentation')
     return parser.parse_args()
 
 

@@ -8,7 +8,6 @@ docs/dataset_prepare.md lists the codes.
 """
 
 import os
-import sys
 
 from apa_mmdet.apis.validate_annotations import check_config
 from apa_mmdet.datasets.validation.validate_config import SPLITS
@@ -27,7 +26,6 @@ def parse_args():
 
 def main():
     args = parse_args()
-    sys.stdout.reconfigure(errors='backslashreplace')  # names in the findings may be unprintable
     report = check_config(args.config, args.cfg_options, args.split, not args.no_images, args.workers)
     print(report)
     return int(report.errors > 0)

@@ -28,7 +28,8 @@ def write_class_statistics(source: str, out: str) -> str:
     measured = measure_classes(read_annotations(source), source)
     head = dict(source=Path(source).name, **{key: measured[key] for key in ('n_images', 'n_images_annotated')})
     rows = ',\n'.join(json.dumps(category, ensure_ascii=False) for category in measured['categories'])
-    atomic_write(out, f'{json.dumps(head, ensure_ascii=False)[:-1]}, "categories": [\n{rows}\n]}}\n'.encode())
+    text = f'{json.dumps(head, ensure_ascii=False)[:-1]}, "categories": [\n{rows}\n]}}\n'
+    atomic_write(out, text.encode(errors='backslashreplace'))  # surrogates, as JSON escapes them
     dimension = np.array([category['fractal_dimension'] for category in measured['categories']])
     instances = sum(category['instance_count'] for category in measured['categories'])
     return (

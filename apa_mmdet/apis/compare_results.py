@@ -92,7 +92,7 @@ def compare_results(
     Raises:
         FileNotFoundError: if there are no such results or annotations.
         BadComparison: if the results do not go together.
-        ValueError: as of :func:`~.offline_eval.eval_results`.
+        BadConfig, PredictionError, CodedError: as of :func:`~.offline_eval.eval_results`.
 
     Example:
         >>> found = compare_results('own.py', dict(relu=['r0.pkl', 'r1.pkl'], aglu=['a0.pkl', 'a1.pkl']))
@@ -135,7 +135,7 @@ def resample_results(
     Raises:
         FileNotFoundError: if there are no such results or annotations.
         BadComparison: if the results are not of the same images and metrics.
-        ValueError: as of :func:`~.offline_eval.eval_results`.
+        BadConfig, PredictionError, CodedError: as of :func:`~.offline_eval.eval_results`.
     """
     paths = list(dict.fromkeys(map(Path, paths)))
     metric = build_metric(config, paths[0], cfg_options)

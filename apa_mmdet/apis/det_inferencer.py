@@ -26,6 +26,7 @@ from apa_mmdet.checkpoint.scheme import data_only
 from apa_mmdet.models.calibration import name_classes
 from apa_mmdet.structures.best_class import best_class_of_each_object
 from apa_mmdet.utils.config import BadConfig, class_counts, is_classifier, leaves, load_config
+from apa_mmdet.utils.errors import CodedError, in_one_line
 from apa_mmdet.utils.fileio import atomic_write
 from apa_mmdet.visualization.images import read_rgb
 from apa_mmdet.visualization.local_visualizer import draw, make_visualizer
@@ -56,7 +57,7 @@ class StrictDetInferencer(DetInferencer):
         BadCheckpoint: if the checkpoint is damaged, holds no weights or would run code.
         BadConfig: if the config is not that of a detector.
         WrongWeights: if the weights do not fit the model.
-        ValueError: if the class names do not fit the model, or there is no such device.
+        CodedError: ``class-count``, if the class names do not fit the model; ``no-device``, if there is no such one.
 
     Example::
 
@@ -160,7 +161,8 @@ class StrictDetInferencer(DetInferencer):
             raise BadConfig('no-detector', f'{cfg.filename or "the config"}: its test pipeline loads no image')
         if 'meta_keys' in pipeline[-1]:
             pipeline[-1]['meta_keys'] = tuple(key for key in pipeline[-1]['meta_keys'] if key != 'img_id')
-        return Compose([AnyImageLoader(pipeline[loaders[0]]), *pipeline[loaders[0] + 1 :]])
+        with in_one_line('not-buildable', f'{self._names[1]}: its test pipeline cannot be built'):
+            return Compose([AnyImageLoader(pipeline[loaders[0]]), *pipeline[loaders[0] + 1 :]])
 
     def _init_collate(self, cfg: Config) -> Callable:
         return pseudo_collate  # the base class finds the same one, with a warning
@@ -179,7 +181,8 @@ def _check_device(device: str) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f'no device {device} here ({str(error).splitlines()[0][:100]}); cpu is always there') from None
+        line = f'no device {device} here ({str(error).splitlines()[0][:100]}); cpu is always there'
+        raise CodedError('no-device', line) from None
 
 
 def class_names(cfg: Config, meta: Any = None) -> tuple[str, ...]:
@@ -191,7 +194,8 @@ def class_names(cfg: Config, meta: Any = None) -> tuple[str, ...]:
 
     Raises:
         FileNotFoundError: if the config's data set reads them from a file that does not exist.
-        ValueError: if there are not as many as the model has classes.
+        CodedError: ``class-count``, if there are not as many as the model has classes; ``not-buildable``, if the data
+            set cannot say them.
     """
     numbers = {found.number for found in class_counts(cfg.model) if found.is_used}
     counts = []
@@ -199,10 +203,11 @@ def class_names(cfg: Config, meta: Any = None) -> tuple[str, ...]:
         if not numbers or numbers == {len(names)}:
             return tuple(map(str, names))
         counts.append(len(names))
-    raise ValueError(
+    raise CodedError(
+        'class-count',
         f'the model has {" or ".join(map(str, sorted(numbers)))} classes, but there are names for '
         f'{" or ".join(map(str, counts)) or "none"}; name them in the config: '
-        'test_dataloader=dict(dataset=dict(metainfo=dict(classes=(…))))'
+        'test_dataloader=dict(dataset=dict(metainfo=dict(classes=(…))))',
     )
 
 
@@ -212,6 +217,8 @@ def _known_names(cfg: Config, meta: Any) -> Iterator[Sequence[str]]:
         yield names
     for leaf in leaves(cfg.test_dataloader.dataset):
         # only what the data set's class and its metainfo say: annotations are not read
-        names = DATASETS.build(dict(leaf, lazy_init=True, pipeline=[])).metainfo.get('classes')
+        name = cfg.filename or 'the config'
+        with in_one_line('not-buildable', f'{name}: its test data set cannot be built', keep=FileNotFoundError):
+            names = DATASETS.build(dict(leaf, lazy_init=True, pipeline=[])).metainfo.get('classes')
         if names:
             yield names

@@ -8,11 +8,10 @@ import torch
 from mmdet.apis.det_inferencer import IMG_EXTENSIONS
 from tqdm import tqdm
 
-from apa_mmdet.utils.errors import one_line
-from apa_mmdet.visualization.images import UNREADABLE
+from apa_mmdet.utils.errors import CodedError, one_line
+from apa_mmdet.visualization.images import UNREADABLE, BadImage
 
 from .det_inferencer import StrictDetInferencer
-from .inference_loading import BadImage
 
 # mmdet's, and what newer OpenCV or Pillow read, as far as they are built for it; the rest is listed as unreadable
 IMAGE_SUFFIXES = (*IMG_EXTENSIONS, '.avif', '.dib', '.gif', '.heic', '.heif', '.jfif', '.jp2', '.jpe', '.jxl')
@@ -70,8 +69,8 @@ def detect_folder(
 
     Raises:
         OSError: if ``source`` does not exist or ``out_dir`` cannot be written.
-        ValueError: if the folder holds no image. One that cannot be read, or that the detector cannot take, as of
-            another number of channels, is skipped, and listed in the summary.
+        CodedError: ``no-images``, if the folder holds none. One that cannot be read, or that the detector cannot take,
+            as of another number of channels, is skipped, and listed in the summary.
     """
     inferencer.root, paths = find_images(Path(source), Path(out_dir) / 'vis')
     objects, skipped = Counter(), {}
@@ -110,7 +109,7 @@ def find_images(source: Path, exclude: Path) -> tuple[Path, list[str]]:
 
     Raises:
         FileNotFoundError: if ``source`` does not exist.
-        ValueError: if it holds no image.
+        CodedError: ``no-images``, if it holds none.
     """
     if source.is_file():
         return source.parent, [str(source)]
@@ -125,5 +124,6 @@ def find_images(source: Path, exclude: Path) -> tuple[Path, list[str]]:
         and not any(part.startswith('.') for part in path.relative_to(source).parts)
     ]
     if not paths:
-        raise ValueError(f'{source} holds no image: no file that ends in {", ".join(IMAGE_SUFFIXES)}')
+        suffixes = ', '.join(IMAGE_SUFFIXES)
+        raise CodedError('no-images', f'{source} holds no image: no file that ends in {suffixes}')
     return source, paths

@@ -4,12 +4,7 @@ import numpy as np
 from mmcv.transforms import BaseTransform, LoadImageFromFile
 from mmdet.registry import TRANSFORMS
 
-from apa_mmdet.utils.errors import CodedError
-from apa_mmdet.visualization.images import UNREADABLE
-
-
-class BadImage(CodedError):
-    """An image file that cannot be loaded; code ``unreadable-image``. The message names it."""
+from apa_mmdet.visualization.images import BadImage
 
 
 class AnyImageLoader(BaseTransform):
@@ -43,5 +38,4 @@ class AnyImageLoader(BaseTransform):
                     return loaded
             except Exception as error:  # of the decoder: OpenCV raises all types over arbitrary bytes
                 causes.append(error)
-        line = f'{results["img_path"]}: {UNREADABLE}'
-        raise BadImage('unreadable-image', line) from (causes[0] if causes else None)
+        raise BadImage.of(results['img_path']) from (causes[0] if causes else None)

@@ -17,9 +17,15 @@ from apa_mmdet.evaluation import FastCocoMetric, FastLVISMetric
 from apa_mmdet.evaluation.functional.detection_rows import IOU_TYPES
 from apa_mmdet.evaluation.functional.dumped_results import read_dumped_results
 from apa_mmdet.evaluation.functional.json_results import read_json_results
-from apa_mmdet.evaluation.functional.prediction_store import PredictionFiles, PredictionWriter, find_predictions
+from apa_mmdet.evaluation.functional.prediction_store import (
+    PredictionError,
+    PredictionFiles,
+    PredictionWriter,
+    find_predictions,
+)
 from apa_mmdet.evaluation.metrics.streamed_metric import StreamedMetric, prediction_of_sample
-from apa_mmdet.utils.config import evaluators, leaves, load_config
+from apa_mmdet.utils.config import BadConfig, evaluators, leaves, load_config, section
+from apa_mmdet.utils.errors import in_one_line
 from apa_mmdet.utils.registered_classes import class_of
 
 PICKLES = '.pkl', '.pickle'
@@ -42,13 +48,15 @@ def eval_results(config: str, predictions: str, cfg_options: dict | None = None)
 
     Raises:
         FileNotFoundError: if the predictions or the annotations do not exist.
-        ValueError: if the config has no such metric, or the predictions are damaged or of other data; mostly a
-            ``PredictionError``, whose ``code`` says which.
+        BadConfig: ``no-metric``, if the config has no such metric.
+        CodedError: ``not-buildable``, if the metric cannot be built.
+        PredictionError: if the predictions are damaged or of other data; its ``code`` says which.
     """
     path = Path(predictions)
     metric = build_metric(config, path, cfg_options)
     if metric.format_only and path.suffix == '.json':
-        raise ValueError(f'{path} is a result file already; set format_only=False in test_evaluator to evaluate it')
+        line = ' is a result file already; set format_only=False in test_evaluator to evaluate it'
+        raise PredictionError.of('result-file', path, line)
     check_results(path, metric)
     ground_truth = metric.load_ground_truth()
     with open_results(path, metric, ground_truth) as files:
@@ -62,7 +70,8 @@ def check_results(path: Path, metric: StreamedMetric) -> None:
 
     Raises:
         FileNotFoundError: if there are none.
-        ValueError: if they are of no known kind, or of one that ``metric`` does not evaluate.
+        PredictionError: ``not-predictions`` if they are of no known kind, ``other-metric`` if of one that ``metric``
+            does not evaluate.
     """
     iou_type = path.name.removesuffix('.json').rpartition('.')[2]
     if path.is_dir():
@@ -70,12 +79,15 @@ def check_results(path: Path, metric: StreamedMetric) -> None:
         return
     if path.suffix == '.json' and iou_type in IOU_TYPES:
         if iou_type not in metric.metrics:
-            raise ValueError(f'{path} is for metric {iou_type!r}, which test_evaluator of the config does not have')
+            line = f' is for metric {iou_type!r}, which test_evaluator of the config does not have'
+            raise PredictionError.of('other-metric', path, line)
         metric.metrics = [iou_type]
     elif path.suffix not in PICKLES:
-        raise ValueError(
-            f'{path} is neither a folder nor named <prefix>.bbox.json, <prefix>.segm.json, or .pkl as what '
-            'tools/test.py --out writes'
+        raise PredictionError.of(
+            'not-predictions',
+            path,
+            ' is neither a folder nor named <prefix>.bbox.json, <prefix>.segm.json, or .pkl as what '
+            'tools/test.py --out writes',
         )
     if not path.is_file():
         raise FileNotFoundError(2, 'No such file or directory', str(path))
@@ -86,7 +98,7 @@ def open_results(path: Path, metric: StreamedMetric, ground_truth: Any) -> Itera
     """Saved predictions that were checked; those in one file are copied to a temporary folder.
 
     Raises:
-        ValueError: if they cannot be read.
+        PredictionError: if they cannot be read.
     """
     if path.is_dir():
         yield find_predictions(path)
@@ -118,17 +130,19 @@ def build_metric(config: str, predictions: Path, cfg_options: dict | None = None
         if issubclass(metric, (FastLVISMetric, FastCocoMetric)) and evaluator.get('ann_file'):
             found.append(dict(evaluator, type=metric))
     if not found:
-        raise ValueError(f'{config} has no FastLVISMetric or FastCocoMetric with an ann_file in its test_evaluator')
+        line = f'{config} has no FastLVISMetric or FastCocoMetric with an ann_file in its test_evaluator'
+        raise BadConfig('no-metric', line)
     own = [e for e in found if Path(f'{e.get("outfile_prefix")}.predictions').resolve() == predictions.resolve()]
     chosen = (own or found)[0]
-    metric = METRICS.build(chosen if chosen.get('format_only') else dict(chosen, outfile_prefix=None))
-    metric.dataset_meta = _metainfo(cfg, chosen['ann_file'])
+    with in_one_line('not-buildable', f'config {config}: its metric cannot be built', keep=FileNotFoundError):
+        metric = METRICS.build(chosen if chosen.get('format_only') else dict(chosen, outfile_prefix=None))
+        metric.dataset_meta = _metainfo(cfg, chosen['ann_file'])
     return metric
 
 
 def _metainfo(cfg: Config, ann_file: str) -> dict:
     """The metainfo of the test data of an annotation file, by whose classes a metric knows what a label means."""
-    datasets = list(leaves((cfg.get('test_dataloader') or {}).get('dataset')))
+    datasets = list(leaves(section(cfg, 'test_dataloader').get('dataset')))
     of_file = [d for d in datasets if os.path.join(d.get('data_root') or '', d.get('ann_file') or '') == ann_file]
     for dataset in of_file or datasets[:1]:
         return dict(class_of(dataset, DATASETS).METAINFO, **BaseDataset._load_metainfo(dataset.get('metainfo')))

@@ -18,6 +18,7 @@ from apa_mmdet.checkpoint.scheme import local_path
 from apa_mmdet.checkpoint.work_dir import in_folder
 from apa_mmdet.models.calibration import name_classes
 from apa_mmdet.utils.config import build_detector, load_config
+from apa_mmdet.utils.errors import CodedError, in_one_line
 from apa_mmdet.visualization.class_precisions import draw_class_precisions
 from apa_mmdet.visualization.grid import grid
 from apa_mmdet.visualization.images import read_rgb
@@ -37,12 +38,15 @@ def report(work_dir: str, images: int = 8, score_thr: float = 0.5) -> str:
 
     Raises:
         FileNotFoundError: if the folder has no test result.
-        ValueError: if that test had no checkpoint.
+        CodedError: ``no-checkpoint``, if that test had none; ``unreadable-metrics`` or ``unreadable-dataset``.
     """
     result = last_test(Path(work_dir))
+    with in_one_line('unreadable-metrics', f'{result} cannot be read', keep=OSError):
+        metrics = metric_table(json.loads(result.read_text()))
     cfg = load_config(result.parent / 'vis_data' / 'config.py')
     if not cfg.get('load_from'):
-        raise ValueError(f'{result.parent}: this test had no checkpoint; run tools/test.py again with one')
+        line = f'{result.parent}: this test had no checkpoint; run tools/test.py again with one'
+        raise CodedError('no-checkpoint', line)
     file = local_path(cfg.load_from)
     moved = file is not None and not Path(file).exists()
     checkpoint = in_folder(cfg.load_from, work_dir) if moved else cfg.load_from
@@ -52,7 +56,7 @@ def report(work_dir: str, images: int = 8, score_thr: float = 0.5) -> str:
     draw_predictions(cfg, checkpoint, image, images, score_thr)
     by_class = f'classes     {classes}\n' if classes else ''
     return (
-        f'{metric_table(json.loads(result.read_text()))}\n'
+        f'{metrics}\n'
         f'checkpoint  {checkpoint}\n'
         f'predictions {image}\n'
         f'curves      {curves or "none: this folder has no log of a training run"}\n'
@@ -96,13 +100,16 @@ def draw_predictions(cfg: Config, checkpoint: str, out: Path, images: int, score
     model = build_detector(cfg, 'the config')
     load_file(model, checkpoint)
     model = model.to(get_device()).eval()
-    dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    with in_one_line('unreadable-dataset', 'the data set of the test cannot be read', keep=FileNotFoundError):
+        dataset = DATASETS.build(cfg.test_dataloader.dataset)
     name_classes(model, dataset.metainfo['classes'])
     visualizer = make_visualizer(dataset.metainfo['classes'], dataset.metainfo.get('palette'))
     pairs = []
     indices = np.linspace(0, len(dataset) - 1, min(images, len(dataset))).round().astype(int).tolist()
     for index in tqdm(indices, unit='image'):
+        with in_one_line('unreadable-sample', f'image {index} of the test cannot be loaded', keep=FileNotFoundError):
+            data = pseudo_collate([dataset[index]])
         with torch.no_grad():
-            sample = model.test_step(pseudo_collate([dataset[index]]))[0].cpu()
+            sample = model.test_step(data)[0].cpu()
         pairs.append(draw(visualizer, read_rgb(sample.img_path), sample, pred_score_thr=score_thr))
     mmcv.imwrite(grid(pairs), str(out))

@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
+from apa_mmdet.utils.errors import CodedError
+
 Value = TypeVar('Value')
 
 PLACE = re.compile(r'layer(\d{1,4})\.(\d{1,4})')
@@ -86,7 +88,7 @@ def translate_names(names: Iterable[str], to_official: bool = False) -> dict[str
     A name that is the same on both sides, or unknown, maps to itself.
 
     Raises:
-        ValueError: if two names become one.
+        CodedError: ``mixed-names``, if two names become one.
 
     Example:
         >>> translate_names(['backbone.relu.lambda_param', 'backbone.conv1.weight'])
@@ -116,9 +118,10 @@ def translate_names(names: Iterable[str], to_official: bool = False) -> dict[str
     for name in names:
         result[name] = other(name)
         if taken.setdefault(result[name], name) != name:
-            raise ValueError(
+            raise CodedError(
+                'mixed-names',
                 f'{taken[result[name]]} and {name} would both become {result[name]}: '
-                'the names are partly official ones, partly ours'
+                'the names are partly official ones, partly ours',
             )
     return result
 
@@ -180,7 +183,7 @@ def convert_official_state_dict(state_dict: dict[str, Value]) -> dict[str, Value
         state_dict: official name, or one of MMPretrain's or timm's SE-ResNets → tensor; unknown names stay.
 
     Raises:
-        ValueError: if two names become one.
+        CodedError: ``mixed-names``, if two names become one.
     """
     kept = without_classifier(state_dict)
     ours = translate_names(kept.values())

@@ -38,7 +38,8 @@ def read_negatives(path: str) -> dict[int, list]:
             f'{path} holds a {type(negatives).__name__}; it must be an object of "id of an image": [ids of categories]',
         )
     for key, absent in negatives.items():
-        if not key.removeprefix('-').isdecimal() or str(int(key)) != key:
+        # int() takes no more than some thousand digits
+        if len(key) > 20 or not key.removeprefix('-').isdecimal() or str(int(key)) != key:
             raise BadNegatives(
                 'invalid-negatives', f'{path}: the key {brief(key)} is not the id of an image; correct it'
             )

@@ -4,6 +4,8 @@ import hashlib
 from collections import Counter
 from typing import Any, NamedTuple
 
+from apa_mmdet.utils.errors import CodedError
+
 from .frequency_groups import group_classes
 from .validation.class_measurement import count_categories
 
@@ -30,7 +32,7 @@ def split_annotations(content: dict, share: float, path: str) -> Split:
         share: of the images, in (0, 1).
 
     Raises:
-        ValueError: if no image can be spared for the validation.
+        CodedError: ``nothing-to-hold-out``, if no image can be spared for the validation.
     """
     categories_of: dict[Any, set] = {image['id']: set() for image in content['images']}
     for annotation in content['annotations']:
@@ -48,9 +50,10 @@ def split_annotations(content: dict, share: float, path: str) -> Split:
             held_out.update(image['id'] for image in group)
             left.subtract(shown[name])
     if not held_out & {image for image, categories in categories_of.items() if categories}:
-        raise ValueError(
+        raise CodedError(
+            'nothing-to-hold-out',
             f'{path}: no image can be spared for a validation: each has the only object of a class; annotate more '
-            'images, or give others by --val'
+            'images, or give others by --val',
         )
     train, val = (_part(content, held_out, is_val) for is_val in (False, True))
     if any('frequency' in category for category in content['categories']):

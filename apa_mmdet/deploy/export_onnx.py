@@ -84,7 +84,9 @@ def export_onnx(
     Raises:
         NotExportable: if a part of the model cannot be exported, before the export starts.
         OSError: if a file is missing, or ``out`` cannot be written.
-        ValueError: if config or checkpoint are wrong, or the check fails.
+        BadConfig, BadCheckpoint, WrongWeights: if config or checkpoint are wrong.
+        CodedError: ``not-computable``, ``not-recorded``, ``not-run`` or ``other-results``, if torch or onnxruntime
+            fails, or the check.
     """
     with tqdm(total=5, desc='build', bar_format='{desc:<28} |{bar:20}| {n_fmt}/{total_fmt} {elapsed}') as steps:
 
@@ -94,18 +96,17 @@ def export_onnx(
 
         model = build(load_config(config, cfg_options), config)
         classes = load_weights(model, Path(checkpoint), part) if checkpoint else None
-        with in_one_line(
-            f'{part} of {type(model).__name__} cannot be computed from an image alone', keep=NotExportable
-        ):
+        what = f'{part} of {type(model).__name__} cannot be computed from an image alone'
+        with in_one_line('not-computable', what, keep=NotExportable):
             plan = PARTS[part](model)
         dynamic = (['size'] if plan.one_image else ['batch', 'size']) if dynamic is None else dynamic
         shapes = _shapes(plan, shape, dynamic)
         steps.total = 3 + len(shapes)
         step('record')
-        with in_one_line('torch cannot record the graph', keep=NotExportable):
+        with in_one_line('not-recorded', 'torch cannot record the graph', keep=NotExportable):
             content = _record(plan, shapes, dynamic, opset, exporter)
         differences = {}
-        with in_one_line('onnxruntime cannot run the graph', keep=NotExportable):
+        with in_one_line('not-run', 'onnxruntime cannot run the graph', keep=NotExportable):
             verifier = Verifier(content, plan)
             for images in shapes:
                 step(f'check {"x".join(map(str, images))}')

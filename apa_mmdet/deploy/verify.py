@@ -9,6 +9,8 @@ import torch
 from onnx.utils import Extractor
 from torch import nn
 
+from apa_mmdet.utils.errors import CodedError
+
 from .stages import ExportPlan, Stage, Tensors
 
 TOLERANCE = 1e-4  # of the largest value: float32 sums in another order differ by less
@@ -78,13 +80,14 @@ def _difference(name: str, got: np.ndarray, want: np.ndarray) -> Difference:
 
 
 def raise_if_different(differences: dict[tuple[int, ...], list[Difference]]) -> None:
-    """Raises ValueError if a tensor differs by more than :data:`TOLERANCE`, for any size of images."""
+    """Raises ``other-results`` if a tensor differs by more than :data:`TOLERANCE`, for any size of images."""
     hint = ''
     for images, found in differences.items():
         for name, _, _, relative in found:
             if not relative <= TOLERANCE:
-                raise ValueError(
+                raise CodedError(
+                    'other-results',
                     f'onnxruntime and PyTorch differ in {name} by {relative:.1e} of its largest value for images '
-                    f'{"x".join(map(str, images))} (allowed: {TOLERANCE:g}); nothing is written{hint}'
+                    f'{"x".join(map(str, images))} (allowed: {TOLERANCE:g}); nothing is written{hint}',
                 )
         hint = '; the model computes with sizes in Python: try --dynamic size, or --dynamic with no value'

@@ -10,8 +10,10 @@ from argparse import (
     RawDescriptionHelpFormatter,
 )
 from collections.abc import Callable
+from io import TextIOWrapper
 from pathlib import Path
 
+from .errors import CodedError
 from .missing_data_hints import explain
 
 
@@ -21,7 +23,7 @@ class Parser(ArgumentParser):
     def __init__(self, doc: str, cfg_options: bool = False) -> None:
         super().__init__(description=doc, formatter_class=_HelpFormatter)
         if cfg_options:
-            from mmengine.config import DictAction  # the rest needs Python alone
+            from mmengine.config import DictAction  # the rest needs no MMEngine
 
             text = 'override settings of the config'
             self.add_argument('--cfg-options', nargs='+', type=key_value, action=DictAction, help=text)
@@ -33,12 +35,13 @@ class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter)
         return super()._get_help_string(action) if has_default else action.help
 
 
-def at_least(low: int) -> Callable[[str], int]:
-    """The type of an argument that is a whole number of ``low`` or more."""
+def at_least(low: int, most: float = float('inf')) -> Callable[[str], int]:
+    """The type of an argument that is a whole number of ``low`` or more, up to ``most``."""
 
     def number(text: str) -> int:
-        if not text.isdecimal() or int(text) < low:
-            raise ArgumentTypeError(f'{text!r} is not a whole number of {low} or more')
+        if not text.isdecimal() or not low <= int(text) <= most:
+            limits = f'of {low} or more' if most == float('inf') else f'from {low} to {most}'
+            raise ArgumentTypeError(f'{text!r} is not a whole number {limits}')
         return int(text)
 
     return number
@@ -79,16 +82,19 @@ def key_value(text: str) -> str:
 def run(main: Callable[[], str | int | None]) -> None:
     """Runs a tool's ``main`` and ends the process: with status 0, or with the error of its config or files in one line.
 
-    ``main`` may return such a line, or a status, itself.
+    A refusal is an error with a code; any other is a fault of the program, and keeps its traceback. ``main`` may return
+    such a line, or a status, itself.
     """
     name = Path(sys.argv[0]).stem
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors='backslashreplace')  # names in annotations may be unprintable
     # MMEngine imports that package again for each base `…::…` of a config
     warnings.filterwarnings('ignore', 'pkg_resources is deprecated')
     try:
         error = main()
     except FileNotFoundError as missing:
         error = explain(missing)
-    except (OSError, ValueError, MemoryError) as wrong:
+    except (OSError, CodedError, MemoryError) as wrong:
         error = str(wrong)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -13,8 +13,9 @@ ELSEWHERE = ('backbone', 'neck', 'rpn_head', 'semantic_head', 'data_preprocessor
 class BadConfig(CodedError):
     """Raised when a config cannot be read, or a model cannot be built from it. The message names the file.
 
-    Codes: ``not-found``, ``broken``, ``no-detector``, ``not-buildable``, and ``bad-option`` for an option of the
-    command line that cannot be applied.
+    Codes: ``not-found``, ``broken``, ``no-detector``, ``no-dataset``, ``no-metric`` and ``no-activation`` for what it
+    lacks, ``not-buildable``, ``needs-mmpretrain``, and ``bad-option`` for an option of the command line that cannot
+    be applied.
     """
 
 

@@ -63,11 +63,13 @@ def one_line(error: BaseException, limit: int = 200) -> str:
 
 
 @contextmanager
-def in_one_line(what: str, keep: type[Exception], hint: str = '') -> Iterator[None]:
-    """Turns an error of code that may raise any class into a ValueError of one line; one of class ``keep`` passes."""
+def in_one_line(
+    code: str, what: str, keep: type[Exception] | tuple[type[Exception], ...] = CodedError, hint: str = ''
+) -> Iterator[None]:
+    """Turns an error of code that may raise any class into a CodedError of one line; one of class ``keep`` passes."""
     try:
         yield
     except keep:
         raise
     except Exception as error:
-        raise ValueError(f'{what}: {one_line(error)}{hint}') from error
+        raise CodedError(code, f'{what}: {one_line(error)}{hint}') from error

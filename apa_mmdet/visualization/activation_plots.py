@@ -10,6 +10,7 @@ from mmdet.registry import MODELS
 from tqdm import tqdm
 
 from apa_mmdet.models.activations import LearnableActivation, build_activation, learnable_activations
+from apa_mmdet.utils.errors import CodedError
 
 from .activation_curves import Curves, colors, sample, save, style_axis
 
@@ -25,7 +26,7 @@ def draw_types(types: Sequence[str], out: Path, limit: float = 5.0) -> list[Path
         limit: inputs range from −limit to limit.
 
     Raises:
-        ValueError: for a name that is not registered, or not an activation.
+        CodedError: ``unknown-activation`` or ``not-an-activation``.
     """
     figures = {name: type_figure(name, limit) for name in types}
     bar = tqdm(figures.items(), 'drawing', unit='figure', disable=None, leave=False)
@@ -75,7 +76,8 @@ def _sweeps(cls: type[LearnableActivation], limit: float) -> Iterable[tuple[str,
 def _as_built(name: str, limit: float) -> Curves:
     if MODELS.get(name) is None:
         names = ', '.join(learnable_activations())
-        raise ValueError(f'activation {name!r} is not registered; the learnable activations are {names}')
+        line = f'activation {name!r} is not registered; the learnable activations are {names}'
+        raise CodedError('unknown-activation', line)
     try:
         activation = build_activation(dict(type=name), 1).eval()
         curves = sample(lambda z: activation(z.clone()), 1, limit)  # some work in place
@@ -84,7 +86,8 @@ def _as_built(name: str, limit: float) -> Curves:
     except (TypeError, RuntimeError, ValueError):
         changes = False
     if not changes:
-        raise ValueError(
-            f'{name!r} is registered, but is not an elementwise activation that can be built from its name alone'
+        raise CodedError(
+            'not-an-activation',
+            f'{name!r} is registered, but is not an elementwise activation that can be built from its name alone',
         )
     return curves

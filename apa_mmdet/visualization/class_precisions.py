@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from apa_mmdet.datasets.frequency_groups import GROUPS
+from apa_mmdet.utils.errors import in_one_line
 
 from .activation_curves import colors, save
 
@@ -36,10 +37,17 @@ def draw_class_precisions(folder: Path, out: Path) -> Path | None:
 
 
 def read_classes(path: Path) -> list[tuple[str, int, float]]:
-    """Group, images and AP of each class that has an AP."""
+    """Group, images and AP of each class that has an AP.
+
+    Raises:
+        CodedError: ``unreadable-table``.
+    """
     if not path.is_file():
         return []
-    with path.open(newline='', encoding='utf-8') as file:
+    with (
+        in_one_line('unreadable-table', f'{path} cannot be read', keep=OSError),
+        path.open(newline='', encoding='utf-8') as file,
+    ):
         return [(row['group'], int(row['images']), float(row['AP'])) for row in csv.DictReader(file) if row['AP']]
 
 

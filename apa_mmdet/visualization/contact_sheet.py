@@ -16,8 +16,8 @@ from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import set_random_seed
 from tqdm import tqdm
 
-from apa_mmdet.utils.config import is_classifier, leaves
-from apa_mmdet.utils.errors import in_one_line
+from apa_mmdet.utils.config import BadConfig, is_classifier, leaves, section
+from apa_mmdet.utils.errors import CodedError, in_one_line
 from apa_mmdet.utils.registered_classes import builds
 
 from .grid import caption, grid
@@ -65,7 +65,8 @@ def browse(
 
     Raises:
         FileNotFoundError: if annotations or an image are missing.
-        ValueError: if the config has no such data set, or it cannot be read.
+        BadConfig: ``no-dataset``, if the config has none for that split.
+        CodedError: ``unreadable-dataset``, ``empty-dataset`` or ``unreadable-sample``.
     """
     dataset = _open(cfg, split)
     set_random_seed(seed)
@@ -106,16 +107,18 @@ def _enlarged(cfg: Config, image: np.ndarray) -> np.ndarray:
 
 def _open(cfg: Config, split: str) -> Any:
     """Builds the data set of a split, with its wrappers."""
-    dataset_cfg = deepcopy((cfg.get(f'{split}_dataloader') or {}).get('dataset'))
+    dataset_cfg = deepcopy(section(cfg, f'{split}_dataloader').get('dataset'))
     if not dataset_cfg:
-        raise ValueError(f'the config has no data set for {split}')
+        raise BadConfig('no-dataset', f'the config has no data set for {split}')
     init_default_scope(cfg.get('default_scope') or 'mmdet')
-    with in_one_line(f'the data set for {split} is empty or cannot be read', keep=FileNotFoundError, hint=CHECK):
+    what = f'the data set for {split}'
+    with in_one_line('unreadable-dataset', f'{what} cannot be read', FileNotFoundError, CHECK):
         for leaf in leaves(dataset_cfg):
             leaf['pipeline'] = sorted(leaf.get('pipeline', ()), key=_rank)
         dataset = DATASETS.build(dataset_cfg)
-        if not len(dataset):
-            raise ValueError('it has no image, or its filter_cfg removes all')
+        size = len(dataset)
+    if not size:
+        raise CodedError('empty-dataset', f'{what} has no image, or its filter_cfg removes all{CHECK}')
     return dataset
 
 
@@ -131,6 +134,6 @@ def _rank(step: dict) -> int:
 
 def _load(dataset: Any, index: int, split: str) -> tuple[np.ndarray, Any]:
     """Loads an image as RGB, 0 to 255, whatever its channels and type, and its sample."""
-    with in_one_line(f'image {index} of {split} cannot be loaded', keep=FileNotFoundError, hint=CHECK):
+    with in_one_line('unreadable-sample', f'image {index} of {split} cannot be loaded', FileNotFoundError, CHECK):
         data = dataset[index]
     return as_rgb(data['inputs'].permute(1, 2, 0).numpy()), data['data_samples']

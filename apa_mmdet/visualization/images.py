@@ -3,14 +3,25 @@
 import mmcv
 import numpy as np
 
+from apa_mmdet.utils.errors import CodedError
+
 UNREADABLE = 'not an image, damaged, or of a format that neither OpenCV nor Pillow reads here'
+
+
+class BadImage(CodedError):
+    """An image file that cannot be loaded; code ``unreadable-image``. The message names it."""
+
+    @classmethod
+    def of(cls, path: str) -> 'BadImage':
+        """The error of a file."""
+        return cls('unreadable-image', f'{path}: {UNREADABLE}')
 
 
 def read_rgb(path: str) -> np.ndarray:
     """Reads an image file as RGB, 0 to 255.
 
     Raises:
-        ValueError: if no library here reads it.
+        BadImage: if no library here reads it.
     """
     for backend, flag in (('cv2', 'color'), ('cv2', 'unchanged'), ('pillow', 'color')):
         try:
@@ -19,7 +30,7 @@ def read_rgb(path: str) -> np.ndarray:
             continue
         if image is not None:
             return as_rgb(image)
-    raise ValueError(f'{path}: {UNREADABLE}')
+    raise BadImage.of(path)
 
 
 def as_rgb(image: np.ndarray) -> np.ndarray:

@@ -16,7 +16,8 @@ from apa_mmdet.checkpoint.io import read_checkpoint
 from apa_mmdet.models.activations import LearnableActivation, learnable_activations
 from apa_mmdet.models.activations.sites import LearnableActivationInfo, find_learnable_activations
 from apa_mmdet.models.calibration import without_calibration
-from apa_mmdet.utils.config import build_detector, load_config
+from apa_mmdet.utils.config import BadConfig, build_detector, load_config
+from apa_mmdet.utils.errors import CodedError
 
 from .activation_curves import Curves, colors, sample, save, style_axis
 
@@ -36,15 +37,16 @@ def draw_checkpoint(checkpoint: Path, config: Path | None, out: Path, limit: flo
 
     Raises:
         OSError: if a file is not there.
-        ValueError: if the checkpoint is not one or does not fit, the model cannot be built, or it has no learnable
-            activation.
+        BadCheckpoint, WrongWeights: if the checkpoint is not one or does not fit.
+        BadConfig: if the model cannot be built; ``no-activation``, if it has no learnable one.
+        CodedError: ``needs-config``, as of :func:`config_beside`.
     """
     weights = read_checkpoint(checkpoint).weights
     config = config or config_beside(checkpoint)
     sites = find_learnable_activations(build_detector(without_calibration(load_config(config)), config))
     if not sites:
         names = ', '.join(learnable_activations())
-        raise ValueError(f'{config}: its model has none of the learnable activations {names}')
+        raise BadConfig('no-activation', f'{config}: its model has none of the learnable activations {names}')
     load_sites(sites, weights, checkpoint)
     names = list(dict.fromkeys((checkpoint.resolve().parent.name, config.stem, checkpoint.stem)))
     return draw_learned_activations(sites, ', '.join(names), out, '_'.join(names), limit)
@@ -63,12 +65,17 @@ def draw_learned_activations(
 
 
 def config_beside(checkpoint: Path) -> Path:
-    """The config that MMEngine writes into the folder of a run."""
+    """The config that MMEngine writes into the folder of a run.
+
+    Raises:
+        CodedError: ``needs-config``, if there is none, or more than one.
+    """
     found = sorted(checkpoint.parent.glob('*.py'))
     if len(found) != 1:
-        raise ValueError(
+        raise CodedError(
+            'needs-config',
             f'{checkpoint.parent} holds {len(found) or "no"} config{"s" if found else ""}; '
-            'say with --config which one the checkpoint was trained with'
+            'say with --config which one the checkpoint was trained with',
         )
     return found[0]
 

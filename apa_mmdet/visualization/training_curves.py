@@ -49,7 +49,7 @@ def read_log(work_dir: Path) -> Log | None:
     """Reads the log of the latest training run in a work dir, or returns None if there is none."""
     for path in sorted(work_dir.glob('*/vis_data/scalars.json'), reverse=True):
         steps, validations = [], []
-        for line in path.read_text().splitlines():
+        for line in path.read_text(encoding='utf-8', errors='replace').splitlines():
             try:
                 row = json.loads(line)
             except json.JSONDecodeError:

@@ -25,6 +25,7 @@ from apa_mmdet.checkpoint.io import read_checkpoint
 from apa_mmdet.checkpoint.official_names import convert_official_state_dict, translate_names
 from apa_mmdet.models.backbones import SEResNet, SEResNeXt
 from apa_mmdet.utils.config import BadConfig
+from apa_mmdet.utils.errors import CodedError
 
 TOOL = ROOT / 'tools/convert_official_weights.py'
 BASELINE = dict(act_cfg=dict(type='ReLU'), se_cfg=dict(norm_cfg=None, gate_cfg=dict(type='Sigmoid'), dropout=0.0))
@@ -142,9 +143,10 @@ def test_the_names_of_basic_blocks_and_of_the_learnable_scale():
 
 def test_names_that_are_partly_official_partly_ours_are_refused():
     with pytest.raises(
-        ValueError, match='relu.kappa_param and act_stem.kappa would both become act_stem.kappa: the names are partly'
-    ):
+        CodedError, match='relu.kappa_param and act_stem.kappa would both become act_stem.kappa'
+    ) as error:
         translate_names(['relu.kappa_param', 'act_stem.kappa'])
+    assert error.value.code == 'mixed-names'
 
 
 # ---------------------------------------------------------------- backbones

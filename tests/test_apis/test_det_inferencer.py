@@ -32,11 +32,14 @@ from apa_mmdet.checkpoint.official_names import translate_names
 from apa_mmdet.datasets.tiny_lvis.vocabularies import CATEGORIES
 from apa_mmdet.structures.best_class import SAME_OBJECT_IOU
 from apa_mmdet.utils.config import build_detector
+from apa_mmdet.utils.errors import CodedError
 from apa_mmdet.visualization.contact_sheet import browse
 from apa_mmdet.visualization.images import UNREADABLE
 
 CLASSES = sorted(CATEGORIES)
 LOW = 1e-4  # a score that the random weights reach
+LOAD = "dict(type='LoadImageFromFile'), dict(type='Resize', scale=None)"
+RESIZED = f'test_dataloader = dict(dataset=dict(pipeline=[{LOAD}]))'
 
 
 @pytest.fixture(scope='module')
@@ -266,8 +269,13 @@ def test_names_are_not_guessed(tmp_path, monkeypatch):
     cfg = Config.fromfile(ROOT / 'configs/custom_dataset/mask_rcnn_se_r18_apa_custom.py')
     assert class_names(cfg) == ('date', 'fig', 'hazelnut')
     del cfg.test_dataloader.dataset.metainfo
-    with pytest.raises(ValueError, match='the model has 3 classes, but there are names for 80; name them in the con'):
+    with pytest.raises(CodedError, match='the model has 3 classes, but there are names for 80; name them in ') as error:
         class_names(cfg)
+    assert error.value.code == 'class-count'
+    cfg.test_dataloader.dataset.metainfo = 3
+    with pytest.raises(CodedError, match='custom.py: its test data set cannot be built: TypeError: ') as error:
+        class_names(cfg)
+    assert error.value.code == 'not-buildable'
     monkeypatch.chdir(tmp_path)
     cfg = Config.fromfile(ROOT / 'configs/v3det/faster_rcnn_se_r50_apa_v3det.py')
     with pytest.raises(FileNotFoundError, match='category_name_13204_v3det_2023_v1.txt'):
@@ -322,6 +330,7 @@ def test_another_models_weights_are_refused(tiny, tmp_path):
         (dict(config='none.py'), 'config none.py: no such file'),
         (dict(config='other.py'), 'other.py is not the config of a detector: no model or no test_dataloader'),
         (dict(config='broken.py'), 'config broken.py: SyntaxError: .*'),
+        (dict(config='transform.py'), 'transform.py: its test pipeline cannot be built: AssertionError: .*'),
         (dict(checkpoint='none.pth'), '.*none.pth.*'),
         (dict(checkpoint='other.py'), 'other.py is not a checkpoint of PyTorch, it begins with .*'),
         (dict(device='nowhere:0'), r'no device nowhere:0 here \(.*\); cpu is always there'),
@@ -340,6 +349,7 @@ def test_the_tool_reports_in_one_line_what_is_wrong(tiny, photos, tmp_path, monk
     monkeypatch.chdir(tmp_path / 'empty')
     Path('other.py').write_text('a = 1')
     Path('broken.py').write_text('model = dict(')
+    Path('transform.py').write_text(f"_base_ = '{tiny}/config.py'\n{RESIZED}")
     given = dict(source=photos / 'B.JPG', config=tiny / 'config.py', checkpoint=tiny / 'weights.pth', out_dir='out')
     given = {**given, 'device': 'cpu', **change}
     positional = [given.pop(name) for name in ('source', 'config', 'checkpoint')]

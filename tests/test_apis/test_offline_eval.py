@@ -23,6 +23,7 @@ from apa_mmdet.apis.offline_eval import eval_results
 from apa_mmdet.evaluation import FastCocoMetric, FastLVISMetric
 from apa_mmdet.evaluation.functional.prediction_store import PredictionError
 from apa_mmdet.evaluation.metrics.streamed_metric import EvaluationError
+from apa_mmdet.utils.config import BadConfig
 
 BOTH = dict(metric=['bbox', 'segm'])
 
@@ -141,8 +142,9 @@ def test_a_metric_of_ones_own_is_taken_as_it_is_and_one_of_mmdet_only_where_it_i
         path.write_text(f'test_evaluator = {evaluator!r}\ntest_dataloader = dict(dataset={dataset!r})')
     assert eval_results(str(tmp_path / 'OwnCocoMetric.py'), f'{prefix}.predictions') == {**wanted, 'own': 1}
     assert eval_results(str(tmp_path / 'CocoMetric.py'), f'{prefix}.predictions') == wanted
-    with pytest.raises(ValueError, match='has no FastLVISMetric or FastCocoMetric with an ann_file'):
+    with pytest.raises(BadConfig) as error:
         eval_results(str(tmp_path / 'CocoOccludedSeparatedMetric.py'), f'{prefix}.predictions')
+    assert error.value.code == 'no-metric'
 
 
 def test_coco_is_evaluated_by_the_classes_of_the_test_data(tmp_path, tool):
@@ -167,12 +169,15 @@ def test_what_cannot_be_evaluated_ends_in_one_line(tmp_path, tool):
     ann_file = saved(draw(0)[0], tmp_path)
     cfg = config(tmp_path, ann_file, type='LVISMetric', metric='bbox')
     (tmp_path / 'other.py').write_text("test_evaluator = [dict(type='CocoMetric')]\n")
+    topk = tmp_path / 'topk.py'
+    topk.write_text(f"test_evaluator = dict(type='FastLVISMetric', ann_file={ann_file!r}, topk=0)\n")
     for arguments, line in (
         ((tmp_path / 'none.py', tmp_path), 'config .*none.py: no such file'),
         (
             (tmp_path / 'other.py', tmp_path),
             '.*other.py has no FastLVISMetric or FastCocoMetric with an ann_file in its test_evaluator',
         ),
+        ((topk, tmp_path), 'config .*topk.py: its metric cannot be built: ValueError: topk is 0; .*'),
         ((cfg, tmp_path), '.* has no predictions: rank0.predictions is missing'),
         ((cfg, 'a.txt'), 'a.txt is neither a folder nor named <prefix>.bbox.json, <prefix>.segm.json, or .pkl .*'),
         ((cfg, 'a.segm.json'), "a.segm.json is for metric 'segm', which test_evaluator of .* does not have"),

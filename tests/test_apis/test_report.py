@@ -11,6 +11,7 @@ from mmengine.registry import init_default_scope
 
 from apa_mmdet.apis import report
 from apa_mmdet.utils.config import build_detector
+from apa_mmdet.utils.errors import CodedError
 
 
 def test_the_metrics_of_the_last_test_are_read(tmp_path):
@@ -46,8 +47,17 @@ def test_a_test_without_a_checkpoint_is_rejected(tmp_path):
     (tmp_path / '1/vis_data').mkdir(parents=True)
     (tmp_path / '1/1.json').write_text('{"lvis/bbox_AP": 0.1}')
     (tmp_path / '1/vis_data/config.py').write_text('load_from = None')
-    with pytest.raises(ValueError, match='1: this test had no checkpoint; run tools/test.py again with one'):
+    with pytest.raises(CodedError, match='1: this test had no checkpoint; run tools/test.py again with one') as error:
         report.report(tmp_path)
+    assert error.value.code == 'no-checkpoint'
+
+
+def test_damaged_files_of_a_test_are_named(tmp_path):
+    (tmp_path / '1').mkdir()
+    (tmp_path / '1/1.json').write_text('{"lvis/bbox_AP": 0.1')
+    with pytest.raises(CodedError, match=r'1/1\.json cannot be read: JSONDecodeError: ') as error:
+        report.report(tmp_path)
+    assert error.value.code == 'unreadable-metrics'
 
 
 def test_predictions_are_calibrated_by_the_names_of_the_classes(tiny_data, tmp_path):

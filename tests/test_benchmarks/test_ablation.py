@@ -21,6 +21,7 @@ import studies
 
 from apa_mmdet.apis.mmdet_tools import EXIT_DIVERGED
 from apa_mmdet.datasets.tiny_lvis.generate import make_tiny_lvis
+from apa_mmdet.utils.errors import CodedError
 
 RESULTS = ROOT / 'benchmarks/results/ablation_tiny_lvis_cpu.csv'
 TRAIN = """
@@ -153,10 +154,10 @@ def test_an_interrupt_ends_what_runs_and_begins_nothing(checkout, tmp_path):
 def test_runs_that_cannot_be_compared_are_refused_before_they_start(checkout):
     arguments = checkout()
     assert ablation.main(arguments) is None
-    with pytest.raises(ValueError, match="runs with different options cannot be compared: '', 'lr=1'; name another"):
+    with pytest.raises(CodedError, match="runs with different options cannot be compared: '', 'lr=1'; name another"):
         ablation.main([*arguments, '--seeds', '1', '--cfg-options', 'lr=1'])
     studies.STUDIES['tiny_lvis'].config('acon').write_text('a = 2')
-    with pytest.raises(ValueError, match='runs with different configs of acon cannot be compared: '):
+    with pytest.raises(CodedError, match='runs with different configs of acon cannot be compared: '):
         ablation.main([*arguments, '--seeds', '1'])
 
 
@@ -167,18 +168,19 @@ def test_an_unknown_arm_is_refused(capsys):
 
 
 @pytest.mark.parametrize(
-    'change, line',
+    'change, code, line',
     [
-        (lambda text: text + 'acon,1,0.', r'line 14: 3 cells instead of 14; delete the line'),
-        (lambda text: 'name,ms\n', 'has other columns than this script writes; name another file with --out'),
+        (lambda text: text + 'acon,1,0.', 'cut-line', r'line 14: 3 cells instead of 14; delete the line'),
+        (lambda text: 'name,ms\n', 'other-columns', 'has other columns than this script writes; name another file'),
     ],
     ids=['cut off', 'another file'],
 )
-def test_a_broken_results_file_is_refused(change, line, tmp_path):
+def test_a_broken_results_file_is_refused(change, code, line, tmp_path):
     path = tmp_path / 'a.csv'
     path.write_text(change(''.join(RESULTS.read_text().splitlines(True)[:13])))
-    with pytest.raises(ValueError, match=line):
+    with pytest.raises(CodedError, match=line) as error:
         ablation.read(path)
+    assert error.value.code == code
 
 
 @pytest.mark.slow

@@ -13,6 +13,8 @@ import ablation_report as report
 import measure
 import studies
 
+from apa_mmdet.utils.errors import CodedError
+
 RESULTS = ROOT / 'benchmarks/results'
 RECORDED = [study for study in studies.STUDIES if (RESULTS / f'ablation_{study}_cpu.csv').exists()]
 
@@ -69,8 +71,9 @@ def test_a_run_that_diverged_counts_in_the_differences():
 
 def test_arms_without_a_common_seed_are_not_compared(tmp_path):
     rows = [row for row in ablation.read(RESULTS / 'ablation_tiny_lvis_cpu.csv') if row['name'] == 'acon']
-    with pytest.raises(ValueError, match='no two arms to compare have a seed in common'):
+    with pytest.raises(CodedError) as error:
         report.compare(studies.STUDIES['tiny_lvis'], rows, tmp_path, None)
+    assert error.value.code == 'nothing-to-compare'
 
 
 def test_steps_are_measured_of_the_configs_of_a_study():
@@ -83,5 +86,6 @@ def test_steps_are_measured_of_the_configs_of_a_study():
 
 def test_a_page_without_a_place_for_the_tables_is_refused(tmp_path):
     (tmp_path / 'page.md').write_text('no marks')
-    with pytest.raises(ValueError, match='has no place for the tables: it needs the lines <!-- tiny_lvis: '):
+    with pytest.raises(CodedError, match='has no place for the tables: it needs the lines <!-- tiny_lvis: ') as error:
         report.write_between_marks('tiny_lvis', '', tmp_path / 'page.md')
+    assert error.value.code == 'no-marks'

@@ -5,6 +5,7 @@ from helpers.own_data import own_content
 
 from apa_mmdet.datasets.lvis_form import as_lvis
 from apa_mmdet.datasets.split import split_annotations
+from apa_mmdet.utils.errors import CodedError
 
 
 def names(part):
@@ -49,8 +50,9 @@ def test_a_class_keeps_a_training_image():
     assert len(trained) == 12 and split.val['annotations']
     single = [f'kind {i}' for i in range(6, 12)]  # of one image each
     assert set(single) <= set(split.only_trained)
-    with pytest.raises(ValueError, match='no image can be spared'):
+    with pytest.raises(CodedError) as error:
         split_annotations(own_content(images=1), 0.5, 'a.json')
+    assert error.value.code == 'nothing-to-hold-out'
 
 
 def test_the_lvis_form_counts_the_training_part():

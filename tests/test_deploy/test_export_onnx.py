@@ -27,6 +27,7 @@ from apa_mmdet.deploy.export_onnx import build, export_onnx, load_weights
 from apa_mmdet.deploy.operators import nms, roi_align, topk
 from apa_mmdet.deploy.unsupported import NotExportable
 from apa_mmdet.deploy.verify import TOLERANCE
+from apa_mmdet.utils.errors import CodedError
 
 CLASSES = [f'class {i}' for i in range(48)]
 SIZE = (96, 128)
@@ -246,8 +247,9 @@ def test_a_graph_that_differs_from_pytorch_is_not_written(tmp_path):
     cfg.model.backbone, cfg.model.neck = dict(type='SizeInPython'), None
     config, weights = written(cfg, tmp_path)
     out = tmp_path / 'a.onnx'
-    with pytest.raises(ValueError, match='differ in p2 by .* for images 2x3x.*--dynamic with no value'):
+    with pytest.raises(CodedError, match='differ in p2 by .* for images 2x3x.*--dynamic with no value') as error:
         export_onnx(config, weights, out, shape=SIZE)
+    assert error.value.code == 'other-results'
     assert not out.exists()
     export_onnx(config, weights, out, shape=SIZE, dynamic=('batch',))
     assert out.exists()

@@ -1,8 +1,13 @@
+import io
 from argparse import ArgumentTypeError
+from pathlib import Path
 
+import numpy as np
 import pytest
+from helpers.paths import ROOT
 
 from apa_mmdet.utils import cli
+from apa_mmdet.utils.errors import CodedError
 
 
 @pytest.mark.parametrize('text', ['-1', '1', '2.0', 'two', '²', ''])
@@ -10,6 +15,8 @@ def test_at_least_rejects_what_is_not_a_whole_number_of_that_size(text):
     with pytest.raises(ArgumentTypeError, match='is not a whole number of 2 or more'):
         cli.at_least(2)(text)
     assert cli.at_least(2)('2') == 2
+    with pytest.raises(ArgumentTypeError, match='is not a whole number from 2 to 3'):
+        cli.at_least(2, 3)('4')
 
 
 @pytest.mark.parametrize('text', ['nan', 'inf', '0', '-1', 'long', ''])
@@ -51,11 +58,11 @@ def test_help_shows_the_docstring_as_it_is_and_every_default():
         (None, None),
         (FileNotFoundError(2, 'No such file', 'a.json'), 'tool: missing: a.json'),
         (OSError('disk full'), 'tool: disk full'),
-        (ValueError('no data set'), 'tool: no data set'),
+        (CodedError('no-dataset', 'no data set'), 'tool: no data set'),
         (MemoryError('a.pth needs more memory'), 'tool: a.pth needs more memory'),
         (KeyboardInterrupt(), 130),
     ],
-    ids=['nothing', 'missing file', 'OSError', 'ValueError', 'MemoryError', 'interrupted'],
+    ids=['nothing', 'missing file', 'OSError', 'CodedError', 'MemoryError', 'interrupted'],
 )
 def test_run_ends_the_process_with_the_error_in_one_line(raised, code, monkeypatch):
     def main():
@@ -76,6 +83,23 @@ def test_run_ends_the_process_with_what_main_returns(returned, code, monkeypatch
     assert ended.value.code == code
 
 
-def test_run_does_not_hide_errors_of_the_program(monkeypatch):
-    with pytest.raises(ZeroDivisionError):
-        cli.run(lambda: 1 / 0)
+@pytest.mark.parametrize('fault', [lambda: 1 / 0, lambda: np.zeros(2) + np.zeros(3)], ids=['division', 'shapes'])
+def test_run_does_not_hide_errors_of_the_program(fault):
+    with pytest.raises((ZeroDivisionError, ValueError)) as ended:
+        cli.run(fault)
+    assert ended.traceback[-1].path == Path(__file__)
+
+
+def test_unprintable_names_are_printed_as_escapes(monkeypatch):
+    printed = io.BytesIO()
+    monkeypatch.setattr('sys.stdout', io.TextIOWrapper(printed, 'ascii', write_through=True))
+    with pytest.raises(SystemExit):
+        cli.run(lambda: print('K\xe4se \ud800'))
+    assert printed.getvalue() == b'K\\xe4se \\ud800\n'
+
+
+def test_every_refusal_of_what_the_tools_call_has_a_code():
+    sources = [
+        path for part in ('apis', 'deploy', 'visualization') for path in (ROOT / 'apa_mmdet' / part).rglob('*.py')
+    ]
+    assert len(sources) > 30 and not [str(path) for path in sources if 'raise ValueError' in path.read_text()]

@@ -13,6 +13,7 @@ from mmengine.registry import MODELS
 from apa_mmdet.models.activations import AGLU, LearnableActivation, learnable_activations
 from apa_mmdet.models.activations.base import Symbol
 from apa_mmdet.models.activations.sites import find_learnable_activations
+from apa_mmdet.utils.errors import CodedError
 from apa_mmdet.visualization import activation_plots as plots
 from apa_mmdet.visualization.activation_curves import POINTS
 from apa_mmdet.visualization.learned_activation_plots import learned_curves
@@ -128,16 +129,21 @@ def test_figures_of_types_are_written(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'name, message',
+    'name, code, message',
     [
-        ('AGLUU', "'AGLUU' is not registered; the learnable activations are AGLU, APA"),
-        ('SELayer', "'SELayer' is registered, but is not an elementwise activation that can be built from its name"),
-        ('Dropout', "'Dropout' is registered, but is not an elementwise activation"),
+        ('AGLUU', 'unknown-activation', "'AGLUU' is not registered; the learnable activations are AGLU, APA"),
+        (
+            'SELayer',
+            'not-an-activation',
+            "'SELayer' is registered, but is not an elementwise activation that can be built from its name",
+        ),
+        ('Dropout', 'not-an-activation', "'Dropout' is registered, but is not an elementwise activation"),
     ],
 )
-def test_a_type_that_cannot_be_drawn_is_named(name, message, tmp_path):
-    with pytest.raises(ValueError, match=message):
+def test_a_type_that_cannot_be_drawn_is_named(name, code, message, tmp_path):
+    with pytest.raises(CodedError, match=message) as error:
         plots.draw_types(['APA', name], tmp_path)
+    assert error.value.code == code
     assert not list(tmp_path.iterdir())
 
 

@@ -1,5 +1,7 @@
 import cv2
+import pytest
 
+from apa_mmdet.utils.errors import CodedError
 from apa_mmdet.visualization.class_precisions import draw_class_precisions
 
 HEADER = 'class,group,images,instances,AP\n'
@@ -18,3 +20,10 @@ def test_without_a_table_nothing_is_drawn(tmp_path):
     assert draw_class_precisions(tmp_path, tmp_path / 'out.png') is None
     (tmp_path / 'classes_bbox.csv').write_text(f'{HEADER}c,r,1,1,\n')
     assert draw_class_precisions(tmp_path, tmp_path / 'out.png') is None and not (tmp_path / 'out.png').exists()
+
+
+def test_a_damaged_table_is_named(tmp_path):
+    (tmp_path / 'classes_bbox.csv').write_text(f'{HEADER}c,r,one,1,0.5\n')
+    with pytest.raises(CodedError, match='classes_bbox.csv cannot be read: ValueError: ') as error:
+        draw_class_precisions(tmp_path, tmp_path / 'out.png')
+    assert error.value.code == 'unreadable-table'

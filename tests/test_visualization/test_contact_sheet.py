@@ -172,6 +172,13 @@ def break_image(root):
     (root / 'val2017/000000000001.jpg').write_bytes(b'no image')
 
 
+EMPTY = [
+    '--split',
+    'val',
+    '--cfg-options',
+    'val_dataloader.dataset.indices=0',
+    'val_dataloader.dataset.serialize_data=False',
+]
 CHECK = '; to validate the data: python tools/check_dataset.py CONFIG'
 
 
@@ -179,16 +186,13 @@ CHECK = '; to validate the data: python tools/check_dataset.py CONFIG'
     'options, breaks, line',
     [
         ([], None, r'missing: .*/lvis_v1_train.json; make the data set with: python tools/make_tiny_lvis.py'),
-        (
-            ['--split', 'val'],
-            break_json,
-            f'the data set for val is empty or cannot be read: JSONDecodeError: .*{CHECK}',
-        ),
-        (['--split', 'val'], no_images, f'the data set for val is empty or cannot be read: .*{CHECK}'),
+        (['--split', 'val'], break_json, f'the data set for val cannot be read: JSONDecodeError: .*{CHECK}'),
+        (['--split', 'val'], no_images, f'the data set for val cannot be read: ValidationError: .*{CHECK}'),
+        (EMPTY, bool, f'the data set for val has no image, or its filter_cfg removes all{CHECK}'),
         (['--split', 'val'], break_image, f'image 0 of val cannot be loaded: .*{CHECK}'),
         (['--cfg-options', 'train_dataloader=None'], None, 'the config has no data set for train'),
     ],
-    ids=['missing', 'broken JSON', 'no images', 'broken image', 'no loader'],
+    ids=['missing', 'broken JSON', 'no images', 'none left', 'broken image', 'no loader'],
 )
 def test_the_tool_ends_with_one_line_for_broken_data(tmp_path, monkeypatch, capsys, options, breaks, line):
     monkeypatch.chdir(tmp_path)

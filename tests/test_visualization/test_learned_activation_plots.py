@@ -13,6 +13,7 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from apa_mmdet.checkpoint.compare import WrongWeights
+from apa_mmdet.utils.errors import CodedError
 from apa_mmdet.visualization import learned_activation_plots as plots
 from apa_mmdet.visualization.activation_curves import POINTS
 from apa_mmdet.visualization.activation_curves import save as save_figure
@@ -231,6 +232,10 @@ def test_official_shapes_load_and_a_folder_named_as_its_config_is_named_once(tmp
     assert [path.name for path in paths] == ['small_epoch_1_values.png', 'small_epoch_1_derivatives.png']
 
 
+def refused_as(code, line):
+    return pytest.raises(CodedError, match=line, check=lambda error: error.code == code)
+
+
 def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path):
     checkpoint, _ = run_folder(tmp_path)
     with pytest.raises(FileNotFoundError):
@@ -243,23 +248,23 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path):
     with pytest.raises(WrongWeights, match=r'first act_stem.lambda_: \(64,\), not \(1,\); use the config that it was'):
         plots.draw_checkpoint(checkpoint, None, tmp_path)
     (tmp_path / 'other.py').write_text("model = dict(type='ResNet', depth=18)")
-    with pytest.raises(ValueError, match='other.py: its model has none of the learnable activations AGLU, APA'):
+    with refused_as('no-activation', 'other.py: its model has none of the learnable activations AGLU, APA'):
         plots.draw_checkpoint(checkpoint, tmp_path / 'other.py', tmp_path)
     (tmp_path / 'other.py').write_text('a = 1')
-    with pytest.raises(ValueError, match='other.py has no model; use the config of a detector'):
+    with refused_as('no-detector', 'other.py has no model; use the config of a detector'):
         plots.draw_checkpoint(checkpoint, tmp_path / 'other.py', tmp_path)
     (tmp_path / 'other.py').write_text("model = dict(type='Nope')")
-    with pytest.raises(
-        ValueError, match="other.py: its model cannot be built: KeyError: '?Nope is not in the mmdet::model"
+    with refused_as(
+        'not-buildable', "other.py: its model cannot be built: KeyError: '?Nope is not in the mmdet::model"
     ):
         plots.draw_checkpoint(checkpoint, tmp_path / 'other.py', tmp_path)
     (tmp_path / 'other.py').write_text('model = dict(')
-    with pytest.raises(ValueError, match='config .*other.py: SyntaxError: '):
+    with refused_as('broken', 'config .*other.py: SyntaxError: '):
         plots.draw_checkpoint(checkpoint, tmp_path / 'other.py', tmp_path)
-    with pytest.raises(ValueError, match='holds 2 configs; say with --config which one'):
+    with refused_as('needs-config', 'holds 2 configs; say with --config which one'):
         plots.draw_checkpoint(checkpoint, None, tmp_path)
     for path in tmp_path.glob('*.py'):
         path.unlink()
-    with pytest.raises(ValueError, match='holds no config; say with --config which one'):
+    with refused_as('needs-config', 'holds no config; say with --config which one'):
         plots.draw_checkpoint(checkpoint, None, tmp_path)
     assert not list(tmp_path.glob('*.png'))

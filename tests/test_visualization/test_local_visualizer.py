@@ -17,7 +17,7 @@ from mmengine.structures import InstanceData
 
 from apa_mmdet.visualization import LegibleVisualizer
 from apa_mmdet.visualization.fonts import families_for
-from apa_mmdet.visualization.images import UNREADABLE, as_rgb, read_rgb
+from apa_mmdet.visualization.images import UNREADABLE, BadImage, as_rgb, read_rgb
 
 GRAY = np.full((120, 160, 3), 128, np.uint8)
 
@@ -163,5 +163,5 @@ def test_images_of_other_channels_and_types_are_shown(tmp_path):
     normalized = as_rgb(np.array([[-1.0], [1.0]]))
     assert normalized[:, 0].tolist() == [[0, 0, 0], [255, 255, 255]]
     (tmp_path / 'none.jpg').write_bytes(b'\xff\xd8 no image')
-    with pytest.raises(ValueError, match=f'none.jpg: {UNREADABLE}'):
+    with pytest.raises(BadImage, match=f'none.jpg: {UNREADABLE}'):
         read_rgb(str(tmp_path / 'none.jpg'))

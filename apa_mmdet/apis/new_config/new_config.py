@@ -14,6 +14,7 @@ from apa_mmdet.datasets.validation.codes import ERROR
 from apa_mmdet.datasets.validation.findings import Finding
 from apa_mmdet.datasets.validation.validate_config import validate_config
 from apa_mmdet.utils.config import build_detector, load_config
+from apa_mmdet.utils.errors import CodedError
 from apa_mmdet.utils.fileio import atomic_write
 
 from .annotations import BadData, Source, check_categories
@@ -82,10 +83,10 @@ def new_config(
         FileNotFoundError, FileExistsError, OSError: if a file is missing, is there already, or cannot be written.
         ValidationError, BadData: if something is wrong with the annotations.
         BadCheckpoint, WrongWeights, NotConvertible: if something is wrong with the weights.
-        ValueError: if ``out`` is not the name of a config.
+        CodedError: ``bad-name``, if ``out`` is not the name of a config; ``nothing-to-hold-out`` with ``split``.
     """
     if not out.endswith('.py') or '.' in Path(out).stem:
-        raise ValueError(f'{out}: a config is called NAME.py, without further dots')
+        raise CodedError('bad-name', f'{out}: a config is called NAME.py, without further dots')
     classes_file = f'{Path(out).stem}_classes.txt'
     for path in () if force else (Path(out), Path(out).with_name(classes_file)):
         refuse_existing(path)

@@ -20,6 +20,7 @@ from apa_mmdet.evaluation.functional.lvis_eval import FastLVISEval, GroundTruth
 from apa_mmdet.evaluation.functional.lvis_matches import match_lvis
 from apa_mmdet.evaluation.functional.prediction_store import PredictionFiles
 from apa_mmdet.evaluation.functional.proposal_recall import ProposalRecall
+from apa_mmdet.utils.errors import CodedError
 
 from .streamed_metric import StreamedMetric
 
@@ -112,9 +113,10 @@ class FastLVISMetric(StreamedMetric, LVISMetric):
 
     def _matches(self, metric: str, detections: LVISDetections) -> Iterator[tuple[int, CategoryMatches]]:
         if self.topk:
-            raise ValueError(
+            raise CodedError(
+                'fixed-ap',
                 f'fixed AP, topk={self.topk} in test_evaluator, is not resampled: how many detections of a category '
-                'count depends on the images; set topk=None'
+                'count depends on the images; set topk=None',
             )
         return match_lvis(detections, metric, Params(metric).iou_thrs)
 

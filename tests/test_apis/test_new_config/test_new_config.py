@@ -17,6 +17,7 @@ from apa_mmdet.apis.new_config.schedule_choices import Machine
 from apa_mmdet.datasets.lvis_form import as_lvis
 from apa_mmdet.datasets.validation.findings import ValidationError
 from apa_mmdet.utils.config import build_detector, load_config
+from apa_mmdet.utils.errors import CodedError
 
 CPU, GPUS = Machine('cpu', 1, 24, 2), Machine('gpu', 2, 24, 16)
 
@@ -185,8 +186,9 @@ def test_files_that_cannot_be_read_or_must_not_be_overwritten(tmp_path):
     (tmp_path / 'train_val.json').write_text('[]')
     with pytest.raises(FileExistsError, match=r'train_val\.json exists'):
         new_config(train, str(tmp_path / 'b.py'), split=0.5, machine=CPU)
-    with pytest.raises(ValueError, match=r'NAME\.py'):
+    with pytest.raises(CodedError, match=r'NAME\.py') as error:
         new_config(train, str(tmp_path / 'own.yaml'), val=train, machine=CPU)
+    assert error.value.code == 'bad-name'
 
 
 def test_the_machine_is_this_one_unless_it_is_named():
