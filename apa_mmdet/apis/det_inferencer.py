@@ -20,8 +20,7 @@ from mmengine.structures import InstanceData
 from torch import nn
 
 from apa_mmdet.checkpoint.class_names import recorded_classes
-from apa_mmdet.checkpoint.compare import check_fit
-from apa_mmdet.checkpoint.io import find_weights
+from apa_mmdet.checkpoint.loading import load_whole
 from apa_mmdet.checkpoint.scheme import data_only
 from apa_mmdet.models.calibration import name_classes
 from apa_mmdet.structures.best_class import best_class_of_each_object
@@ -168,10 +167,7 @@ class StrictDetInferencer(DetInferencer):
         return pseudo_collate  # the base class finds the same one, with a warning
 
     def _load_weights_to_model(self, model: nn.Module, checkpoint: dict, cfg: Config) -> None:
-        path, config = self._names
-        weights, _ = find_weights(checkpoint, path)
-        check_fit(weights, model.state_dict(), path, config)
-        model.load_state_dict(weights, strict=False)  # but for old norms' num_batches_tracked, nothing is missing
+        load_whole(model, checkpoint, *self._names)
         names = class_names(cfg, checkpoint.get('meta'))
         model.dataset_meta = dict(classes=names, palette='random')
         name_classes(model, names)

@@ -10,6 +10,7 @@ from mmengine.model import BaseModule
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
+from .as_taken import load_as_taken
 from .compare import WrongWeights, check_fit, merged, not_given
 from .io import find_weights
 from .scheme import SCHEME, already_read, data_only, local_path, pretrained_parts
@@ -83,14 +84,17 @@ def _check(content: dict, path: str, prefix: str | None, module: nn.Module, othe
                 'nothing-in-common',
                 f'{path} has no weights under the prefix {prefix!r}, but {merged(names, 3)}; correct init_cfg.prefix',
             )
-    expected = module.state_dict()
+    taken = load_as_taken(module, weights)
     ignore = ('missing', 'type', 'not-finite', 'unexpected') + (('shape',) if other_shapes else ())
-    differences = check_fit(weights, expected, path, 'this backbone', ignore)
+    differences = check_fit(taken.weights, taken.expected, path, 'this backbone', ignore)
     warn_of_rest(module, not_given(differences), path, 'random')
-    modules = dict(module.named_modules())  # a classifier, or another part of the model, is no part of this one
-    ignored = [name for name in differences['unexpected'] if '.' in name and name.rpartition('.')[0] in modules]
-    if ignored:
-        line = f'{len(ignored)} weights of {path} are ignored, which belong to other activations: {merged(ignored)}'
+    warn_of_ignored(taken.inside(differences['unexpected']), path)
+
+
+def warn_of_ignored(names: list[str], path: str) -> None:
+    """Logs the weights of a checkpoint that layers of a model ignore, as they have another activation."""
+    if names:
+        line = f'{len(names)} weights of {path} are ignored, which belong to other activations: {merged(names)}'
         print_log(line, 'current', logging.WARNING)
 
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from apa_mmdet.checkpoint.class_names import recorded_classes
-from apa_mmdet.checkpoint.compare import check_fit
 from apa_mmdet.checkpoint.io import read_checkpoint
+from apa_mmdet.checkpoint.loading import load_whole
 from apa_mmdet.models.calibration import name_classes
 from apa_mmdet.utils.config import build_detector, load_config
 from apa_mmdet.utils.errors import in_one_line
@@ -136,10 +136,8 @@ def load_weights(model: nn.Module, checkpoint: Path, part: str = 'detector') -> 
     Returns the names of the classes, where the checkpoint has them.
     """
     content = read_checkpoint(checkpoint)
-    parts = ('backbone.', 'neck.') if part == 'backbone' else ('',)
-    expected = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(parts)}
-    check_fit(content.weights, expected, str(checkpoint), f'the {part}', ignore=('type', 'not-finite', 'unexpected'))
-    model.load_state_dict({name: content.weights[name] for name in expected if name in content.weights}, strict=False)
+    parts = {name: child for name, child in model.named_children() if name in ('backbone', 'neck')}
+    load_whole(nn.ModuleDict(parts) if part == 'backbone' else model, content.weights, str(checkpoint), f'the {part}')
     classes = recorded_classes(content.meta)
     name_classes(model, classes)
     return list(classes) if classes else None

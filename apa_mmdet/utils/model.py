@@ -1,14 +1,14 @@
 """Helpers for models inside wrappers."""
 
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import nn
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:
-    """Returns the model inside DistributedDataParallel or another wrapper, or the model itself."""
-    inner = model.module if is_model_wrapper(model) else model
-    assert isinstance(inner, nn.Module)
-    return inner
+    """Returns the model inside wrappers of distributed training and test-time augmentation, or the model itself."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.get_submodule('module')
+    return model
 
 
 def input_channels(model: nn.Module) -> int:

@@ -88,6 +88,20 @@ def test_weights_of_other_activations_are_named(tmp_path, warnings_of):
     assert line.startswith(f'{len(lost)} weights of') and 'kappa' in line and 'fc' not in line
 
 
+def test_official_shapes_of_activations_are_taken(tmp_path, warnings_of):
+    source = SEResNet(**NARROW, act_cfg=dict(type='AconC'))
+    weights = source.state_dict()
+    official = {
+        name: w.view(1, -1, 1, 1) if name.endswith(('.p1', '.p2', '.beta')) else w for name, w in weights.items()
+    }
+    torch.save(official, tmp_path / 'a.pth')
+    net = SEResNet(
+        **NARROW, act_cfg=dict(type='AconC'), init_cfg=dict(type='Pretrained', checkpoint=f'{tmp_path}/a.pth')
+    )
+    net.init_weights()
+    assert torch.equal(net.act_stem.p1, source.act_stem.p1) and not warnings_of
+
+
 def test_backbones_of_mmdet_are_checked_too(tmp_path, warnings_of):
     torch.save(ResNet(**NARROW).state_dict(), tmp_path / 'a.pth')
     init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'a.pth'))

@@ -101,6 +101,12 @@ def test_a_training_says_loudly_what_is_new_and_frozen(tmp_path):
     assert '2 of these are frozen and will never be trained: norm.weight, norm.bias' in log_of(tmp_path / 'work')
 
 
+def test_a_training_names_the_weights_of_other_activations_that_it_ignores(tmp_path):
+    changes = {'act.p1': torch.ones(4), 'auxiliary_head.weight': torch.ones(1)}
+    started(tmp_path / 'work', weights_of(Toy(), tmp_path / 'a.pth', **changes))
+    assert '1 weights of' in log_of(tmp_path / 'work') and 'activations: act.p1\n' in log_of(tmp_path / 'work')
+
+
 @pytest.mark.parametrize(
     'content, code',
     [
