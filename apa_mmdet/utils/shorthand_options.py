@@ -23,7 +23,7 @@ def spell_out(cfg: Config, options: dict[str, Any]) -> dict[str, Any]:
     - ``data_root``: the root of every path in the data loaders, the evaluators and the model that lies below the
       config's data root.
     - ``classes``: names, or the path of a text file with a name in each line. They become the classes of every data
-      set, and their number that of every head and loss.
+      set, and of losses and calibrations that name them, and their number that of every head and loss.
     - ``max_epochs`` or ``max_iters``, whichever the training loop counts: its length, with the steps of the schedule
       and of hooks (``switch_epoch``) moved in proportion.
 
@@ -84,6 +84,9 @@ def _classes(cfg: Config, value: Any) -> dict[str, Any]:
         # colors belong to the classes that go
         full[f'{path}.metainfo'] = dict(classes=names, **({'_delete_': True} if 'palette' in metainfo else {}))
     full.update((found.setting, len(names)) for found in class_counts(cfg.get('model')))
+    for path, value in walk(cfg.get('model'), 'model'):
+        if path.endswith('.classes') and isinstance(value, (list, tuple)):  # of a DropLoss or a calibration
+            full[path] = names
     preprocessor = (cfg.get('model') or {}).get('data_preprocessor') or {}
     if is_classifier(cfg) and 'num_classes' in preprocessor:  # of the labels that it mixes
         full['model.data_preprocessor.num_classes'] = len(names)

@@ -37,6 +37,15 @@ def test_classes_replace_names_palettes_and_numbers():
     assert [head.num_classes for head in cfg.model.bbox_head] == [2, 2] and cfg.model.backbone.num_classes == 1000
 
 
+def test_classes_replace_those_that_a_loss_and_a_calibration_name():
+    losses = dict(named=dict(num_classes=3, classes=('x', 'y', 'z')), unnamed=dict(classes=None))
+    model = dict(type='CalibrateScores', module=dict(loss=losses), calibration=dict(classes=['x', 'y', 'z']))
+    cfg = config(model=model)
+    cfg.merge_from_dict(spell_out(cfg, dict(classes=['a', 'b'])))
+    assert cfg.model.calibration.classes == cfg.model.module.loss.named.classes == ('a', 'b')
+    assert cfg.model.module.loss.unnamed.classes is None and cfg.model.module.loss.named.num_classes == 2
+
+
 def test_classes_from_a_file_may_have_blanks(tmp_path):
     (tmp_path / 'names.txt').write_text('traffic light\n\ncup, or mug\n', encoding='utf-8-sig')
     full = spell_out(config(), dict(classes=str(tmp_path / 'names.txt')))

@@ -75,6 +75,8 @@ def test_a_tail_of_few_images_takes_calibrated_scores_and_a_file_of_names(form, 
     assert cfg.model.test_cfg.rcnn.score_thr == pytest.approx(1e-4) and cfg.model.roi_head.mask_head is None
     head = build_detector(cfg, out).roi_head.bbox_head
     assert head.score_calibration.num_classes == head.num_classes == 299
+    fewer = load_config(out, dict(classes=['kind 3', 'kind 1']))
+    assert build_detector(fewer, out).roi_head.bbox_head.score_calibration.num_classes == 2
     assert cfg.train_dataloader.dataset.oversample_thr == pytest.approx(24 / 300)
     assert cfg.train_dataloader.batch_size == 8 and cfg.optim_wrapper.optimizer.lr == pytest.approx(0.02)
     evaluator, dataset = (('FastLVISMetric', 'SelectiveLVISV1Dataset'), ('FastCocoMetric', 'CocoDataset'))[
