@@ -13,8 +13,9 @@ def main():
     parser = cli.Parser(__doc__)
     parser.add_argument('input', metavar='IN', help='annotations of the training, of COCO, LVIS or V3Det')
     parser.add_argument('output', metavar='OUT', help='where the statistics go')
+    parser.add_argument('--force', action='store_true', help='overwrite OUT')
     args = parser.parse_args()
-    print(write_class_statistics(args.input, args.output))
+    print(write_class_statistics(args.input, args.output, args.force))
 
 
 if __name__ == '__main__':

@@ -17,8 +17,9 @@ def main():
     parser.add_argument('output', metavar='OUT')
     parser.add_argument('--train', help='annotations whose classes give the frequencies')
     parser.add_argument('--negatives', help='JSON file of the categories that are absent in an image')
+    parser.add_argument('--force', action='store_true', help='overwrite OUT')
     args = parser.parse_args()
-    print(coco_to_lvis(args.input, args.output, args.train, args.negatives))
+    print(coco_to_lvis(args.input, args.output, args.train, args.negatives, args.force))
 
 
 if __name__ == '__main__':

@@ -7,24 +7,27 @@ import numpy as np
 
 from apa_mmdet.datasets.validation.class_measurement import measure_classes
 from apa_mmdet.datasets.validation.reading import read_annotations
-from apa_mmdet.utils.fileio import atomic_write
+from apa_mmdet.utils.fileio import atomic_write, refuse_existing
 
 
-def write_class_statistics(source: str, out: str) -> str:
+def write_class_statistics(source: str, out: str, force: bool = False) -> str:
     """Measures an annotation file and writes what DropLoss, FRACAL and IIF read, a line for each class.
 
     Args:
         source: path of the annotations.
         out: path of the JSON file, which is written atomically.
+        force: overwrite ``out``.
 
     Returns:
         A line that sums it up.
 
     Raises:
         FileNotFoundError: if there are no annotations.
+        FileExistsError: if ``out`` exists and ``force`` is not given, or is ``source``.
         OSError: if the file cannot be written.
         ValidationError: if the annotations are damaged.
     """
+    refuse_existing(out, force, [source])
     measured = measure_classes(read_annotations(source), source)
     head = dict(source=Path(source).name, **{key: measured[key] for key in ('n_images', 'n_images_annotated')})
     rows = ',\n'.join(json.dumps(category, ensure_ascii=False) for category in measured['categories'])

@@ -7,10 +7,12 @@ from apa_mmdet.datasets.validation.class_measurement import count_classes
 from apa_mmdet.datasets.validation.findings import Findings
 from apa_mmdet.datasets.validation.reading import read_annotations
 from apa_mmdet.datasets.validation.records import valid_records
-from apa_mmdet.utils.fileio import atomic_write
+from apa_mmdet.utils.fileio import atomic_write, refuse_existing
 
 
-def coco_to_lvis(source: str, out: str, train: str | None = None, negatives: str | None = None) -> str:
+def coco_to_lvis(
+    source: str, out: str, train: str | None = None, negatives: str | None = None, force: bool = False
+) -> str:
     """Writes annotations in LVIS's form, which ``LVISV1Dataset`` and ``FastLVISMetric`` read.
 
     Args:
@@ -19,17 +21,20 @@ def coco_to_lvis(source: str, out: str, train: str | None = None, negatives: str
         train: path of the annotations whose classes, by name, give the frequencies; default: ``source``.
         negatives: path of a JSON file of the ids of the categories that are absent in an image, by its id; default:
             whatever is not annotated in an image is absent.
+        force: overwrite ``out``.
 
     Returns:
         A line that sums it up.
 
     Raises:
         FileNotFoundError: if there is no such file.
+        FileExistsError: if ``out`` exists and ``force`` is not given, or is one of the files that are read.
         OSError: if the file cannot be written.
         ValidationError: if annotations are damaged, or ``train`` lacks a class.
         BadNegatives: as of :func:`~apa_mmdet.datasets.lvis_form.read_negatives` and of
             :func:`~apa_mmdet.datasets.lvis_form.as_lvis`.
     """
+    refuse_existing(out, force, filter(None, (source, train, negatives)))
     content, counts, absent = read_annotations(source, whole=True), None, None
     if negatives is not None:
         absent = read_negatives(negatives)

@@ -27,6 +27,7 @@ from apa_mmdet.models.backbones import SEResNet
 from apa_mmdet.models.calibration import without_calibration
 from apa_mmdet.utils.config import build_detector, is_classifier, load_config
 from apa_mmdet.utils.errors import CodedError
+from apa_mmdet.utils.fileio import refuse_existing
 
 
 class NotConvertible(CodedError):
@@ -90,7 +91,7 @@ def convert_file(
         force: overwrite ``target``.
 
     Raises:
-        OSError: if ``source`` cannot be read, or ``target`` exists and ``force`` is not given.
+        OSError: if ``source`` cannot be read, or ``target`` exists and ``force`` is not given, or is ``source``.
         BadCheckpoint: if ``source`` holds no weights.
         BadConfig: if no model can be built from ``config``.
         BadClassOrder: if ``class_order`` is not an order of the classes of the checkpoint.
@@ -98,7 +99,7 @@ def convert_file(
         WrongWeights: if a weight is missing, unexpected or of another shape. Nothing is written then.
     """
     source, target = Path(source), Path(target)
-    _check_target(target, source, force)
+    refuse_existing(target, force, [source])
     weights, _, meta, rest = read_checkpoint(source)
     cfg = load_config(config) if config else None
     found = _translate(weights, source, cfg is not None and is_classifier(cfg), to_official)
@@ -145,13 +146,6 @@ class _Translation(NamedTuple):
     def result(self) -> StateDict:
         """The weights by the names of the result."""
         return {new: self.ours[old if self.to_official else new] for old, new in self.names.items()}
-
-
-def _check_target(target: Path, source: Path, force: bool) -> None:
-    if target.exists() and not force:
-        raise FileExistsError(f'{target} exists already; name another file, or overwrite it with --force')
-    if target.exists() and source.exists() and target.samefile(source):
-        raise FileExistsError(f'{target} is the file to convert; name another for the result')
 
 
 def _translate(weights: StateDict, source: Path, of_classifier: bool, to_official: bool) -> _Translation:

@@ -24,7 +24,7 @@ from apa_mmdet.checkpoint.loading import load_whole
 from apa_mmdet.models.calibration import name_classes
 from apa_mmdet.utils.config import build_detector, load_config
 from apa_mmdet.utils.errors import in_one_line
-from apa_mmdet.utils.fileio import atomic_write
+from apa_mmdet.utils.fileio import atomic_write, refuse_existing
 
 from .operators import use_exportable_carafe
 from .stages import ExportPlan, backbone_plan
@@ -83,11 +83,12 @@ def export_onnx(
 
     Raises:
         NotExportable: if a part of the model cannot be exported, before the export starts.
-        OSError: if a file is missing, or ``out`` cannot be written.
+        OSError: if a file is missing, or ``out`` cannot be written, or is the config or the checkpoint.
         BadConfig, BadCheckpoint, WrongWeights: if config or checkpoint are wrong.
         CodedError: ``not-computable``, ``not-recorded``, ``not-run`` or ``other-results``, if torch or onnxruntime
             fails, or the check.
     """
+    refuse_existing(out, force=True, sources=filter(None, (config, checkpoint)))
     with tqdm(total=5, desc='build', bar_format='{desc:<28} |{bar:20}| {n_fmt}/{total_fmt} {elapsed}') as steps:
 
         def step(name: str) -> None:

@@ -4,7 +4,7 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -72,6 +72,17 @@ def atomic_write(path: str | Path, content: bytes) -> None:
     """
     with atomic_open(path, size=len(content)) as file:
         file.write(content)
+
+
+def refuse_existing(path: str | Path, force: bool = False, sources: Iterable[str | Path] = ()) -> None:
+    """Raises FileExistsError for a file that exists, unless ``force``, and for one of the ``sources`` in any case."""
+    path = Path(path)
+    if not path.exists():
+        return
+    if any(Path(source).exists() and path.samefile(source) for source in sources):
+        raise FileExistsError(f'{path} is what is read; name another file for the result')
+    if not force:
+        raise FileExistsError(f'{path} exists already; name another file, or overwrite it with --force')
 
 
 def replace(unfinished: Path, path: Path) -> None:

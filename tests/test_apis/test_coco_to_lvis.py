@@ -129,5 +129,15 @@ def test_frequencies_are_those_of_the_training(tmp_path, tool):
     train.write_text(
         json.dumps(dict(json.loads(train.read_text()), categories=[dict(id=single['category_id'], name='x')]))
     )
-    message = tool(ann_file, tmp_path / 'lvis.json', '--train', train)
+    message = tool(ann_file, tmp_path / 'lvis.json', '--train', train, '--force')
     assert f'train: classes that {train} lacks: 6 of 6' in message
+
+
+def test_no_file_that_is_read_is_overwritten(tmp_path, tool):
+    ann_file = lvis_samples.saved(drawn(1)[0], tmp_path)
+    (tmp_path / 'absent.json').write_text('{}')
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for name in before:
+        message = tool(ann_file, name, '--negatives', tmp_path / 'absent.json', '--force')
+        assert message == f'coco_to_lvis: {name} is what is read; name another file for the result'
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before

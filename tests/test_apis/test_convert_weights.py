@@ -436,7 +436,7 @@ def test_nothing_is_overwritten_unasked(small, tmp_path):
         FileExistsError, match='out.pth exists already; name another file, or overwrite it with --force$'
     ):
         convert_file(small, target)
-    with pytest.raises(FileExistsError, match='r18.pth is the file to convert; name another for the result$'):
+    with pytest.raises(FileExistsError, match='r18.pth is what is read; name another file for the result$'):
         convert_file(small, small, force=True)
     convert_file(small, target, force=True)
     assert list(tmp_path.iterdir()) == [target] and 'state_dict' in torch.load(target, weights_only=True)

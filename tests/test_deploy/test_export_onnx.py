@@ -326,8 +326,9 @@ def test_user_errors_end_the_tool_with_one_line(mask_rcnn, tmp_path, monkeypatch
         ('other.pth does not fit the backbone: ', config, tmp_path / 'other.pth'),
         ('mkdir', config, tmp_path / 'evil.pth'),
         ('remove batch from --dynamic', config, weights, '--part', 'detector', '--dynamic', 'batch'),
+        ('weights.pth is what is read', config, weights, '--out', weights),
     ):
-        line = tool(*args, '--out', tmp_path / 'a.onnx', monkeypatch=monkeypatch)
+        line = tool('--out', tmp_path / 'a.onnx', *args, monkeypatch=monkeypatch)
         assert line.startswith('export_onnx: ') and text in line and '\n' not in line, line
     assert not mark.exists() and not (tmp_path / 'a.onnx').exists()
 

@@ -15,13 +15,13 @@ from apa_mmdet.datasets.validation.findings import Finding
 from apa_mmdet.datasets.validation.validate_config import validate_config
 from apa_mmdet.utils.config import build_detector, load_config
 from apa_mmdet.utils.errors import CodedError
-from apa_mmdet.utils.fileio import atomic_write
+from apa_mmdet.utils.fileio import atomic_write, refuse_existing
 
 from .annotations import BadData, Source, check_categories
 from .choices import Choices, choose
 from .render import LISTED_CLASSES, render
 from .schedule_choices import Machine
-from .sources import read_both, refuse_existing
+from .sources import read_both
 from .weights import Start, start_from
 
 
@@ -88,8 +88,8 @@ def new_config(
     if not out.endswith('.py') or '.' in Path(out).stem:
         raise CodedError('bad-name', f'{out}: a config is called NAME.py, without further dots')
     classes_file = f'{Path(out).stem}_classes.txt'
-    for path in () if force else (Path(out), Path(out).with_name(classes_file)):
-        refuse_existing(path)
+    for path in (Path(out), Path(out).with_name(classes_file)):
+        refuse_existing(path, force)
     start = start_from(weights)
     training, validation, notes = read_both(train, val, split, images, val_images, force)
     machine = machine or this_machine()

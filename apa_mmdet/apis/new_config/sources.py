@@ -6,7 +6,7 @@ from pathlib import Path
 
 from apa_mmdet.datasets.split import split_annotations
 from apa_mmdet.datasets.validation.reading import read_json
-from apa_mmdet.utils.fileio import atomic_write
+from apa_mmdet.utils.fileio import atomic_write, refuse_existing
 
 from .annotations import BadData, Source, read_source
 
@@ -41,8 +41,7 @@ def _split(path: str, share: float, images: str | None, force: bool) -> tuple[So
         target = Path(path).with_name(f'{Path(path).stem}_{name}.json')
         text = json.dumps(part).encode()
         if not (target.is_file() and target.read_bytes() == text):
-            if not force:
-                refuse_existing(target)
+            refuse_existing(target, force)
             atomic_write(target, text)
         parts.append(read_source(str(target), whole.folder, name, part))
     held_out = f'{len(split.val["images"])} of {len(content["images"])} images are held out for the validation.'
@@ -50,9 +49,3 @@ def _split(path: str, share: float, images: str | None, force: bool) -> tuple[So
     if lost:
         held_out += f' {len(lost)} classes are in no image of it, e.g. {lost[0]}: too few images.'
     return parts[0], parts[1], [held_out]
-
-
-def refuse_existing(path: Path) -> None:
-    """Raises FileExistsError if there is such a file."""
-    if path.exists():
-        raise FileExistsError(f'{path} exists already; name another file, or overwrite it with --force')
