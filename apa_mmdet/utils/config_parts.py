@@ -13,9 +13,9 @@ ELSEWHERE = ('backbone', 'neck', 'rpn_head', 'semantic_head', 'data_preprocessor
 class BadConfig(CodedError):
     """Raised when a config cannot be read, or a model cannot be built from it. The message names the file.
 
-    Codes: ``not-found``, ``broken``, ``no-detector``, ``no-dataset``, ``no-metric`` and ``no-activation`` for what it
-    lacks, ``not-buildable``, ``needs-mmpretrain``, and ``bad-option`` for an option of the command line that cannot
-    be applied.
+    Codes: ``not-found``, ``broken``, ``not-buildable``, ``needs-mmpretrain``; ``no-detector``, ``no-dataset``,
+    ``no-metric``, ``no-activation`` and ``no-image-size`` for what it lacks; and ``bad-option`` for an option of the
+    command line that cannot be applied.
     """
 
 

@@ -1,5 +1,11 @@
 """Parameters and multiply-adds, counted on an image as the detector takes it."""
 
+import logging
+import runpy
+import sys
+
+import pytest
+from helpers.paths import ROOT
 from mmengine.config import Config
 
 from apa_mmdet.apis.get_flops import get_flops
@@ -34,3 +40,12 @@ def test_a_calibration_needs_no_statistics():
         cfg = Config(dict(model=calibrated))
         assert without_calibration(cfg).model == retinanet() and cfg.model == calibrated
     assert get_flops(cfg, (64, 64)) == get_flops(Config(dict(model=retinanet())), (64, 64))
+
+
+def test_the_tool_prints_the_size_of_the_image(tmp_path, monkeypatch, capsys):
+    Config(dict(model=retinanet())).dump(tmp_path / 'config.py')
+    monkeypatch.setattr(sys, 'argv', ['get_flops.py', f'{tmp_path}/config.py', '--shape', '32', '64'])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / 'tools/get_flops.py'), run_name='__main__')
+    logging.disable(logging.NOTSET)
+    assert ended.value.code is None and capsys.readouterr().out.endswith(' G multiply-adds at 32x64\n')
