@@ -20,6 +20,7 @@ from .config_parts import (
     metrics_of,
     model_parts,
     section,
+    unwrapped,
     walk,
 )
 from .errors import one_line
@@ -38,6 +39,7 @@ __all__ = [
     'model_parts',
     'read_config',
     'section',
+    'unwrapped',
     'walk',
 ]
 

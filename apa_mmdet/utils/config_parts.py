@@ -1,6 +1,6 @@
 """Finds the data sets, evaluators and parts of a model in a config."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from mmengine.config import Config
@@ -8,6 +8,8 @@ from mmengine.config import Config
 from .errors import CodedError
 
 ELSEWHERE = ('backbone', 'neck', 'rpn_head', 'semantic_head', 'data_preprocessor')  # num_classes means something else
+# what builds the module of a config in ``module``, with the arguments of its own
+WRAPPERS = dict(SwapActivations=('swap', 'include', 'exclude'), CalibrateScores=('calibration',))
 
 
 class BadConfig(CodedError):
@@ -19,7 +21,7 @@ class BadConfig(CodedError):
     """
 
 
-def section(cfg: Config, key: str) -> dict:
+def section(cfg: Config | dict, key: str) -> dict:
     """A part of a config, empty where there is none; BadConfig if it is not a dict."""
     found = cfg.get(key) or {}
     if not isinstance(found, dict):
@@ -62,21 +64,16 @@ def metrics_of(evaluator: Any) -> Iterator[Any]:
         yield evaluator
 
 
-def model_parts(node: Any, path: str = 'model') -> Iterator[tuple[str, dict]]:
-    """Yields every dict of a model's config with its path, except where ``num_classes`` means something else.
+def model_parts(model: Any) -> Iterator[tuple[str, dict]]:
+    """Yields every dict of a model's config with its dotted key, except where ``num_classes`` means something else.
 
     Example:
-        >>> [path for path, _ in model_parts(dict(rpn_head=dict(num_classes=1), bbox_head=[dict(num_classes=3)]))]
-        ['model', 'model.bbox_head[0]']
+        >>> [key for key, _ in model_parts(dict(rpn_head=dict(num_classes=1), bbox_head=[dict(num_classes=3)]))]
+        ['model', 'model.bbox_head.0']
     """
-    if isinstance(node, dict):
-        yield path, node
-        for key, value in node.items():
-            if key not in ELSEWHERE:
-                yield from model_parts(value, f'{path}.{key}')
-    elif isinstance(node, (list, tuple)):
-        for i, value in enumerate(node):
-            yield from model_parts(value, f'{path}[{i}]')
+    for key, node in walk(model, 'model'):
+        if isinstance(node, dict) and not set(ELSEWHERE).intersection(key.split('.')):
+            yield key, node
 
 
 class ClassCount(NamedTuple):
@@ -99,12 +96,40 @@ def class_counts(model: Any) -> Iterator[ClassCount]:
         model.bbox_head.0.num_classes 3 True
         model.bbox_head.1.num_classes 80 False
     """
-    for path, part in model_parts(model):
-        count, name = part.get('num_classes'), part.get('type')
-        name = name if isinstance(name, str) else getattr(name, '__name__', '')
-        if isinstance(count, int) and name.rpartition('.')[2] != 'GroundingDINOHead':
-            setting = f'{path.replace("[", ".").replace("]", "")}.num_classes'
-            yield ClassCount(setting, count, not part.get('class_agnostic'))
+    for key, part in model_parts(model):
+        count = part.get('num_classes')
+        if isinstance(count, int) and _type_name(part) != 'GroundingDINOHead':
+            yield ClassCount(f'{key}.num_classes', count, not part.get('class_agnostic'))
+
+
+def _type_name(part: dict) -> str:
+    """The name of what a config builds, without a scope."""
+    name = part.get('type')
+    return (name if isinstance(name, str) else getattr(name, '__name__', '')).rpartition('.')[2]
+
+
+def unwrapped(node: Any, wrappers: Collection[str] = tuple(WRAPPERS)) -> Any:
+    """A model's config, or a part of it, where what builds another module stands for that module, with its arguments.
+
+    Args:
+        node: the config.
+        wrappers: which of :data:`WRAPPERS`.
+
+    Example:
+        >>> swap = dict(ReLU=dict(type='APA'))
+        >>> unwrapped(dict(type='SwapActivations', module=dict(type='ResNet'), swap=swap, depth=50))
+        {'type': 'ResNet', 'depth': 50}
+    """
+    if isinstance(node, (list, tuple)):
+        inner = [unwrapped(item, wrappers) for item in node]
+        return tuple(inner) if isinstance(node, tuple) else inner
+    if not isinstance(node, dict):
+        return node
+    name = _type_name(node)
+    if name in wrappers and isinstance(node.get('module'), dict):
+        own = 'type', 'module', '_scope_', *WRAPPERS[name]
+        return unwrapped({**node['module'], **{key: value for key, value in node.items() if key not in own}}, wrappers)
+    return {key: unwrapped(value, wrappers) for key, value in node.items()}
 
 
 def is_classifier(cfg: Config) -> bool:

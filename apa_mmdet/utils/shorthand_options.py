@@ -10,7 +10,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from .config_parts import BadConfig, class_counts, is_classifier, walk
+from .config_parts import BadConfig, class_counts, is_classifier, section, walk
 
 LOADERS = tuple(f'{split}_dataloader' for split in ('train', 'val', 'test'))
 WITH_PATHS = (*LOADERS, 'val_evaluator', 'test_evaluator', 'model')
@@ -50,7 +50,7 @@ def spell_out(cfg: Config, options: dict[str, Any]) -> dict[str, Any]:
 def _leaf_paths(cfg: Config) -> Iterator[tuple[str, dict]]:
     """Yields the data sets inside wrappers, with their keys."""
     for loader in LOADERS:
-        for path, node in walk((cfg.get(loader) or {}).get('dataset'), f'{loader}.dataset'):
+        for path, node in walk(section(cfg, loader).get('dataset'), f'{loader}.dataset'):
             is_part = path.rsplit('.', 1)[-1] == 'dataset' or path.rsplit('.', 2)[-2] == 'datasets'
             if is_part and isinstance(node, dict) and not node.get('dataset') and not node.get('datasets'):
                 yield path, node
@@ -87,7 +87,7 @@ def _classes(cfg: Config, value: Any) -> dict[str, Any]:
     for path, value in walk(cfg.get('model'), 'model'):
         if path.endswith('.classes') and isinstance(value, (list, tuple)):  # of a DropLoss or a calibration
             full[path] = names
-    preprocessor = (cfg.get('model') or {}).get('data_preprocessor') or {}
+    preprocessor = section(section(cfg, 'model'), 'data_preprocessor')
     if is_classifier(cfg) and 'num_classes' in preprocessor:  # of the labels that it mixes
         full['model.data_preprocessor.num_classes'] = len(names)
     if not full:
@@ -107,7 +107,7 @@ def _names(value: Any) -> tuple[str, ...]:
 
 def _length(unit: str) -> Callable[[Config, Any], dict[str, Any]]:
     def spell_out_length(cfg: Config, value: Any) -> dict[str, Any]:
-        loop = cfg.get('train_cfg') or {}
+        loop = section(cfg, 'train_cfg')
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise BadConfig('bad-option', f'{unit}={value!r} is not a whole number of 1 or more')
         if not isinstance(loop.get(unit), int):

@@ -13,7 +13,7 @@ from apa_mmdet.datasets.validation.findings import Findings
 from apa_mmdet.evaluation import ConcatDatasetEvaluator
 from apa_mmdet.evaluation.metrics.streamed_metric import StreamedMetric
 from apa_mmdet.models.test_time_augs import InstanceTTAModel
-from apa_mmdet.utils.config import leaves, metrics_of, model_parts
+from apa_mmdet.utils.config import leaves, metrics_of, model_parts, section
 from apa_mmdet.utils.registered_classes import builds, class_of
 from apa_mmdet.visualization.local_visualizer import LegibleVisualizer
 
@@ -58,33 +58,33 @@ def check_tta(launch: Launch, findings: Findings) -> None:
     if not launch.tta:
         return
     cfg = launch.cfg
-    dataset, tta = (cfg.get('test_dataloader') or {}).get('dataset') or {}, cfg.get('tta_model')
+    dataset, tta = section(section(cfg, 'test_dataloader'), 'dataset'), cfg.get('tta_model')
     if 'pipeline' not in dataset and ('dataset' in dataset or 'datasets' in dataset):
         findings.add('tta-wrapped-dataset', [dataset.get('type')], type=dataset.get('type'))
     if not builds(tta, DetTTAModel) or builds(tta, InstanceTTAModel):
         return
     if any(part.get('mask_head') for _, part in model_parts(cfg.get('model'))):
         findings.add('tta-without-masks', [tta.get('type')], type=tta.get('type'))
-    kept, limit = _max_per_img(cfg.get('model')), (tta.get('tta_cfg') or {}).get('max_per_img')
+    kept, limit = _max_per_img(cfg.get('model')), section(tta, 'tta_cfg').get('max_per_img')
     if isinstance(kept, int) and isinstance(limit, int) and (kept <= 0 or limit < kept):
         shown = kept if kept > 0 else 'all'
         findings.add('tta-max-per-img', ['tta_model.tta_cfg.max_per_img'], limit=limit, kept=shown)
 
 
 def _max_per_img(model: Any) -> Any:
-    test_cfg = (model.get('test_cfg') if isinstance(model, dict) else None) or {}
-    return (test_cfg.get('rcnn') or test_cfg).get('max_per_img')
+    test_cfg = section(model, 'test_cfg') if isinstance(model, dict) else {}
+    return (section(test_cfg, 'rcnn') or test_cfg).get('max_per_img')
 
 
 def check_palette(launch: Launch, findings: Findings) -> None:
     """Checks that mmdet's visualizer, where it is used, has a color for each class."""
-    hook = (launch.cfg.get('default_hooks') or {}).get('visualization') or {}
+    hook = section(section(launch.cfg, 'default_hooks'), 'visualization')
     visualizer = launch.cfg.get('visualizer')
     if not (launch.draws or hook.get('draw')) or not builds(visualizer, DetLocalVisualizer, VISUALIZERS):
         return
     if builds(visualizer, LegibleVisualizer, VISUALIZERS):
         return
-    for leaf in leaves((launch.cfg.get(f'{launch.evaluated_split}_dataloader') or {}).get('dataset')):
+    for leaf in leaves(section(launch.cfg, f'{launch.evaluated_split}_dataloader').get('dataset')):
         metainfo = leaf.get('metainfo')
         metainfo = metainfo if isinstance(metainfo, dict) else {}
         known = {**getattr(class_of(leaf, DATASETS), 'METAINFO', {}), **metainfo}

@@ -11,6 +11,7 @@ from mmdet.registry import MODELS
 
 from apa_mmdet.datasets.validation.findings import Findings
 from apa_mmdet.models.losses import BBoxHeadEQLV2Loss, DropLoss, MemoryEfficientCrossEntropyLoss
+from apa_mmdet.utils.config import unwrapped, walk
 from apa_mmdet.utils.registered_classes import class_of
 
 from .launch import Launch
@@ -22,42 +23,40 @@ def check_losses(launch: Launch, findings: Findings) -> None:
     """Report losses in heads that would fail at the first step or score otherwise, DropLoss without frequencies."""
     if launch.tool != 'train.py':
         return
-    for path, loss, key, head in _losses(launch.cfg.get('model'), 'model', '', None):
+    for setting, loss, key, head in _typed_parts(launch.cfg.get('model')):
         cls = _class_of(loss)
         if cls is EQLV2Loss and key == 'loss_cls' and issubclass(_class_of(head) or object, BBoxHead):
-            findings.add('softmax-scores', [path], setting=path)
+            findings.add('softmax-scores', [setting], setting=setting)
         if cls is None or not issubclass(cls, (*OF_BBOX_HEAD, MemoryEfficientCrossEntropyLoss)):
             continue
         if issubclass(cls, DropLoss) and loss.get('class_frequency') is None:
-            findings.add('no-class-frequency', [path], setting=path)
+            findings.add('no-class-frequency', [setting], setting=setting)
         if not _fits(cls, key, head):
             findings.add(
                 'loss-in-wrong-head',
-                [path],
-                setting=path,
+                [setting],
+                setting=setting,
                 loss=cls.__name__,
                 head=getattr(_class_of(head), '__name__', 'another part'),
                 place='loss_cls of a BBoxHead' if issubclass(cls, OF_BBOX_HEAD) else 'the loss_cls of a head',
             )
 
 
-def _losses(node: Any, path: str, key: str, parent: dict | None) -> Iterator[tuple[str, dict, str, dict]]:
-    """Yields path, config, last key and surrounding config of every dict with a ``type`` inside another one."""
-    if isinstance(node, dict):
-        if parent is not None and node.get('type') is not None:
-            yield path, node, key, parent
-        for name, value in node.items():
-            yield from _losses(value, f'{path}.{name}', name, node)
-    elif isinstance(node, (list, tuple)):
-        for i, value in enumerate(node):
-            yield from _losses(value, f'{path}[{i}]', key, parent)
+def _typed_parts(model: Any) -> Iterator[tuple[str, dict, str, dict]]:
+    """Yields each ``dict(type=…)`` inside a model's config: its key, the config, its name there, and what has it."""
+    nodes = dict(walk(model, 'model'))
+    for setting, node in nodes.items():
+        names = setting.split('.')
+        while names[-1].isdecimal():  # of a list
+            names.pop()
+        parent = nodes.get('.'.join(names[:-1]))
+        if isinstance(node, dict) and node.get('type') is not None and isinstance(parent, dict):
+            yield setting, node, names[-1], parent
 
 
 def _class_of(cfg: dict | None) -> type | None:
     """The class that a config builds, inside ``SwapActivations`` too; None if it is not known."""
-    while (cfg or {}).get('type') in ('SwapActivations', 'CalibrateScores') and isinstance(cfg.get('module'), dict):
-        cfg = cfg['module']
-    return class_of(cfg)
+    return class_of(unwrapped(cfg))
 
 
 def _fits(loss: type, key: str, head: dict) -> bool:

@@ -127,7 +127,10 @@ def _evaluators(cfg: Config) -> Iterator[tuple[str, dict]]:
 def _keys(evaluator: dict, precisions: tuple[str, ...], recalls: tuple[str, ...]) -> Iterator[str]:
     """Yields the names that a metric gives without its prefix, in its order."""
     metric, items = evaluator.get('metric', 'bbox'), evaluator.get('metric_items')
-    for kind in () if evaluator.get('format_only') else [metric] if isinstance(metric, str) else metric:
+    kinds = [metric] if isinstance(metric, str) else metric
+    if evaluator.get('format_only') or not isinstance(kinds, (list, tuple)):
+        return
+    for kind in kinds:
         if kind == 'proposal_fast':
             yield from (f'AR@{number}' for number in evaluator.get('proposal_nums', (100, 300, 1000)))
         elif kind == 'proposal':

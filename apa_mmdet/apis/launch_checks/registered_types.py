@@ -120,7 +120,7 @@ def _each(setting: str, node: Any) -> Iterator[tuple[str, dict]]:
         yield setting, node
     elif isinstance(node, (list, tuple)):
         for i, item in enumerate(node):
-            yield from _each(f'{setting}[{i}]', item)
+            yield from _each(f'{setting}.{i}', item)
 
 
 def _one(setting: str, node: Any, registry: Registry, is_whole: bool = False) -> Iterator[Part]:
@@ -131,8 +131,8 @@ def _one(setting: str, node: Any, registry: Registry, is_whole: bool = False) ->
 def _check_part(part: Part, findings: Findings) -> None:
     setting, name, kind = part.setting, part.cfg['type'], part.registry.name
     built = registered(part.cfg, part.registry)
-    if built is None:
-        close = get_close_matches(name, _names(part), 1)
+    if not callable(built):
+        close = get_close_matches(str(name), _names(part), 1)
         known = f', but {close[0]} is' if close else ''
         return findings.add('unknown-type', [setting], setting=setting, kind=kind, type=name, known=known)
     try:

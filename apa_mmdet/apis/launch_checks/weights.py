@@ -8,6 +8,7 @@ from typing import Any
 from apa_mmdet.checkpoint.scheme import local_path, pretrained_parts
 from apa_mmdet.checkpoint.work_dir import checkpoint_folder, latest_checkpoint
 from apa_mmdet.datasets.validation.findings import Findings
+from apa_mmdet.utils.config import section
 
 from .launch import Launch
 
@@ -33,8 +34,7 @@ def latest_of(launch: Launch) -> str | None:
     resumes = launch.resume == 'auto' or (launch.cfg.get('resume') is True and not launch.cfg.get('load_from'))
     if launch.tool != 'train.py' or not resumes or launch.resume not in (None, 'auto'):
         return None
-    hook = (launch.cfg.get('default_hooks') or {}).get('checkpoint') or {}
-    out_dir = hook.get('out_dir')
+    out_dir = section(section(launch.cfg, 'default_hooks'), 'checkpoint').get('out_dir')
     folder = None if '://' in str(out_dir) else checkpoint_folder(work_dir_of(launch), out_dir)
     return latest_checkpoint(work_dir_of(launch), folder)
 

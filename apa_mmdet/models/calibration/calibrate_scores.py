@@ -7,6 +7,8 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from torch import Tensor, nn
 
+from apa_mmdet.utils.config import unwrapped
+
 from .base import Calibration
 from .errors import CalibrationError
 from .heads import Scoring, channels_of, find_classifiers, scoring_of
@@ -45,21 +47,8 @@ def without_calibration(cfg: Config) -> Config:
     """
     bare = copy.copy(cfg)
     if cfg.get('model') is not None:
-        bare.model = _without_calibration(cfg.model)
+        bare.model = unwrapped(cfg.model, ['CalibrateScores'])
     return bare
-
-
-def _without_calibration(part: Any) -> Any:
-    if isinstance(part, (list, tuple)):
-        inner = [_without_calibration(item) for item in part]
-        return tuple(inner) if isinstance(part, tuple) else inner
-    if not isinstance(part, dict):
-        return part
-    name = str(part.get('type')).rpartition('.')[2]
-    if name == 'CalibrateScores' and isinstance(part.get('module'), dict):
-        arguments = {key: value for key, value in part.items() if key not in ('type', 'module', 'calibration')}
-        return _without_calibration({**part['module'], **arguments})
-    return {key: _without_calibration(value) for key, value in part.items()}
 
 
 def calibrate_scores(model: nn.Module, calibration: Calibration) -> nn.Module:

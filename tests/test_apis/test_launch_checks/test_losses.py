@@ -23,6 +23,7 @@ def found(model, tool='train.py'):
         dict(bbox_head=dict(type='RetinaHead', loss_cls=DROP)),
         dict(bbox_head=dict(type='FCOSHead', loss_cls=DROP)),
         dict(bbox_head=dict(type='SwapActivations', module=dict(type='RetinaHead'), loss_cls=DROP)),
+        dict(bbox_head=dict(type='mmdet.CalibrateScores', module=dict(type='RetinaHead'), loss_cls=DROP)),
         dict(bbox_head=dict(type='DoubleConvFCBBoxHead', num_convs=1, num_fcs=1, loss_cls=DROP, **ROI)),
         dict(bbox_head=dict(type='DIIHead', num_classes=3, in_channels=8, num_heads=1, loss_cls=DROP)),
     ],
@@ -85,3 +86,14 @@ def test_drop_loss_without_frequencies_is_for_tests_alone():
     )
     assert found(model)[0] == [('no-class-frequency', 'model.roi_head.bbox_head.loss_cls')]
     assert found(model, 'test.py')[0] == []
+
+
+def test_a_loss_in_a_cascade_is_named_as_an_option_takes_it():
+    head = dict(type='Shared2FCBBoxHead', loss_cls=dict(DROP, class_frequency=None), **ROI)
+    model = dict(roi_head=dict(bbox_head=[head, head]))
+    codes, text = found(model)
+    settings = [f'model.roi_head.bbox_head.{i}.loss_cls' for i in range(2)]
+    assert codes == [('no-class-frequency', setting) for setting in settings]
+    cfg = Config(dict(model=model))
+    cfg.merge_from_dict({f'{setting}.class_frequency': [0.5] * 3 for setting in settings})
+    assert found(cfg.model.to_dict())[0] == []

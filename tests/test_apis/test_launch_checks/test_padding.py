@@ -41,6 +41,7 @@ def test_meta_acon_in_another_backbone_is_named():
             ),
         ),
         dict(backbone=dict(SE, se_cfg=None)),
+        dict(backbone=dict(type='mmdet.SwapActivations', module=dict(type='SEResNet'), se_cfg=None)),
         dict(backbone=dict(type='ResNet')),
         dict(backbone=dict(type='nowhere.SEResNet')),
         dict(backbone=[dict(), None, 3]),

@@ -36,12 +36,12 @@ def misspelt(wrap, **kwargs):
 @pytest.mark.parametrize(
     'wrap, setting',
     [
-        (lambda t: t, 'pipeline[0]'),
-        (lambda t: dict(type='RandomApply', transforms=[FLIP, t]), 'pipeline[0].transforms[1]'),
-        (lambda t: dict(type='RandomChoice', transforms=[[FLIP], [FLIP, t]]), 'pipeline[0].transforms[1][1]'),
-        (lambda t: dict(type='mmdet.RandomOrder', transforms=[t]), 'pipeline[0].transforms[0]'),
-        (lambda t: dict(type='AutoAugment', policies=[[t]]), 'pipeline[0].policies[0][0]'),
-        (lambda t: dict(type='MultiBranch', branch_field=['a'], a=[t]), 'pipeline[0].a[0]'),
+        (lambda t: t, 'pipeline.0'),
+        (lambda t: dict(type='RandomApply', transforms=[FLIP, t]), 'pipeline.0.transforms.1'),
+        (lambda t: dict(type='RandomChoice', transforms=[[FLIP], [FLIP, t]]), 'pipeline.0.transforms.1.1'),
+        (lambda t: dict(type='mmdet.RandomOrder', transforms=[t]), 'pipeline.0.transforms.0'),
+        (lambda t: dict(type='AutoAugment', policies=[[t]]), 'pipeline.0.policies.0.0'),
+        (lambda t: dict(type='MultiBranch', branch_field=['a'], a=[t]), 'pipeline.0.a.0'),
     ],
 )
 def test_a_misspelt_transform_is_found_in_transforms_that_hold_others(wrap, setting):
@@ -51,12 +51,12 @@ def test_a_misspelt_transform_is_found_in_transforms_that_hold_others(wrap, sett
 @pytest.mark.parametrize(
     'wrap, setting',
     [
-        (lambda t: dict(type='MultiImageMixDataset', dataset=dict(type='CocoDataset'), pipeline=[t]), '.pipeline[0]'),
+        (lambda t: dict(type='MultiImageMixDataset', dataset=dict(type='CocoDataset'), pipeline=[t]), '.pipeline.0'),
         (
             lambda t: dict(
                 type='RepeatDataset', times=2, dataset=dict(type='ConcatDataset', datasets=[dict(pipeline=[t])])
             ),
-            '.dataset.datasets[0].pipeline[0]',
+            '.dataset.datasets.0.pipeline.0',
         ),
     ],
 )
@@ -67,16 +67,16 @@ def test_a_misspelt_transform_is_found_in_wrappers_of_data_sets(wrap, setting):
 def test_a_misspelt_transform_is_found_in_the_pipeline_that_a_hook_switches_to():
     hook = 'PipelineSwitchHook'
     switched = misspelt(lambda t: dict(custom_hooks=[dict(type=hook, switch_epoch=1, switch_pipeline=[t])]))
-    assert switched == ['custom_hooks[0].switch_pipeline[0]']
+    assert switched == ['custom_hooks.0.switch_pipeline.0']
 
 
 def test_only_what_the_tool_uses_is_checked():
     cfg = dict(test_dataloader=pipeline(FLOP), tta_pipeline=[dict(type='TestTimeAug', transforms=[[FLOP], [FLIP]])])
     assert findings_about('train.py', **cfg) == []
-    assert codes(findings_about('test.py', **cfg)) == [('unknown-type', ('test_dataloader.dataset.pipeline[0]',))]
+    assert codes(findings_about('test.py', **cfg)) == [('unknown-type', ('test_dataloader.dataset.pipeline.0',))]
     assert [f.ids[0] for f in findings_about('test.py', True, **cfg)] == [
-        'test_dataloader.dataset.pipeline[0]',
-        'tta_pipeline[0].transforms[0][0]',
+        'test_dataloader.dataset.pipeline.0',
+        'tta_pipeline.0.transforms.0.0',
     ]
 
 
@@ -86,17 +86,17 @@ def test_only_what_the_tool_uses_is_checked():
         (dict(train_dataloader=dict(dataset=dict(type='CoccoDataset'))), 'dataset', LEAF),
         (dict(train_dataloader=dict(sampler=dict(type='DefaultSampeler'))), 'data sampler', 'train_dataloader.sampler'),
         (dict(train_dataloader=dict(batch_sampler=dict(type='A'))), 'data sampler', 'train_dataloader.batch_sampler'),
-        (dict(custom_hooks=[dict(type='EMAHok')]), 'hook', 'custom_hooks[0]'),
+        (dict(custom_hooks=[dict(type='EMAHok')]), 'hook', 'custom_hooks.0'),
         (dict(default_hooks=dict(logger=dict(type='LogerHook'))), 'hook', 'default_hooks.logger'),
         (dict(val_evaluator=dict(type='CocoMetrik')), 'metric', 'val_evaluator'),
-        (dict(val_evaluator=dict(metrics=[dict(type='A')])), 'metric', 'val_evaluator.metrics[0]'),
+        (dict(val_evaluator=dict(metrics=[dict(type='A')])), 'metric', 'val_evaluator.metrics.0'),
         (dict(val_evaluator=dict(type='A', metrics=[])), 'evaluator', 'val_evaluator'),
-        (dict(val_evaluator=dict(CITIES, metrics=[[dict(type='A')]])), 'metric', 'val_evaluator.metrics[0][0]'),
-        (dict(val_evaluator=[dict(type='CocoMetric'), dict(type='A')]), 'metric', 'val_evaluator[1]'),
+        (dict(val_evaluator=dict(CITIES, metrics=[[dict(type='A')]])), 'metric', 'val_evaluator.metrics.0.0'),
+        (dict(val_evaluator=[dict(type='CocoMetric'), dict(type='A')]), 'metric', 'val_evaluator.1'),
         (dict(train_cfg=dict(type='EpochLoop')), 'loop', 'train_cfg'),
         (dict(optim_wrapper=dict(type='AmpWrapper')), 'optimizer wrapper', 'optim_wrapper'),
         (dict(optim_wrapper=dict(optimizer=dict(type='SDG'))), 'optimizer', 'optim_wrapper.optimizer'),
-        (dict(param_scheduler=[dict(type='CosineLR')]), 'parameter scheduler', 'param_scheduler[0]'),
+        (dict(param_scheduler=[dict(type='CosineLR')]), 'parameter scheduler', 'param_scheduler.0'),
     ],
 )
 def test_other_misspelt_types(cfg, kind, setting):
@@ -116,7 +116,7 @@ def test_other_misspelt_types(cfg, kind, setting):
 )
 def test_arguments_that_a_transform_does_not_take(transform, reason):
     findings = findings_about(train_dataloader=pipeline(transform))
-    assert codes(findings) == [('invalid-arguments', (f'{LEAF}.pipeline[0]',))] * bool(reason)
+    assert codes(findings) == [('invalid-arguments', (f'{LEAF}.pipeline.0',))] * bool(reason)
     assert all(reason in finding.message for finding in findings)
 
 
@@ -147,7 +147,5 @@ def test_valid_configs_have_no_findings(path):
 
 
 def test_a_start_with_a_misspelt_transform_is_refused():
-    with pytest.raises(
-        InvalidLaunch, match=r'pipeline\[0\]: no transform RandomFlop is registered, but RandomFlip is; '
-    ):
+    with pytest.raises(InvalidLaunch, match=r'pipeline\.0: no transform RandomFlop is registered, but RandomFlip is; '):
         validate_launch(Launch('train.py', Config(dict(train_dataloader=pipeline(FLOP)))))
