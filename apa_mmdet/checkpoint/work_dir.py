@@ -8,17 +8,21 @@ import re
 from pathlib import Path
 
 
-def latest_checkpoint(work_dir: str | os.PathLike, folder: str | os.PathLike | None = None) -> str | None:
+def latest_checkpoint(work_dir: str | os.PathLike, out_dir: str | os.PathLike | None = None) -> str | None:
     """The checkpoint that ``last_checkpoint`` names, as :func:`in_folder` has it; None if there is no such file.
 
     Args:
         work_dir: of the run.
-        folder: where its checkpoints are, if that is another.
+        out_dir: of its CheckpointHook, which writes into a folder there of the name of the work dir; None without one.
     """
+    work_dir, out_dir = os.fspath(work_dir), str(out_dir or work_dir)
     file = Path(work_dir) / 'last_checkpoint'
     if not file.is_file():
         return None
-    return in_folder(file.read_text().strip(), work_dir if folder is None else folder)
+    folder = work_dir
+    if out_dir != work_dir and '://' not in out_dir:
+        folder = os.path.join(out_dir, os.path.basename(work_dir.rstrip(os.sep)))
+    return in_folder(file.read_text().strip(), folder)
 
 
 def in_folder(path: str, folder: str | os.PathLike) -> str:
@@ -40,11 +44,3 @@ def file_name(path: str) -> str:
         ('epoch_1.pth', 'epoch_1.pth')
     """
     return re.split(r'[\\/]', path)[-1]
-
-
-def checkpoint_folder(work_dir: str | os.PathLike, out_dir: str | os.PathLike | None) -> str:
-    """Where MMEngine's CheckpointHook writes: the work dir, or a folder of its name in ``out_dir``."""
-    work_dir = os.fspath(work_dir)
-    if out_dir is None or os.fspath(out_dir) == work_dir:
-        return work_dir
-    return os.path.join(out_dir, os.path.basename(work_dir.rstrip(os.sep)))

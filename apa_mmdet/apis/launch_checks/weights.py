@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from apa_mmdet.checkpoint.scheme import local_path, pretrained_parts
-from apa_mmdet.checkpoint.work_dir import checkpoint_folder, latest_checkpoint
+from apa_mmdet.checkpoint.work_dir import latest_checkpoint
 from apa_mmdet.datasets.validation.findings import Findings
 from apa_mmdet.utils.config import section
 
@@ -35,8 +35,7 @@ def latest_of(launch: Launch) -> str | None:
     if launch.tool != 'train.py' or not resumes or launch.resume not in (None, 'auto'):
         return None
     out_dir = section(section(launch.cfg, 'default_hooks'), 'checkpoint').get('out_dir')
-    folder = None if '://' in str(out_dir) else checkpoint_folder(work_dir_of(launch), out_dir)
-    return latest_checkpoint(work_dir_of(launch), folder)
+    return latest_checkpoint(work_dir_of(launch), out_dir)
 
 
 def work_dir_of(launch: Launch) -> str:

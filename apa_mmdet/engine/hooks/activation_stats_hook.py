@@ -12,6 +12,7 @@ from torch import nn
 
 from apa_mmdet.models.activations import LearnableFunction
 from apa_mmdet.models.activations.sites import find_learnable_activations, watched_values
+from apa_mmdet.utils.errors import one_line
 from apa_mmdet.utils.model import unwrap_model
 from apa_mmdet.visualization.learned_activation_plots import draw_learned_activations
 
@@ -61,7 +62,7 @@ class ActivationStatsHook(Hook):
         try:
             paths = draw_learned_activations(sites, title, work_dir, 'activations')
         except Exception as error:  # the training is worth more than an image
-            runner.logger.warning(f'the learned activations were not drawn: {type(error).__name__}: {error}')
+            runner.logger.warning(f'the learned activations were not drawn: {one_line(error)}')
         else:
             runner.logger.info(f'learned activations drawn: {", ".join(map(str, paths))}')
 

@@ -18,7 +18,7 @@ from apa_mmdet.checkpoint.io import BadCheckpoint
 from apa_mmdet.checkpoint.loading import load_start, load_whole
 from apa_mmdet.checkpoint.pretrained import all_checked_pretrained
 from apa_mmdet.checkpoint.scheme import SCHEME, data_only, read_pretrained_as_data
-from apa_mmdet.checkpoint.work_dir import checkpoint_folder, latest_checkpoint
+from apa_mmdet.checkpoint.work_dir import latest_checkpoint
 from apa_mmdet.models.calibration import name_classes
 from apa_mmdet.models.losses import DropLoss
 
@@ -96,8 +96,7 @@ class SafeRunner(Runner):
         """As MMEngine's; the latest checkpoint of a run is first looked for in its own folder."""
         if self._resume and self._load_from is None and not self._has_loaded:
             out_dir = next((hook.out_dir for hook in self.hooks if isinstance(hook, CheckpointHook)), None)
-            remote = '://' in str(out_dir)
-            latest = latest_checkpoint(self.work_dir, None if remote else checkpoint_folder(self.work_dir, out_dir))
+            latest = latest_checkpoint(self.work_dir, out_dir)
             if latest is not None:
                 self.logger.info(f'Auto resumed from the latest checkpoint {latest}.')
                 return self.resume(latest)

@@ -53,6 +53,11 @@ def test_the_latest_checkpoint_is_looked_for_in_the_folder_of_the_run(tmp_path, 
     assert found(**options) == [('missing-latest', 'elsewhere/epoch_1.pth')]
     (tmp_path / 'run/epoch_1.pth').write_bytes(b'')
     assert found(**options) == []
+    hook = dict(default_hooks=dict(checkpoint=dict(out_dir='out')))
+    assert found(**{**options, 'options': hook}) == [('missing-latest', 'elsewhere/epoch_1.pth')]
+    (tmp_path / 'out/run').mkdir(parents=True)
+    (tmp_path / 'run/epoch_1.pth').rename(tmp_path / 'out/run/epoch_1.pth')
+    assert found(**{**options, 'options': hook}) == []
 
 
 def test_a_folder_is_a_checkpoint_only_where_it_is_saved_in_parts(tmp_path):
