@@ -56,15 +56,15 @@ def module_version(name: str) -> str:
         ImportError: if it cannot be imported, with the cause in the same line.
     """
     try:
-        return importlib.import_module(name).__version__
-    except ModuleNotFoundError as error:
-        if error.name == name:
+        module = importlib.import_module(name)
+    except Exception as error:  # mmdet asserts the versions of mmcv and mmengine
+        if isinstance(error, ModuleNotFoundError) and error.name == name:
             raise
         raise ImportError(f'{name} cannot be imported: {_one_line(error)}') from error
-    except AttributeError:  # a folder of that name in the path
-        raise ModuleNotFoundError(f'No module named {name!r}', name=name) from None
-    except (ImportError, AssertionError) as error:  # mmdet asserts the versions of mmcv and mmengine
-        raise ImportError(f'{name} cannot be imported: {_one_line(error)}') from error
+    version = getattr(module, '__version__', None)
+    if version is None:  # a folder of that name in the path
+        raise ModuleNotFoundError(f'No module named {name!r}', name=name)
+    return version
 
 
 def check_host_versions(version_of: Callable[[str], str] = module_version) -> None:

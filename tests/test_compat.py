@@ -208,9 +208,10 @@ def test_versions_that_fail_after_the_test_are_refused(monkeypatch):
             r'made_up_host cannot be imported: MMCV==2.3.6 is used but incompatible\.',
         ),
         ('import absent_module', ImportError, "made_up_host cannot be imported: No module named 'absent_module'"),
+        ('import os\nos.gone', ImportError, "made_up_host cannot be imported: module 'os' has no attribute 'gone'"),
         (None, ModuleNotFoundError, "No module named 'made_up_host'"),
     ],
-    ids=['assertion', 'dependency', 'folder'],
+    ids=['assertion', 'dependency', 'attribute', 'folder'],
 )
 def test_modules_that_cannot_be_imported_say_why(content, error, line, tmp_path, monkeypatch):
     (tmp_path / 'made_up_host').mkdir()
