@@ -35,6 +35,19 @@ def test_an_old_python_is_named_with_the_way_out(tmp_path):
     assert 'run the same command again' in run.stderr
 
 
+def test_an_environment_with_an_older_python_is_named_and_left_as_it_is(tmp_path):
+    script = 'case "$*" in\n-V) echo Python 3.11.9;;\n*version_info*"3, 13"*) exit 1;;\nesac'
+    executable(tmp_path / 'venv/bin/python', script)
+    (tmp_path / 'venv/.environment').write_text('openmmlab')
+    run = subprocess.run(
+        [ROOT / 'tools/setup/setup_env.sh', tmp_path / 'venv', 'newest'], capture_output=True, text=True
+    )
+    line = f'{tmp_path}/venv has Python 3.11.9, but the environment newest needs Python 3.13: remove the folder, or'
+    assert run.returncode == 1 and line in run.stderr
+    assert (tmp_path / 'venv/.environment').read_text() == 'openmmlab'
+    assert not (tmp_path / 'venv/requirements.txt').exists()
+
+
 def test_pips_errors_are_shown_whatever_surrounds_them(tmp_path):
     """With a pip that ends with many warnings after its errors."""
     pip = (

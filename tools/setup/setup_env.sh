@@ -38,11 +38,18 @@ quietly() { "$@" >>"$log" 2>&1; }
 pip() { quietly "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
 fail() { echo "$*" | tee -a "$log" >&2; exit "${status:-1}"; }
 
+has_venv() { "$venv/bin/python" -m pip --version >/dev/null 2>&1; }
+is_new_enough() { "$1" -c "import sys; sys.exit(sys.version_info < (${wanted/./, }))"; }
+
 choose_environment() {
   environment=${named:-$(cat "$venv/.environment" 2>/dev/null || echo openmmlab)}
   differences=$root/tools/setup/environments/$environment.txt
   [ -e "$differences" ] ||
     fail "there is no environment $environment, but: $(cd "$root/tools/setup/environments" && ls | sed 's/[.]txt$//' | xargs)"
+  wanted=$(setting python); wanted=${wanted:-3.11}
+  if has_venv && ! is_new_enough "$venv/bin/python"; then  # it keeps the interpreter that it was made with
+    fail "$venv has $("$venv/bin/python" -V 2>&1), but the environment $environment needs Python $wanted: remove the folder, or name another"
+  fi
   echo "$environment" >"$venv/.environment"
 }
 
@@ -74,11 +81,11 @@ find_python() {
 }
 
 make_venv() {
-  local python=${PYTHON:-$(find_python)} wanted; wanted=$(setting python); wanted=${wanted:-3.11}
+  has_venv && return
+  local python=${PYTHON:-$(find_python)}
   [ -n "$python" ] || status=3 fail "no python$wanted found: install Python $wanted, or name one with PYTHON=…"
-  "$python" -c "import sys; sys.exit(sys.version_info < (${wanted/./, }))" ||
+  is_new_enough "$python" ||
     fail "$python is $("$python" -V 2>&1), but the pinned versions need Python $wanted: name one with PYTHON=…"
-  "$venv/bin/python" -m pip --version >/dev/null 2>&1 && return
   say "creating the environment $venv with $("$python" -V 2>&1)"
   quietly "$python" -m venv "$venv" ||
     fail 'python cannot make environments: on Debian and Ubuntu install the package python3-venv'
