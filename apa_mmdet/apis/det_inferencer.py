@@ -157,7 +157,7 @@ class StrictDetInferencer(DetInferencer):
         pipeline = [dict(step) for step in next(leaves(cfg.test_dataloader.dataset)).get('pipeline') or []]
         loaders = [i for i, step in enumerate(pipeline) if 'LoadImage' in str(step['type'])]
         if not loaders:
-            raise BadConfig('no-detector', f'{cfg.filename or "the config"}: its test pipeline loads no image')
+            raise BadConfig('no-image-loader', f'{cfg.filename or "the config"}: its test pipeline loads no image')
         if 'meta_keys' in pipeline[-1]:
             pipeline[-1]['meta_keys'] = tuple(key for key in pipeline[-1]['meta_keys'] if key != 'img_id')
         with in_one_line('not-buildable', f'{self._names[1]}: its test pipeline cannot be built'):

@@ -15,9 +15,9 @@ WRAPPERS = dict(SwapActivations=('swap', 'include', 'exclude'), CalibrateScores=
 class BadConfig(CodedError):
     """Raised when a config cannot be read, or a model cannot be built from it. The message names the file.
 
-    Codes: ``not-found``, ``broken``, ``not-buildable``, ``needs-mmpretrain``; ``no-detector``, ``no-dataset``,
-    ``no-metric``, ``no-activation`` and ``no-image-size`` for what it lacks; and ``bad-option`` for an option of the
-    command line that cannot be applied.
+    Codes: ``not-found``, ``broken``, ``not-buildable``, ``needs-mmpretrain``; for what it lacks ``no-detector``,
+    ``no-dataset``, ``no-metric``, ``no-activation``, ``no-image-loader`` and ``no-image-size``; ``bad-option`` for an
+    option of the command line that cannot be applied.
     """
 
 

@@ -330,6 +330,7 @@ def test_another_models_weights_are_refused(tiny, tmp_path):
         (dict(config='none.py'), 'config none.py: no such file'),
         (dict(config='other.py'), 'other.py is not the config of a detector: no model or no test_dataloader'),
         (dict(config='broken.py'), 'config broken.py: SyntaxError: .*'),
+        (dict(config='unloaded.py'), 'unloaded.py: its test pipeline loads no image'),
         (dict(config='transform.py'), 'transform.py: its test pipeline cannot be built: AssertionError: .*'),
         (dict(checkpoint='none.pth'), '.*none.pth.*'),
         (dict(checkpoint='other.py'), 'other.py is not a checkpoint of PyTorch, it begins with .*'),
@@ -349,6 +350,7 @@ def test_the_tool_reports_in_one_line_what_is_wrong(tiny, photos, tmp_path, monk
     monkeypatch.chdir(tmp_path / 'empty')
     Path('other.py').write_text('a = 1')
     Path('broken.py').write_text('model = dict(')
+    Path('unloaded.py').write_text(f"_base_ = '{tiny}/config.py'\ntest_dataloader = dict(dataset=dict(pipeline=[]))")
     Path('transform.py').write_text(f"_base_ = '{tiny}/config.py'\n{RESIZED}")
     given = dict(source=photos / 'B.JPG', config=tiny / 'config.py', checkpoint=tiny / 'weights.pth', out_dir='out')
     given = {**given, 'device': 'cpu', **change}
