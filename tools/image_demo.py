@@ -3,7 +3,7 @@
 python tools/image_demo.py photo.jpg CONFIG CHECKPOINT
 python tools/image_demo.py photos CONFIG CHECKPOINT --out-dir found --batch-size 4 --score-thr 0.5
 
-OUT_DIR/vis/NAME        the image with boxes, masks, class names and scores in per cent; small ones are enlarged,
+OUT_DIR/vis/NAME        the image with boxes, masks, class names and scores in percent; small ones are enlarged,
                         very large ones reduced
 OUT_DIR/preds/NAME.json {"image", "height", "width", and one entry per object in falling order of scores:
                         "label_names", "labels" (number of the class, from 0), "scores",

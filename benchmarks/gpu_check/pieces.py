@@ -10,7 +10,7 @@ PIECE = 16 * 2**20 - 2**16  # bytes; safely below 16 MiB
 def pack(paths: Iterable[Path], root: Path, folder: Path, name: str, pieces: int, size: int = PIECE) -> list[Path]:
     """Writes ``paths`` into an archive in at most ``pieces`` pieces ``name.00``, ``name.01`` … of ``size`` bytes.
 
-    Their names there are relative to ``root``. Files that no longer fit are left out, and none is cut off.
+    Their names there are relative to ``root``. Files that no longer fit are skipped, and none is cut off.
     """
     for old in folder.glob(f'{name}.[0-9][0-9]'):
         old.unlink()

@@ -45,7 +45,7 @@ def check_options(launch: Launch, findings: Findings) -> None:
         if base is None or name not in base:
             slip = None if name in CUSTOMARY else _slip_of(name, READ)
             if slip:
-                findings.add('misspelt-setting', [name], setting=name, meant=slip)
+                findings.add('misspelled-setting', [name], setting=name, meant=slip)
         elif base[name] != before[name]:
             _check_variable(name, before[name], base[name], launch.cfg, findings)
 
@@ -70,7 +70,7 @@ def _check_option(key: str, value: Any, before: Config, findings: Findings) -> N
                 code = 'spent-variable' if found else 'unread-option'
                 findings.add(code, [key], setting=key, value=brief(value), settings=settings)
         elif slip:
-            findings.add('misspelt-setting', [key], setting=key, meant=f'{slip}.{rest}' if rest else slip)
+            findings.add('misspelled-setting', [key], setting=key, meant=f'{slip}.{rest}' if rest else slip)
         else:
             findings.add('unread-option', [key], setting=key)
         return

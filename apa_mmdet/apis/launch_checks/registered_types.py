@@ -1,7 +1,7 @@
 """Checks that what a config builds late is registered, and takes the arguments that it gets.
 
-A misspelt transform, hook or metric otherwise ends a start with a traceback after the data set is read, and one that is
-built in the middle of training, as the pipeline of a PipelineSwitchHook, after hours.
+A misspelled transform, hook or metric otherwise ends a start with a traceback after the data set is read, and one that
+is built in the middle of training, as the pipeline of a PipelineSwitchHook, after hours.
 """
 
 import inspect

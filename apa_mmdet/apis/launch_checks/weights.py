@@ -30,7 +30,7 @@ def check_checkpoints(launch: Launch, findings: Findings) -> None:
 
 
 def latest_of(launch: Launch) -> str | None:
-    """The checkpoint that a training resumes by itself; None if it is told which, or there is none yet."""
+    """The checkpoint that a training resumes by itself; None if another is named, or there is none yet."""
     resumes = launch.resume == 'auto' or (launch.cfg.get('resume') is True and not launch.cfg.get('load_from'))
     if launch.tool != 'train.py' or not resumes or launch.resume not in (None, 'auto'):
         return None

@@ -111,11 +111,11 @@ def _tail(images: np.ndarray, annotated: int) -> rules.Tail:
 
 
 def _about_classes(summary: AnnotationSummary, used: np.ndarray, images: np.ndarray) -> Iterator[str]:
-    left_out = [name for name, is_used in zip(summary.names, used) if not is_used]
+    empty = [name for name, is_used in zip(summary.names, used) if not is_used]
     names = [name for name, is_used in zip(summary.names, used) if is_used]
     unseen = [name for name, count in zip(names, images) if not count]
-    if left_out:
-        yield f'Skipped, being without an instance: {_examples(left_out)}.'
+    if empty:
+        yield f'Skipped, being without an instance: {_examples(empty)}.'
     if unseen:
         yield f'Without a training instance, so that they are not learned: {_examples(unseen)}.'
 

@@ -101,9 +101,9 @@ def new_config(
     texts = {Path(out).name: render(training, validation, choices, start, title, classes_file)}
     if len(choices.classes) > LISTED_CLASSES:
         texts[classes_file] = ''.join(f'{name}\n' for name in choices.classes)
-    left_out = {*training.summary.names} - {*choices.classes}  # as a comment says
+    skipped = {*training.summary.names} - {*choices.classes}  # as a comment says
     findings = _check(texts, out, choices, start)
-    warnings = [f for f in findings if f.code != 'extra-category' or not left_out.issuperset(f.ids)]
+    warnings = [f for f in findings if f.code != 'extra-category' or not skipped.issuperset(f.ids)]
     for name, text in texts.items():
         atomic_write(Path(out).with_name(name), text.encode())
     return NewConfig([str(Path(out).with_name(name)) for name in texts], choices, warnings, command)

@@ -73,7 +73,7 @@ def render(train: Source, val: Source, choices: Choices, start: Start, title: li
             data_prefix=dict(img=folder),
             **names,
         )
-        # mmdet's own rule, but for small images, which it would leave out
+        # mmdet's own rule, but for small images, which it would skip
         kind = dict(filter_cfg=dict(filter_empty_gt=True, min_size=1)) if split == 'train' else dict(test_mode=True)
         lines.append(assignment(f'{split}_dataset', dict(dataset, **kind, pipeline=Expression(f'{split}_pipeline'))))
     lines += ['', *_comment(reasons['model']), assignment('model', _model(choices))]

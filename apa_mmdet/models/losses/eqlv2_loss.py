@@ -32,7 +32,7 @@ class BBoxHeadEQLV2Loss(EQLV2Loss):
     Args:
         num_classes: C.
         mu, alpha, gamma: μ, α, γ.
-        test_with_obj: False leaves out the factor 1 − p_background.
+        test_with_obj: False omits the factor 1 − p_background.
         reduction: ``mean`` (over N or ``avg_factor``), ``sum``, or ``none`` for the sums over the channels, (N,).
         loss_weight: factor of the loss.
 

@@ -35,9 +35,9 @@ OPTIONS = {  # key: value, code, words
     ),
     'base_lr': (0.1, 'spent-variable', 'set optim_wrapper.optimizer.lr'),
     'pipeline.1.scale': ((8, 8), 'spent-variable', 'set train_dataloader.dataset.pipeline.1.scale'),
-    'flag': (False, 'unread-option', 'flag is read by nothing that is known'),
-    'mine': (1, 'unread-option', 'mine is read by nothing that is known'),
-    'optim_wraper.lr': (1, 'misspelt-setting', 'perhaps optim_wrapper.lr is meant'),
+    'flag': (False, 'unread-option', 'nothing that is known reads flag'),
+    'mine': (1, 'unread-option', 'nothing that is known reads mine'),
+    'optim_wraper.lr': (1, 'misspelled-setting', 'perhaps optim_wrapper.lr is meant'),
     'model.test_cfg.score_thrr': (0.5, 'new-setting', 'perhaps score_thr is meant'),
 }
 EFFECTIVE = {
@@ -69,7 +69,7 @@ def test_variables_of_a_leaf_that_nothing_reads(tmp_path):
     assert found(tmp_path, text)[0] == [
         ('spent-variable', 'classes'),
         ('unread-variable', 'pipeline'),
-        ('misspelt-setting', 'optim_wraper'),
+        ('misspelled-setting', 'optim_wraper'),
     ]
 
 

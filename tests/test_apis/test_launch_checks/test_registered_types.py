@@ -24,7 +24,7 @@ def pipeline(*transforms):
     return dict(dataset=dict(type='CocoDataset', pipeline=list(transforms)))
 
 
-def misspelt(wrap, **kwargs):
+def misspelled(wrap, **kwargs):
     """The settings in which RandomFlop is reported; with RandomFlip there is no finding."""
     assert findings_about(**wrap(FLIP), **kwargs) == []
     findings = findings_about(**wrap(FLOP), **kwargs)
@@ -44,8 +44,8 @@ def misspelt(wrap, **kwargs):
         (lambda t: dict(type='MultiBranch', branch_field=['a'], a=[t]), 'pipeline.0.a.0'),
     ],
 )
-def test_a_misspelt_transform_is_found_in_transforms_that_hold_others(wrap, setting):
-    assert misspelt(lambda t: dict(train_dataloader=pipeline(wrap(t)))) == [f'{LEAF}.{setting}']
+def test_a_misspelled_transform_is_found_in_transforms_that_hold_others(wrap, setting):
+    assert misspelled(lambda t: dict(train_dataloader=pipeline(wrap(t)))) == [f'{LEAF}.{setting}']
 
 
 @pytest.mark.parametrize(
@@ -60,13 +60,13 @@ def test_a_misspelt_transform_is_found_in_transforms_that_hold_others(wrap, sett
         ),
     ],
 )
-def test_a_misspelt_transform_is_found_in_wrappers_of_data_sets(wrap, setting):
-    assert misspelt(lambda t: dict(train_dataloader=dict(dataset=wrap(t)))) == [LEAF + setting]
+def test_a_misspelled_transform_is_found_in_wrappers_of_data_sets(wrap, setting):
+    assert misspelled(lambda t: dict(train_dataloader=dict(dataset=wrap(t)))) == [LEAF + setting]
 
 
-def test_a_misspelt_transform_is_found_in_the_pipeline_that_a_hook_switches_to():
+def test_a_misspelled_transform_is_found_in_the_pipeline_that_a_hook_switches_to():
     hook = 'PipelineSwitchHook'
-    switched = misspelt(lambda t: dict(custom_hooks=[dict(type=hook, switch_epoch=1, switch_pipeline=[t])]))
+    switched = misspelled(lambda t: dict(custom_hooks=[dict(type=hook, switch_epoch=1, switch_pipeline=[t])]))
     assert switched == ['custom_hooks.0.switch_pipeline.0']
 
 
@@ -99,7 +99,7 @@ def test_only_what_the_tool_uses_is_checked():
         (dict(param_scheduler=[dict(type='CosineLR')]), 'parameter scheduler', 'param_scheduler.0'),
     ],
 )
-def test_other_misspelt_types(cfg, kind, setting):
+def test_other_misspelled_types(cfg, kind, setting):
     (finding,) = findings_about(**cfg)
     assert (finding.code, finding.ids) == ('unknown-type', (setting,)) and f'{setting}: no ' in finding.message
 
@@ -146,6 +146,6 @@ def test_valid_configs_have_no_findings(path):
     assert [findings_about(tool, **cfg) for tool in ('train.py', 'test.py')] == [[], []]
 
 
-def test_a_start_with_a_misspelt_transform_is_refused():
+def test_a_start_with_a_misspelled_transform_is_refused():
     with pytest.raises(InvalidLaunch, match=r'pipeline\.0: no transform RandomFlop is registered, but RandomFlip is; '):
         validate_launch(Launch('train.py', Config(dict(train_dataloader=pipeline(FLOP)))))
