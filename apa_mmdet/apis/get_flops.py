@@ -61,7 +61,7 @@ def _size_of_test(cfg: Config) -> tuple[int, int]:
         size = step.get('crop_size', step.get('scale'))
         if isinstance(size, int):
             return size, size
-        if isinstance(size, (list, tuple)):
+        if isinstance(size, (list, tuple)) and len(size) == 2:
             width, height = size
             return height, width
     if dataset is None or any('LoadImage' in str(step.get('type')) for step in pipeline):

@@ -4,6 +4,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from apa_mmdet.utils.model import unwrap_model
@@ -41,6 +42,7 @@ def load_as_taken(model: nn.Module, given: StateDict) -> Taken:
     expected: StateDict = {}
     modules: set[str] = set()
     unexpected: list[str] = []
+    same: set[str] = set()  # as what the model has but does not save, such as the means of images
 
     def load(module: nn.Module, weights: StateDict, prefix: str) -> None:
         module = unwrap_model(module)
@@ -51,13 +53,23 @@ def load_as_taken(model: nn.Module, given: StateDict) -> Taken:
             # norms add the counters that old ones lack
             if prefix + name in weights and (tensor.is_floating_point() or prefix + name in given):
                 taken[prefix + name] = weights[prefix + name]
+        for name in module._non_persistent_buffers_set:
+            if _is_same(given.get(prefix + name), module._buffers[name]):
+                same.add(prefix + name)
         for name, child in module._modules.items():
             inside = f'{prefix}{name}.'
             if child is not None:
                 load(child, OrderedDict((key, weights[key]) for key in weights if key.startswith(inside)), inside)
 
     load(model, OrderedDict(given), '')
-    return Taken({**taken, **{name: given[name] for name in unexpected if name in given}}, expected, modules)
+    others = {name: given[name] for name in unexpected if name in given and name not in same}
+    return Taken({**taken, **others}, expected, modules)
+
+
+def _is_same(a: Tensor | None, b: Tensor | None) -> bool:
+    if a is None or b is None or a.is_meta or (a.dtype, a.layout) != (b.dtype, b.layout):
+        return False
+    return torch.equal(a.to(b.device), b)
 
 
 def _saved_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:

@@ -92,10 +92,10 @@ def _check(content: dict, path: str, prefix: str | None, module: nn.Module, othe
 
 
 def warn_of_ignored(names: list[str], path: str) -> None:
-    """Logs the weights of a checkpoint that layers of a model ignore, as they have another activation."""
+    """Logs the weights of a checkpoint that the layers of these names in a model do not have, as other activations."""
     if names:
-        line = f'{len(names)} weights of {path} are ignored, which belong to other activations: {merged(names)}'
-        print_log(line, 'current', logging.WARNING)
+        line = f'{len(names)} weights of {path} are ignored, which belong to other layers, such as activations: '
+        print_log(line + merged(names), 'current', logging.WARNING)
 
 
 def warn_of_rest(module: nn.Module, names: list[str], path: str, stay: str) -> None:

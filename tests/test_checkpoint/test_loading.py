@@ -28,8 +28,9 @@ def fcos(tmp_path_factory):
     """The path of the config of a small detector, and weights of it as older versions and official files have them."""
     path = tmp_path_factory.mktemp('fcos') / 'config.py'
     path.write_text(CONFIG)
-    weights = build_detector(load_config(path), path).state_dict()
-    old = {}
+    model = build_detector(load_config(path), path)
+    weights = model.state_dict()
+    old = {'data_preprocessor.mean': model.data_preprocessor.mean}  # early versions saved it
     for name, tensor in weights.items():
         if name.endswith(('.p1', '.p2', '.beta')):
             tensor = tensor.view(1, -1, 1, 1)
@@ -70,6 +71,14 @@ def test_every_tool_decides_alike_whether_weights_fit(tool, fcos, tmp_path):
         with pytest.raises(WrongWeights) as refused:
             tool(path, tmp_path / name)
         assert [found for found, names in refused.value.differences.items() if names] == [key]
+
+
+def test_means_of_other_images_are_refused(fcos):
+    path, _, old = fcos
+    other = {**old, 'data_preprocessor.mean': old['data_preprocessor.mean'] + 1}
+    with pytest.raises(WrongWeights) as refused:
+        load_whole(build_detector(load_config(path), path), other, 'a.pth')
+    assert refused.value.differences == dict(unexpected=['data_preprocessor.mean'])
 
 
 def test_counters_inside_a_module_are_no_weights_of_another_model():
