@@ -49,14 +49,13 @@ class Annotations:
     segmentations: list
 
     @classmethod
-    def of(cls, records: Iterable[dict], with_boxes: bool = True) -> 'Annotations':
-        """Columns of dictionaries; NaN instead of boxes and areas that are not valid, ``with_boxes=False``."""
+    def of(cls, records: Iterable[dict]) -> 'Annotations':
+        """Columns of dictionaries with valid fields."""
         records = list(records)
-        measures = records if with_boxes else [{}] * len(records)
         return cls(
-            *(id_column([record.get(key) for record in records]) for key in ('id', 'image_id', 'category_id')),
-            np.array([measure.get('bbox', [np.nan] * 4) for measure in measures], float).reshape(-1, 4),
-            np.array([measure.get('area', np.nan) for measure in measures], float),
+            *(id_column([record[key] for record in records]) for key in ('id', 'image_id', 'category_id')),
+            np.array([record['bbox'] for record in records], float).reshape(-1, 4),
+            np.array([record['area'] for record in records], float),
             *([record.get(key) for record in records] for key in ('iscrowd', 'ignore', 'segmentation')),
         )
 

@@ -67,22 +67,20 @@ def valid_records(content: dict, kind: str, findings: Findings, fields: dict[str
     return valid
 
 
-def valid_annotations(content: dict, findings: Findings, fields: dict[str, Field] | None = None) -> Annotations:
+def valid_annotations(content: dict, findings: Findings) -> Annotations:
     """As :func:`valid_records` of the annotations, which may be :class:`.columns.FileAnnotations`."""
-    read, fields = content.get('annotations'), fields or FIELDS['annotations']
-    with_boxes = 'bbox' in fields
+    read = content.get('annotations')
     if not isinstance(read, FileAnnotations):
-        return Annotations.of(valid_records(content, 'annotations', findings, fields), with_boxes)
+        return Annotations.of(valid_records(content, 'annotations', findings))
     annotations = read.columns
     if read.irregular:
-        invalid = _report_invalid(read.irregular, len(read), 'annotations', fields, findings)
+        invalid = _report_invalid(read.irregular, len(read), 'annotations', FIELDS['annotations'], findings)
         others = {i: record for i, record in read.irregular.items() if i not in invalid}
-        annotations = annotations.replace(list(others), Annotations.of(others.values(), with_boxes))
+        annotations = annotations.replace(list(others), Annotations.of(others.values()))
         kept = np.ones(len(read), bool)
         kept[list(invalid)] = False
         annotations = annotations.select(kept)
-    if 'id' in fields:
-        _report_duplicates(annotations.ids.tolist(), len(read), 'annotations', findings)
+    _report_duplicates(annotations.ids.tolist(), len(read), 'annotations', findings)
     return annotations
 
 
