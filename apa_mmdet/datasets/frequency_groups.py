@@ -1,6 +1,9 @@
 """Rare, common and frequent classes, by the number of training images that they appear in."""
 
+import math
 from collections.abc import Sequence
+from numbers import Real
+from typing import Any
 
 import numpy as np
 
@@ -29,12 +32,14 @@ def group_classes(
     return np.array(list(GROUPS))[np.searchsorted(LVIS_BOUNDS if bounds is None else bounds, images)]
 
 
-def check_options(options: dict) -> None:
+def check_options(options: Any) -> None:
     """Check ``frequency_groups`` of a metric.
 
     Raises:
         ValueError: naming the option.
     """
+    if not isinstance(options, dict):
+        raise ValueError(f'frequency_groups is {options!r}; it must be a dict with ann_file, and bounds or quantiles')
     unknown = sorted(set(options) - {'ann_file', 'bounds', 'quantiles'})
     if unknown or not isinstance(options.get('ann_file'), str):
         raise ValueError(
@@ -46,9 +51,13 @@ def check_options(options: dict) -> None:
     if len(given) > 1:
         raise ValueError('frequency_groups has bounds and quantiles; give one of them')
     for key in given:
-        low, high = (*options[key], 0, 0)[:2]
-        if len(options[key]) != 2 or not 0 <= low <= high or (key == 'quantiles' and high > 1):
+        if not _is_ascending_pair(options[key], 1 if key == 'quantiles' else math.inf):
             raise ValueError(
                 f'frequency_groups.{key} is {options[key]!r}; it must be two ascending '
                 + ('numbers of images' if key == 'bounds' else 'shares from 0 to 1')
             )
+
+
+def _is_ascending_pair(values: Any, most: float) -> bool:
+    is_pair = isinstance(values, (list, tuple)) and len(values) == 2 and all(isinstance(v, Real) for v in values)
+    return is_pair and 0 <= values[0] <= values[1] <= most
