@@ -3,8 +3,6 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import numpy as np
-
 from apa_mmdet.utils.errors import CodedError
 
 from .frequency_groups import group_classes
@@ -14,12 +12,14 @@ from .validation.reading import read_json
 from .validation.records import ID, NAME, is_id, valid_records
 
 URL = 'http://images.cocodataset.org/'  # which LVISV1Dataset takes off to get a file name
+MAX_NEGATIVES = 10**8  # of all images; take 0.8 GB here, as much in the file, and more where it is read
 
 
 class BadNegatives(CodedError):
     """Raised for classes that cannot be absent in an image. The message names the file.
 
-    Codes: ``invalid-negatives``, not lists of ids, and ``wrong-negative``, a category that is annotated or unknown.
+    Codes: ``invalid-negatives``, not lists of ids; ``wrong-negative``, a category that is annotated or unknown; and
+    ``too-many-negatives``, if nothing says which they are and all the others are more than can be written.
     """
 
 
@@ -69,7 +69,7 @@ def as_lvis(
 
     Raises:
         ValidationError: if records are damaged.
-        BadNegatives: if ``negatives`` name an annotated, or an unknown category.
+        BadNegatives: if ``negatives`` name an annotated, or an unknown category, or are None and would be too many.
     """
     own = count_categories(content, path)  # checks the records
     images = valid_records(content, 'images', Findings(path, strict=True), dict(id=ID, file_name=NAME))
@@ -109,8 +109,14 @@ def _absent(
 ) -> dict[Any, list]:
     """The categories that are absent in each image."""
     if negatives is None:
-        ids = np.array(categories)
-        return {image: ids[~np.isin(ids, list(shown))].tolist() for image, shown in present.items()}
+        number = sum(len(categories) - len(shown) for shown in present.values())
+        if number > MAX_NEGATIVES:
+            raise BadNegatives(
+                'too-many-negatives',
+                f'{path} has {len(present):,} images and {len(categories):,} categories, so {number:,} negatives, more '
+                f'than {MAX_NEGATIVES:,}; name those of each image with --negatives, or evaluate with FastCocoMetric',
+            )
+        return {image: [c for c in categories if c not in shown] for image, shown in present.items()}
     known = set(categories)
     for image, shown in present.items():
         for category in negatives.get(image, ()):

@@ -3,6 +3,7 @@ import json
 import pytest
 from helpers.own_data import own_content
 
+from apa_mmdet.datasets import lvis_form
 from apa_mmdet.datasets.lvis_form import BadNegatives, as_lvis, read_negatives
 from apa_mmdet.datasets.validation.findings import ValidationError
 
@@ -53,3 +54,24 @@ def test_a_category_that_cannot_be_absent_is_named(category, fault):
     with pytest.raises(BadNegatives, match=f'image 1 of a.json: category {category} is {fault}, not absent') as error:
         as_lvis(own_content(images=2), 'a.json', {1: [category]})
     assert error.value.code == 'wrong-negative'
+
+
+def test_negatives_keep_ids_that_are_numbers_beside_texts():
+    content = own_content(images=6)
+    for record, key in [(c, 'id') for c in content['categories']] + [
+        (a, 'category_id') for a in content['annotations']
+    ]:
+        record[key] = 'b' if record[key] == 20 else record[key]
+    negatives = {image['id']: image['neg_category_ids'] for image in as_lvis(content, 'a.json')['images']}
+    assert negatives == {1: ['b', 30], 2: [30], 3: ['b'], 4: [30], 5: ['b', 30], 6: []}
+
+
+def test_negatives_without_number_are_refused_with_it_unless_they_are_named(monkeypatch):
+    monkeypatch.setattr(lvis_form, 'MAX_NEGATIVES', 6)
+    content = own_content(images=6)
+    with pytest.raises(
+        BadNegatives, match='a.json has 6 images and 3 categories, so 7 negatives, more than 6;'
+    ) as error:
+        as_lvis(content, 'a.json')
+    assert error.value.code == 'too-many-negatives'
+    assert as_lvis(content, 'a.json', {1: [20]})['images'][0]['neg_category_ids'] == [20]
