@@ -48,7 +48,8 @@ def seed_generators(*position: int) -> None:
 class SeededDataset(Dataset):
     """Wraps a data set: a :class:`Position` instead of an index seeds the generators before the item is loaded.
 
-    Attributes are read from and written to the wrapped data set, so that samplers and hooks find what they look for.
+    Attributes are read from and written to the wrapped data set, so that samplers and hooks find what they look for;
+    ``pipeline``, which PipelineSwitchHook writes, reaches the data sets that read it, see :func:`set_pipeline`.
 
     Args:
         dataset: the data set or its config.
@@ -75,7 +76,34 @@ class SeededDataset(Dataset):
         return getattr(self.dataset, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self.dataset, name, value)
+        if name == 'pipeline':
+            set_pipeline(self.dataset, value)
+        else:
+            setattr(self.dataset, name, value)
+
+
+def set_pipeline(dataset: Any, pipeline: Any) -> None:
+    """Gives a data set another pipeline: its own, or else those of all data sets that it wraps.
+
+    ClassBalancedDataset, RepeatDataset and ConcatDataset have none. MultiImageMixDataset has one, behind that of the
+    data set that it mixes, which is kept.
+
+    Raises:
+        AttributeError: if a data set neither has a pipeline nor wraps another.
+    """
+    if hasattr(dataset, 'pipeline'):
+        if hasattr(dataset, 'pipeline_types'):  # MultiImageMixDataset iterates over both at once
+            dataset.pipeline_types = [type(transform).__name__ for transform in pipeline]
+        dataset.pipeline = pipeline
+        return
+    wrapped = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
+    if wrapped == [None]:
+        raise AttributeError(
+            f'{type(dataset).__name__} has no pipeline that could be switched; remove the hook that does, as '
+            'PipelineSwitchHook, from custom_hooks'
+        )
+    for part in wrapped:
+        set_pipeline(part, pipeline)
 
 
 class PositionBatchSampler(Sampler):

@@ -1,14 +1,19 @@
 import copy
 import pickle
 import random
+from argparse import Namespace
 
 import numpy as np
 import pytest
 import torch
+from helpers.own_data import NAMES, own_content, write_own_data
+from mmcv.transforms import Compose
 from mmdet.datasets.samplers import ClassAwareSampler
+from mmdet.engine.hooks import PipelineSwitchHook
 from mmengine.dataset import DefaultSampler
-from mmengine.registry import DATASETS
-from torch.utils.data import BatchSampler, DataLoader, Dataset
+from mmengine.logging import MMLogger
+from mmengine.registry import DATASETS, init_default_scope
+from torch.utils.data import BatchSampler, DataLoader, Dataset, TensorDataset
 
 from apa_mmdet.engine.runner import seeded_data
 from apa_mmdet.engine.runner.seeded_data import PositionBatchSampler, SeededDataset, seed_generators, with_positions
@@ -30,7 +35,7 @@ def test_all_three_generators_depend_on_each_number():
 class Drawn(Dataset):
     """Items are an index and what the generators give."""
 
-    metainfo = dict(classes=('frequent', 'rare'))
+    metainfo, pipeline = dict(classes=('frequent', 'rare')), None
 
     def __len__(self):
         return 10
@@ -102,12 +107,50 @@ def test_skipped_batches_change_nothing_in_the_others(workers, persistent, monke
 def test_the_data_set_is_transparent():
     inner = Drawn()
     wrapped = SeededDataset(inner)
-    wrapped.pipeline = 'switched'  # as MMDetection's PipelineSwitchHook does
+    wrapped.pipeline, wrapped.number = 'switched', 3
+    assert inner.number == 3
     assert inner.pipeline == 'switched' and wrapped.metainfo is inner.metainfo and len(wrapped) == 10
     assert not hasattr(wrapped, 'full_init') and wrapped[4][0] == 4
     for duplicate in copy.deepcopy(wrapped), pickle.loads(pickle.dumps(wrapped)):
         assert isinstance(duplicate, SeededDataset) and duplicate.dataset is not inner
         assert duplicate.pipeline == 'switched'
+
+
+LOAD = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True)]
+PACK = dict(type='PackDetInputs')
+BEFORE, AFTER = ([dict(type='Resize', scale=(side, side), keep_ratio=True), PACK] for side in (32, 48))
+MOSAIC = dict(type='Mosaic', img_scale=(32, 32))
+
+
+def balanced(leaf):
+    return dict(type='ClassBalancedDataset', oversample_thr=1e-3, dataset=leaf)
+
+
+def concatenated(leaf):
+    return dict(type='RepeatDataset', times=2, dataset=dict(type='ConcatDataset', datasets=[leaf, balanced(leaf)]))
+
+
+def mixed(leaf):
+    pipeline = [MOSAIC, *leaf['pipeline'][2:]]
+    return dict(type='MultiImageMixDataset', dataset=dict(leaf, pipeline=LOAD), pipeline=pipeline)
+
+
+@pytest.mark.parametrize('wrap', [dict, balanced, concatenated, mixed])
+def test_the_switch_of_the_pipeline_reaches_the_data_sets_inside_wrappers(wrap, tmp_path):
+    init_default_scope('mmdet')
+    ann_file = write_own_data(tmp_path, own_content(images=4))
+    classes = dict(classes=NAMES)
+    leaf = dict(type='CocoDataset', ann_file=ann_file, data_prefix=dict(img=f'{tmp_path}/images'), metainfo=classes)
+    dataset = SeededDataset(wrap(dict(leaf, pipeline=LOAD + BEFORE)))
+    runner = Namespace(epoch=3, train_dataloader=DataLoader(dataset), logger=MMLogger.get_current_instance())
+    shape = dataset[0]['inputs'].shape
+    PipelineSwitchHook(switch_epoch=3, switch_pipeline=LOAD + AFTER).before_train_epoch(runner)
+    assert max(shape) == 32 and {dataset[i]['inputs'].shape for i in range(len(dataset))} == {(3, 36, 48)}
+
+
+def test_a_switch_of_the_pipeline_that_nothing_reads_is_refused():
+    with pytest.raises(AttributeError, match='TensorDataset has no pipeline'):
+        SeededDataset(TensorDataset(torch.ones(2))).pipeline = Compose([])
 
 
 class Pairs(BatchSampler):
