@@ -4,19 +4,21 @@ import inspect
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmcv.transforms import BaseTransform
 from mmdet.datasets import CocoDataset, CocoPanopticDataset, V3DetDataset
+from mmdet.datasets.samplers import ClassAwareSampler
 from mmdet.datasets.transforms import LoadAnnotations
-from mmdet.registry import DATASETS, METRICS, MODELS, TRANSFORMS
+from mmdet.registry import DATA_SAMPLERS, DATASETS, METRICS, MODELS, TRANSFORMS
 from mmengine.config import Config
+from mmengine.dataset import ClassBalancedDataset
 
 from apa_mmdet.utils.config import evaluators, leaves, model_parts, section
 from apa_mmdet.utils.registered_classes import builds, class_of
 
 from .encodings import guess_encoding
-from .findings import ValidationError
+from .findings import Findings, ValidationError
 
 USAGE_KEYS = ('pipeline', 'test_mode', 'filter_cfg', 'indices', '_scope_')  # how a data set is used, not which it is
 
@@ -59,6 +61,33 @@ def find_datasets(cfg: Config, splits: Sequence[str]) -> list[ConfigDataset]:
             plain = {key: value for key, value in leaf.items() if key not in USAGE_KEYS}
             datasets.setdefault(repr(sorted(plain.items())), ConfigDataset(plain, [])).uses.append((split, leaf))
     return list(datasets.values())
+
+
+def check_wrappers(cfg: Config, splits: Sequence[str], findings: Findings) -> None:
+    """Check that what counts the classes of images, by ``get_cat_ids``, is around no wrapper that hides them."""
+    for split in splits:
+        loader = section(cfg, f'{split}_dataloader')
+        counting = [
+            (f'{split}_dataloader.dataset', part, part['dataset'])
+            for part in _wrappers(loader.get('dataset'))
+            if builds(part, ClassBalancedDataset, DATASETS)
+        ]
+        if builds(loader.get('sampler'), ClassAwareSampler, DATA_SAMPLERS):
+            counting.append((f'{split}_dataloader.sampler', loader['sampler'], loader.get('dataset')))
+        for setting, counter, dataset in counting:
+            cls = class_of(dataset, DATASETS)
+            if cls and not hasattr(cls, 'get_cat_ids'):
+                owner = getattr(counter['type'], '__name__', counter['type'])
+                findings.add('uncounted-classes', [setting], setting=setting, owner=owner, type=cls.__name__)
+
+
+def _wrappers(dataset: Any) -> Iterator[dict]:
+    """Yields the wrappers of a data set."""
+    for part in dataset if isinstance(dataset, (list, tuple)) else [dataset]:
+        inner = (part.get('dataset') or part.get('datasets')) if isinstance(part, dict) else None
+        if inner:
+            yield part
+            yield from _wrappers(inner)
 
 
 def open_dataset(dataset: ConfigDataset) -> tuple[CocoDataset, Path | None]:

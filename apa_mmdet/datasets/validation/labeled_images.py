@@ -18,7 +18,7 @@ from apa_mmdet.utils.errors import CodedError
 from apa_mmdet.utils.registered_classes import class_of
 
 from .class_counts import load_class_counts, shots_of
-from .config_datasets import ConfigDataset, find_datasets
+from .config_datasets import ConfigDataset, check_wrappers, find_datasets
 from .findings import Findings, ValidationError
 from .image_lists import read_image_list
 from .images import check_images
@@ -55,6 +55,7 @@ def validate_classifier(
     findings, checked = Findings('config'), []
     if not datasets:
         findings.add('no-dataset', loaders=' or '.join(f'{split}_dataloader' for split in splits))
+    check_wrappers(cfg, splits, findings)
     for source in datasets:
         of_dataset = Findings(', '.join(source.splits))
         content = _check_dataset(source, cfg, of_dataset, images)

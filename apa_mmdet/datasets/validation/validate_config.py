@@ -26,6 +26,7 @@ from .classes import check_model, check_training_classes, compare_classes
 from .config_datasets import (
     AnnotationUsage,
     ConfigDataset,
+    check_wrappers,
     find_datasets,
     find_usage,
     image_loader,
@@ -66,6 +67,7 @@ def validate_config(
     findings = Findings('config')
     if not datasets:
         findings.add('no-dataset', loaders=' or '.join(f'{split}_dataloader' for split in splits))
+    check_wrappers(cfg, splits, findings)
     checked = []
     bar = tqdm(datasets, unit='data set', disable=not progress or None)
     for dataset in bar:

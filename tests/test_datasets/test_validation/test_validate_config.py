@@ -1,14 +1,18 @@
 """Data sets of a config: how they are found, read and compared with pipelines and evaluators."""
 
+import contextlib
 import json
 
 import pytest
 from helpers.annotations import TRAIN, VAL, coco_dataset, coco_validation_set, codes, edit, findings_of, first
+from mmdet.registry import DATA_SAMPLERS, DATASETS
 from mmengine.config import Config
 from pycocotools.coco import COCO
 
 from apa_mmdet.datasets.tiny_lvis.vocabularies import CATEGORIES
 from apa_mmdet.datasets.validation.validate_config import validate_config
+
+BALANCED = dict(type='ClassBalancedDataset', oversample_thr=1e-3)
 
 
 @pytest.mark.parametrize('workers', [0, 2])
@@ -266,6 +270,29 @@ def test_a_data_set_that_cannot_be_built(broken, change, code):
     assert (finding.code, finding.dataset) == (code, 'train') and '\n' not in finding.message
     verdict = 'nothing was checked' if code == 'not-checked' else 'fix the errors before training'
     assert str(report).endswith(verdict)
+
+
+@pytest.mark.parametrize(
+    'wrap, hidden_from',
+    [
+        (lambda leaf, both: BALANCED | dict(dataset=both), ['dataset']),
+        (lambda leaf, both: both, ['sampler']),
+        (
+            lambda leaf, both: dict(type='RepeatDataset', times=2, dataset=BALANCED | dict(dataset=both)),
+            ['dataset', 'sampler'],
+        ),
+        (lambda leaf, both: BALANCED | dict(dataset=leaf), []),
+    ],
+)
+def test_a_wrapper_that_hides_the_classes_of_images_from_what_counts_them(tmp_path, wrap, hidden_from):
+    cfg = coco_dataset(tmp_path / 'd')
+    leaf, sampler = cfg.train_dataloader.dataset, dict(type='ClassAwareSampler')
+    dataset = wrap(leaf, dict(type='ConcatDataset', datasets=[leaf, leaf]))
+    cfg.train_dataloader = dict(dataset=dataset, sampler=sampler)
+    expected = [('uncounted-classes', (f'train_dataloader.{setting}',)) for setting in hidden_from]
+    assert codes(findings_of(cfg), 'error') == expected
+    with pytest.raises(AttributeError, match='get_cat_ids') if hidden_from else contextlib.nullcontext():
+        DATA_SAMPLERS.build(dict(sampler, dataset=DATASETS.build(dataset)))
 
 
 def test_a_config_without_data_sets():
