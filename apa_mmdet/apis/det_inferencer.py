@@ -24,7 +24,7 @@ from apa_mmdet.checkpoint.loading import load_whole
 from apa_mmdet.checkpoint.scheme import data_only
 from apa_mmdet.models.calibration import name_classes
 from apa_mmdet.structures.best_class import best_class_of_each_object
-from apa_mmdet.utils.config import BadConfig, class_counts, is_classifier, leaves, load_config
+from apa_mmdet.utils.config import BadConfig, class_counts, image_loader_step, is_classifier, leaves, load_config
 from apa_mmdet.utils.errors import CodedError, in_one_line
 from apa_mmdet.utils.fileio import atomic_write
 from apa_mmdet.visualization.images import read_rgb
@@ -155,13 +155,13 @@ class StrictDetInferencer(DetInferencer):
     def _init_pipeline(self, cfg: Config) -> Compose:
         """Builds the test pipeline; other than the base class's it may begin with any loader, as of many channels."""
         pipeline = [dict(step) for step in next(leaves(cfg.test_dataloader.dataset)).get('pipeline') or []]
-        loaders = [i for i, step in enumerate(pipeline) if 'LoadImage' in str(step['type'])]
-        if not loaders:
+        loader = image_loader_step(pipeline)
+        if loader is None:
             raise BadConfig('no-image-loader', f'{cfg.filename or "the config"}: its test pipeline loads no image')
         if 'meta_keys' in pipeline[-1]:
             pipeline[-1]['meta_keys'] = tuple(key for key in pipeline[-1]['meta_keys'] if key != 'img_id')
         with in_one_line('not-buildable', f'{self._names[1]}: its test pipeline cannot be built'):
-            return Compose([AnyImageLoader(pipeline[loaders[0]]), *pipeline[loaders[0] + 1 :]])
+            return Compose([AnyImageLoader(loader), *pipeline[pipeline.index(loader) + 1 :]])
 
     def _init_collate(self, cfg: Config) -> Callable:
         return pseudo_collate  # the base class finds the same one, with a warning

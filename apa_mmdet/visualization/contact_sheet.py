@@ -16,7 +16,7 @@ from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import set_random_seed
 from tqdm import tqdm
 
-from apa_mmdet.utils.config import BadConfig, is_classifier, leaves, section
+from apa_mmdet.utils.config import BadConfig, image_loader_step, is_classifier, leaves, section
 from apa_mmdet.utils.errors import CodedError, in_one_line
 from apa_mmdet.utils.registered_classes import builds
 
@@ -114,7 +114,7 @@ def _open(cfg: Config, split: str) -> Any:
     what = f'the data set for {split}'
     with in_one_line('unreadable-dataset', f'{what} cannot be read', FileNotFoundError, CHECK):
         for leaf in leaves(dataset_cfg):
-            leaf['pipeline'] = sorted(leaf.get('pipeline', ()), key=_rank)
+            leaf['pipeline'] = _annotations_early(leaf.get('pipeline', ()))
         dataset = DATASETS.build(dataset_cfg)
         size = len(dataset)
     if not size:
@@ -122,14 +122,13 @@ def _open(cfg: Config, split: str) -> Any:
     return dataset
 
 
-def _rank(step: dict) -> int:
-    """Ranks a step so that annotations are loaded right behind the image, and transforms apply to both.
+def _annotations_early(pipeline: Sequence[dict]) -> list[dict]:
+    """A pipeline that loads annotations right behind the image, so that transforms apply to both.
 
     Test pipelines load them last, as metrics need them unchanged.
     """
-    if 'LoadImage' in str(step['type']):
-        return 0
-    return 1 if builds(step, LoadAnnotations, TRANSFORMS) else 2
+    loader = image_loader_step(pipeline)
+    return sorted(pipeline, key=lambda step: 0 if step is loader else 2 - builds(step, LoadAnnotations, TRANSFORMS))
 
 
 def _load(dataset: Any, index: int, split: str) -> tuple[np.ndarray, Any]:

@@ -10,11 +10,14 @@ from mmcv.transforms import BaseTransform
 from mmdet.datasets import CocoDataset, CocoPanopticDataset, V3DetDataset
 from mmdet.datasets.samplers import ClassAwareSampler
 from mmdet.datasets.transforms import LoadAnnotations
+from mmdet.evaluation.metrics.coco_metric import CocoMetric
+from mmdet.evaluation.metrics.lvis_metric import LVISFixedAPMetric, LVISMetric
+from mmdet.models import BoxInstMaskHead
 from mmdet.registry import DATA_SAMPLERS, DATASETS, METRICS, MODELS, TRANSFORMS
 from mmengine.config import Config
 from mmengine.dataset import ClassBalancedDataset
 
-from apa_mmdet.utils.config import evaluators, leaves, model_parts, section
+from apa_mmdet.utils.config import evaluators, image_loader_step, leaves, model_parts, section
 from apa_mmdet.utils.registered_classes import builds, class_of
 
 from .encodings import guess_encoding
@@ -120,8 +123,7 @@ def open_dataset(dataset: ConfigDataset) -> tuple[CocoDataset, Path | None]:
 
 def image_loader(dataset: ConfigDataset) -> BaseTransform:
     """The transform with which training, or else testing, loads the images."""
-    loaders = [step for step in dataset.transforms() if 'LoadImage' in str(step.get('type'))]
-    loader = TRANSFORMS.build(loaders[0] if loaders else dict(type='LoadImageFromFile'))
+    loader = TRANSFORMS.build(image_loader_step(dataset.transforms()) or dict(type='LoadImageFromFile'))
     loader.ignore_empty = False  # what training would skip is an error here
     return loader
 
@@ -132,14 +134,16 @@ def find_usage(dataset: ConfigDataset, cfg: Config) -> AnnotationUsage:
     stock = any(loader._process_masks.__func__ is LoadAnnotations._process_masks for loader in loaders)
     evaluating = [evaluator for evaluator in _evaluators_of(dataset, cfg) if not evaluator.get('format_only')]
     readers = [evaluator for evaluator in evaluating if evaluator.get('ann_file')]
+    lvis = [builds(evaluator, (LVISMetric, LVISFixedAPMetric), METRICS) for evaluator in readers]
+    coco = [builds(evaluator, CocoMetric, METRICS) for evaluator in readers]  # LVISMetric is one too
     required = stock or any(map(_is_segm, evaluating))
     return AnnotationUsage(
         'required' if required else 'optional' if loaders else 'unused',
         annotated='train' in dataset.splits or bool(evaluating),
         trained='train' in dataset.splits,
         evaluated=bool(readers),
-        evaluated_as_coco=any('Coco' in str(evaluator.get('type')) for evaluator in readers),
-        evaluated_as_lvis=any('LVIS' in str(evaluator.get('type')) for evaluator in readers),
+        evaluated_as_coco=any(is_coco and not is_lvis for is_coco, is_lvis in zip(coco, lvis)),
+        evaluated_as_lvis=any(lvis),
         knows_classes_by_name=all(
             getattr(class_of(evaluator, METRICS), 'knows_classes_by_name', False) for evaluator in readers
         ),
@@ -178,7 +182,7 @@ def _mask_heads(cfg: Config) -> list[dict]:
     """The mask heads of the model that learn from masks."""
     found = [part['mask_head'] for _, part in model_parts(cfg.get('model')) if part.get('mask_head')]
     heads = [head for heads in found for head in (heads if isinstance(heads, (list, tuple)) else [heads])]
-    return [head for head in heads if head and 'BoxInst' not in str(head)]  # which learns masks from boxes
+    return [head for head in heads if head and not builds(head, BoxInstMaskHead)]  # which learns masks from boxes
 
 
 def _plain_mask_head(cfg: Config) -> str | None:

@@ -13,7 +13,7 @@ from mmengine import fileio
 from mmengine.config import Config
 from mmengine.registry import DATASETS, TRANSFORMS, init_default_scope
 
-from apa_mmdet.utils.config import evaluators
+from apa_mmdet.utils.config import evaluators, image_loader_step
 from apa_mmdet.utils.errors import CodedError
 from apa_mmdet.utils.registered_classes import class_of
 
@@ -125,9 +125,9 @@ def _check_folders(dataset: Any, findings: Findings) -> None:
 
 
 def _image_loader(source: ConfigDataset) -> Any:
-    loaders = [step for step in source.transforms() if 'LoadImage' in str(step.get('type'))]
+    step = image_loader_step(source.transforms()) or dict(type='LoadImageFromFile')
     with TRANSFORMS.switch_scope_and_registry(None) as registry:
-        return registry.build(dict(loaders[0] if loaders else dict(type='LoadImageFromFile'), ignore_empty=False))
+        return registry.build(dict(step, ignore_empty=False))
 
 
 def _num_classes(cfg: Config) -> int:

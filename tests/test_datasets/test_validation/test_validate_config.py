@@ -5,12 +5,22 @@ import json
 
 import pytest
 from helpers.annotations import TRAIN, VAL, coco_dataset, coco_validation_set, codes, edit, findings_of, first
+from mmdet.evaluation import CocoMetric, LVISMetric
 from mmdet.registry import DATA_SAMPLERS, DATASETS
 from mmengine.config import Config
 from pycocotools.coco import COCO
 
 from apa_mmdet.datasets.tiny_lvis.vocabularies import CATEGORIES
 from apa_mmdet.datasets.validation.validate_config import validate_config
+
+
+class Own(CocoMetric):
+    """A metric of the user's."""
+
+
+class OwnOnTail(LVISMetric):
+    """Another one."""
+
 
 BALANCED = dict(type='ClassBalancedDataset', oversample_thr=1e-3)
 
@@ -143,6 +153,7 @@ def test_a_mask_head_that_would_learn_missing_masks_as_empty_is_refused(tmp_path
 
 def test_a_mask_head_without_masks_to_learn(broken):
     cfg = broken[1]
+    cfg.model.roi_head.mask_head.init_cfg = dict(type='Pretrained', checkpoint='BoxInst.pth')
     pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True)]
     cfg.train_dataloader.dataset.dataset.pipeline = pipeline
     assert codes(findings_of(cfg, 'train'), 'error') == [('no-mask-loading', ())]
@@ -180,7 +191,7 @@ def test_an_evaluator_that_reads_another_file(broken):
     ],
 )
 def test_what_the_coco_metric_needs(tmp_path, change, finding):
-    cfg = coco_validation_set(tmp_path / 'd')
+    cfg = coco_validation_set(tmp_path / 'd', type=Own)
     edit(tmp_path / 'd/a.json', first('annotations', **change))
     evaluator = cfg.val_evaluator
     for form in (evaluator, [evaluator], dict(metrics=[evaluator])):
@@ -194,6 +205,7 @@ def test_what_the_coco_metric_needs(tmp_path, change, finding):
 @pytest.mark.parametrize('change', [lambda c: c['images'][0].pop('neg_category_ids')])
 def test_what_the_lvis_metric_needs(broken, change):
     folder, cfg = broken
+    cfg.val_evaluator.type = OwnOnTail
     edit(folder / VAL, change)
     edit(folder / VAL, first('categories', frequency=None))
     assert codes(findings_of(cfg, 'val')) == [('missing-negatives', (1,)), ('missing-frequency', (CATEGORIES[0],))]
