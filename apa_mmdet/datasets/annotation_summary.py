@@ -9,7 +9,7 @@ import numpy as np
 from .lvis_form import URL
 from .validation.findings import Findings
 from .validation.records import class_image_pairs, collect_records
-from .validation.segmentations import are_usual_polygons, plain
+from .validation.segmentations import plain, usual_polygons
 
 
 class AnnotationSummary(NamedTuple):
@@ -80,7 +80,7 @@ def summarize_annotations(content: dict, findings: Findings) -> AnnotationSummar
     category, image = records.category[single], records.image[single]
     pairs = class_image_pairs(category, image, len(records.images))
     masks = compress(annotations.segmentations, single)
-    masked = [are_usual_polygons(mask) or bool(plain(mask)) for mask in masks]  # nearly all are usual
+    masked = [bool(usual_polygons(mask) or plain(mask)) for mask in masks]  # nearly all are usual
     sides = np.array([(i['width'], i['height']) for i in records.images], float)
     dataset = _dataset_of(records.images)
     return AnnotationSummary(

@@ -5,7 +5,8 @@ from mmdet.datasets.transforms import LoadAnnotations
 from mmdet.registry import TRANSFORMS
 
 from apa_mmdet.datasets.validation.findings import Findings
-from apa_mmdet.datasets.validation.masks import is_polygon, mask_fault
+from apa_mmdet.datasets.validation.masks import mask_fault
+from apa_mmdet.datasets.validation.segmentations import is_polygon
 
 
 @TRANSFORMS.register_module()
@@ -19,7 +20,7 @@ class LoadPartialMaskAnnotations(LoadAnnotations):
 
     Raises:
         ValidationError: for any other mask that ``tools/check_dataset.py`` refuses; names the image and the instance.
-        ValueError: for a run-length code with ``poly2mask=False``.
+        ValueError: for a run-length code with ``poly2mask=False``, unless the instance is ignored, as crowds are.
     """
 
     def __init__(self, with_mask: bool = True, **kwargs) -> None:
@@ -40,6 +41,8 @@ class LoadPartialMaskAnnotations(LoadAnnotations):
                 findings.report(code, [f'instance {i}'], len(results['instances']))
             elif not isinstance(mask, dict):
                 mask = [np.array(polygon) for polygon in mask if is_polygon(polygon)] or no_pixel
+            elif not self.poly2mask and instance.get('ignore_flag'):  # a crowd, which is not learned
+                mask = no_pixel
             elif not self.poly2mask:
                 raise ValueError(
                     f'{results["img_path"]}: poly2mask=False reads only polygons, but the mask of instance {i} is a '

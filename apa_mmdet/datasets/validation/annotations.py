@@ -13,6 +13,7 @@ from .config_datasets import AnnotationUsage
 from .findings import Findings, brief
 from .masks import check_masks
 from .records import Records, class_image_pairs, collect_records, is_id, is_integer_id
+from .stray_masks import StrayMasks
 
 MAX_EXACT_ID = 1 << 53  # metrics keep ids of annotations as floating-point numbers
 MISREAD_SHARE = 0.1  # of the boxes
@@ -90,10 +91,20 @@ def _check_shapes(
     kept = ~_check_boxes(records, findings)
     if usage.masks == 'unused':
         return kept
-    chosen, required = compared if usage.evaluates_masks else used & kept, usage.masks == 'required'
+    required = usage.masks == 'required'
+    strays = StrayMasks(records.annotations, empty=required or bool(usage.plain_mask_head))
     outlined = check_masks(
-        records.annotations, records.sizes, required, usage.evaluates_masks, findings, usage.plain_mask_head, chosen
+        records.annotations,
+        records.sizes,
+        required,
+        usage.evaluates_masks,
+        findings,
+        usage.plain_mask_head,
+        among=compared if usage.evaluates_masks else used & kept,
+        polygons_only=used & kept & records.single if usage.polygons_only else None,
+        strays=strays,
     )
+    strays.report(findings)
     return kept & outlined if required else kept  # mmdet ignores an instance of which no polygon is left
 
 

@@ -29,6 +29,9 @@ ERRORS = {
     "metric='bbox', or remove them",
     'empty-mask-target': 'instances without a mask, which {head} learns as empty; use PartiallyLabeledMaskHead',
     'invalid-mask': 'masks that are not [[x, y, …], …] or {{"size": [height, width], "counts": …}}; correct or remove',
+    'masks-misread': 'masks that hardly overlap their box, more than {share:.0%}; perhaps of another scale, in shares '
+    'of the image, or with x and y swapped',
+    'mask-not-a-polygon': 'run-length masks, which training ignores; set poly2mask=True in its LoadAnnotations',
     'mask-out-of-range': 'mask coordinates that are not numbers or far from any image; correct: reading crashes',
     'mask-outline-too-long': 'masks with outlines above 10 million pixels; correct: reading takes GiBs',
     'mask-size': 'masks of another size than their image; "size" must be [height, width]',
@@ -121,6 +124,7 @@ WARNINGS = {
     'skipped-instance': 'instances that mmdet skips; ignored, without area, thinner than a pixel or out of the image',
     'many-crowds': 'annotations with "iscrowd": 1; training and COCO metrics ignore them: single objects need 0',
     'partial-masks': 'instances without a mask; only their boxes are learned',
+    'mask-outside-box': 'masks that hardly overlap their box; nearly nothing of them is learned: correct or remove',
     'mask-polygon': 'polygons that are empty, shorter than 3 points or of odd length; these are skipped',
     'annotation-id-zero': 'annotations with the id 0; number them from 1: the metric takes 0 for "no match"',
     'orientation-tag': 'images that loading turns or mirrors by their orientation tag, which their size does not show; '

@@ -53,6 +53,7 @@ class AnnotationUsage(NamedTuple):
     knows_classes_by_name: bool = True  # whether all metrics take a label for a position in the classes
     evaluates_masks: bool = False
     plain_mask_head: str | None = None  # type of a mask head that learns from these masks and knows no missing ones
+    polygons_only: bool = False  # whether training reads no run-length masks
     keeps_annotation_ids: bool = False  # whether a metric identifies matches by the ids of the file
 
 
@@ -131,6 +132,7 @@ def image_loader(dataset: ConfigDataset) -> BaseTransform:
 def find_usage(dataset: ConfigDataset, cfg: Config) -> AnnotationUsage:
     """What the annotation file of a data set is used for, by its pipelines and evaluators."""
     loaders = [loader for loader in _annotation_loaders(dataset.transforms()) if loader.with_mask]
+    training = _annotation_loaders(dataset.transforms('train'))
     stock = any(loader._process_masks.__func__ is LoadAnnotations._process_masks for loader in loaders)
     evaluating = [evaluator for evaluator in _evaluators_of(dataset, cfg) if not evaluator.get('format_only')]
     readers = [evaluator for evaluator in evaluating if evaluator.get('ann_file')]
@@ -149,6 +151,7 @@ def find_usage(dataset: ConfigDataset, cfg: Config) -> AnnotationUsage:
         ),
         evaluates_masks=any(map(_is_segm, readers)),
         plain_mask_head=_plain_mask_head(cfg) if loaders and not required and 'train' in dataset.splits else None,
+        polygons_only=any(loader.with_mask and not loader.poly2mask for loader in training),
         keeps_annotation_ids=not all(
             getattr(class_of(evaluator, METRICS), 'renumbers_annotations', False) for evaluator in readers
         ),

@@ -10,7 +10,8 @@ from apa_mmdet.structures.rle import is_rle
 
 from .columns import Annotations
 from .findings import Findings
-from .segmentations import are_usual_polygons, plain
+from .segmentations import is_polygon, plain, usual_polygons
+from .stray_masks import StrayMasks
 
 MAX_COORDINATE = 1e6  # pixels; pycocotools does not check: NaN, or far more than this, ends the process silently
 MAX_OUTLINE = 1e7  # pixels; pycocotools takes 40 bytes and 0.1 µs for each, so at most 0.4 GB and a second
@@ -25,15 +26,19 @@ def check_masks(
     findings: Findings,
     plain_head: str | None = None,
     among: np.ndarray | None = None,
+    polygons_only: np.ndarray | None = None,
+    strays: StrayMasks | None = None,
 ) -> np.ndarray:
     """Check the masks of the instances that the loader returns or, if ``evaluated``, that a metric compares.
 
     A metric skips no mask. ``sizes`` are (N, 2), width and height of each image; ``among`` (N,) says which instances
     are checked; without ``required`` an instance may lack its mask, unless a ``plain_head`` learns from it, which would
-    take it for an object without a pixel.
+    take it for an object without a pixel. ``polygons_only`` (N,) are the instances to learn of which training reads no
+    run-length code. ``strays`` compares the masks with their boxes.
 
     Returns:
-        Of which instances (N,) that were checked the mask is anything but a list without a polygon.
+        Of which instances (N,) that were checked the mask is anything but a list without a polygon, or a run-length
+        code that training does not read.
     """
     optional = None if required else 'empty-mask-target' if plain_head else 'partial-masks'
     chosen = np.arange(len(annotations)) if among is None else np.flatnonzero(among)
@@ -41,11 +46,18 @@ def check_masks(
     outlined = np.ones(len(annotations), bool)
     masks = annotations.segmentations
     for i in chosen.tolist():
-        if are_usual_polygons(masks[i]):  # nearly all
+        polygons = usual_polygons(masks[i])
+        if polygons:  # nearly all
+            if strays:
+                strays.add_polygons(i, polygons)
             continue
         mask = plain(masks[i])
         outlined[i] = has_outline(mask)
         fault = mask_fault(mask, *sizes[i].tolist(), evaluated)
+        if strays and outlined[i] and fault in (None, 'mask-polygon'):
+            strays.add(i)
+        if fault is None and polygons_only is not None and polygons_only[i] and isinstance(mask, dict):
+            outlined[i], fault = False, 'mask-not-a-polygon'
         if fault:
             faults.setdefault(fault, []).append(i)
     for code, positions in faults.items():
@@ -87,11 +99,6 @@ def mask_fault(mask: Any, width: float, height: float, evaluated: bool) -> str |
     if evaluated and len(mask[0]) <= BOX_NUMBERS:
         return 'mask-first-polygon'
     return None if all(map(is_polygon, mask)) else 'mask-polygon'
-
-
-def is_polygon(polygon: list) -> bool:
-    """Whether there are three points or more, each with two numbers."""
-    return len(polygon) >= 6 and len(polygon) % 2 == 0
 
 
 def has_outline(mask: Any) -> bool:

@@ -30,26 +30,32 @@ def plain(segmentation: Any) -> Any:
         return json.loads(bytes(segmentation))
 
 
-def are_usual_polygons(segmentation: Any) -> bool:
-    """Whether a text holds polygons without any fault, and is neither long nor far from the image; checked in C.
+def is_polygon(polygon: list) -> bool:
+    """Whether there are three points or more, each with two numbers."""
+    return len(polygon) >= 6 and len(polygon) % 2 == 0
+
+
+def usual_polygons(segmentation: Any) -> list[list[float]] | None:
+    """The polygons of a text without any fault, neither long nor far from the image, else None; checked in C.
 
     Example:
         >>> from msgspec import Raw
-        >>> are_usual_polygons(Raw(b'[[0, 0, 4, 0, 4, 3]]')), are_usual_polygons(Raw(b'[[0, 0, 4, 0]]'))
-        (True, False)
+        >>> usual_polygons(Raw(b'[[0, 0, 4, 0, 4, 3]]')), usual_polygons(Raw(b'[[0, 0, 4, 0]]'))
+        ([[0.0, 0.0, 4.0, 0.0, 4.0, 3.0]], None)
     """
     import msgspec
 
     if type(segmentation) is not msgspec.Raw:
-        return False
+        return None
     try:
         polygons = _polygon_decoder()(segmentation)
     except msgspec.MsgspecError:
-        return False
+        return None
     if len(polygons) == 1:
-        return len(polygons[0]) % 2 == 0
+        return None if len(polygons[0]) % 2 else polygons
     lengths = list(map(len, polygons))
-    return bool(lengths) and sum(lengths) <= MAX_NUMBERS and not any(length % 2 for length in lengths)
+    is_usual = lengths and sum(lengths) <= MAX_NUMBERS and not any(length % 2 for length in lengths)
+    return polygons if is_usual else None
 
 
 @functools.cache

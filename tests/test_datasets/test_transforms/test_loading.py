@@ -28,7 +28,7 @@ MISSING = [
 
 
 def loaded(masks, **options):
-    instances = [dict(bbox=[1, 1, 5, 5], bbox_label=i, ignore_flag=0, **mask) for i, mask in enumerate(masks)]
+    instances = [dict(bbox=[1, 1, 5, 5], bbox_label=i, ignore_flag=0) | mask for i, mask in enumerate(masks)]
     return LoadPartialMaskAnnotations(with_bbox=True, **options)(
         dict(ori_shape=(8, 10), img_path='a.jpg', instances=instances)
     )
@@ -80,6 +80,8 @@ def test_an_invalid_mask_is_refused_with_its_image_and_instance(mask, code):
 def test_polygons_and_run_lengths_do_not_mix():
     with pytest.raises(ValueError, match=r'a\.jpg: poly2mask=False reads only polygons'):
         loaded([dict(mask=RLE)], poly2mask=False)
+    masks = loaded([dict(mask=SQUARE), dict(mask=RLE, ignore_flag=1)], poly2mask=False)['gt_masks']
+    assert masks.areas.tolist() == [16, 0]
 
 
 def test_no_instances():

@@ -134,8 +134,8 @@ def test_a_polygon_of_a_million_points_is_valid(train):
 @pytest.mark.parametrize(
     'change, warnings',
     [
-        (first('annotations', bbox=[70, 60, 12, 6]), ['box-outside-image']),
-        (first('annotations', bbox=[-1.5, 0, 9, 9]), ['box-outside-image']),
+        (first('annotations', bbox=[70, 60, 12, 6]), ['box-outside-image', 'mask-outside-box']),
+        (first('annotations', bbox=[-1.5, 0, 9, 9]), ['box-outside-image', 'mask-outside-box']),
         (first('annotations', bbox=[1, 1, 0, 5]), ['empty-box', 'skipped-instance']),
         (first('annotations', area=0), ['empty-box', 'skipped-instance']),
         (first('annotations', bbox=[1, 1, 0.9, 5]), ['skipped-instance']),
@@ -143,7 +143,7 @@ def test_a_polygon_of_a_million_points_is_valid(train):
         (first('annotations', ignore=1), ['skipped-instance']),
         (mask([[1, 1, 9, 9]]), ['mask-polygon']),
         (mask([[1, 1, 9, 9, 1, 9, 5]]), ['mask-polygon']),
-        (mask([[1, 1, 9, 9, 1, 9], []]), ['mask-polygon']),
+        (mask([[1, 1, 9, 9, 1, 9], []]), ['mask-polygon', 'mask-outside-box']),
     ],
 )
 def test_an_oddity_is_a_warning(train, change, warnings):
@@ -186,6 +186,21 @@ def test_mmdet_ignores_an_instance_without_a_polygon_and_so_do_the_counts(train,
     for usage, ignored in ((TRAINING, 1), (AnnotationUsage('optional'), 0)):  # LoadPartialMaskAnnotations keeps the box
         after = check_annotations(train, Findings('train'), None, usage).counts
         assert after == {**before, name: before[name] - ignored}
+
+
+def test_run_lengths_that_training_ignores_are_an_error_but_for_crowds(train):
+    for a in train['annotations'][:3]:
+        a['bbox'], a['segmentation'] = [20, 0, 40, 64], dict(size=[64, 80], counts=[20 * 64, 40 * 64, 20 * 64])
+    train['annotations'][1]['iscrowd'] = 1
+    load = LoadAnnotations(with_bbox=True, with_mask=True, poly2mask=False)
+    instance = dict(bbox=[1, 1, 9, 9], bbox_label=0, ignore_flag=0, mask=train['annotations'][0]['segmentation'])
+    assert load(dict(ori_shape=(64, 80), instances=[instance]))['gt_ignore_flags'].tolist() == [True]
+    learned = []
+    for polygons_only, reported in ((False, []), (True, [('mask-not-a-polygon', (1, 3))])):
+        findings, usage = Findings('train'), AnnotationUsage('required', polygons_only=polygons_only)
+        learned.append(sum(check_annotations(train, findings, None, usage).counts.values()))
+        assert codes(findings, ERROR) == reported
+    assert learned == [len(train['annotations']) - 1, len(train['annotations']) - 3]
 
 
 @pytest.mark.parametrize(

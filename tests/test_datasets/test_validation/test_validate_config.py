@@ -151,6 +151,19 @@ def test_a_mask_head_that_would_learn_missing_masks_as_empty_is_refused(tmp_path
     assert codes(findings_of(cfg)) == [('partial-masks', (1,))]
 
 
+@pytest.mark.parametrize('loader', ['LoadAnnotations', 'LoadPartialMaskAnnotations'])
+def test_run_lengths_are_an_error_where_training_reads_polygons(tmp_path, loader):
+    cfg = coco_dataset(tmp_path / 'd')
+    edit(tmp_path / 'd/a.json', first('annotations', segmentation=dict(size=[40, 50], counts=[41, 9 * 40, 1599])))
+    load = cfg.train_dataloader.dataset.pipeline[1]
+    load.type = loader
+    assert findings_of(cfg) == []
+    load.poly2mask = False
+    assert codes(findings_of(cfg), 'error') == [('mask-not-a-polygon', (1,))]
+    cfg.val_dataloader = cfg.pop('train_dataloader')
+    assert findings_of(cfg) == []
+
+
 def test_a_mask_head_without_masks_to_learn(broken):
     cfg = broken[1]
     cfg.model.roi_head.mask_head.init_cfg = dict(type='Pretrained', checkpoint='BoxInst.pth')
