@@ -27,12 +27,11 @@ from apa_mmdet.apis.convert_weights import convert_file
 from apa_mmdet.checkpoint.io import BadCheckpoint, load_as_data, read_checkpoint
 from apa_mmdet.checkpoint.official_names import convert_official_state_dict, translate_names
 from apa_mmdet.datasets import load_class_frequency
+from apa_mmdet.datasets.annotations.columns import FileAnnotations
+from apa_mmdet.datasets.annotations.reading import read_annotations, read_content, read_json
 from apa_mmdet.datasets.tiny_lvis.vocabularies import CATEGORIES
 from apa_mmdet.datasets.validation.annotations import check_annotations
-from apa_mmdet.datasets.validation.columns import FileAnnotations
 from apa_mmdet.datasets.validation.config_datasets import AnnotationUsage
-from apa_mmdet.datasets.validation.findings import Findings, ValidationError
-from apa_mmdet.datasets.validation.reading import read_annotations, read_content, read_json
 from apa_mmdet.datasets.validation.validate_config import validate_config
 from apa_mmdet.evaluation.functional.json_results import read_json_results
 from apa_mmdet.evaluation.functional.lvis_detections import LVISDetections
@@ -49,6 +48,7 @@ from apa_mmdet.evaluation.functional.prediction_store import (
     read_predictions,
 )
 from apa_mmdet.models.backbones import SEResNet
+from apa_mmdet.utils.findings import Findings, ValidationError
 
 TINY = ROOT / 'configs/tiny_lvis/mask_rcnn_se_r18_apa.py'
 AMOUNTS = pytest.mark.parametrize('amount', ['few', pytest.param('many', marks=pytest.mark.slow)])

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from apa_mmdet.datasets.validation.class_measurement import measure_classes
-from apa_mmdet.datasets.validation.reading import read_annotations
+from apa_mmdet.datasets.annotations.class_measurement import measure_classes
+from apa_mmdet.datasets.annotations.reading import read_annotations
 from apa_mmdet.utils.fileio import atomic_write, refuse_existing
 
 

@@ -2,12 +2,12 @@
 
 import json
 
+from apa_mmdet.datasets.annotations.class_measurement import count_classes
+from apa_mmdet.datasets.annotations.reading import read_annotations
+from apa_mmdet.datasets.annotations.records import valid_records
 from apa_mmdet.datasets.lvis_form import as_lvis, read_negatives
-from apa_mmdet.datasets.validation.class_measurement import count_classes
-from apa_mmdet.datasets.validation.findings import Findings
-from apa_mmdet.datasets.validation.reading import read_annotations
-from apa_mmdet.datasets.validation.records import valid_records
 from apa_mmdet.utils.fileio import atomic_write, refuse_existing
+from apa_mmdet.utils.findings import Findings
 
 
 def coco_to_lvis(

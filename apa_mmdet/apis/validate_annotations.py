@@ -8,12 +8,12 @@ from collections.abc import Sequence
 
 from mmengine.logging import MMLogger
 
-from apa_mmdet.datasets.validation.codes import ERROR
-from apa_mmdet.datasets.validation.findings import Finding
 from apa_mmdet.datasets.validation.report import Report
 from apa_mmdet.datasets.validation.validate_config import SPLITS, validate_config
 from apa_mmdet.utils.config import load_config
 from apa_mmdet.utils.errors import CodedError
+from apa_mmdet.utils.finding_codes import ERROR
+from apa_mmdet.utils.findings import Finding
 
 from .launch_checks.launch import Launch
 from .launch_checks.validate_launch import check_launch

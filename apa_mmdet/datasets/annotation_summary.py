@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from apa_mmdet.utils.findings import Findings
+
+from .annotations.records import class_image_pairs, collect_records
+from .annotations.segmentations import plain, usual_polygons
 from .lvis_form import URL
-from .validation.findings import Findings
-from .validation.records import class_image_pairs, collect_records
-from .validation.segmentations import plain, usual_polygons
 
 
 class AnnotationSummary(NamedTuple):

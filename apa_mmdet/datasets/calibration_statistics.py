@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from apa_mmdet.utils.findings import Findings, ValidationError
+
+from .annotations.class_frequencies import class_frequencies
+from .annotations.class_names import find_classes
+from .annotations.image_lists import read_image_list
+from .annotations.records import Field, is_count, is_number, valid_records
 from .class_statistics import read_class_statistics
-from .validation.class_frequencies import class_frequencies
-from .validation.class_names import find_classes
-from .validation.findings import Findings, ValidationError
-from .validation.image_lists import read_image_list
-from .validation.records import Field, is_count, is_number, valid_records
 
 DIMENSION = Field('a number from 1 to 2', lambda value: is_number(value) and 1 <= value <= 2)
 KEYS = {'image_count', 'n_images', 'fractal_dimension', 'names'}

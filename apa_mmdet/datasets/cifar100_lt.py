@@ -2,7 +2,7 @@ import numpy as np
 from mmpretrain.datasets import CIFAR100
 from mmpretrain.registry import DATASETS
 
-from .validation.class_counts import exponential_counts
+from .annotations.class_counts import exponential_counts
 
 
 @DATASETS.register_module()

@@ -4,8 +4,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from .annotations.class_frequencies import check_frequencies, class_frequencies
 from .class_statistics import read_class_statistics
-from .validation.class_frequencies import check_frequencies, class_frequencies
 
 __all__ = ['check_frequencies', 'load_class_frequency']
 

@@ -10,8 +10,8 @@ from mmengine.logging import MMLogger
 
 from apa_mmdet.utils.fileio import atomic_write
 
-from .validation.class_measurement import measure_annotations
-from .validation.reading import read_content
+from .annotations.class_measurement import measure_annotations
+from .annotations.reading import read_content
 
 SUFFIX = '.class_statistics.json'
 VERSION = 2  # of what is kept; in the first, images with crowds only were not annotated
@@ -21,9 +21,9 @@ T = TypeVar('T')
 def read_class_statistics(path: Path, parse: Callable[[Any], T]) -> T:
     """Reads annotations, which may take a gigabyte, or what an earlier run has measured of them.
 
-    What :func:`~.validation.class_measurement.measure_classes` finds is kept as ``<stem>.class_statistics.json`` beside
-    the file, and used again as long as size and modification time of the file are the same. A folder that cannot be
-    written costs a line in the log.
+    What :func:`~.annotations.class_measurement.measure_classes` finds is kept as ``<stem>.class_statistics.json``
+    beside the file, and used again as long as size and modification time of the file are the same. A folder that cannot
+    be written costs a line in the log.
 
     Args:
         path: of an annotation file; another one is parsed as it is, each time.

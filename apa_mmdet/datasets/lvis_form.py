@@ -4,12 +4,12 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from apa_mmdet.utils.errors import CodedError
+from apa_mmdet.utils.findings import Findings, brief
 
+from .annotations.class_measurement import ClassCounts, count_categories
+from .annotations.reading import read_json
+from .annotations.records import ID, NAME, is_id, valid_records
 from .frequency_groups import group_classes
-from .validation.class_measurement import ClassCounts, count_categories
-from .validation.findings import Findings, brief
-from .validation.reading import read_json
-from .validation.records import ID, NAME, is_id, valid_records
 
 URL = 'http://images.cocodataset.org/'  # which LVISV1Dataset takes off to get a file name
 MAX_NEGATIVES = 10**8  # of all images; take 0.8 GB here, as much in the file, and more where it is read

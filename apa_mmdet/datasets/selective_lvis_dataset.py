@@ -3,8 +3,8 @@
 from mmdet.datasets import LVISV05Dataset, LVISV1Dataset
 from mmdet.registry import DATASETS
 
+from .annotations.selection import BY_NAME, select_categories
 from .indexed_datasets import IndexedCategories
-from .validation.selection import BY_NAME, select_categories
 
 
 class SelectedCategories(IndexedCategories):

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from apa_mmdet.utils.errors import CodedError
 
+from .annotations.class_measurement import count_categories
 from .frequency_groups import group_classes
-from .validation.class_measurement import count_categories
 
 
 class Split(NamedTuple):

@@ -6,7 +6,7 @@ from mmengine.dataset import BaseDataset, ClassBalancedDataset
 
 from apa_mmdet.datasets.annotation_summary import summarize_annotations
 from apa_mmdet.datasets.lvis_form import as_lvis
-from apa_mmdet.datasets.validation.findings import Findings
+from apa_mmdet.utils.findings import Findings
 
 
 def summary_of(content):

@@ -12,7 +12,7 @@ from helpers.paths import ROOT
 from apa_mmdet.datasets import class_statistics
 from apa_mmdet.datasets.calibration_statistics import load_calibration_statistics
 from apa_mmdet.datasets.class_frequency import load_class_frequency
-from apa_mmdet.datasets.validation.findings import ValidationError
+from apa_mmdet.utils.findings import ValidationError
 
 CORNERS = [(0, 0), (80, 0), (0, 40), (80, 40)]  # of boxes of 20 x 10 in images of 100 x 50
 

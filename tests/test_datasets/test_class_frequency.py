@@ -13,10 +13,10 @@ from mmdet.datasets import LVISV1Dataset
 from mmengine.logging import MMLogger
 
 from apa_mmdet.datasets import class_statistics, load_class_frequency
+from apa_mmdet.datasets.annotations.class_measurement import count_categories
+from apa_mmdet.datasets.annotations.reading import read_content
 from apa_mmdet.datasets.calibration_statistics import load_calibration_statistics
-from apa_mmdet.datasets.validation.class_measurement import count_categories
-from apa_mmdet.datasets.validation.findings import ValidationError
-from apa_mmdet.datasets.validation.reading import read_content
+from apa_mmdet.utils.findings import ValidationError
 
 SHIPPED = ROOT / 'configs/_base_/datasets/lvis_v1_class_frequency.json'
 WANT = [1 / 4, 3 / 4]  # categories 7 and 2, as mmdet numbers the labels; four of the five images are annotated

@@ -5,7 +5,7 @@ from helpers.own_data import own_content
 
 from apa_mmdet.datasets import lvis_form
 from apa_mmdet.datasets.lvis_form import BadNegatives, as_lvis, read_negatives
-from apa_mmdet.datasets.validation.findings import ValidationError
+from apa_mmdet.utils.findings import ValidationError
 
 
 def test_categories_that_share_a_name_have_counts_of_their_own():

@@ -13,12 +13,12 @@ from mmengine.registry import init_default_scope
 
 from apa_mmdet.apis.offline_eval import build_metric
 from apa_mmdet.datasets.selective_lvis_dataset import SelectiveLVISV1Dataset
-from apa_mmdet.datasets.validation.findings import ValidationError
 from apa_mmdet.datasets.validation.validate_config import validate_config
 from apa_mmdet.evaluation import FastLVISMetric
 from apa_mmdet.evaluation.metrics.streamed_metric import EvaluationError
 from apa_mmdet.models.losses import DropLoss
 from apa_mmdet.utils.config import load_config
+from apa_mmdet.utils.findings import ValidationError
 
 TINY, V1, V05 = (
     f'configs/{name}.py'

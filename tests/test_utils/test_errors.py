@@ -9,10 +9,10 @@ from helpers.paths import ROOT
 from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader
 
-from apa_mmdet.datasets.validation.findings import ValidationError
 from apa_mmdet.evaluation.metrics.streamed_metric import EvaluationError
 from apa_mmdet.models.surgery import SwapError
 from apa_mmdet.utils.errors import UNKNOWN, CodedError
+from apa_mmdet.utils.findings import ValidationError
 
 MESSAGE = 'a.json: id 7 is used twice  [7]\nb.json: it is empty'
 

@@ -6,9 +6,9 @@ from typing import Any
 from mmengine.optim import AmpOptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 
-from apa_mmdet.datasets.validation.findings import Findings
 from apa_mmdet.engine.optimizers import MixedPrecisionOptimWrapper
 from apa_mmdet.utils.config import walk
+from apa_mmdet.utils.findings import Findings
 from apa_mmdet.utils.registered_classes import builds
 
 from .launch import Launch

@@ -9,11 +9,11 @@ from mmdet.registry import DATASETS, EVALUATOR, METRICS, VISUALIZERS
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.dataset import ConcatDataset
 
-from apa_mmdet.datasets.validation.findings import Findings
 from apa_mmdet.evaluation import ConcatDatasetEvaluator
 from apa_mmdet.evaluation.metrics.streamed_metric import StreamedMetric
 from apa_mmdet.models.test_time_augs import InstanceTTAModel
 from apa_mmdet.utils.config import leaves, metrics_of, model_parts, section
+from apa_mmdet.utils.findings import Findings
 from apa_mmdet.utils.registered_classes import builds, class_of
 from apa_mmdet.visualization.local_visualizer import LegibleVisualizer
 

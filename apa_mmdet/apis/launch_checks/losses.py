@@ -9,9 +9,9 @@ from mmdet.models.losses import EQLV2Loss, SeesawLoss
 from mmdet.models.roi_heads.bbox_heads import BBoxHead, ConvFCBBoxHead
 from mmdet.registry import MODELS
 
-from apa_mmdet.datasets.validation.findings import Findings
 from apa_mmdet.models.losses import BBoxHeadEQLV2Loss, DropLoss, MemoryEfficientCrossEntropyLoss
 from apa_mmdet.utils.config import unwrapped, walk
+from apa_mmdet.utils.findings import Findings
 from apa_mmdet.utils.registered_classes import class_of
 
 from .launch import Launch

@@ -9,7 +9,6 @@ from mmengine.config import Config
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook
 from mmengine.registry import HOOKS
 
-from apa_mmdet.datasets.validation.findings import Findings
 from apa_mmdet.engine.hooks import AtomicCheckpointHook
 from apa_mmdet.evaluation.functional.coco_summary import PRECISIONS as COCO_PRECISIONS
 from apa_mmdet.evaluation.functional.coco_summary import RECALLS_BY_AREA, RECALLS_BY_LIMIT, available
@@ -18,6 +17,7 @@ from apa_mmdet.evaluation.metrics import FastCocoMetric, FastLVISMetric, ShotAcc
 from apa_mmdet.evaluation.metrics.fast_coco_metric import GROUP_PRECISIONS
 from apa_mmdet.evaluation.metrics.fast_lvis_metric import AVERAGE_PRECISIONS, AVERAGE_RECALLS
 from apa_mmdet.utils.config import evaluators
+from apa_mmdet.utils.findings import Findings
 from apa_mmdet.utils.registered_classes import class_of
 
 from .launch import Launch

@@ -11,8 +11,8 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.runner import FlexibleRunner, Runner
 
-from apa_mmdet.datasets.validation.findings import Findings, brief
 from apa_mmdet.utils.config import BadConfig, load_config, walk
+from apa_mmdet.utils.findings import Findings, brief
 from apa_mmdet.utils.shorthand_options import SHORTHANDS, spell_out
 
 from .launch import Launch

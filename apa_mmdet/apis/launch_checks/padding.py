@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from apa_mmdet.datasets.validation.findings import Findings
 from apa_mmdet.models.activations import MetaAconC
 from apa_mmdet.models.backbones import SEResNet
 from apa_mmdet.models.data_preprocessors import PaddingAwareDetDataPreprocessor
 from apa_mmdet.utils.config import is_classifier, unwrapped, walk
+from apa_mmdet.utils.findings import Findings
 from apa_mmdet.utils.registered_classes import builds
 
 from .launch import Launch

@@ -25,7 +25,7 @@ from mmengine.registry import (
     Registry,
 )
 
-from apa_mmdet.datasets.validation.findings import Findings
+from apa_mmdet.utils.findings import Findings
 from apa_mmdet.utils.registered_classes import class_of, registered
 
 from .launch import Launch

@@ -6,9 +6,9 @@ from mmdet.registry import MODELS
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 
-from apa_mmdet.datasets.validation.codes import ERROR
-from apa_mmdet.datasets.validation.findings import Finding, Findings
 from apa_mmdet.utils.errors import CodedError
+from apa_mmdet.utils.finding_codes import ERROR
+from apa_mmdet.utils.findings import Finding, Findings
 
 from .dtypes import check_dtypes
 from .evaluation import check_palette, check_several_datasets, check_tta

@@ -7,8 +7,8 @@ from typing import Any
 
 from apa_mmdet.checkpoint.scheme import local_path, pretrained_parts
 from apa_mmdet.checkpoint.work_dir import latest_checkpoint
-from apa_mmdet.datasets.validation.findings import Findings
 from apa_mmdet.utils.config import section
+from apa_mmdet.utils.findings import Findings
 
 from .launch import Launch
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from apa_mmdet.datasets.annotation_summary import AnnotationSummary, summarize_annotations
-from apa_mmdet.datasets.validation.codes import ERROR
-from apa_mmdet.datasets.validation.findings import Findings, ValidationError, show
-from apa_mmdet.datasets.validation.reading import read_annotations
+from apa_mmdet.datasets.annotations.reading import read_annotations
 from apa_mmdet.utils.errors import CodedError
+from apa_mmdet.utils.finding_codes import ERROR
+from apa_mmdet.utils.findings import Findings, ValidationError, show
 
 SAMPLE = 20  # images by which a folder is found; the validation looks at all of them
 MAX_FOLDERS = 1000  # that are tried

@@ -8,7 +8,7 @@ from mmengine.config import Config
 
 from apa_mmdet.datasets.annotation_summary import AnnotationSummary
 from apa_mmdet.datasets.frequency_groups import group_classes
-from apa_mmdet.datasets.validation.findings import show
+from apa_mmdet.utils.findings import show
 
 from . import rules
 from .annotations import Source

@@ -10,12 +10,12 @@ import torch
 from apa_mmdet.apis.launch_checks.launch import Launch
 from apa_mmdet.apis.launch_checks.validate_launch import check_launch
 from apa_mmdet.checkpoint.pretrained import checked_pretrained
-from apa_mmdet.datasets.validation.codes import ERROR
-from apa_mmdet.datasets.validation.findings import Finding
 from apa_mmdet.datasets.validation.validate_config import validate_config
 from apa_mmdet.utils.config import build_detector, load_config
 from apa_mmdet.utils.errors import CodedError
 from apa_mmdet.utils.fileio import atomic_write, refuse_existing
+from apa_mmdet.utils.finding_codes import ERROR
+from apa_mmdet.utils.findings import Finding
 
 from .annotations import BadData, Source, check_categories
 from .choices import Choices, choose

@@ -4,8 +4,8 @@ import json
 import os
 from pathlib import Path
 
+from apa_mmdet.datasets.annotations.reading import read_json
 from apa_mmdet.datasets.split import split_annotations
-from apa_mmdet.datasets.validation.reading import read_json
 from apa_mmdet.utils.fileio import atomic_write, refuse_existing
 
 from .annotations import BadData, Source, read_source

@@ -4,9 +4,9 @@ import numpy as np
 from mmdet.datasets.transforms import LoadAnnotations
 from mmdet.registry import TRANSFORMS
 
-from apa_mmdet.datasets.validation.findings import Findings
+from apa_mmdet.datasets.annotations.segmentations import is_polygon
 from apa_mmdet.datasets.validation.masks import mask_fault
-from apa_mmdet.datasets.validation.segmentations import is_polygon
+from apa_mmdet.utils.findings import Findings
 
 
 @TRANSFORMS.register_module()

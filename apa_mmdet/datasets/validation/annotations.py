@@ -6,13 +6,13 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from apa_mmdet.datasets.annotations.columns import Annotations
+from apa_mmdet.datasets.annotations.records import Records, class_image_pairs, collect_records, is_id, is_integer_id
 from apa_mmdet.datasets.frequency_groups import LVIS_BOUNDS
+from apa_mmdet.utils.findings import Findings, brief
 
-from .columns import Annotations
 from .config_datasets import AnnotationUsage
-from .findings import Findings, brief
 from .masks import check_masks
-from .records import Records, class_image_pairs, collect_records, is_id, is_integer_id
 from .stray_masks import StrayMasks
 
 MAX_EXACT_ID = 1 << 53  # metrics keep ids of annotations as floating-point numbers

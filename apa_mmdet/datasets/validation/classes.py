@@ -7,11 +7,11 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from apa_mmdet.datasets.annotations.class_frequencies import read_class_frequencies
+from apa_mmdet.datasets.annotations.class_names import SPELLINGS, report_lacking
 from apa_mmdet.utils.config import class_counts, model_parts
+from apa_mmdet.utils.findings import Findings, ValidationError, show
 
-from .class_frequencies import read_class_frequencies
-from .class_names import SPELLINGS, report_lacking
-from .findings import Findings, ValidationError, show
 from .report import CheckedDataset
 
 

@@ -17,11 +17,10 @@ from mmdet.registry import DATA_SAMPLERS, DATASETS, METRICS, MODELS, TRANSFORMS
 from mmengine.config import Config
 from mmengine.dataset import ClassBalancedDataset
 
+from apa_mmdet.datasets.annotations.encodings import guess_encoding
 from apa_mmdet.utils.config import evaluators, image_loader_step, leaves, model_parts, section
+from apa_mmdet.utils.findings import Findings, ValidationError
 from apa_mmdet.utils.registered_classes import builds, class_of
-
-from .encodings import guess_encoding
-from .findings import Findings, ValidationError
 
 USAGE_KEYS = ('pipeline', 'test_mode', 'filter_cfg', 'indices', '_scope_')  # how a data set is used, not which it is
 

@@ -17,9 +17,8 @@ from PIL import Image, UnidentifiedImageError
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from apa_mmdet.utils.findings import EXAMPLES, Findings
 from apa_mmdet.utils.missing_data_hints import hint_for
-
-from .findings import EXAMPLES, Findings
 
 BATCH_SIZE = 32  # images between two messages of a worker process
 AnnotatedImage = tuple[str, float, float] | tuple[str]  # path, and height and width where they are annotated

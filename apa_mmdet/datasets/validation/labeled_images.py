@@ -13,14 +13,14 @@ from mmengine import fileio
 from mmengine.config import Config
 from mmengine.registry import DATASETS, TRANSFORMS, init_default_scope
 
+from apa_mmdet.datasets.annotations.class_counts import load_class_counts, shots_of
+from apa_mmdet.datasets.annotations.image_lists import read_image_list
 from apa_mmdet.utils.config import evaluators, image_loader_step
 from apa_mmdet.utils.errors import CodedError
+from apa_mmdet.utils.findings import Findings, ValidationError
 from apa_mmdet.utils.registered_classes import class_of
 
-from .class_counts import load_class_counts, shots_of
 from .config_datasets import ConfigDataset, check_wrappers, find_datasets
-from .findings import Findings, ValidationError
-from .image_lists import read_image_list
 from .images import check_images
 from .report import Report, report_error
 from .shared_images import check_shared_images

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from apa_mmdet.datasets.annotations.columns import Annotations
+from apa_mmdet.datasets.annotations.segmentations import is_polygon, plain, usual_polygons
 from apa_mmdet.structures.rle import is_rle
+from apa_mmdet.utils.findings import Findings
 
-from .columns import Annotations
-from .findings import Findings
-from .segmentations import is_polygon, plain, usual_polygons
 from .stray_masks import StrayMasks
 
 MAX_COORDINATE = 1e6  # pixels; pycocotools does not check: NaN, or far more than this, ends the process silently

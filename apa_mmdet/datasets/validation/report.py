@@ -6,11 +6,11 @@ from typing import NamedTuple
 from terminaltables import AsciiTable
 
 from apa_mmdet.utils.errors import one_line
+from apa_mmdet.utils.finding_codes import ERROR
+from apa_mmdet.utils.findings import Finding, Findings, ValidationError
 from apa_mmdet.utils.missing_data_hints import explain
 
 from .annotations import Summary
-from .codes import ERROR
-from .findings import Finding, Findings, ValidationError
 
 COLUMNS = ('data set', 'images', 'instances', 'crowds', 'classes', 'without instance', 'rare (1 to 10 images)')
 

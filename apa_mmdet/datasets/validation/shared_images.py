@@ -7,7 +7,7 @@ from hashlib import blake2b
 from itertools import chain
 from typing import Protocol
 
-from .findings import Findings
+from apa_mmdet.utils.findings import Findings
 
 
 class ImagesOfSplits(Protocol):

@@ -20,14 +20,16 @@ import mmdet
 import msgspec
 from mmengine.logging import MMLogger
 
-from apa_mmdet.datasets import frequency_groups
+from apa_mmdet.datasets import annotations, frequency_groups
 from apa_mmdet.structures import rle
+from apa_mmdet.utils import finding_codes
+from apa_mmdet.utils import findings as findings_module
 from apa_mmdet.utils.fileio import atomic_write
+from apa_mmdet.utils.finding_codes import CODES, ERROR
+from apa_mmdet.utils.findings import Finding, Findings
 from apa_mmdet.version import __version__
 
 from .annotations import Summary
-from .codes import CODES, ERROR
-from .findings import Finding, Findings
 
 SETTLED = 2  # seconds; a younger file may change again without a new time: some file systems count in 2 s
 MAX_STAMPS = 200  # of all files; those that were not used for longest are removed
@@ -85,9 +87,15 @@ def _stamp_file(path: str, usage: str) -> Path | None:
 @functools.cache
 def _version() -> str:
     """Changes with the code of the validation."""
-    sources = [*sorted(Path(__file__).parent.glob('*.py')), Path(rle.__file__), Path(frequency_groups.__file__)]
-    code = b'\0'.join(source.read_bytes() for source in sources)
+    code = b'\0'.join(source.read_bytes() for source in _sources())
     return f'{__version__} {mmdet.__version__} {hashlib.sha256(code).hexdigest()}'
+
+
+def _sources() -> list[Path]:
+    """The files of that code."""
+    folders = [Path(file).parent for file in (__file__, annotations.__file__)]
+    modules = [Path(module.__file__) for module in (finding_codes, findings_module, rle, frequency_groups)]
+    return [source for folder in folders for source in sorted(folder.glob('*.py'))] + modules
 
 
 def _state(path: str) -> tuple[int, int, bool] | None:

@@ -5,9 +5,9 @@ from itertools import chain
 import numpy as np
 from pycocotools import mask as rle
 
-from .columns import Annotations
-from .findings import Findings
-from .segmentations import is_polygon, plain
+from apa_mmdet.datasets.annotations.columns import Annotations
+from apa_mmdet.datasets.annotations.segmentations import is_polygon, plain
+from apa_mmdet.utils.findings import Findings
 
 AT_ONCE = 1_000
 ROUNDED = 1  # pixels by which a point may lie outside the box

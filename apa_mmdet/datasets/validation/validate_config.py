@@ -16,12 +16,15 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from tqdm import tqdm
 
+from apa_mmdet.datasets.annotations.class_names import SPELLINGS
+from apa_mmdet.datasets.annotations.reading import read_annotations
+from apa_mmdet.datasets.annotations.selection import BY_NAME
 from apa_mmdet.utils.config import evaluators, is_classifier, leaves
 from apa_mmdet.utils.errors import one_line
+from apa_mmdet.utils.findings import Findings, ValidationError
 from apa_mmdet.utils.garbage import paused_collection
 
 from .annotations import Content, Summary, check_annotations, check_integer_ids, check_lvis_fields
-from .class_names import SPELLINGS
 from .classes import check_model, check_training_classes, compare_classes
 from .config_datasets import (
     AnnotationUsage,
@@ -33,12 +36,9 @@ from .config_datasets import (
     lacks_masks,
     open_dataset,
 )
-from .findings import Findings, ValidationError
 from .images import AnnotatedImage, check_images
 from .labeled_images import validate_classifier
-from .reading import read_annotations
 from .report import CheckedDataset, Report, report_error
-from .selection import BY_NAME
 from .shared_images import check_shared_images
 from .stamps import check_once
 

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_utils
 
+from apa_mmdet.datasets.annotations.columns import Annotations
+from apa_mmdet.datasets.annotations.reading import read_annotations
+from apa_mmdet.datasets.annotations.segmentations import plain
 from apa_mmdet.datasets.validation.annotations import check_coco_ground_truth, check_images_and_categories
-from apa_mmdet.datasets.validation.columns import Annotations
-from apa_mmdet.datasets.validation.findings import Findings
-from apa_mmdet.datasets.validation.reading import read_annotations
-from apa_mmdet.datasets.validation.segmentations import plain
+from apa_mmdet.utils.findings import Findings
 
 OBJECT = np.dtype(
     [('image', 'i4'), ('label', 'i4'), ('box', 'f8', 4), ('area', 'f8'), ('crowd', '?'), ('number', 'i8')]

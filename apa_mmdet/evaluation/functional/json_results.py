@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from apa_mmdet.datasets.validation.records import is_integer_id, is_number
+from apa_mmdet.datasets.annotations.records import is_integer_id, is_number
 from apa_mmdet.structures.rle import is_rle
 from apa_mmdet.utils.errors import one_line
 from apa_mmdet.utils.fileio import atomic_open

@@ -16,12 +16,12 @@ from lvis.eval import Params
 from mmengine.logging import MMLogger
 from tqdm import tqdm
 
+from apa_mmdet.datasets.annotations.reading import read_annotations
+from apa_mmdet.datasets.annotations.segmentations import plain
+from apa_mmdet.datasets.annotations.selection import select_categories
 from apa_mmdet.datasets.validation.annotations import check_ground_truth, check_images_and_categories
-from apa_mmdet.datasets.validation.findings import Findings
-from apa_mmdet.datasets.validation.reading import read_annotations
-from apa_mmdet.datasets.validation.segmentations import plain
-from apa_mmdet.datasets.validation.selection import select_categories
 from apa_mmdet.utils.errors import one_line
+from apa_mmdet.utils.findings import Findings
 
 from .detection_rows import IOU_TYPES
 from .lvis_detections import MAX_PER_IMAGE, LVISDetections
@@ -32,7 +32,7 @@ class GroundTruth(LVIS):
     """lvis's index of a validated annotation file; annotations without area, which lvis skips, are counted in the log.
 
     Annotations have only the fields that are evaluated, and a ``segmentation`` only with ``masks``, which
-    :func:`~apa_mmdet.datasets.validation.segmentations.plain` decodes.
+    :func:`~apa_mmdet.datasets.annotations.segmentations.plain` decodes.
 
     Args:
         path: the file.

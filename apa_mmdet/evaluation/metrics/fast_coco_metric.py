@@ -10,9 +10,9 @@ from mmengine import fileio
 from mmengine.logging import MMLogger
 from terminaltables import AsciiTable
 
+from apa_mmdet.datasets.annotations.class_measurement import ClassCounts, count_classes
+from apa_mmdet.datasets.annotations.reading import read_annotations
 from apa_mmdet.datasets.frequency_groups import GROUPS, check_options, group_classes
-from apa_mmdet.datasets.validation.class_measurement import ClassCounts, count_classes
-from apa_mmdet.datasets.validation.reading import read_annotations
 from apa_mmdet.evaluation.functional.category_matches import CategoryMatches
 from apa_mmdet.evaluation.functional.coco_eval import evaluate_coco, match_coco
 from apa_mmdet.evaluation.functional.coco_ground_truth import CocoGroundTruth

@@ -12,8 +12,8 @@ from mmengine import fileio
 from mmengine.logging import MMLogger
 from terminaltables import AsciiTable
 
+from apa_mmdet.datasets.annotations.selection import BY_NAME
 from apa_mmdet.datasets.frequency_groups import GROUPS
-from apa_mmdet.datasets.validation.selection import BY_NAME
 from apa_mmdet.evaluation.functional.category_matches import CategoryMatches
 from apa_mmdet.evaluation.functional.lvis_detections import MAX_PER_IMAGE, LVISDetections
 from apa_mmdet.evaluation.functional.lvis_eval import FastLVISEval, GroundTruth

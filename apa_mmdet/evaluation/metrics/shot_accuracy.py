@@ -5,7 +5,7 @@ import numpy as np
 from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
 
-from apa_mmdet.datasets.validation.class_counts import SHOTS, CountsSource, load_class_counts, shots_of
+from apa_mmdet.datasets.annotations.class_counts import SHOTS, CountsSource, load_class_counts, shots_of
 
 
 @METRICS.register_module()
@@ -19,7 +19,7 @@ class ShotAccuracy(BaseMetric):
 
     Args:
         class_counts: training images of each class, e.g. the path of the training list: what
-            :func:`~apa_mmdet.datasets.validation.class_counts.load_class_counts` takes; None for top-k only.
+            :func:`~apa_mmdet.datasets.annotations.class_counts.load_class_counts` takes; None for top-k only.
         topk: the k.
         collect_device, prefix: as of MMEngine's BaseMetric; the prefix is ``accuracy``.
 

@@ -7,7 +7,7 @@ from mmengine.logging import MMLogger
 from torch import Tensor, nn
 
 from apa_mmdet.datasets.calibration_statistics import CalibrationStatistics, load_calibration_statistics
-from apa_mmdet.datasets.validation.findings import ValidationError
+from apa_mmdet.utils.findings import ValidationError
 from apa_mmdet.utils.missing_data_hints import hint_for
 
 from .errors import CalibrationError

@@ -15,9 +15,9 @@ from apa_mmdet.apis.new_config.annotations import BadData
 from apa_mmdet.apis.new_config.new_config import new_config, this_machine
 from apa_mmdet.apis.new_config.schedule_choices import Machine
 from apa_mmdet.datasets.lvis_form import as_lvis
-from apa_mmdet.datasets.validation.findings import ValidationError
 from apa_mmdet.utils.config import build_detector, load_config
 from apa_mmdet.utils.errors import CodedError
+from apa_mmdet.utils.findings import ValidationError
 
 CPU, GPUS = Machine('cpu', 1, 24, 2), Machine('gpu', 2, 24, 16)
 

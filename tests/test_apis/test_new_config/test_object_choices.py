@@ -11,10 +11,10 @@ from apa_mmdet.apis.new_config.new_config import new_config
 from apa_mmdet.apis.new_config.object_choices import choose_for_objects
 from apa_mmdet.apis.new_config.schedule_choices import Machine
 from apa_mmdet.datasets.annotation_summary import summarize_annotations
-from apa_mmdet.datasets.validation.findings import Findings
 from apa_mmdet.evaluation import FastCocoMetric
 from apa_mmdet.registry import METRICS
 from apa_mmdet.utils.config import build_detector, load_config
+from apa_mmdet.utils.findings import Findings
 
 COCO = Config.fromfile(ROOT / 'configs/coco/mask_rcnn_se_r50_apa_1x_coco.py').model
 

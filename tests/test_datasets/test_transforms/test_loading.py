@@ -11,7 +11,7 @@ from mmengine.structures import InstanceData
 from pycocotools import mask as mask_utils
 
 from apa_mmdet.datasets.transforms import LoadPartialMaskAnnotations
-from apa_mmdet.datasets.validation.findings import ValidationError
+from apa_mmdet.utils.findings import ValidationError
 
 SQUARE = [[1, 1, 5, 1, 5, 5, 1, 5]]
 RLE = mask_utils.frPyObjects(SQUARE, 8, 10)[0]

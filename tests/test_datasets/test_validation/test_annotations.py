@@ -9,10 +9,10 @@ from mmdet.datasets.transforms import LoadAnnotations
 
 from apa_mmdet.datasets.tiny_lvis.vocabularies import CATEGORIES
 from apa_mmdet.datasets.validation.annotations import check_annotations, check_ground_truth
-from apa_mmdet.datasets.validation.codes import ERROR, WARNING
 from apa_mmdet.datasets.validation.config_datasets import AnnotationUsage
-from apa_mmdet.datasets.validation.findings import Findings, ValidationError
 from apa_mmdet.evaluation.functional.lvis_eval import GroundTruth
+from apa_mmdet.utils.finding_codes import ERROR, WARNING
+from apa_mmdet.utils.findings import Findings, ValidationError
 
 TRAINING = AnnotationUsage('required')
 LVIS = AnnotationUsage('required', evaluated=True, evaluated_as_lvis=True, evaluates_masks=True)

@@ -9,8 +9,8 @@ from mmdet.datasets import LVISV1Dataset
 
 from apa_mmdet.datasets.tiny_lvis.vocabularies import CATEGORIES
 from apa_mmdet.datasets.validation.classes import compare_classes
-from apa_mmdet.datasets.validation.findings import Findings
 from apa_mmdet.datasets.validation.validate_config import validate_config
+from apa_mmdet.utils.findings import Findings
 
 SHIPPED = ROOT / 'configs/_base_/datasets/lvis_v1_class_frequency.json'
 V3DET_NAMES = 'V3Det/annotations/category_name_13204_v3det_2023_v1.txt'

@@ -9,8 +9,8 @@ from helpers.annotations import VAL, coco_dataset, codes, edit, findings_of, fir
 from mmcv.transforms import LoadImageFromFile
 from PIL import Image
 
-from apa_mmdet.datasets.validation.findings import Findings
 from apa_mmdet.datasets.validation.images import check_images
+from apa_mmdet.utils.findings import Findings
 
 
 def truncate(path):

@@ -14,9 +14,9 @@ from mmengine.logging import MMLogger
 from apa_mmdet.datasets.validation import stamps
 from apa_mmdet.datasets.validation import validate_config as file_under_test
 from apa_mmdet.datasets.validation.annotations import Summary
-from apa_mmdet.datasets.validation.findings import Findings
 from apa_mmdet.datasets.validation.stamps import check_once
 from apa_mmdet.datasets.validation.validate_config import validate_config
+from apa_mmdet.utils.findings import Findings
 
 SUMMARY = Summary([dict(id='a', name='\u00e9')], 7, dict(date=3, fig=0), 1, 0, 6)
 LONG_AGO = 10**18
@@ -109,6 +109,10 @@ def test_a_link_to_another_file_is_validated_again(file, tmp_path):
 def test_errors_are_never_kept(file):
     assert found(file, code='duplicate-id')[0] and found(file, code='duplicate-id')[0]
     assert found(file, summary=None)[0] and found(file, summary=None)[0]
+
+
+def test_a_version_is_the_code_of_reading_and_of_checks():
+    assert {'reading.py', 'masks.py', 'findings.py', 'rle.py'} <= {path.name for path in stamps._sources()}
 
 
 def test_another_version_validates_again(file, monkeypatch):

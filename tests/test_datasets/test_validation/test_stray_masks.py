@@ -6,11 +6,11 @@ import pytest
 from helpers.annotations import codes
 from pycocotools import mask as rle
 
+from apa_mmdet.datasets.annotations.reading import read_annotations
 from apa_mmdet.datasets.validation.annotations import check_annotations
 from apa_mmdet.datasets.validation.config_datasets import AnnotationUsage
-from apa_mmdet.datasets.validation.findings import Findings
-from apa_mmdet.datasets.validation.reading import read_annotations
 from apa_mmdet.structures.rle import run_lengths
+from apa_mmdet.utils.findings import Findings
 
 WIDTH, HEIGHT = 80, 64
 TRAINING = AnnotationUsage('required')

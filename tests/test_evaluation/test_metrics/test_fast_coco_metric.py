@@ -13,10 +13,10 @@ from helpers.lvis_samples import saved
 from helpers.processes import in_two_processes
 from mmdet.evaluation import CocoMetric
 
-from apa_mmdet.datasets.validation.findings import ValidationError
 from apa_mmdet.evaluation import FastCocoMetric
 from apa_mmdet.evaluation.functional.prediction_store import find_predictions
 from apa_mmdet.evaluation.metrics.streamed_metric import EvaluationError
+from apa_mmdet.utils.findings import ValidationError
 
 EVERYTHING = ['bbox', 'segm', 'proposal']
 V3DET = dict(use_mp_eval=True, proposal_nums=[300])

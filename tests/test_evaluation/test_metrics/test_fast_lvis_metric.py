@@ -14,11 +14,11 @@ from helpers.processes import in_two_processes
 from mmdet.evaluation import LVISMetric
 from mmengine.logging import MMLogger
 
-from apa_mmdet.datasets.validation.findings import ValidationError
 from apa_mmdet.evaluation import FastLVISMetric
 from apa_mmdet.evaluation.functional.lvis_eval import GroundTruth
 from apa_mmdet.evaluation.functional.prediction_store import PredictionError
 from apa_mmdet.evaluation.metrics.streamed_metric import EvaluationError
+from apa_mmdet.utils.findings import ValidationError
 
 EVERYTHING = ['bbox', 'segm', 'proposal', 'proposal_fast']
 

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from apa_mmdet.datasets.fractal_dimension import fractal_dimension
+from apa_mmdet.utils.findings import Findings
 
 from .class_names import find_classes
-from .findings import Findings
 from .records import Records, class_image_pairs, collect_records
 
 

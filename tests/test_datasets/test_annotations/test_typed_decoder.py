@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from helpers.annotations import TRAIN, first, repeat_last
 
+from apa_mmdet.datasets.annotations.columns import FileAnnotations
+from apa_mmdet.datasets.annotations.reading import read_content, read_json
+from apa_mmdet.datasets.annotations.segmentations import plain
 from apa_mmdet.datasets.validation.annotations import check_annotations
-from apa_mmdet.datasets.validation.columns import FileAnnotations
 from apa_mmdet.datasets.validation.config_datasets import AnnotationUsage
-from apa_mmdet.datasets.validation.findings import Findings, ValidationError
-from apa_mmdet.datasets.validation.reading import read_content, read_json
-from apa_mmdet.datasets.validation.segmentations import plain
+from apa_mmdet.utils.findings import Findings, ValidationError
 
 USAGES = (
     AnnotationUsage('required'),

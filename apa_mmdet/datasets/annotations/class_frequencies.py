@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from apa_mmdet.utils.findings import Findings, ValidationError, brief
+
 from .class_measurement import measure_annotations
 from .class_names import find_classes
-from .findings import Findings, ValidationError, brief
 from .reading import read_content
 from .records import ID, NAME, Field, is_count, valid_records
 

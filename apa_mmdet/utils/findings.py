@@ -4,9 +4,8 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import compress
 from typing import Any, NamedTuple
 
-from apa_mmdet.utils.errors import CodedError
-
-from .codes import CODES, ERROR
+from .errors import CodedError
+from .finding_codes import CODES, ERROR
 
 MAX_SHOWN_CHARS = 300  # of a name or path
 EXAMPLES = 3  # in a message
@@ -17,7 +16,7 @@ Detail = Callable[[dict], str]
 class Finding(NamedTuple):
     """A fault (``error``) or an oddity (``warning``) of a data set, or of the model (``dataset='model'``).
 
-    ``code`` is one of :data:`~.codes.CODES`; ``ids`` are the records, paths or names that the message is about.
+    ``code`` is one of :data:`~.finding_codes.CODES`; ``ids`` are the records, paths or names that the message is about.
     """
 
     severity: str
@@ -42,7 +41,7 @@ class ValidationError(CodedError):
         Example:
             >>> raise ValidationError.of('empty-file', path='a.json')
             Traceback (most recent call last):
-            apa_mmdet.datasets.validation.findings.ValidationError: a.json is empty; download it again
+            apa_mmdet.utils.findings.ValidationError: a.json is empty; download it again
         """
         error = cls(code, message or '; '.join(CODES[code][1:]).format(**values))
         error.ids = tuple(ids)

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from apa_mmdet.utils.findings import Findings, brief
+
 from .columns import Annotations, FileAnnotations
-from .findings import Findings, brief
 
 MAX_NUMBER = 1e12  # pixels, or square pixels
 MAX_SIDE, MAX_PIXELS = 1 << 20, 1 << 30  # OpenCV reads no larger image

@@ -1,8 +1,8 @@
 import pytest
 
-from apa_mmdet.datasets.validation.class_names import match_classes
-from apa_mmdet.datasets.validation.findings import ValidationError
-from apa_mmdet.datasets.validation.selection import select_categories
+from apa_mmdet.datasets.annotations.class_names import match_classes
+from apa_mmdet.datasets.annotations.selection import select_categories
+from apa_mmdet.utils.findings import ValidationError
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from apa_mmdet.utils.findings import ValidationError, brief
+
 from .encodings import guess_encoding
-from .findings import ValidationError, brief
 
 
 class ImageList(NamedTuple):

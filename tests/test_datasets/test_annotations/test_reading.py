@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from helpers.annotations import VAL
 
-from apa_mmdet.datasets.validation.findings import ValidationError
-from apa_mmdet.datasets.validation.reading import read_annotations
+from apa_mmdet.datasets.annotations.reading import read_annotations
+from apa_mmdet.utils.findings import ValidationError
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import re
 import pytest
 from helpers.paths import ROOT
 
-from apa_mmdet.datasets.validation.codes import CODES, ERROR, WARNING
-from apa_mmdet.datasets.validation.findings import Findings, ValidationError
+from apa_mmdet.utils.finding_codes import CODES, ERROR, WARNING
+from apa_mmdet.utils.findings import Findings, ValidationError
 
 
 def test_the_docs_list_every_code_with_its_text():

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from apa_mmdet.utils.findings import Findings, show
+
 from .class_names import SPELLINGS, match_classes
-from .findings import Findings, show
 
 BY_NAME = 'finds_classes_by_name'  # in the metainfo of a data set that selects, where metrics find it
 

@@ -3,9 +3,9 @@ import json
 import numpy as np
 import pytest
 
-from apa_mmdet.datasets.validation.class_counts import BadClassCounts, exponential_counts, load_class_counts
-from apa_mmdet.datasets.validation.findings import ValidationError
-from apa_mmdet.datasets.validation.image_lists import read_image_list
+from apa_mmdet.datasets.annotations.class_counts import BadClassCounts, exponential_counts, load_class_counts
+from apa_mmdet.datasets.annotations.image_lists import read_image_list
+from apa_mmdet.utils.findings import ValidationError
 
 
 def test_cifar_100_lt_has_the_images_of_the_field():

@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from apa_mmdet.utils.findings import ValidationError, show
 from apa_mmdet.utils.garbage import paused_collection
 
 from .encodings import guess_encoding
-from .findings import ValidationError, show
 
 ARCHIVES = b'\x1f\x8b', b'PK\x03\x04'  # gzip, zip
 

@@ -3,7 +3,7 @@ import json
 import pytest
 from helpers.annotations import coco_dataset, codes, findings_of
 
-from apa_mmdet.datasets.validation.encodings import guess_encoding
+from apa_mmdet.datasets.annotations.encodings import guess_encoding
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .findings import EXAMPLES, Findings
+from apa_mmdet.utils.findings import EXAMPLES, Findings
+
 from .segmentations import plain
 
 RECORD = dict(  # column of each field
