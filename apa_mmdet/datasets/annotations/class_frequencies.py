@@ -5,9 +5,7 @@ from typing import Any, NamedTuple
 
 from apa_mmdet.utils.findings import Findings, ValidationError, brief
 
-from .class_measurement import measure_annotations
 from .class_names import find_classes
-from .reading import read_content
 from .records import ID, NAME, Field, is_count, valid_records
 
 IMAGE_COUNT = Field('a number of images', is_count)
@@ -32,12 +30,6 @@ class ClassFrequencies(NamedTuple):
         if classes is None or self.names is None:
             return self.values
         return [self.values[i] for i in find_classes(classes, self.names, origin, 'class_frequency', 'DropLoss')]
-
-
-def read_class_frequencies(path: str) -> ClassFrequencies:
-    """Read the frequencies from a file of any kind that :func:`~..class_frequency.load_class_frequency` reads."""
-    content = read_content(path)
-    return class_frequencies(measure_annotations(content, path) or content, path)
 
 
 def class_frequencies(content: Any, origin: str) -> ClassFrequencies:

@@ -3,12 +3,14 @@
 import os
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from mmengine.config import Config
 
-from apa_mmdet.datasets.annotations.class_frequencies import read_class_frequencies
+from apa_mmdet.datasets.annotations.class_frequencies import class_frequencies
 from apa_mmdet.datasets.annotations.class_names import SPELLINGS, report_lacking
+from apa_mmdet.datasets.class_statistics import read_class_statistics
 from apa_mmdet.utils.config import class_counts, model_parts
 from apa_mmdet.utils.findings import Findings, ValidationError, show
 
@@ -89,7 +91,7 @@ def _check_frequencies(
     try:
         if read:
             return report_lacking(classes, [c['name'] for c in read[0].content.categories], file, setting, findings)
-        values, names = read_class_frequencies(file)
+        values, names = read_class_statistics(Path(file).expanduser(), partial(class_frequencies, origin=file))
     except (OSError, ValidationError) as error:
         return findings.add('invalid-class-frequency', [file], setting=setting, reason=error)
     if names is not None:

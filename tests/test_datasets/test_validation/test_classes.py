@@ -1,12 +1,14 @@
 """Classes of a config, categories of its files, and the numbers of classes of its model."""
 
 import json
+import os
 
 import pytest
 from helpers.annotations import TRAIN, VAL, coco_dataset, coco_validation_set, codes, edit, findings_of, first
 from helpers.paths import ROOT
 from mmdet.datasets import LVISV1Dataset
 
+from apa_mmdet.datasets import load_class_frequency
 from apa_mmdet.datasets.tiny_lvis.vocabularies import CATEGORIES
 from apa_mmdet.datasets.validation.classes import compare_classes
 from apa_mmdet.datasets.validation.validate_config import validate_config
@@ -227,6 +229,19 @@ def test_class_frequencies_are_found_by_name(tmp_path, of_training):
     assert codes(findings_of(cfg)) == [('extra-category', ('food',))]
     edit(source, first('categories', name='elder'))  # 'food', which is not used, or 'fig'
     assert codes(findings_of(cfg), 'error') == [('class-without-frequency', ('fig',))] * (not of_training)
+
+
+def test_what_the_loss_has_measured_of_another_file_is_not_measured_again(tmp_path):
+    cfg, source = coco_dataset(tmp_path / 'd'), tmp_path / 'other.json'
+    source.write_text((tmp_path / 'd/a.json').read_text())
+    cfg.model.bbox_head.loss_cls = dict(class_frequency=str(source), num_classes=2)
+    load_class_frequency(source)
+    size, time = source.stat().st_size, source.stat().st_mtime_ns
+    source.write_text(' ' * size)
+    os.utime(source, ns=(time, time))
+    assert findings_of(cfg) == []
+    os.utime(source)
+    assert codes(findings_of(cfg)) == [('invalid-class-frequency', (str(source),))]
 
 
 def test_heads_whose_number_of_classes_means_something_else(broken):
