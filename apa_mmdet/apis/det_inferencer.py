@@ -22,9 +22,10 @@ from torch import nn
 from apa_mmdet.checkpoint.class_names import recorded_classes
 from apa_mmdet.checkpoint.loading import load_whole
 from apa_mmdet.checkpoint.scheme import data_only
+from apa_mmdet.datasets.image_loader_step import image_loader_step
 from apa_mmdet.models.calibration import name_classes
 from apa_mmdet.structures.best_class import best_class_of_each_object
-from apa_mmdet.utils.config import BadConfig, class_counts, image_loader_step, is_classifier, leaves, load_config
+from apa_mmdet.utils.config import BadConfig, class_counts, is_classifier, leaves, load_config
 from apa_mmdet.utils.errors import CodedError, in_one_line
 from apa_mmdet.utils.fileio import atomic_write
 from apa_mmdet.visualization.images import read_rgb

@@ -3,12 +3,9 @@
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from mmcv.transforms import LoadImageFromFile
-from mmdet.registry import TRANSFORMS
 from mmengine.config import Config
 
 from .errors import CodedError
-from .registered_classes import class_of
 
 ELSEWHERE = ('backbone', 'neck', 'rpn_head', 'semantic_head', 'data_preprocessor')  # num_classes means something else
 # what builds the module of a config in ``module``, with the arguments of its own
@@ -39,21 +36,6 @@ def leaves(dataset: dict | list | None) -> Iterator[dict]:
             raise BadConfig('broken', f'a data set of the config is {part!r}; it must be a dict')
         inner = part.get('dataset') or part.get('datasets')
         yield from leaves(inner) if inner else [part]
-
-
-def image_loader_step(pipeline: Sequence[dict]) -> dict | None:
-    """The transform that loads the image: a LoadImageFromFile, or one of the user's that is named after it.
-
-    Example:
-        >>> image_loader_step([dict(type='LoadAnnotations'), dict(type='mmdet.LoadImageFromNDArray')])
-        {'type': 'mmdet.LoadImageFromNDArray'}
-    """
-    for step in pipeline:
-        cls = class_of(step, TRANSFORMS)
-        name = cls.__name__ if cls else str(step.get('type'))  # one that is not known fails where it is built
-        if 'LoadImage' in name or (cls and issubclass(cls, LoadImageFromFile)):
-            return step
-    return None
 
 
 def evaluators(cfg: Config, splits: Sequence[str]) -> Iterator[tuple[str, dict]]:

@@ -16,7 +16,8 @@ from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import set_random_seed
 from tqdm import tqdm
 
-from apa_mmdet.utils.config import BadConfig, image_loader_step, is_classifier, leaves, section
+from apa_mmdet.datasets.image_loader_step import image_loader_step
+from apa_mmdet.utils.config import BadConfig, is_classifier, leaves, section
 from apa_mmdet.utils.errors import CodedError, in_one_line
 from apa_mmdet.utils.registered_classes import builds
 

@@ -18,7 +18,8 @@ from mmengine.config import Config
 from mmengine.dataset import ClassBalancedDataset
 
 from apa_mmdet.datasets.annotations.encodings import guess_encoding
-from apa_mmdet.utils.config import evaluators, image_loader_step, leaves, model_parts, section
+from apa_mmdet.datasets.image_loader_step import image_loader_step
+from apa_mmdet.utils.config import evaluators, leaves, model_parts, section
 from apa_mmdet.utils.findings import Findings, ValidationError
 from apa_mmdet.utils.registered_classes import builds, class_of
 

@@ -15,7 +15,8 @@ from mmengine.registry import DATASETS, TRANSFORMS, init_default_scope
 
 from apa_mmdet.datasets.annotations.class_counts import load_class_counts, shots_of
 from apa_mmdet.datasets.annotations.image_lists import read_image_list
-from apa_mmdet.utils.config import evaluators, image_loader_step
+from apa_mmdet.datasets.image_loader_step import image_loader_step
+from apa_mmdet.utils.config import evaluators
 from apa_mmdet.utils.errors import CodedError
 from apa_mmdet.utils.findings import Findings, ValidationError
 from apa_mmdet.utils.registered_classes import class_of
