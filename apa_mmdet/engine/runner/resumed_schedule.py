@@ -34,8 +34,13 @@ class Planned(NamedTuple):
 
 
 def planned_by_config(runner: Runner) -> list[Planned]:
-    """What the config says of each optimizer, of a runner that has just built them and the schedules."""
-    built, schedules = runner.optim_wrapper, runner.param_schedulers
+    """Builds the optimizers and schedules, unless the runner has done so; returns what the config says of each."""
+    if runner.optim_wrapper is None:  # a runner that only tests
+        return []
+    built = runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    schedules = runner.param_schedulers
+    if schedules is not None:
+        schedules = runner.param_schedulers = runner.build_param_scheduler(schedules)
     wrappers = dict(built.items()) if isinstance(built, OptimWrapperDict) else {None: built}
     return [
         Planned(

@@ -116,9 +116,6 @@ class SafeRunner(Runner):
         """
         resumed = zip(RESTARTS, (resume_optimizer, resume_param_scheduler))
         self._resumed_states = tuple(state for state, wanted in resumed if wanted)
-        self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)  # unless train() has
-        if self.param_schedulers is not None:
-            self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
         planned = planned_by_config(self)
         try:
             super().resume(filename, resume_optimizer, False, map_location)
