@@ -176,4 +176,4 @@ def test_the_tool_writes_what_is_measured(write, monkeypatch, capsys):
     assert '6 instances of 3 classes in 2 of 3 images' in capsys.readouterr().out
     assert load_calibration_statistics(out) == load_calibration_statistics(path)._replace(origin=str(out))
     assert load_class_frequency(out) == [0.0, 0.5, 1.0]  # of the annotated images: DropLoss reads it too
-    assert 'missing.json' in run(monkeypatch, 'missing.json', out)
+    assert 'missing.json' in run(monkeypatch, 'missing.json', path.with_name('other.json'))
