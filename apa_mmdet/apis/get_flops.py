@@ -8,6 +8,7 @@ from mmengine.analysis import get_model_complexity_info
 from mmengine.config import Config
 from torch import Tensor, nn
 
+from apa_mmdet.datasets.image_loader_step import image_loader_step
 from apa_mmdet.models.calibration import without_calibration
 from apa_mmdet.utils.config import BadConfig, build_detector, is_classifier, leaves, section
 from apa_mmdet.utils.model import input_channels
@@ -64,7 +65,7 @@ def _size_of_test(cfg: Config) -> tuple[int, int]:
         if isinstance(size, (list, tuple)) and len(size) == 2:
             width, height = size
             return height, width
-    if dataset is None or any('LoadImage' in str(step.get('type')) for step in pipeline):
+    if dataset is None or image_loader_step(pipeline):
         line = f'{cfg.filename or "the config"}: its test neither crops nor resizes images; give --shape HEIGHT WIDTH'
         raise BadConfig('no-image-size', line)
     return IN_MEMORY

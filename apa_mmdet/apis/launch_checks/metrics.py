@@ -7,7 +7,8 @@ from mmdet.evaluation import CocoMetric, LVISMetric
 from mmdet.registry import METRICS
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook
-from mmengine.registry import HOOKS
+from mmengine.optim import ReduceOnPlateauParamScheduler
+from mmengine.registry import HOOKS, PARAM_SCHEDULERS
 
 from apa_mmdet.engine.hooks import AtomicCheckpointHook
 from apa_mmdet.evaluation.functional.coco_summary import PRECISIONS as COCO_PRECISIONS
@@ -18,7 +19,7 @@ from apa_mmdet.evaluation.metrics.fast_coco_metric import GROUP_PRECISIONS
 from apa_mmdet.evaluation.metrics.fast_lvis_metric import AVERAGE_PRECISIONS, AVERAGE_RECALLS
 from apa_mmdet.utils.config import evaluators
 from apa_mmdet.utils.findings import Findings
-from apa_mmdet.utils.registered_classes import class_of
+from apa_mmdet.utils.registered_classes import builds, class_of
 
 from .launch import Launch
 
@@ -156,7 +157,7 @@ def _watched(cfg: Config) -> Iterator[Watched]:
             yield Watched(f'{path}.monitor', key, rule, f'{path}.rule')
     schedulers = cfg.get('param_scheduler') or []
     for i, scheduler in enumerate(schedulers) if isinstance(schedulers, (list, tuple)) else ():
-        if isinstance(scheduler, dict) and 'ReduceOnPlateau' in str(scheduler.get('type')):
+        if builds(scheduler, ReduceOnPlateauParamScheduler, PARAM_SCHEDULERS):
             path = f'param_scheduler.{i}'
             key, rule = scheduler.get('monitor', 'loss'), scheduler.get('rule', 'less')
             yield Watched(f'{path}.monitor', key, rule, f'{path}.rule')
