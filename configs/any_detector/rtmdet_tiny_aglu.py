@@ -5,6 +5,7 @@ env_cfg = _base_.apa_env_cfg
 visualizer = dict(type='LegibleVisualizer')
 optim_wrapper = _base_.apa_optim_wrapper
 train_cfg = dict(type='ResumableEpochBasedTrainLoop')
+auto_scale_lr = dict(base_batch_size=256)  # 8 GPUs; the stock config says 16, which its learning rate is not for
 model = dict(
     type='SwapActivations',
     module=dict(type='RTMDet'),

@@ -55,6 +55,7 @@ val_evaluator = dict(
 )
 test_evaluator = val_evaluator
 
+auto_scale_lr = dict(base_batch_size=3)
 max_epochs = 40
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 param_scheduler = [

@@ -1,9 +1,8 @@
-"""Warns where the learning rate does not fit the images of a step, or its schedule the length of the training."""
+"""Finds learning rates that do not fit the images of a step, and schedules that do not fit the length of a training."""
 
 from collections.abc import Iterator
 from itertools import chain
 
-from mmengine.hooks import Hook
 from mmengine.optim import _ParamScheduler
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
@@ -11,16 +10,8 @@ from torch.utils.data import DataLoader
 ENDLESS = 10**9  # MMEngine's end of a schedule without one
 
 
-class LearningRateChecks(Hook):
-    """Warns at the start of a training of a learning rate or a schedule that does not fit it."""
-
-    def before_train(self, runner: Runner) -> None:
-        for warning in (*wrong_step_size(runner), *unreached_steps(runner)):
-            runner.logger.warning(warning)
-
-
 def wrong_step_size(runner: Runner) -> Iterator[str]:
-    """Says if a step has another number of images than the learning rate is for, which is not scaled, or wrongly.
+    """Yields a warning if a step has another number of images than the learning rate is for.
 
     The learning rate is for ``auto_scale_lr.base_batch_size`` images; a step has those of all processes, times
     ``accumulative_counts``, of which MMEngine's scaling knows nothing. Without ``auto_scale_lr`` nothing is known.
@@ -37,27 +28,28 @@ def wrong_step_size(runner: Runner) -> Iterator[str]:
     if scaling.get('enable') and counts > 1:
         yield (
             f'a step has {parts}, but --auto-scale-lr, which ignores accumulation, scaled the learning rate to '
-            f'{images // counts} images; leave one of the two'
+            f'{images // counts} images; use only one of them'
         )
     elif not scaling.get('enable') and images != base:
         yield (
-            f'a step has {parts or "1 image"}, but the learning rate is for {base} images; use --auto-scale-lr, '
-            f'or set auto_scale_lr.base_batch_size={images} if it is right for them'
+            f'a step has {parts or "1 image"}, and by auto_scale_lr.base_batch_size the learning rate is for {base} '
+            f'images: if so, use --auto-scale-lr; else set auto_scale_lr.base_batch_size={images}'
         )
 
 
 def unreached_steps(runner: Runner) -> Iterator[str]:
-    """Says which schedules have a start, an end or milestones that come after the end of the training."""
+    """Yields a warning of each schedule whose start, end or milestones come after the end of the training."""
     schedules = runner.param_schedulers or []
     for schedule in chain(*schedules.values()) if isinstance(schedules, dict) else schedules:
         of_epochs = schedule.by_epoch
         length, unit = (runner.max_epochs, 'epochs') if of_epochs else (runner.max_iters, 'iterations')
         found = _unreached(schedule, length)
-        advice = 'shorten it'  # as a warm-up in iterations of a training in epochs
         if of_epochs == isinstance(runner.train_loop, EpochBasedTrainLoop):
             option = 'max_epochs' if of_epochs else 'max_iters'
             advice = f'correct it, or give the length by --cfg-options {option}=N, which moves it along, '
             advice += f'not by train_cfg.{option}=N'
+        else:  # a warm-up in iterations, or epochs in a loop of iterations, of which none ends before the training
+            advice = 'set by_epoch=False' if of_epochs else 'shorten it'
         if found:
             yield f'{type(schedule).__name__} {found}, but training ends after {length} {unit}; {advice}'
 

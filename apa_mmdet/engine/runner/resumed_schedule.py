@@ -6,6 +6,7 @@ milestones of the shorter one, and another learning rate or weight decay has no 
 
 import warnings
 from collections.abc import Iterator
+from inspect import signature
 from typing import Any, NamedTuple
 
 from mmengine.optim import OptimWrapper, OptimWrapperDict, _ParamScheduler
@@ -53,69 +54,92 @@ def planned_by_config(runner: Runner) -> list[Planned]:
     ]
 
 
-def follow_config(runner: Runner, planned: list[Planned], states: Any, batches: Any = None) -> None:
+def follow_config(
+    runner: Runner, planned: list[Planned], states: Any, has_optimizer: bool, batches: Any = None
+) -> None:
     """Continues the schedules, after the states of the optimizers have been loaded.
 
     Where the config says what the checkpoint says, the checkpoint's states are loaded, exact to the last bit. Where it
     does not, the config counts, and a warning says what is different: a setting is set, and the schedules are stepped
     from their start to the checkpoint's epoch and iteration, so that the learning rate is the one that a training by
-    this config has there. Only schedules with a ``ReduceOnPlateauLR``, whose steps depend on results, go on as in the
-    checkpoint.
+    this config has there. So they are if the checkpoint lacks one of the states. Only schedules with a
+    ``ReduceOnPlateauLR``, whose steps depend on results, go on as in the checkpoint, or else start.
 
     Args:
         planned: what the config says.
-        states: ``param_schedulers`` of the checkpoint; None lets the schedules start again.
+        states: ``param_schedulers`` of the checkpoint; None if it has none.
+        has_optimizer: whether the states of the optimizers have been loaded.
         batches: of an epoch when the checkpoint was written, if it is known.
     """
     for plan in planned:
         of_schedules = states.get(plan.name) if plan.name is not None and isinstance(states, dict) else states
         changes = list(_set_unscheduled(plan))
-        if plan.schedules and of_schedules is not None:
-            changes += _continue_schedules(runner, plan, of_schedules, batches)
+        if plan.schedules:
+            changes += _continue_schedules(runner, plan, of_schedules, has_optimizer, batches)
         if changes:
             changes = '; '.join(dict.fromkeys(changes))
             runner.logger.warning(f'the config differs from that of the checkpoint: {changes}')
 
 
 def _set_unscheduled(plan: Planned) -> Iterator[str]:
-    """Sets what no schedule changes; yields the changes."""
-    names = {schedule.param_name for schedule in plan.schedules}
-    scheduled = {*names, *(f'initial_{name}' for name in names)}
+    """Sets the arguments of the optimizer that no schedule changes; yields the changes."""
+    classes = type(plan.optimizer.optimizer).__mro__
+    settings = {name for cls in classes for name in signature(cls.__init__).parameters} - _scheduled(plan)
     for group, wanted in zip(plan.optimizer.param_groups, plan.groups):
-        for key, value in wanted.items():
-            if key not in scheduled and group.get(key, value) != value:
-                yield f'{key} is {value} now, not {group[key]}'
-                group[key] = value
+        for key in [key for key in wanted if key in settings]:
+            if group.get(key, wanted[key]) != wanted[key]:
+                yield f'{key} is {wanted[key]} now, not {group[key]}'
+                group[key] = wanted[key]
 
 
-def _continue_schedules(runner: Runner, plan: Planned, states: Any, batches: Any) -> list[str]:
-    """Loads the states, or steps the schedules anew where their settings have changed; returns the changes."""
-    changes = _changed_settings(plan.schedules, states)
-    depends_on_results = any(getattr(schedule, 'need_val_args', False) for schedule in plan.schedules)
-    if not changes or depends_on_results:
+def _scheduled(plan: Planned) -> set[str]:
+    """The keys of a group that the schedules change or start from."""
+    names = {schedule.param_name for schedule in plan.schedules}
+    betas = {'betas'} if any(getattr(schedule, 'use_betas', False) for schedule in plan.schedules) else set()
+    return names | betas | {f'initial_{name}' for name in names}
+
+
+def _continue_schedules(runner: Runner, plan: Planned, states: Any, has_optimizer: bool, batches: Any) -> list[str]:
+    """Loads the states, or steps the schedules anew where these would not fit; returns the changes."""
+    changes = [] if states is None else _changed_settings(plan.schedules, states)
+    of_results = any(getattr(schedule, 'need_val_args', False) for schedule in plan.schedules)
+    is_known = states is not None and has_optimizer
+    if is_known and (not changes or (of_results and _are_of_same_kind(plan.schedules, states))):
         for schedule, state in zip(plan.schedules, states):
             schedule.load_state_dict(state)
         return changes and [*changes, 'the schedule, which depends on results, goes on as in the checkpoint']
     before = _values(plan)
     for group, wanted in zip(plan.optimizer.param_groups, plan.groups):
-        group.update(wanted)
+        group.update((key, wanted[key]) for key in _scheduled(plan) & wanted.keys())
+    if of_results:
+        return [*changes, 'the schedule, which depends on results, starts']
     _step(runner, plan.schedules, batches)
-    return changes + [
-        f'{name} is {now:.4g} from here on, not {before[name]:.4g}' for name, now in _values(plan).items()
+    now = _values(plan)
+    return changes and changes + [f'{name} is {now[name]:.4g} from here on, not {before[name]:.4g}' for name in now]
+
+
+def _are_of_same_kind(schedules: list[_ParamScheduler], states: Any) -> bool:
+    """Whether states have the keys of the schedules; a checkpoint keeps no functions."""
+    return isinstance(states, list) and [_keys(schedule.state_dict()) for schedule in schedules] == [
+        _keys(state) for state in states
     ]
 
 
+def _keys(state: Any) -> set[str]:
+    return {key for key, value in state.items() if not callable(value)} if isinstance(state, dict) else set()
+
+
 def _changed_settings(schedules: list[_ParamScheduler], states: Any) -> list[str]:
-    if not isinstance(states, list) or len(states) != len(schedules):
-        count = len(states) if isinstance(states, list) else 'no'
-        return [f'it has {len(schedules)} schedules, not {count}']
+    if not _are_of_same_kind(schedules, states):
+        return [f'the schedule is {", ".join(type(schedule).__name__ for schedule in schedules)} now']
     changes = []
     for schedule, state in zip(schedules, states):
-        for key, value in schedule.state_dict().items():
-            old = state.get(key) if isinstance(state, dict) else None
-            if key not in POSITION and not callable(value) and old != as_plain(value):
+        own = schedule.state_dict()
+        for key in sorted(_keys(own) - POSITION):
+            value, old = as_plain(own[key]), state[key]
+            if old != value:
                 if key == 'base_values':
-                    key, value, old = f'the base {schedule.param_name}', max(value), max(old or [0])
+                    key, value, old = f'the base {schedule.param_name}', max(value), max(old)
                 changes.append(f'{key} of {type(schedule).__name__} is {_shown(value)}, not {_shown(old)}')
     return changes
 

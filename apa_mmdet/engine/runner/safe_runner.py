@@ -22,12 +22,12 @@ from apa_mmdet.checkpoint.work_dir import latest_checkpoint
 from apa_mmdet.models.calibration import name_classes
 from apa_mmdet.models.losses import DropLoss
 
-from .learning_rate_checks import LearningRateChecks
+from .learning_rate_checks import unreached_steps, wrong_step_size
 from .resumed_schedule import BATCHES, follow_config, planned_by_config
 from .single_images import refuse_single_images
 from .unreadable_images import count_skipped_images, name_unreadable_images
 
-RESTARTS = dict(optimizer='the optimizer', param_schedulers='the learning rate schedule')
+WITHOUT = dict(optimizer='the optimizer starts again', param_schedulers='the schedules are stepped from their start')
 
 
 @RUNNERS.register_module()
@@ -93,14 +93,21 @@ class SafeRunner(Runner):
             super()._init_model_weights()
 
     def load_or_resume(self) -> None:
-        """As MMEngine's; the latest checkpoint of a run is first looked for in its own folder."""
-        if self._resume and self._load_from is None and not self._has_loaded:
-            out_dir = next((hook.out_dir for hook in self.hooks if isinstance(hook, CheckpointHook)), None)
-            latest = latest_checkpoint(self.work_dir, out_dir)
-            if latest is not None:
-                self.logger.info(f'Auto resumed from the latest checkpoint {latest}.')
-                return self.resume(latest)
-        return super().load_or_resume()
+        """As MMEngine's; the latest checkpoint of a run is first looked for in its own folder.
+
+        In a training warnings follow, of a learning rate or a schedule that does not fit it.
+        """
+        out_dir = next((hook.out_dir for hook in self.hooks if isinstance(hook, CheckpointHook)), None)
+        wanted = self._resume and self._load_from is None and not self._has_loaded
+        latest = latest_checkpoint(self.work_dir, out_dir) if wanted else None
+        if latest is not None:
+            self.logger.info(f'Auto resumed from the latest checkpoint {latest}.')
+            self.resume(latest)
+        else:
+            super().load_or_resume()
+        if isinstance(self._train_loop, BaseLoop):
+            for warning in (*wrong_step_size(self), *unreached_steps(self)):
+                self.logger.warning(warning)
 
     def resume(
         self,
@@ -114,15 +121,15 @@ class SafeRunner(Runner):
         Raises:
             BadCheckpoint: ``not-resumable``, if the checkpoint lacks a state.
         """
-        resumed = zip(RESTARTS, (resume_optimizer, resume_param_scheduler))
+        resumed = zip(WITHOUT, (resume_optimizer, resume_param_scheduler))
         self._resumed_states = tuple(state for state, wanted in resumed if wanted)
         planned = planned_by_config(self)
         try:
             super().resume(filename, resume_optimizer, False, map_location)
-            states = self._resumed.get('param_schedulers') if resume_param_scheduler else None
-            conditions = self._resumed['meta'].get('resume')
-            batches = conditions.get(BATCHES) if isinstance(conditions, dict) else None
-            follow_config(self, planned, states, batches)
+            if resume_param_scheduler:
+                states, conditions = self._resumed.get('param_schedulers'), self._resumed['meta'].get('resume')
+                batches = conditions.get(BATCHES) if isinstance(conditions, dict) else None
+                follow_config(self, planned, states, resume_optimizer and 'optimizer' in self._resumed, batches)
         finally:
             self._resumed_states, self._resumed = None, {}
 
@@ -133,7 +140,6 @@ class SafeRunner(Runner):
             if isinstance(module, DropLoss) and module.classes is None:
                 module.classes = classes
         refuse_single_images(self, loop.dataloader)
-        self.register_hook(LearningRateChecks())
         return loop
 
     def build_val_loop(self, loop: BaseLoop | dict) -> BaseLoop:
@@ -179,7 +185,7 @@ class SafeRunner(Runner):
         known = isinstance(meta, dict) and {'epoch', 'iter'} <= meta.keys() and 'message_hub' in checkpoint
         if known and all(hook is not None and not getattr(hook, wanted[state]) for state in missing):
             for state in missing:
-                self.logger.warning(f'{self._path} holds no {state}: {RESTARTS[state]} starts again')
+                self.logger.warning(f'{self._path} holds no {state}: {WITHOUT[state]}')
             return
         lacking = ', '.join(missing if known else [*missing, 'epoch, iteration and logs'])
         raise BadCheckpoint(

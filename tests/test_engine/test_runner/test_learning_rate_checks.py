@@ -21,21 +21,24 @@ TWICE = dict(type='OptimWrapper', optimizer=ADAM, accumulative_counts=2)
 
 
 @pytest.mark.parametrize(
-    'options, images',
+    'options, said',
     [
         (dict(), []),
         (dict(auto_scale_lr=dict(base_batch_size=3)), []),
         (dict(auto_scale_lr=dict(base_batch_size=16, enable=True)), []),
         (dict(auto_scale_lr=dict(base_batch_size=6), optim_wrapper=TWICE), []),
-        (dict(auto_scale_lr=dict(base_batch_size=16)), ['16', '3']),
-        (dict(auto_scale_lr=dict(base_batch_size=3), optim_wrapper=TWICE), ['3', '6']),
-        (dict(auto_scale_lr=dict(base_batch_size=6, enable=True), optim_wrapper=TWICE), ['3', '2']),
+        (dict(auto_scale_lr=dict(base_batch_size=16)), ['3 images', '16 images', 'base_batch_size=3']),
+        (
+            dict(auto_scale_lr=dict(base_batch_size=3), optim_wrapper=TWICE),
+            ['3 images x 2', '3 images:', 'base_batch_size=6'],
+        ),
+        (dict(auto_scale_lr=dict(base_batch_size=6, enable=True), optim_wrapper=TWICE), ['3 images x 2', '3 images;']),
     ],
 )
-def test_a_step_of_other_images_than_the_learning_rate_is_for(options, images, tmp_path):
+def test_a_step_of_other_images_than_the_learning_rate_is_for(options, said, tmp_path):
     runner = started(tmp_path, **options)
     found = list(wrong_step_size(runner))
-    assert len(found) == bool(images) and all(number in found[0] for number in images)
+    assert len(found) == bool(said) and all(part in found[0] for part in said), found
     assert all(line in log_of(tmp_path) for line in found)
 
 
@@ -60,3 +63,13 @@ def test_a_schedule_that_the_training_does_not_reach(schedule, step, tmp_path):
     found = list(unreached_steps(runner))
     assert len(found) == (step is not None) and all(f'{step},' in line for line in found)
     assert all(line in log_of(tmp_path) for line in found)
+
+
+def test_epochs_in_a_loop_of_iterations(tmp_path):
+    options = dict(
+        train_cfg=dict(type='ResumableIterBasedTrainLoop', max_iters=4),
+        log_processor=dict(by_epoch=False),
+        param_scheduler=[dict(type='MultiStepLR', milestones=[2, 6])],
+    )
+    (found,) = unreached_steps(started(tmp_path, **options))
+    assert 'by_epoch=False' in found
