@@ -4,7 +4,6 @@ import importlib
 import importlib.util
 import re
 import sys
-import warnings
 from argparse import Namespace
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from mmengine.logging import MMLogger
 
 from apa_mmdet.engine.runner import SafeRunner, join_on_cpu
 from apa_mmdet.models.test_time_augs import InstanceTTAModel
+from apa_mmdet.utils import cli
 from apa_mmdet.utils.config import apply_options, is_classifier, read_config
 from apa_mmdet.utils.errors import CodedError
 from apa_mmdet.utils.missing_data_hints import explain
@@ -50,8 +50,7 @@ def run(name: str) -> None:
     or annotations, non-finite losses and every error with a code (of configs, checkpoints, weights, launchers) end the
     process with a short message instead of a traceback.
     """
-    # MMEngine imports that package again for each base `…::…` of a config
-    warnings.filterwarnings('ignore', 'pkg_resources is deprecated')
+    cli.hide_repeated_warnings()
     try:
         path = _config_among(sys.argv[1:])
         cfg = read_config(path) if path else None  # a tool that has options of its own is chosen by it

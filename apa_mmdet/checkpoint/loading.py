@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 from mmengine.runner import CheckpointLoader
-from torch import nn
+from torch import Tensor, nn
 
 from apa_mmdet.utils.model import unwrap_model
 
@@ -35,9 +35,15 @@ def load_whole(model: nn.Module, checkpoint: dict, path: str, name: str = CONFIG
     """
     taken = load_as_taken(model, find_weights(checkpoint, path)[0])
     found = check_fit(taken.weights, taken.expected, path, name, ignore=('type', 'unexpected'))
-    lost = [key for key in taken.inside(found['unexpected']) if taken.weights[key].is_floating_point()]
-    if lost:  # buffers of integers, such as the counters of norms, decide nothing
+    lost = [key for key in taken.inside(found['unexpected']) if _decides(key, taken.weights[key])]
+    if lost:
         raise misfit(dict(unexpected=lost), path, name)
+
+
+def _decides(key: str, tensor: Tensor) -> bool:
+    """Whether what the module computes depends on a weight; not on the counters of norms, nor on those of losses."""
+    is_count_of_loss = key.split('.')[-2].startswith('loss')  # of EQLV2Loss: only training needs them
+    return tensor.is_floating_point() and not is_count_of_loss
 
 
 def load_start(model: nn.Module, checkpoint: dict, path: str) -> None:

@@ -137,8 +137,13 @@ def load_weights(model: nn.Module, checkpoint: Path, part: str = 'detector') -> 
     Returns the names of the classes, where the checkpoint has them.
     """
     content = read_checkpoint(checkpoint)
-    parts = {name: child for name, child in model.named_children() if name in ('backbone', 'neck')}
-    load_whole(nn.ModuleDict(parts) if part == 'backbone' else model, content.weights, str(checkpoint), f'the {part}')
+    weights = content.weights
+    if part == 'backbone':
+        parts = {name: child for name, child in model.named_children() if name in ('backbone', 'neck')}
+        weights = {name: tensor for name, tensor in weights.items() if name.partition('.')[0] in parts}
+        load_whole(nn.ModuleDict(parts), weights, str(checkpoint), 'the backbone')
+    else:
+        load_whole(model, weights, str(checkpoint), 'the detector')
     classes = recorded_classes(content.meta)
     name_classes(model, classes)
     return list(classes) if classes else None

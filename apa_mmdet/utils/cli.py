@@ -79,6 +79,11 @@ def key_value(text: str) -> str:
     return text
 
 
+def hide_repeated_warnings() -> None:
+    """Hides a warning about ``pkg_resources``, which MMEngine imports again for each base ``…::…`` of a config."""
+    warnings.filterwarnings('ignore', 'pkg_resources is deprecated')
+
+
 def run(main: Callable[[], str | int | None]) -> None:
     """Runs a tool's ``main`` and ends the process: with status 0, or with the error of its config or files in one line.
 
@@ -88,8 +93,7 @@ def run(main: Callable[[], str | int | None]) -> None:
     name = Path(sys.argv[0]).stem
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors='backslashreplace')  # names in annotations may be unprintable
-    # MMEngine imports that package again for each base `…::…` of a config
-    warnings.filterwarnings('ignore', 'pkg_resources is deprecated')
+    hide_repeated_warnings()
     try:
         error = main()
     except FileNotFoundError as missing:

@@ -20,11 +20,13 @@ def atomic_open(path: str | Path, mode: str = 'wb', size: int | None = None, **o
     """Opens a file to be written: if the block fails, whatever the reason, the target is what it was before.
 
     The file is written under a temporary name beside its target, flushed to disk and renamed. A reader finds the old
-    content or the new, never a part of it, also where several processes write the same file.
+    content or the new, never a part of it, also where several processes write the same file. The new file has the
+    permissions of the old one; a link stays, and what it points to is replaced. What is no regular file, such as a
+    pipe, is opened as it is.
 
     Args:
         path: the file; its folder is created if it does not exist.
-        mode, options: of :func:`open`.
+        mode, options: of :func:`open`, to write a file anew.
         size: bytes that will be written, where that is known, for the message of an error.
 
     Raises:
@@ -39,9 +41,13 @@ def atomic_open(path: str | Path, mode: str = 'wb', size: int | None = None, **o
         >>> path.read_text()
         'AP 0.25'
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        with path.open(mode, **options) as file:
+            yield file
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f'{path.name}.{secrets.token_hex(4)}{UNFINISHED}')
+    unfinished = path.with_name(f'{path.name[:40]}.{secrets.token_hex(4)}{UNFINISHED}')  # of at most 255 bytes
     foreign: OSError | None = None  # of the block, about another file
     try:
         with unfinished.open(mode, **options) as file:
@@ -50,6 +56,8 @@ def atomic_open(path: str | Path, mode: str = 'wb', size: int | None = None, **o
             except OSError as error:
                 foreign = error if error.filename else None
                 raise
+        if path.exists():
+            shutil.copymode(path, unfinished)
         replace(unfinished, path)
     except BaseException as error:
         remove(unfinished)
@@ -57,7 +65,7 @@ def atomic_open(path: str | Path, mode: str = 'wb', size: int | None = None, **o
             raise
         to_write = '' if size is None else f'{size / 2**20:.1f} MiB to write, '
         free = shutil.disk_usage(path.parent).free / 2**20
-        raise OSError(error.errno, f'{error.strerror}, {to_write}{free:.1f} MiB free', str(path)) from None
+        raise OSError(error.errno, f'{error.strerror or error}, {to_write}{free:.1f} MiB free', str(path)) from None
 
 
 def atomic_write(path: str | Path, content: bytes) -> None:

@@ -71,7 +71,7 @@ ERRORS = {
     'invalid-arguments': '{setting}: arguments of {type}: {reason}; correct them',
     'invalid-dataset': 'the data set or its pipeline cannot be built ({reason}); correct the config',
     'uncounted-classes': '{setting}: {owner} counts the classes of images, which {type} does not give; put {type} '
-    'outside of it, or leave it out',
+    'outside of it, or remove it',
     'invalid-classes': 'the classes are {classes!r}; give metainfo=dict(classes=(…, )), a comma after a single one',
     'no-ann-file': 'the data set has no ann_file; name its annotation file',
     'evaluator-file-mismatch': '{setting} is {path}, but the data set reads {ann_file}; make them the same',

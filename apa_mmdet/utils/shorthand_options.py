@@ -84,8 +84,8 @@ def _classes(cfg: Config, value: Any) -> dict[str, Any]:
         # colors belong to the classes that go
         full[f'{path}.metainfo'] = dict(classes=names, **({'_delete_': True} if 'palette' in metainfo else {}))
     full.update((found.setting, len(names)) for found in class_counts(cfg.get('model')))
-    for path, value in walk(cfg.get('model'), 'model'):
-        if path.endswith('.classes') and isinstance(value, (list, tuple)):  # of a DropLoss or a calibration
+    for path, node in walk(cfg.get('model'), 'model'):
+        if path.endswith('.classes') and isinstance(node, (list, tuple)):  # of a DropLoss or a calibration
             full[path] = names
     preprocessor = section(section(cfg, 'model'), 'data_preprocessor')
     if is_classifier(cfg) and 'num_classes' in preprocessor:  # of the labels that it mixes

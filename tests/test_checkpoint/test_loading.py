@@ -3,11 +3,14 @@
 import pytest
 import torch
 from helpers.tiny_runs import Toy
+from mmdet.registry import MODELS
+from torch import nn
 
 from apa_mmdet.apis.det_inferencer import StrictDetInferencer
 from apa_mmdet.checkpoint.compare import WrongWeights
 from apa_mmdet.checkpoint.loading import load_whole
 from apa_mmdet.deploy.export_onnx import load_weights
+from apa_mmdet.models.losses import DropLoss
 from apa_mmdet.utils.config import build_detector, load_config
 
 CONFIG = """
@@ -79,6 +82,27 @@ def test_means_of_other_images_are_refused(fcos):
     with pytest.raises(WrongWeights) as refused:
         load_whole(build_detector(load_config(path), path), other, 'a.pth')
     assert refused.value.differences == dict(unexpected=['data_preprocessor.mean'])
+
+
+def with_loss(loss):
+    return nn.ModuleDict(dict(fc=nn.Linear(2, 2), loss_cls=loss))
+
+
+def test_counts_of_a_loss_are_no_weights_of_another_model():
+    torch.manual_seed(0)
+    counting, other = (with_loss(MODELS.build(dict(type=name))) for name in ('EQLV2Loss', 'CrossEntropyLoss'))
+    load_whole(other, counting.state_dict(), 'a.pth')
+    learned, fixed = (with_loss(DropLoss(2, link=link)) for link in ('apa', 'sigmoid'))
+    with pytest.raises(WrongWeights):  # scores are computed by the link
+        load_whole(fixed, learned.state_dict(), 'a.pth')
+
+
+def test_the_learned_link_of_a_loss_is_no_activation_of_the_backbone(tmp_path):
+    parts = dict(backbone=nn.Conv2d(3, 4, 3), roi_head=with_loss(DropLoss(2, link='apa')))
+    torch.save(nn.ModuleDict(parts).state_dict(), tmp_path / 'a.pth')
+    model = nn.ModuleDict(dict(backbone=nn.Conv2d(3, 4, 3)))
+    load_weights(model, tmp_path / 'a.pth', 'backbone')
+    assert torch.equal(model.backbone.weight, parts['backbone'].weight)
 
 
 def test_counters_inside_a_module_are_no_weights_of_another_model():

@@ -92,3 +92,32 @@ def test_mmengine_writes_through_the_backend_where_it_is_selected(tmp_path):
         fileio.put(bytes(2 << 20), path, backend_args=args)
     assert fileio.get(path) == b'new' and names(tmp_path / 'folder') == ['file']
     assert type(fileio.get_file_backend(path)) is fileio.LocalBackend
+
+
+def test_permissions_and_links_of_the_old_file_stay(tmp_path):
+    target, link = tmp_path / 'target', tmp_path / 'link'
+    target.write_bytes(b'old')
+    target.chmod(0o640)
+    link.symlink_to(target)
+    atomic_write(link, b'new')
+    assert link.is_symlink() and target.read_bytes() == b'new' and stat.S_IMODE(target.stat().st_mode) == 0o640
+
+
+def test_a_pipe_is_written_to_and_stays(tmp_path):
+    path, read = tmp_path / 'pipe', []
+    os.mkfifo(path)
+    reader = threading.Thread(target=lambda: read.append(path.read_bytes()))
+    reader.start()
+    atomic_write(path, b'new')
+    reader.join()
+    assert read == [b'new'] and stat.S_ISFIFO(path.stat().st_mode)
+
+
+def test_a_name_may_be_as_long_as_the_file_system_takes(tmp_path):
+    atomic_write(tmp_path / ('x' * 255), b'')
+    atomic_write(tmp_path / ('ä' * 127), b'')
+
+
+def test_an_error_without_a_number_keeps_its_text(tmp_path):
+    with pytest.raises(OSError, match='no more'), atomic_open(tmp_path / 'file'):
+        raise OSError('no more')

@@ -72,7 +72,7 @@ def check_wrappers(cfg: Config, splits: Sequence[str], findings: Findings) -> No
     for split in splits:
         loader = section(cfg, f'{split}_dataloader')
         counting = [
-            (f'{split}_dataloader.dataset', part, part['dataset'])
+            (f'{split}_dataloader.dataset', part, part.get('dataset'))
             for part in _wrappers(loader.get('dataset'))
             if builds(part, ClassBalancedDataset, DATASETS)
         ]

@@ -19,7 +19,8 @@ class StrayMasks:
     """Compares masks with their boxes.
 
     Two points tell of nearly every mask that it is in its box; the bounds of all take a third of the time of a check.
-    Without ``empty``, a mask without a pixel is one that the instance lacks, and belongs to any box.
+    Without ``empty``, a mask without a pixel is one that the instance lacks, and belongs to any box. To a box without
+    width or height, which another finding names, belongs any mask.
     """
 
     def __init__(self, annotations: Annotations, empty: bool = True) -> None:
@@ -59,7 +60,8 @@ class StrayMasks:
         annotations, found = self._annotations, self._suspects
         if found:
             bounds = np.array([mask_bounds(annotations.segmentations[i]) for i in found])
-            strays = (_overlap(bounds, annotations.boxes[found]) < HARDLY) & (self._empty | bounds.any(1))
+            boxes = annotations.boxes[found]
+            strays = (_overlap(bounds, boxes) < HARDLY) & (self._empty | bounds.any(1)) & (boxes[:, 2:] > 0).all(1)
             found = np.compress(strays, found).tolist()
         code = 'masks-misread' if len(found) > MISREAD_SHARE * self._total else 'mask-outside-box'
         images = [f'image {image}' for image in annotations.image_ids[found].tolist()]

@@ -102,6 +102,12 @@ def test_only_masks_that_are_read_are_compared(tmp_path):
     assert ('masks-misread', (1,)) in codes(findings_about(content, tmp_path, evaluated))
 
 
+def test_any_mask_belongs_to_a_box_without_area(tmp_path):
+    evaluated = AnnotationUsage('required', evaluated=True, evaluates_masks=True)
+    found = codes(findings_about(content_of([[rectangle(1, 1, 5, 5)]], box=(0, 0, 0, 0)), tmp_path, evaluated))
+    assert [code for code, _ in found if 'mask' in code] == []
+
+
 def test_a_line_is_a_pixel_wide(tmp_path):
     assert findings_about(content_of([[[45, 8, 60, 8, 45, 8]]]), tmp_path) == []
 
