@@ -7,6 +7,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
@@ -83,6 +84,8 @@ def run(name: str) -> None:
             _start_from_weights(args, launch)
             tool.parse_args = lambda: args  # of this copy of the tool
         tool.main()
+        if torch.distributed.is_initialized():  # at the exit its threads might end the process by a signal
+            torch.distributed.destroy_process_group()
     except FileNotFoundError as error:
         sys.exit(explain(error))
     except FloatingPointError as error:

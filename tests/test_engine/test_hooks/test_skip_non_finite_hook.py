@@ -216,6 +216,7 @@ weights = torch.cat([p.detach().flatten() for p in runner.model.parameters()])
 others = [torch.empty_like(weights) for _ in range(2)]
 dist.all_gather(others, weights)
 assert torch.equal(*others), 'the processes have different weights'
+dist.destroy_process_group()
 '''
 
 
