@@ -10,6 +10,7 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
+from mmengine.registry import init_default_scope
 from terminaltables import AsciiTable
 from tqdm import tqdm
 
@@ -97,6 +98,7 @@ def metric_table(metrics: dict[str, float]) -> str:
 
 def draw_predictions(cfg: Config, checkpoint: str, out: Path, images: int, score_thr: float) -> None:
     """Writes test images with ground truth (left) and predictions (right), two a row, to ``out``."""
+    init_default_scope(cfg.get('default_scope') or 'mmdet')  # transforms of its data set are found by it
     model = build_detector(cfg, 'the config')
     load_file(model, checkpoint)
     model = model.to(get_device()).eval()

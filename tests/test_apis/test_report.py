@@ -7,7 +7,7 @@ import torch
 from helpers.paths import ROOT
 from helpers.tiny_runs import tinier
 from mmdet.registry import DATASETS
-from mmengine.registry import init_default_scope
+from mmengine.registry import DefaultScope
 
 from apa_mmdet.apis import report
 from apa_mmdet.utils.config import build_detector
@@ -63,10 +63,19 @@ def test_damaged_files_of_a_test_are_named(tmp_path):
 def test_predictions_are_calibrated_by_the_names_of_the_classes(tiny_data, tmp_path):
     """The statistics may be of more classes than the model has."""
     cfg = tinier(tiny_data(train=4, val=2, size=(96, 64)), tmp_path)
-    init_default_scope('mmdet')
     torch.save(build_detector(cfg, 'the config').state_dict(), tmp_path / 'weights.pth')
-    names = [*DATASETS.build(cfg.test_dataloader.dataset).metainfo['classes'][::-1], 'kiwi', 'plum']
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        classes = DATASETS.build(cfg.test_dataloader.dataset).metainfo['classes']
+    names = [*classes[::-1], 'kiwi', 'plum']
     stats = dict(image_count=[*range(1, 1 + len(names))], names=names)
     cfg.model.update(type='CalibrateScores', module=dict(type='MaskRCNN'), calibration=dict(type='IIF', stats=stats))
-    report.draw_predictions(cfg, str(tmp_path / 'weights.pth'), tmp_path / 'predictions.png', 1, 0.5)
+    cfg.test_dataloader = without_scopes(cfg.test_dataloader)  # as of a config of one's own
+    with DefaultScope.overwrite_default_scope(None):
+        report.draw_predictions(cfg, str(tmp_path / 'weights.pth'), tmp_path / 'predictions.png', 1, 0.5)
     assert (tmp_path / 'predictions.png').read_bytes().startswith(b'\x89PNG')
+
+
+def without_scopes(node):
+    if isinstance(node, dict):
+        return {key: without_scopes(value) for key, value in node.items() if key != '_scope_'}
+    return [without_scopes(value) for value in node] if isinstance(node, list) else node
