@@ -78,6 +78,19 @@ def test_every_module_can_be_imported_first(tmp_path):
     assert (run.returncode, run.stderr) == (0, '')
 
 
+def test_official_names_need_no_torch():
+    code = TORCH_ALONE.partition('import torch\n')[0].replace("in ('mmdet'", "in ('torch', 'mmdet'")
+    code += """
+from apa_mmdet.checkpoint import convert_official_state_dict
+try:
+    convert_official_state_dict({'relu.lambda_param': 1, 'act_stem.lambda_': 2})
+except ValueError as error:
+    print(error.code, error)
+"""
+    run = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert run.stdout.startswith('mixed-names relu.lambda_param and act_stem.lambda_ would'), run.stderr
+
+
 def test_ops_and_official_names_need_torch_alone():
     run = subprocess.run([sys.executable, '-c', TORCH_ALONE], capture_output=True, text=True)
     assert run.stdout.strip() == "[0.0, 0.0, 0.0] {'a': 1}", run.stderr

@@ -14,7 +14,7 @@ from mmengine.logging import MMLogger
 from apa_mmdet.engine.runner import SafeRunner, join_on_cpu
 from apa_mmdet.models.test_time_augs import InstanceTTAModel
 from apa_mmdet.utils import cli
-from apa_mmdet.utils.config import apply_options, is_classifier, read_config
+from apa_mmdet.utils.config import BadConfig, apply_options, is_classifier, read_config
 from apa_mmdet.utils.errors import CodedError
 from apa_mmdet.utils.missing_data_hints import explain
 
@@ -60,7 +60,13 @@ def run(name: str) -> None:
         spec = importlib.util.spec_from_file_location(f'{package}_{Path(name).stem}', stock_tool(name, package))
         tool = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(tool)
-        args = tool.parse_args()
+        try:
+            args = tool.parse_args()
+        except ValueError as error:  # of MMEngine's DictAction
+            raise BadConfig('bad-option', f'--cfg-options takes KEY=VALUE, with a space between two: {error}') from None
+        checkpoint = getattr(args, 'checkpoint', None)
+        if checkpoint and checkpoint.endswith('.py') and not args.config.endswith('.py'):
+            raise BadConfig('bad-option', f'{args.config} is given as config, {checkpoint} as checkpoint: swap them')
         join_on_cpu(args.launcher)
         if cfg is None and Path(args.config).is_file():  # the tool reports it otherwise
             path, cfg = args.config, read_config(args.config)

@@ -180,6 +180,8 @@ def _other_format(stream: IO[bytes], name: str) -> tuple[str, str] | None:
     names = _names(stream)
     if names and not any(entry.endswith('/data.pkl') for entry in names):
         return ('zip', f'{name} is a zip archive, not a checkpoint; unpack it first, it holds {", ".join(names[:3])}')
+    if Path(name).name == 'last_checkpoint':
+        return 'not-a-checkpoint', f'{name} is the text that names the last checkpoint; give the file that it names'
     if not start.startswith((b'PK', b'\x80\x02')):
         return (
             'not-a-checkpoint',

@@ -98,6 +98,8 @@ def run(main: Callable[[], str | int | None]) -> None:
         error = main()
     except FileNotFoundError as missing:
         error = explain(missing)
+    except IsADirectoryError as wrong:
+        error = f'{wrong.filename} is a folder; name a file'
     except (OSError, CodedError, MemoryError) as wrong:
         error = str(wrong)
     except KeyboardInterrupt:

@@ -1,10 +1,9 @@
 """Errors with codes, and exceptions in one line."""
 
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-from torch.utils.data import get_worker_info
 
 UNKNOWN = 'unknown'  # code of an error that others raised again from its text alone
 
@@ -37,7 +36,9 @@ class CodedError(ValueError):
 
     def __str__(self) -> str:
         code, message = self.args
-        return message if get_worker_info() is None else f'{message}  [{code}]'
+        data = sys.modules.get('torch.utils.data')  # tables of names need no torch
+        in_worker = data is not None and data.get_worker_info() is not None
+        return f'{message}  [{code}]' if in_worker else message
 
     def _read(self, traceback: str) -> tuple[str, str]:
         """The code and the message in the text of a traceback."""

@@ -64,7 +64,8 @@ ERRORS = {
     'class-order': "classes in another order than the file's categories, {ours} for {theirs}; use the file's order",
     'duplicate-class': 'classes of the config named more than once; give each its own',
     'duplicate-category': 'names of categories used more than once; give each its own',
-    'no-training-instance': 'no training instances left: all skipped, crowds, or of other classes; boxes are in pixels',
+    'no-training-instance': 'no training instances left: all skipped, as without "area", crowds, or of other classes; '
+    'boxes are in pixels',
     'no-dataset': 'no data set in {loaders}; add one to the config',
     'unknown-dataset-type': 'no data set class {type} is registered; correct it, or import it with custom_imports',
     'unknown-type': '{setting}: no {kind} {type} is registered{known}; correct it, or import it with custom_imports',

@@ -176,6 +176,21 @@ def test_a_broken_config_ends_with_one_line(tmp_path, monkeypatch):
         mmdet_tools.run('train.py')
 
 
+@pytest.mark.parametrize(
+    'tool, arguments, line',
+    [
+        ('train.py', ['config.py', '--cfg-options', 'max_epochs', '1'], '--cfg-options takes KEY=VALUE, '),
+        ('test.py', ['epoch_2.pth', 'config.py'], 'epoch_2.pth is given as config, config.py as checkpoint: '),
+    ],
+)
+def test_arguments_in_another_form_or_order_end_with_one_line(tool, arguments, line, tmp_path, monkeypatch):
+    (tmp_path / 'config.py').write_text("default_scope = 'mmdet'")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'argv', [tool, *arguments])
+    with pytest.raises(SystemExit, match=f'^{line}'):
+        mmdet_tools.run(tool)
+
+
 @pytest.mark.skipif(find_spec('mmpretrain') is not None, reason='MMPretrain is installed')
 @pytest.mark.parametrize('tool', ['train.py', 'test.py'])
 def test_a_classifier_without_mmpretrain_ends_with_one_line(tool, monkeypatch):

@@ -142,6 +142,12 @@ def zip_of_something_else(path):
         archive.writestr('README', '')
 
 
+def test_the_text_that_names_the_last_checkpoint_is_not_taken_for_one(tmp_path):
+    (tmp_path / 'last_checkpoint').write_text('/work_dirs/a/epoch_2.pth')
+    code, line = refused(tmp_path / 'last_checkpoint')
+    assert code == 'not-a-checkpoint' and line.endswith('give the file that it names')
+
+
 @pytest.mark.parametrize(
     'content, code, line',
     [

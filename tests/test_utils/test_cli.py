@@ -57,12 +57,13 @@ def test_help_shows_the_docstring_as_it_is_and_every_default():
     [
         (None, None),
         (FileNotFoundError(2, 'No such file', 'a.json'), 'tool: missing: a.json'),
+        (IsADirectoryError(21, 'Is a directory', 'images'), 'tool: images is a folder; name a file'),
         (OSError('disk full'), 'tool: disk full'),
         (CodedError('no-dataset', 'no data set'), 'tool: no data set'),
         (MemoryError('a.pth needs more memory'), 'tool: a.pth needs more memory'),
         (KeyboardInterrupt(), 130),
     ],
-    ids=['nothing', 'missing file', 'OSError', 'CodedError', 'MemoryError', 'interrupted'],
+    ids=['nothing', 'missing file', 'folder', 'OSError', 'CodedError', 'MemoryError', 'interrupted'],
 )
 def test_run_ends_the_process_with_the_error_in_one_line(raised, code, monkeypatch):
     def main():

@@ -62,7 +62,7 @@ def _check_option(key: str, value: Any, before: Config, findings: Findings) -> N
     if key in SHORTHANDS:
         return
     if name not in READ:
-        slip = _slip_of(name, READ)
+        slip = _slip_of(name, READ | SHORTHANDS.keys())
         if name in before:
             found = list(_settings_with(before[name], before))
             if rest or value != before[name]:

@@ -24,6 +24,7 @@ from mmengine.registry import (
     TRANSFORMS,
     Registry,
 )
+from torch.utils.data import DataLoader
 
 from apa_mmdet.utils.findings import Findings
 from apa_mmdet.utils.registered_classes import class_of, registered
@@ -33,6 +34,10 @@ from .launch import Launch
 HOSTS = 'mmcv.', 'mmdet.', 'apa_mmdet.'  # packages whose lists of configs in a transform are transforms
 # keys that the Runner takes out before it builds
 OTHER_KEYS = 'type', '_scope_', 'priority', 'constructor', 'paramwise_cfg', 'convert_to_iter_based'
+
+
+# what the Runner, and then torch, takes of a data loader
+OF_LOADERS = {*inspect.signature(DataLoader).parameters, 'num_batch_per_epoch', 'disable_subprocess_warning'}
 
 
 class Part(NamedTuple):
@@ -51,6 +56,8 @@ def check_registered_types(launch: Launch, findings: Findings) -> None:
             return  # a package that is not installed: nothing is known about its parts
     for part in _parts(launch):
         _check_part(part, findings)
+    for split in launch.splits:
+        _check_loader(f'{split}_dataloader', launch.cfg.get(f'{split}_dataloader'), findings)
 
 
 def _parts(launch: Launch) -> Iterator[Part]:
@@ -145,6 +152,14 @@ def _check_part(part: Part, findings: Findings) -> None:
     except TypeError as error:
         name = getattr(built, '__name__', name)
         findings.add('invalid-arguments', [setting], setting=setting, type=name, reason=error)
+
+
+def _check_loader(setting: str, loader: Any, findings: Findings) -> None:
+    unknown = [key for key in loader if key not in OF_LOADERS] if isinstance(loader, dict) else []
+    if unknown:
+        close = get_close_matches(str(unknown[0]), OF_LOADERS, 1)
+        reason = f'{unknown[0]} is unknown' + (f', perhaps {close[0]} is meant' if close else '')
+        findings.add('invalid-arguments', [setting], setting=setting, type='DataLoader', reason=reason)
 
 
 def _names(part: Part) -> list[str]:

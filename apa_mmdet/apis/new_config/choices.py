@@ -94,6 +94,9 @@ def choose(
     )
     groups, reasons['groups'] = _groups(images, val)
     reasons['groups'] += many.metric_reasons
+    if masks != 'none' and val.summary.masked < 1:  # a metric knows no missing ones
+        share = 1 - val.summary.masked
+        reasons['groups'].append(f'Masks are not evaluated: {share:.1%} of the validation instances have none.')
     return Choices(base, classes, masks, size, model, oversample, groups, many.metric, batch, schedule, reasons)
 
 

@@ -37,6 +37,7 @@ OPTIONS = {  # key: value, code, words
     'pipeline.1.scale': ((8, 8), 'spent-variable', 'set train_dataloader.dataset.pipeline.1.scale'),
     'flag': (False, 'unread-option', 'nothing that is known reads flag'),
     'mine': (1, 'unread-option', 'nothing that is known reads mine'),
+    'max_epoch': (1, 'misspelled-setting', 'perhaps max_epochs is meant'),
     'optim_wraper.lr': (1, 'misspelled-setting', 'perhaps optim_wrapper.lr is meant'),
     'model.test_cfg.score_thrr': (0.5, 'new-setting', 'perhaps score_thr is meant'),
 }

@@ -120,6 +120,16 @@ def test_arguments_that_a_transform_does_not_take(transform, reason):
     assert all(reason in finding.message for finding in findings)
 
 
+def test_arguments_that_a_data_loader_does_not_take():
+    loader = dict(
+        batch_size=2, num_workers=0, persistent_workers=False, num_batch_per_epoch=3, collate_fn=dict(type='a')
+    )
+    assert findings_about(train_dataloader=loader) == []
+    (finding,) = findings_about(train_dataloader=dict(loader, batch_sise=2))
+    assert (finding.code, finding.ids) == ('invalid-arguments', ('train_dataloader',))
+    assert 'perhaps batch_size is meant' in finding.message
+
+
 def test_an_evaluator_is_built_with_metrics_and_prefixes():
     assert findings_about(val_evaluator=dict(CITIES, metrics=[[dict(type='CocoMetric')]])) == []
     findings = findings_about(val_evaluator=dict(type='MultiDatasetsEvaluator', metrics=[]))

@@ -112,6 +112,10 @@ def test_instances_without_masks_get_a_head_that_ignores_them(tmp_path):
     assert cfg.model.roi_head.mask_head.type == 'PartiallyLabeledMaskHead'
     assert cfg.train_dataloader.dataset.pipeline[1].type == 'LoadPartialMaskAnnotations'
     assert '75.0% of the instances have a mask' in comments(out)
+    assert cfg.val_evaluator.metric == ['bbox', 'segm']
+    new_config(train, str(out), val=write_own_data(tmp_path, content, 'val.json'), machine=CPU, force=True)
+    assert load_config(out).val_evaluator.metric == 'bbox'
+    assert 'Masks are not evaluated: 25.0% of the validation instances have none.' in comments(out)
 
 
 def test_what_a_training_would_refuse_is_not_written(tmp_path):
