@@ -133,7 +133,7 @@ WARNINGS = {
     'high-bit-depth': 'images of more than 8 bits, of which loading leaves 8; the lower bits are lost: scale the range '
     'in use to 0 to 255',
     'image-outside-folder': 'images outside the data set; their paths lead out of {folder}, and training opens them',
-    'extra-category': "categories that the config's classes lack; their instances are skipped",
+    'extra-category': "categories that the config's classes lack; their instances, if there are any, are skipped",
     'shared-category-name': 'names of categories used more than once; labels are right, results mix them up',
     'repeated-image': 'images that are listed more than once; they count as often',
     'trained-and-evaluated': 'images of {split} that are trained on as well; its figures will be too high',
