@@ -97,7 +97,8 @@ def compare_results(
     Example:
         >>> found = compare_results('own.py', dict(relu=['r0.pkl', 'r1.pkl'], aglu=['a0.pkl', 'a1.pkl']))
         ... # doctest: +SKIP
-        >>> found.differences['aglu']['segm_AP'].low  # doctest: +SKIP
+        >>> difference = found.differences['aglu']  # doctest: +SKIP
+        >>> difference['segm_AP'].low  # doctest: +SKIP
         0.004
     """
     baseline = next(iter(arms), None) if baseline is None else baseline

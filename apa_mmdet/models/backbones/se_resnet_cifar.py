@@ -42,8 +42,9 @@ class SEResNetCifar(SEResNet):
 
     Example:
         >>> import torch
-        >>> [tuple(x.shape) for x in SEResNetCifar(20)(torch.zeros(1, 3, 32, 32))]
-        [(1, 64, 8, 8)]
+        >>> (features,) = SEResNetCifar(20)(torch.zeros(1, 3, 32, 32))
+        >>> tuple(features.shape)
+        (1, 64, 8, 8)
     """
 
     arch_settings = {depth: (SEBasicBlock, ((depth - 2) // 6,) * 3) for depth in (20, 32, 44, 56, 110)}
