@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers.paths import ROOT
 from helpers.soak import compare, differences
-from helpers.tiny_runs import Stop, tinier
+from helpers.tiny_runs import tinier, train_until
 from mmengine.runner import Runner
 
 SOAK = ROOT / 'tests/helpers/soak.py'
@@ -30,12 +30,7 @@ def train(data, work_dir, stop=None, **options):
     # or runs would share their logs
     options['experiment_name'] = options['visualizer.name'] = f'{work_dir} until {stop}'
     runner = Runner.from_cfg(tinier(data, work_dir, **options))
-    if stop:
-        runner.register_hook(Stop(stop), 'LOWEST')
-        with pytest.raises(KeyboardInterrupt):
-            runner.train()
-    else:
-        runner.train()
+    train_until(runner, stop)
     return runner
 
 

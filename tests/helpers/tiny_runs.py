@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from helpers.paths import ROOT
 from helpers.shrink_config import shrunk, two_steps
@@ -125,6 +126,16 @@ class Stop(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         if runner.iter + 1 == self.after:
             raise KeyboardInterrupt
+
+
+def train_until(runner, stop=None):
+    """Trains until after a step, where it ends as by an error, or to the end."""
+    if stop is None:
+        runner.train()
+        return
+    runner.register_hook(Stop(stop), 'LOWEST')
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
 
 
 def saved_at(path):

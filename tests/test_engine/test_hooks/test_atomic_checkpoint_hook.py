@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from helpers.disk import files_no_larger_than, names
-from helpers.tiny_runs import Points, Stop, log_of, saved_at, toy
+from helpers.tiny_runs import Points, log_of, saved_at, toy, train_until
 from mmengine.evaluator import BaseMetric
 from mmengine.fileio import FileClient, LocalBackend, register_backend
 from mmengine.registry import METRICS
@@ -55,9 +55,7 @@ def logged(work_dir, level):
 
 def test_training_goes_on_past_a_full_disk_and_keeps_the_previous_checkpoint(tmp_path):
     runner = full_disk(toy(tmp_path, epochs=4, max_keep_ckpts=1), 2, 3)
-    runner.register_hook(Stop(13), 'LOWEST')
-    with pytest.raises(KeyboardInterrupt):
-        runner.train()
+    train_until(runner, 13)
     assert names(tmp_path) == ['epoch_1.pth', 'last_checkpoint']
     assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'epoch_1.pth')
     errors = logged(tmp_path, 'ERROR')
@@ -218,9 +216,7 @@ def test_unfinished_files_of_a_killed_run_are_removed(tmp_path):
     (tmp_path / 'epoch_3.pth.unfinished').write_bytes(b'killed while it was written')
     (tmp_path / 'sharded.pth.unfinished').mkdir()
     runner = toy(tmp_path, epochs=3, max_keep_ckpts=1, resume=True, name='resumed')
-    runner.register_hook(Stop(9), 'LOWEST')
-    with pytest.raises(KeyboardInterrupt):
-        runner.train()
+    train_until(runner, 9)
     assert names(tmp_path) == ['epoch_2.pth', 'last_checkpoint']
     assert 'removed ' in log_of(tmp_path) and 'epoch_3.pth.unfinished' in log_of(tmp_path)
 

@@ -2,7 +2,7 @@ import random
 
 import pytest
 import torch
-from helpers.tiny_runs import Points, Stop, log_of, toy
+from helpers.tiny_runs import Points, Stop, log_of, toy, train_until
 from torch.utils.data import DataLoader
 
 
@@ -47,9 +47,7 @@ def warnings(work_dir):
 
 def test_a_resumed_run_logs_why_it_differs_from_the_uninterrupted_one(tmp_path):
     runner = toy(tmp_path)
-    runner.register_hook(Stop(6), 'LOWEST')
-    with pytest.raises(KeyboardInterrupt):
-        runner.train()
+    train_until(runner, 6)
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
     try:

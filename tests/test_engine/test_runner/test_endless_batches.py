@@ -5,7 +5,7 @@ import random
 
 import pytest
 import torch
-from helpers.tiny_runs import Points, Stop, saved_at, toy
+from helpers.tiny_runs import Points, Stop, saved_at, toy, train_until
 from mmdet.datasets.samplers import AspectRatioBatchSampler
 from mmengine.dataset import BaseDataset, ClassBalancedDataset, DefaultSampler, InfiniteSampler
 from torch.utils.data import DataLoader
@@ -172,9 +172,7 @@ def test_a_training_of_epochs_without_a_batch_is_named_before_it_saves_anything(
 def test_a_run_resumed_at_the_end_of_an_epoch_that_was_not_closed_goes_on(tmp_path):
     """Its epoch has no batch left, which is not an epoch without a batch."""
     stopped = toy(tmp_path, name='stopped', by_epoch=False, interval=4)  # an epoch is four steps
-    stopped.register_hook(Stop(4), 'LOWEST')  # after the checkpoint is written
-    with pytest.raises(KeyboardInterrupt):
-        stopped.train()
+    train_until(stopped, 4)  # after the checkpoint is written
     resumed = toy(tmp_path, resume=True, by_epoch=False)
     resumed.train()
     assert (resumed.iter, resumed.epoch) == (8, 2)

@@ -1,7 +1,7 @@
 """A learning rate for other steps than the training's, and schedules that it does not reach the end of, are named."""
 
 import pytest
-from helpers.tiny_runs import Stop, log_of, toy
+from helpers.tiny_runs import log_of, toy, train_until
 
 from apa_mmdet.engine.runner import SafeRunner
 from apa_mmdet.engine.runner.learning_rate_checks import unreached_steps, wrong_step_size
@@ -10,9 +10,7 @@ from apa_mmdet.engine.runner.learning_rate_checks import unreached_steps, wrong_
 def started(tmp_path, **options):
     """A runner of two epochs of four steps of three images, stopped after its first step."""
     runner = toy(tmp_path, options=options, runner_type=SafeRunner)
-    runner.register_hook(Stop(1), 'LOWEST')
-    with pytest.raises(KeyboardInterrupt):
-        runner.train()
+    train_until(runner, 1)
     return runner
 
 

@@ -1,7 +1,7 @@
 """A resumed training has the learning rate that a training by its config has there, and its other settings."""
 
 import pytest
-from helpers.tiny_runs import Stop, log_of, saved_at, toy
+from helpers.tiny_runs import log_of, saved_at, toy, train_until
 from mmengine.hooks import Hook
 from mmengine.registry import OPTIMIZERS
 from torch.optim import SGD
@@ -65,12 +65,7 @@ def rates(work_dir, epochs, schedule, stop=None, name='', batch_size=3, checkpoi
     )
     hook = Rates()
     runner.register_hook(hook)
-    if stop:
-        runner.register_hook(Stop(stop), 'LOWEST')
-        with pytest.raises(KeyboardInterrupt):
-            runner.train()
-    else:
-        runner.train()
+    train_until(runner, stop)
     return hook.found
 
 
