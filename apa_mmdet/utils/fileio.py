@@ -26,7 +26,7 @@ def atomic_open(path: str | Path, mode: str = 'wb', size: int | None = None, **o
 
     Args:
         path: the file; its folder is created if it does not exist.
-        mode, options: of :func:`open`, to write a file anew.
+        mode, options: of :func:`open`, to write a whole file.
         size: bytes that will be written, where that is known, for the message of an error.
 
     Raises:

@@ -34,8 +34,6 @@ from .launch import Launch
 HOSTS = 'mmcv.', 'mmdet.', 'apa_mmdet.'  # packages whose lists of configs in a transform are transforms
 # keys that the Runner takes out before it builds
 OTHER_KEYS = 'type', '_scope_', 'priority', 'constructor', 'paramwise_cfg', 'convert_to_iter_based'
-
-
 # what the Runner, and then torch, takes of a data loader
 OF_LOADERS = {*inspect.signature(DataLoader).parameters, 'num_batch_per_epoch', 'disable_subprocess_warning'}
 

@@ -94,10 +94,15 @@ def choose(
     )
     groups, reasons['groups'] = _groups(images, val)
     reasons['groups'] += many.metric_reasons
-    if masks != 'none' and val.summary.masked < 1:  # a metric knows no missing ones
+    if masks != 'none' and not evaluates_masks(masks, val):
         share = 1 - val.summary.masked
         reasons['groups'].append(f'Masks are not evaluated: {share:.1%} of the validation instances have none.')
     return Choices(base, classes, masks, size, model, oversample, groups, many.metric, batch, schedule, reasons)
+
+
+def evaluates_masks(masks: str, val: Source) -> bool:
+    """Whether masks are evaluated, if ``masks`` says which instances learn one: a metric knows no missing ones."""
+    return masks != 'none' and val.summary.masked == 1
 
 
 def _used(train: AnnotationSummary, val: AnnotationSummary) -> np.ndarray:

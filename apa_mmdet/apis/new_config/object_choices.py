@@ -4,13 +4,12 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
+from apa_mmdet.evaluation.functional.coco_summary import MAP_LIMIT
 from apa_mmdet.evaluation.functional.lvis_detections import MAX_PER_IMAGE
 
 from . import rules
 from .annotations import Source
 from .schedule_choices import Machine
-
-COCO_LIMIT = 100  # detections of an image and class that mAP counts
 
 
 class ManyObjects(NamedTuple):
@@ -57,7 +56,7 @@ def _detections(
     if 2 * most <= base.test_cfg.rcnn.max_per_img:
         return {}, []
     pixels = max(source.summary.sides.prod(1).max() for source in (train, val))
-    kept = min(rules.most_detections(pixels, memory, mask_classes), max(COCO_LIMIT, 2 * most))
+    kept = min(rules.most_detections(pixels, memory, mask_classes), max(MAP_LIMIT, 2 * most))
     proposals = max(rules.PROPOSALS, rules.PROPOSALS_OF_DETECTION * kept)
     reasons = [f'An image has up to {most} objects: {kept} detections of each are kept, of {proposals} proposals.']
     if kept < 2 * most:
@@ -70,7 +69,7 @@ def _detections(
 def _metric(val: Source, kept: int) -> tuple[dict[str, Any], list[str]]:
     """Options to count the ``kept`` detections of an image, where by default it counts fewer than there are objects."""
     most = val.summary.most_objects
-    if most <= (MAX_PER_IMAGE if val.summary.is_lvis else COCO_LIMIT):
+    if most <= (MAX_PER_IMAGE if val.summary.is_lvis else MAP_LIMIT):
         return {}, []
     if val.summary.is_lvis:
         topk = max(rules.TOPK, 2 * int(val.summary.instances.max()))
@@ -79,7 +78,7 @@ def _metric(val: Source, kept: int) -> tuple[dict[str, Any], list[str]]:
     limit = max(rules.COUNTED, kept)
     options = dict(proposal_nums=(100, 300, limit)) if limit > rules.COUNTED else {}
     return dict(use_mp_eval=True, **options), [
-        f'mAP of COCO counts {COCO_LIMIT} detections of an image and class; an image has up to {most} objects: {limit} '
+        f'mAP of COCO counts {MAP_LIMIT} detections of an image and class; an image has up to {most} objects: {limit} '
         'count (use_mp_eval).'
     ]
 

@@ -5,7 +5,7 @@ import textwrap
 from typing import Any, NamedTuple
 
 from .annotations import Source
-from .choices import Choices
+from .choices import Choices, evaluates_masks
 from .python_source import Expression, assignment
 from .schedule_choices import Schedule
 from .weights import Start
@@ -97,13 +97,9 @@ def _pipelines(choices: Choices, val: Source) -> list[str]:
     types = dict(none='LoadAnnotations', all='LoadAnnotations', some='LoadPartialMaskAnnotations')
     load = dict(type=types[choices.masks], with_bbox=True, with_mask=choices.masks != 'none')
     train = [LOAD, load, *choices.size.train, dict(type='RandomFlip', prob=0.5), dict(type='PackDetInputs')]
-    load_val = dict(type='LoadAnnotations', with_bbox=True, with_mask=_evaluates_masks(choices, val))
+    load_val = dict(type='LoadAnnotations', with_bbox=True, with_mask=evaluates_masks(choices.masks, val))
     test = [LOAD, choices.size.test, load_val, PACK]
     return [assignment('train_pipeline', train), assignment('val_pipeline', test)]
-
-
-def _evaluates_masks(choices: Choices, val: Source) -> bool:
-    return choices.masks != 'none' and val.summary.masked == 1  # a metric knows no missing ones
 
 
 def _model(choices: Choices) -> dict[str, Any]:
@@ -146,7 +142,7 @@ def _evaluators(choices: Choices, val: Source) -> list[str]:
         _delete_=True,
         type='FastLVISMetric' if val.summary.is_lvis else 'FastCocoMetric',
         ann_file=Expression('val_annotations'),
-        metric=['bbox', 'segm'] if _evaluates_masks(choices, val) else 'bbox',
+        metric=['bbox', 'segm'] if evaluates_masks(choices.masks, val) else 'bbox',
         **choices.metric,
     )
     if choices.groups is not None:

@@ -100,7 +100,7 @@ def _scheduled(plan: Planned) -> set[str]:
 
 
 def _continue_schedules(runner: Runner, plan: Planned, states: Any, has_optimizer: bool, batches: Any) -> list[str]:
-    """Loads the states, or steps the schedules anew where these would not fit; returns the changes."""
+    """Loads the states, or steps the schedules from their start where these would not fit; returns the changes."""
     changes = [] if states is None else _changed_settings(plan.schedules, states)
     of_results = any(getattr(schedule, 'need_val_args', False) for schedule in plan.schedules)
     is_known = states is not None and has_optimizer

@@ -8,6 +8,7 @@ from .coco_eval import Averages
 from .coco_matching import AREAS
 
 PRECISIONS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
+MAP_LIMIT = 100  # detections of an image and category that mAP counts, as in COCO
 RECALLS_BY_LIMIT = ('AR@100', 'AR@300', 'AR@1000')  # at the first, second and third limit, whatever these are
 RECALLS_BY_AREA = ('AR_s@1000', 'AR_m@1000', 'AR_l@1000')
 NAMES = (*PRECISIONS, *RECALLS_BY_LIMIT, *RECALLS_BY_AREA)
@@ -20,8 +21,8 @@ def available(limits: Sequence[int]) -> list[str]:
 
 
 def limit_of_map(limits: Sequence[int], use_mp_eval: bool) -> int:
-    """The number of detections of an image and category that mAP counts; without ``use_mp_eval`` always 100."""
-    return max(limits) if use_mp_eval else 100
+    """The number of detections of an image and category that mAP counts; without ``use_mp_eval`` :data:`MAP_LIMIT`."""
+    return max(limits) if use_mp_eval else MAP_LIMIT
 
 
 def summarize(averages: Averages, use_mp_eval: bool) -> dict[str, float]:
